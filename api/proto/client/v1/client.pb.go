@@ -951,8 +951,9 @@ type FetchedPartition struct {
 	LastStableOffset int64                  `protobuf:"varint,5,opt,name=last_stable_offset,json=lastStableOffset,proto3" json:"last_stable_offset,omitempty"`
 	LogStartOffset   int64                  `protobuf:"varint,6,opt,name=log_start_offset,json=logStartOffset,proto3" json:"log_start_offset,omitempty"`
 	Aborted          []*AbortedTransaction  `protobuf:"bytes,7,rep,name=aborted,proto3" json:"aborted,omitempty"`
-	// Whole record batches, one after the other; the first may begin below the asked offset.
-	Batches []byte `protobuf:"bytes,8,opt,name=batches,proto3" json:"batches,omitempty"`
+	// Runs of whole record batches, each run to be read after the one before it; the first batch may
+	// begin below the asked offset. How the batches are cut into runs means nothing.
+	Batches [][]byte `protobuf:"bytes,8,rep,name=batches,proto3" json:"batches,omitempty"`
 	// With decode set, instead of batches.
 	Records       []*Record `protobuf:"bytes,9,rep,name=records,proto3" json:"records,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1038,7 +1039,7 @@ func (x *FetchedPartition) GetAborted() []*AbortedTransaction {
 	return nil
 }
 
-func (x *FetchedPartition) GetBatches() []byte {
+func (x *FetchedPartition) GetBatches() [][]byte {
 	if x != nil {
 		return x.Batches
 	}
@@ -3187,7 +3188,7 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x12last_stable_offset\x18\x05 \x01(\x03R\x10lastStableOffset\x12(\n" +
 	"\x10log_start_offset\x18\x06 \x01(\x03R\x0elogStartOffset\x12?\n" +
 	"\aaborted\x18\a \x03(\v2%.oncelog.client.v1.AbortedTransactionR\aaborted\x12\x18\n" +
-	"\abatches\x18\b \x01(\fR\abatches\x123\n" +
+	"\abatches\x18\b \x03(\fR\abatches\x123\n" +
 	"\arecords\x18\t \x03(\v2\x19.oncelog.client.v1.RecordR\arecords\"X\n" +
 	"\x12AbortedTransaction\x12\x1f\n" +
 	"\vproducer_id\x18\x01 \x01(\x03R\n" +
