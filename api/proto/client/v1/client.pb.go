@@ -954,8 +954,12 @@ type FetchedPartition struct {
 	// Runs of whole record batches, each run to be read after the one before it; the first batch may
 	// begin below the asked offset. How the batches are cut into runs means nothing.
 	Batches [][]byte `protobuf:"bytes,8,rep,name=batches,proto3" json:"batches,omitempty"`
-	// With decode set, instead of batches.
-	Records       []*Record `protobuf:"bytes,9,rep,name=records,proto3" json:"records,omitempty"`
+	// With decode set, instead of batches. Only what the isolation level shows: no control records,
+	// and no aborted ones with READ_COMMITTED.
+	Records []*Record `protobuf:"bytes,9,rep,name=records,proto3" json:"records,omitempty"`
+	// With decode set: the offset to ask for next. It may lie beyond the last record, even with no
+	// record at all, where the log holds what is not shown.
+	NextOffset    int64 `protobuf:"varint,10,opt,name=next_offset,json=nextOffset,proto3" json:"next_offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1051,6 +1055,13 @@ func (x *FetchedPartition) GetRecords() []*Record {
 		return x.Records
 	}
 	return nil
+}
+
+func (x *FetchedPartition) GetNextOffset() int64 {
+	if x != nil {
+		return x.NextOffset
+	}
+	return 0
 }
 
 type AbortedTransaction struct {
@@ -3179,7 +3190,7 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\rFetchResponse\x12C\n" +
 	"\n" +
 	"partitions\x18\x01 \x03(\v2#.oncelog.client.v1.FetchedPartitionR\n" +
-	"partitions\"\x85\x03\n" +
+	"partitions\"\xa6\x03\n" +
 	"\x10FetchedPartition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12.\n" +
@@ -3189,7 +3200,10 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x10log_start_offset\x18\x06 \x01(\x03R\x0elogStartOffset\x12?\n" +
 	"\aaborted\x18\a \x03(\v2%.oncelog.client.v1.AbortedTransactionR\aaborted\x12\x18\n" +
 	"\abatches\x18\b \x03(\fR\abatches\x123\n" +
-	"\arecords\x18\t \x03(\v2\x19.oncelog.client.v1.RecordR\arecords\"X\n" +
+	"\arecords\x18\t \x03(\v2\x19.oncelog.client.v1.RecordR\arecords\x12\x1f\n" +
+	"\vnext_offset\x18\n" +
+	" \x01(\x03R\n" +
+	"nextOffset\"X\n" +
 	"\x12AbortedTransaction\x12\x1f\n" +
 	"\vproducer_id\x18\x01 \x01(\x03R\n" +
 	"producerId\x12!\n" +
