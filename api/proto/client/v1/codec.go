@@ -1,0 +1,210 @@
+package clientv1
+
+import (
+	"unicode/utf8"
+
+	"google.golang.org/grpc/encoding"
+	protocodec "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+// Codec is the protobuf codec of both ends of the API. On the wire it is plain protobuf, so any
+// client can talk to a broker that uses it and the other way round; it only spares the batches in
+// ProduceRequest and FetchResponse the copies that generated code makes of them. All other
+// messages, and these two when they hold anything out of the ordinary, go through generated code.
+//
+// What it asks of those who use it:
+//
+//   - Sending: the batch bytes of a sent message are handed to the transport as they are. They
+//     must not be changed after SendMsg, not even when it has returned or the stream has ended: the
+//     transport may still be reading them. Whoever must change a batch that was sent (renumbering
+//     after KIP-360) changes a copy.
+//   - Receiving: the batches of one message are slices of one buffer, which belongs to the message
+//     and to nobody else; it is never pooled, and lives as long as any slice of it. They may be
+//     written to and kept. Each is capped at its own length, so appending to one copies.
+//
+// Install it with grpc.ForceServerCodecV2 on servers and grpc.ForceCodecV2 on clients. The zero
+// value works; a Codec may be used by many goroutines at once.
+type Codec struct {
+	// SendPool, when set, is told of every buffer that holds batches on their way out: Put is called
+	// once the transport has let go of it. It must not recycle the memory, which is the message's.
+	// Get is never called. Servers count with it what slow readers hold.
+	SendPool mem.BufferPool
+}
+
+var _ encoding.CodecV2 = Codec{}
+
+// fallback does everything that is not worth doing by hand.
+var fallback = encoding.GetCodecV2(protocodec.Name)
+
+// minDirect is the number of batch bytes from which handing them over costs less than copying
+// them: below it, one buffer is cheaper than two. It lies above the size from which mem.NewBuffer
+// counts references, so SendPool hears of every buffer.
+const minDirect = 4 << 10
+
+// Name gives "proto".
+func (Codec) Name() string { return protocodec.Name }
+
+// Marshal gives the protobuf encoding of a message.
+func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
+	switch m := v.(type) {
+	case *ProduceRequest:
+		if out, ok := c.marshalProduce(m); ok {
+			return out, nil
+		}
+	case *FetchResponse:
+		if out, ok := c.marshalFetched(m); ok {
+			return out, nil
+		}
+	}
+	return fallback.Marshal(v)
+}
+
+// Unmarshal replaces what v holds by the message in data.
+func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
+	switch m := v.(type) {
+	case *ProduceRequest:
+		own := data.Materialize()
+		if parseProduce(own, m) {
+			return nil
+		}
+		return proto.Unmarshal(own, m)
+	case *FetchResponse:
+		own := data.Materialize()
+		if parseFetched(own, m) {
+			return nil
+		}
+		return proto.Unmarshal(own, m)
+	}
+	return fallback.Unmarshal(data, v)
+}
+
+// direct wraps batch bytes for the transport without copying them.
+func (c Codec) direct(b []byte) mem.Buffer {
+	if c.SendPool == nil {
+		return mem.SliceBuffer(b)
+	}
+	return mem.NewBuffer(&b, c.SendPool)
+}
+
+// marshalProduce encodes a request with an encoded batch; ok is false when the generated code has
+// to do it.
+func (c Codec) marshalProduce(m *ProduceRequest) (out mem.BufferSlice, ok bool) {
+	if m == nil || len(m.Batch) < minDirect || m.Records != nil || len(m.unknownFields) != 0 ||
+		!utf8.ValidString(m.Topic) || !utf8.ValidString(m.TransactionalId) {
+		return nil, false
+	}
+	// Six small fields of at most 1+10 bytes, and the tag and length of the batch.
+	b := make([]byte, 0, 80+len(m.Topic)+len(m.TransactionalId))
+	b = appendVarint(b, 1, m.RequestId)
+	b = appendString(b, 2, m.Topic)
+	b = appendVarint(b, 3, uint64(m.Partition))
+	b = appendVarint(b, 4, uint64(m.Acks))
+	b = appendVarint(b, 5, uint64(m.TimeoutMs))
+	b = appendString(b, 6, m.TransactionalId)
+	b = protowire.AppendTag(b, 7, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(len(m.Batch)))
+	return mem.BufferSlice{mem.SliceBuffer(b), c.direct(m.Batch)}, true
+}
+
+// marshalFetched encodes an answer that holds batches; ok is false when the generated code has to
+// do it.
+func (c Codec) marshalFetched(m *FetchResponse) (out mem.BufferSlice, ok bool) {
+	if m == nil || len(m.unknownFields) != 0 {
+		return nil, false
+	}
+	total, runs := 0, 0
+	for _, p := range m.Partitions {
+		if p == nil || len(p.unknownFields) != 0 || len(p.Records) != 0 || !utf8.ValidString(p.Topic) {
+			return nil, false
+		}
+		for _, b := range p.Batches {
+			total += len(b)
+		}
+		runs += len(p.Batches)
+	}
+	if total < minDirect {
+		return nil, false
+	}
+	w := fetchedWriter{codec: c, out: make(mem.BufferSlice, 0, 2*runs+1), small: make([]byte, 0, 64*len(m.Partitions)+16*runs)}
+	for _, p := range m.Partitions {
+		if !w.partition(p) {
+			w.out.Free()
+			return nil, false
+		}
+	}
+	w.flush()
+	return w.out, true
+}
+
+// fetchedWriter strings small fields and batches together in wire order.
+type fetchedWriter struct {
+	codec Codec
+	out   mem.BufferSlice
+	// small holds what has been written since the last batch, from flushed on.
+	small   []byte
+	flushed int
+}
+
+// flush puts the small bytes that wait into the output. A later append may move small to a new
+// array; what is in the output keeps the old one.
+func (w *fetchedWriter) flush() {
+	if w.flushed < len(w.small) {
+		w.out = append(w.out, mem.SliceBuffer(w.small[w.flushed:len(w.small):len(w.small)]))
+		w.flushed = len(w.small)
+	}
+}
+
+// partition writes one element of FetchResponse.partitions.
+func (w *fetchedWriter) partition(p *FetchedPartition) bool {
+	// What comes before the batches, by generated code.
+	head := &FetchedPartition{
+		Topic: p.Topic, Partition: p.Partition, Error: p.Error, HighWatermark: p.HighWatermark,
+		LastStableOffset: p.LastStableOffset, LogStartOffset: p.LogStartOffset, Aborted: p.Aborted,
+	}
+	size := proto.Size(head)
+	for _, b := range p.Batches {
+		size += protowire.SizeTag(8) + protowire.SizeBytes(len(b))
+	}
+	if p.NextOffset != 0 {
+		size += protowire.SizeTag(10) + protowire.SizeVarint(uint64(p.NextOffset))
+	}
+	w.small = protowire.AppendTag(w.small, 1, protowire.BytesType)
+	w.small = protowire.AppendVarint(w.small, uint64(size))
+	var err error
+	if w.small, err = (proto.MarshalOptions{UseCachedSize: true}).MarshalAppend(w.small, head); err != nil {
+		return false
+	}
+	for _, b := range p.Batches {
+		w.small = protowire.AppendTag(w.small, 8, protowire.BytesType)
+		w.small = protowire.AppendVarint(w.small, uint64(len(b)))
+		if len(b) < minDirect {
+			w.small = append(w.small, b...)
+			continue
+		}
+		w.flush()
+		w.out = append(w.out, w.codec.direct(b))
+	}
+	w.small = appendVarint(w.small, 10, uint64(p.NextOffset))
+	return true
+}
+
+// appendVarint writes a field of a varint type, nothing for zero.
+func appendVarint(b []byte, num protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	b = protowire.AppendTag(b, num, protowire.VarintType)
+	return protowire.AppendVarint(b, v)
+}
+
+// appendString writes a string field, nothing for the empty string.
+func appendString(b []byte, num protowire.Number, s string) []byte {
+	if s == "" {
+		return b
+	}
+	b = protowire.AppendTag(b, num, protowire.BytesType)
+	return protowire.AppendString(b, s)
+}
