@@ -1,0 +1,494 @@
+package brokertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Network is an in-memory network between named hosts. Addresses are "host:port". Every link can
+// be cut in one direction or both, delayed, or reset, while connections are open.
+//
+// Blocking is on channels and timers only, so that it runs on virtual time.
+type Network struct {
+	// mu guards all that follows, and is never held while blocking.
+	mu        sync.Mutex
+	listeners map[string]*listener
+	conns     map[*conn]struct{}
+	cut       map[link]bool
+	frozen    map[string]bool
+	delay     map[link]time.Duration
+	// changed is closed and replaced whenever a link's state changes.
+	changed chan struct{}
+	port    int
+}
+
+// link is one direction between two hosts.
+type link struct{ from, to string }
+
+// connBuffer bounds the bytes in flight in one direction of a connection, as a socket's buffers do.
+const connBuffer = 256 << 10
+
+// NewNetwork makes a network without hosts; a host exists once it listens or dials.
+func NewNetwork() *Network {
+	return &Network{
+		listeners: make(map[string]*listener),
+		conns:     make(map[*conn]struct{}),
+		cut:       make(map[link]bool),
+		frozen:    make(map[string]bool),
+		delay:     make(map[link]time.Duration),
+		changed:   make(chan struct{}),
+		port:      20000,
+	}
+}
+
+// Listen opens addr, "host:port"; port 0 takes a free one.
+func (n *Network) Listen(addr string) (net.Listener, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	if port == "0" {
+		n.port++
+		addr = fmt.Sprintf("%s:%d", host, n.port)
+	}
+	if n.listeners[addr] != nil {
+		return nil, fmt.Errorf("listen %s: %w", addr, syscall.EADDRINUSE)
+	}
+	l := &listener{net: n, addr: addr, backlog: make(chan *conn, 128), closed: make(chan struct{})}
+	n.listeners[addr] = l
+	return l, nil
+}
+
+// Dial connects host from to addr. A cut link lets it hang until ctx ends; nobody listening
+// refuses it.
+func (n *Network) Dial(ctx context.Context, from, addr string) (net.Conn, error) {
+	to, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		n.mu.Lock()
+		open := n.openLocked(link{from, to}) && n.openLocked(link{to, from})
+		l, changed := n.listeners[addr], n.changed
+		if open {
+			if l == nil {
+				n.mu.Unlock()
+				return nil, &net.OpError{Op: "dial", Net: "mem", Addr: address(addr), Err: syscall.ECONNREFUSED}
+			}
+			c := n.connectLocked(from, to, addr)
+			n.mu.Unlock()
+			select {
+			case l.backlog <- c.peer:
+				return c, nil
+			case <-l.closed:
+				c.reset()
+				return nil, &net.OpError{Op: "dial", Net: "mem", Addr: address(addr), Err: syscall.ECONNREFUSED}
+			case <-ctx.Done():
+				c.reset()
+				return nil, ctx.Err()
+			}
+		}
+		n.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (n *Network) connectLocked(from, to, addr string) *conn {
+	n.port++
+	local := address(fmt.Sprintf("%s:%d", from, n.port))
+	there, back := newPipe(n, link{from, to}), newPipe(n, link{to, from})
+	a := &conn{net: n, in: back, out: there, local: local, remote: address(addr)}
+	b := &conn{net: n, in: there, out: back, local: address(addr), remote: local}
+	a.peer, b.peer = b, a
+	n.conns[a], n.conns[b] = struct{}{}, struct{}{}
+	return a
+}
+
+func (n *Network) openLocked(l link) bool {
+	return !n.cut[l] && !n.frozen[l.from] && !n.frozen[l.to]
+}
+
+// Cut stops what from sends to to; what is on the way stays there. Connections hang, they do not
+// break.
+func (n *Network) Cut(from, to string) { n.set(func() { n.cut[link{from, to}] = true }) }
+
+// Heal undoes Cut.
+func (n *Network) Heal(from, to string) { n.set(func() { delete(n.cut, link{from, to}) }) }
+
+// Isolate cuts host off from the others, both ways.
+func (n *Network) Isolate(host string, others ...string) {
+	for _, o := range others {
+		n.Cut(host, o)
+		n.Cut(o, host)
+	}
+}
+
+// HealAll undoes every cut, freeze and delay.
+func (n *Network) HealAll() {
+	n.set(func() {
+		clear(n.cut)
+		clear(n.frozen)
+		clear(n.delay)
+	})
+}
+
+// Freeze stops all traffic of a host, as SIGSTOP does; Thaw lets it go on.
+func (n *Network) Freeze(host string) { n.set(func() { n.frozen[host] = true }) }
+
+// Thaw undoes Freeze.
+func (n *Network) Thaw(host string) { n.set(func() { delete(n.frozen, host) }) }
+
+// Delay makes every byte from one host to another late by d.
+func (n *Network) Delay(from, to string, d time.Duration) {
+	n.set(func() { n.delay[link{from, to}] = d })
+}
+
+// ResetConns breaks the open connections between two hosts, as a rebooting router does; what was
+// on the way is lost.
+func (n *Network) ResetConns(a, b string) {
+	n.resetWhere(func(x, y string) bool { return x == a && y == b || x == b && y == a })
+}
+
+// Drop breaks all connections of a host and closes its listeners, as its death does.
+func (n *Network) Drop(host string) {
+	n.resetWhere(func(x, y string) bool { return x == host || y == host })
+	n.mu.Lock()
+	var gone []*listener
+	for addr, l := range n.listeners {
+		if strings.HasPrefix(addr, host+":") {
+			gone = append(gone, l)
+		}
+	}
+	n.mu.Unlock()
+	for _, l := range gone {
+		_ = l.Close()
+	}
+}
+
+func (n *Network) resetWhere(match func(from, to string) bool) {
+	n.mu.Lock()
+	var list []*conn
+	for c := range n.conns {
+		if match(c.out.link.from, c.out.link.to) {
+			list = append(list, c)
+		}
+	}
+	n.mu.Unlock()
+	for _, c := range list {
+		c.reset()
+	}
+}
+
+func (n *Network) set(change func()) {
+	n.mu.Lock()
+	change()
+	close(n.changed)
+	n.changed = make(chan struct{})
+	n.mu.Unlock()
+}
+
+// state tells whether a link carries bytes now, how late they are, and a channel that is closed
+// when that changes.
+func (n *Network) state(l link) (open bool, delay time.Duration, changed <-chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.openLocked(l), n.delay[l], n.changed
+}
+
+type address string
+
+func (a address) Network() string { return "mem" }
+func (a address) String() string  { return string(a) }
+
+type listener struct {
+	net     *Network
+	addr    string
+	backlog chan *conn
+	once    sync.Once
+	closed  chan struct{}
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.backlog:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *listener) Close() error {
+	l.once.Do(func() {
+		l.net.mu.Lock()
+		if l.net.listeners[l.addr] == l {
+			delete(l.net.listeners, l.addr)
+		}
+		l.net.mu.Unlock()
+		close(l.closed)
+		for {
+			select {
+			case c := <-l.backlog:
+				c.reset()
+			default:
+				return
+			}
+		}
+	})
+	return nil
+}
+
+func (l *listener) Addr() net.Addr { return address(l.addr) }
+
+// conn is one end of a connection.
+type conn struct {
+	net           *Network
+	peer          *conn
+	in, out       *pipe
+	local, remote net.Addr
+}
+
+func (c *conn) Read(p []byte) (int, error)         { return c.in.read(p) }
+func (c *conn) Write(p []byte) (int, error)        { return c.out.write(p) }
+func (c *conn) LocalAddr() net.Addr                { return c.local }
+func (c *conn) RemoteAddr() net.Addr               { return c.remote }
+func (c *conn) SetReadDeadline(t time.Time) error  { c.in.readDeadline.set(t); return nil }
+func (c *conn) SetWriteDeadline(t time.Time) error { c.out.writeDeadline.set(t); return nil }
+
+func (c *conn) SetDeadline(t time.Time) error {
+	c.in.readDeadline.set(t)
+	c.out.writeDeadline.set(t)
+	return nil
+}
+
+// Close ends both directions; the other end reads what is on the way, then EOF.
+func (c *conn) Close() error {
+	c.forget()
+	c.out.end(io.EOF, net.ErrClosed)
+	c.in.end(net.ErrClosed, syscall.EPIPE)
+	return nil
+}
+
+// reset breaks both directions at once.
+func (c *conn) reset() {
+	c.forget()
+	for _, p := range []*pipe{c.in, c.out} {
+		p.drop()
+		p.end(syscall.ECONNRESET, syscall.ECONNRESET)
+	}
+}
+
+func (c *conn) forget() {
+	c.net.mu.Lock()
+	delete(c.net.conns, c)
+	c.net.mu.Unlock()
+}
+
+// pipe is one direction of a connection: a bounded queue of segments, each due at a time.
+type pipe struct {
+	net  *Network
+	link link
+
+	mu       sync.Mutex
+	segments []segment
+	size     int
+	readErr  error // what read gives once the queue is empty
+	writeErr error
+	// moved is closed and replaced at every change.
+	moved chan struct{}
+
+	readDeadline, writeDeadline deadline
+}
+
+type segment struct {
+	data []byte
+	due  time.Time
+}
+
+func newPipe(n *Network, l link) *pipe {
+	p := &pipe{net: n, link: l, moved: make(chan struct{})}
+	p.readDeadline.init()
+	p.writeDeadline.init()
+	return p
+}
+
+func (p *pipe) signalLocked() {
+	close(p.moved)
+	p.moved = make(chan struct{})
+}
+
+func (p *pipe) end(readErr, writeErr error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.readErr == nil || errors.Is(readErr, net.ErrClosed) {
+		p.readErr = readErr
+	}
+	if p.writeErr == nil {
+		p.writeErr = writeErr
+	}
+	if errors.Is(readErr, net.ErrClosed) {
+		p.segments, p.size = nil, 0
+	}
+	p.signalLocked()
+}
+
+func (p *pipe) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.segments, p.size = nil, 0
+}
+
+func (p *pipe) read(b []byte) (int, error) {
+	for {
+		open, _, changed := p.net.state(p.link)
+		p.mu.Lock()
+		moved := p.moved
+		var wait time.Duration
+		switch {
+		case len(p.segments) == 0 && p.readErr != nil && (open || p.readErr != io.EOF):
+			err := p.readErr
+			p.mu.Unlock()
+			return 0, err
+		case len(p.segments) > 0 && open:
+			if wait = time.Until(p.segments[0].due); wait <= 0 {
+				n := p.takeLocked(b)
+				p.mu.Unlock()
+				return n, nil
+			}
+		}
+		p.mu.Unlock()
+		if err := p.await(moved, changed, wait, &p.readDeadline); err != nil {
+			return 0, err
+		}
+	}
+}
+
+func (p *pipe) takeLocked(b []byte) int {
+	s := &p.segments[0]
+	n := copy(b, s.data)
+	s.data = s.data[n:]
+	p.size -= n
+	if len(s.data) == 0 {
+		p.segments = p.segments[1:]
+	}
+	p.signalLocked()
+	return n
+}
+
+func (p *pipe) write(b []byte) (int, error) {
+	written := 0
+	for len(b) > 0 {
+		_, delay, changed := p.net.state(p.link)
+		p.mu.Lock()
+		moved := p.moved
+		if p.writeErr != nil {
+			err := p.writeErr
+			p.mu.Unlock()
+			return written, err
+		}
+		if room := connBuffer - p.size; room > 0 {
+			n := min(room, len(b))
+			p.segments = append(p.segments, segment{append([]byte(nil), b[:n]...), time.Now().Add(delay)})
+			p.size += n
+			p.signalLocked()
+			p.mu.Unlock()
+			b, written = b[n:], written+n
+			continue
+		}
+		p.mu.Unlock()
+		if err := p.await(moved, changed, 0, &p.writeDeadline); err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+// await blocks until something may have changed; wait above 0: at most that long.
+func (p *pipe) await(moved, changed <-chan struct{}, wait time.Duration, d *deadline) error {
+	var due <-chan time.Time
+	if wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		due = t.C
+	}
+	over := d.over()
+	select {
+	case <-moved:
+	case <-changed:
+	case <-due:
+	case <-over:
+		if d.passed() {
+			return os.ErrDeadlineExceeded
+		}
+	}
+	return nil
+}
+
+// deadline is a time after which waiting ends; zero: never.
+type deadline struct {
+	mu    sync.Mutex
+	at    time.Time
+	timer *time.Timer
+	// ch is closed when the deadline has passed or was moved; closed says so.
+	ch     chan struct{}
+	closed bool
+}
+
+func (d *deadline) init() { d.ch = make(chan struct{}) }
+
+// set moves the deadline; those who wait look again.
+func (d *deadline) set(t time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer = nil
+	}
+	if !d.closed {
+		close(d.ch)
+	}
+	d.at, d.ch, d.closed = t, make(chan struct{}), false
+	if t.IsZero() {
+		return
+	}
+	wait := time.Until(t)
+	if wait <= 0 {
+		close(d.ch)
+		d.closed = true
+		return
+	}
+	ch := d.ch
+	d.timer = time.AfterFunc(wait, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.ch == ch && !d.closed {
+			close(ch)
+			d.closed = true
+		}
+	})
+}
+
+func (d *deadline) over() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ch
+}
+
+func (d *deadline) passed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.at.IsZero() && !time.Now().Before(d.at)
+}

@@ -1,0 +1,86 @@
+package brokertest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// pair connects a client to a listening host.
+func pair(t *testing.T, n *Network) (client, server net.Conn) {
+	t.Helper()
+	l, err := n.Listen("b:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err = n.Dial(context.Background(), "a", "b:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err = l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close(); _ = client.Close(); _ = server.Close() })
+	return client, server
+}
+
+func TestNetworkCutHangsAndHeals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := NewNetwork()
+		client, server := pair(t, n)
+		n.Cut("a", "b")
+		if _, err := client.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		_ = server.SetReadDeadline(time.Now().Add(time.Second))
+		if _, err := server.Read(make([]byte, 8)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("read through a cut link: %v", err)
+		}
+		_ = server.SetReadDeadline(time.Time{})
+		go n.Heal("a", "b")
+		b := make([]byte, 5)
+		if _, err := io.ReadFull(server, b); err != nil || string(b) != "hello" {
+			t.Fatalf("after healing: %q, %v", b, err)
+		}
+		if _, err := n.Dial(context.Background(), "a", "b:2"); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Fatalf("dial to a closed port: %v", err)
+		}
+	})
+}
+
+func TestNetworkDelayCloseAndReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := NewNetwork()
+		client, server := pair(t, n)
+		n.Delay("a", "b", 50*time.Millisecond)
+		start := time.Now()
+		_, _ = client.Write([]byte("x"))
+		_ = client.Close()
+		if b, err := io.ReadAll(server); err != nil || string(b) != "x" || time.Since(start) != 50*time.Millisecond {
+			t.Fatalf("read %q, %v after %s", b, err, time.Since(start))
+		}
+		if _, err := server.Write([]byte("y")); !errors.Is(err, syscall.EPIPE) {
+			t.Fatalf("write to a closed peer: %v", err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		n := NewNetwork()
+		client, server := pair(t, n)
+		_, _ = client.Write(make([]byte, connBuffer))
+		_ = client.SetWriteDeadline(time.Now().Add(time.Second))
+		if _, err := client.Write([]byte("z")); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("write into a full connection: %v", err)
+		}
+		n.ResetConns("b", "a")
+		if _, err := server.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Fatalf("read after reset: %v", err)
+		}
+	})
+}
