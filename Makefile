@@ -1,0 +1,105 @@
+# Targets that people and CI use. Each is quick the second time: tools are built
+# once into .bin from tools/go.mod, all else rests on the caches of Go.
+
+SHELL       := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS   += --no-builtin-rules
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+GO      ?= go
+ARGS    ?=
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+IMAGE   ?= oncelog/brokerd:dev
+
+LDFLAGS := -s -w -X github.com/oncelog/oncelog/internal/buildinfo.version=$(VERSION)
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: run
+run: ## three brokers in one process; ARGS="--data ./data" keeps the data
+	$(GO) run ./cmd/brokerd dev $(ARGS)
+
+.PHONY: build
+build: ## static binaries in bin/
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+.PHONY: test
+test: ## all tests with the race detector
+	$(GO) test -race -timeout 9m ./...
+
+.PHONY: check
+check: check-format check-mod check-vet check-static check-proto check-generated check-shell check-vuln ## format, modules, vet, staticcheck, protos, generated code, scripts, vulnerabilities
+	@echo 'check: all good'
+
+.PHONY: bench
+bench: ## the figures of docs/performance.md, beside the limit of this machine
+	$(GO) run ./bench/run $(ARGS)
+
+.PHONY: chaos
+chaos: ## kill, pause and cut brokers under load, then check every record
+	scripts/chaos.sh $(ARGS)
+
+.PHONY: image
+image: build ## the container image oncelog/brokerd:dev; nothing is pulled
+	scripts/image.sh '$(IMAGE)'
+
+.PHONY: proto
+proto: .bin/buf ## generate the code of api/proto
+	.bin/buf generate
+
+# Tools. They have a module of their own, because their dependencies and those
+# of the brokers do not fit into one.
+
+TOOL_buf         := github.com/bufbuild/buf/cmd/buf
+TOOL_staticcheck := honnef.co/go/tools/cmd/staticcheck
+TOOL_govulncheck := golang.org/x/vuln/cmd/govulncheck
+
+.bin/%: tools/go.mod tools/go.sum
+	@mkdir -p .bin
+	@echo 'building $* (once)'
+	@cd tools && $(GO) build -o ../$@ $(TOOL_$*)
+	@touch $@
+
+# Checks, each alone too.
+
+.PHONY: check-format
+check-format:
+	@files=$$(git ls-files --cached --others --exclude-standard '*.go' | xargs -r ls -d 2>/dev/null | xargs -r gofmt -l); \
+	if [ -n "$$files" ]; then echo "gofmt would change:"; echo "$$files"; exit 1; fi
+
+.PHONY: check-mod
+check-mod:
+	$(GO) mod tidy -diff
+	cd tools && $(GO) mod tidy -diff
+
+.PHONY: check-vet
+check-vet:
+	$(GO) vet ./...
+
+.PHONY: check-static
+check-static: .bin/staticcheck
+	.bin/staticcheck ./...
+
+.PHONY: check-proto
+check-proto: .bin/buf
+	.bin/buf lint
+
+.PHONY: check-generated
+check-generated: .bin/buf
+	scripts/check-generated.sh
+
+.PHONY: check-shell
+check-shell:
+	@for script in .ci/run scripts/*.sh; do bash -n "$$script"; test -x "$$script" || { echo "$$script is not executable"; exit 1; }; done
+
+.PHONY: check-vuln
+check-vuln: .bin/govulncheck
+	scripts/check-vuln.sh
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin .bin

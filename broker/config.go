@@ -1,0 +1,259 @@
+package broker
+
+import (
+	"log/slog"
+	"net"
+	"slices"
+	"time"
+)
+
+// Config is everything one broker is told from outside. The tags are the names
+// of the keys in the file, in the environment and on the command line
+// (docs/configuration.md). Nothing below package broker reads flags, files or
+// the environment.
+//
+// The zero value is not usable: start from DefaultConfig, set what differs and
+// call Validate, as New does.
+type Config struct {
+	// BrokerID names this broker in its cluster, 0 to 2,147,483,647, for ever:
+	// another broker that starts under the same id with another data directory
+	// is refused. Default -1: not given, which Validate refuses.
+	BrokerID int32 `koanf:"broker_id"`
+	// DataDir is the directory with everything this broker must remember. One
+	// broker holds its lock. It is created if its parent exists.
+	DataDir string `koanf:"data_dir"`
+	// Rack is where the broker stands. Replicas of a partition are spread over
+	// racks where possible. Empty: no rack.
+	Rack string `koanf:"rack"`
+	// Seeds are the peer addresses of the brokers that found the cluster. A
+	// broker whose own peer.advertise is among them is a founder: a new cluster
+	// begins when all founders have met and none knows an older one. All others
+	// join through any seed. Empty: this broker alone founds a cluster of one.
+	Seeds []string `koanf:"seeds"`
+	// Peer is the port on which the brokers of the cluster meet.
+	Peer PeerConfig `koanf:"peer"`
+	// GRPC are the listeners of the gRPC API, by name. A client is told the
+	// addresses that all brokers advertise under the name of the listener it
+	// came in by, so the same names should exist on all brokers.
+	GRPC map[string]ListenerConfig `koanf:"grpc"`
+	// HTTP serves /metrics, /livez and /readyz.
+	HTTP HTTPConfig `koanf:"http"`
+	// Limits bound what clients and peers can make this broker hold.
+	Limits LimitsConfig `koanf:"limits"`
+	// Raft are the timings of all Raft groups. They should be the same on all
+	// brokers.
+	Raft RaftConfig `koanf:"raft"`
+	// ProducerIDExpiration is how long a partition remembers an idle producer,
+	// 1 minute to 10 years (Kafka: producer.id.expiration.ms). After it a
+	// resent batch of that producer is no longer known as a duplicate (P25).
+	ProducerIDExpiration time.Duration `koanf:"producer_id_expiration"`
+	// ProducerIDExpirationCheck is how often a leader looks for idle producers,
+	// 1 second to 1 day.
+	ProducerIDExpirationCheck time.Duration `koanf:"producer_id_expiration_check"`
+	// ShutdownTimeout is how long a stopping broker may take to hand over what
+	// it leads and to answer what it has taken, 0 to 10 minutes.
+	ShutdownTimeout time.Duration `koanf:"shutdown_timeout"`
+	// Log says what is logged and how.
+	Log LogConfig `koanf:"log"`
+}
+
+// ListenerConfig is one address to listen on, and the address others are told.
+type ListenerConfig struct {
+	// Listen is "host:port" or ":port" to accept on. Port 0 takes a free one.
+	Listen string `koanf:"listen"`
+	// Advertise is the "host:port" by which others reach this listener. Empty:
+	// as Listen, which must then name a host.
+	Advertise string `koanf:"advertise"`
+}
+
+// Advertised gives the address that others are told.
+func (l ListenerConfig) Advertised() string {
+	if l.Advertise != "" {
+		return l.Advertise
+	}
+	return l.Listen
+}
+
+// PeerConfig is the port of the Raft groups and of the calls between brokers.
+type PeerConfig struct {
+	// Listen is the "host:port" to accept peers on.
+	Listen string `koanf:"listen"`
+	// Advertise is the "host:port" by which the other brokers reach this one.
+	// Empty: as Listen.
+	Advertise string `koanf:"advertise"`
+	// TLS makes the brokers prove to each other who they are. It must be on for
+	// all brokers of a cluster or for none.
+	TLS TLSConfig `koanf:"tls"`
+}
+
+// Advertised gives the address that the other brokers are told.
+func (p PeerConfig) Advertised() string {
+	return ListenerConfig{Listen: p.Listen, Advertise: p.Advertise}.Advertised()
+}
+
+// TLSConfig is mutual TLS: all three files are given, or none.
+type TLSConfig struct {
+	// CertFile is this broker's certificate chain, PEM. It serves both as
+	// server and as client certificate.
+	CertFile string `koanf:"cert_file"`
+	// KeyFile is the private key of CertFile, PEM.
+	KeyFile string `koanf:"key_file"`
+	// CAFile holds the authorities that must have signed a peer's certificate.
+	CAFile string `koanf:"ca_file"`
+}
+
+// Enabled reports whether TLS is configured.
+func (t TLSConfig) Enabled() bool { return t != TLSConfig{} }
+
+// HTTPConfig is the listener for metrics and health.
+type HTTPConfig struct {
+	// Listen is the "host:port" to serve on. There is no authentication.
+	Listen string `koanf:"listen"`
+}
+
+// LimitsConfig bounds memory and counts. A client that meets a limit gets a
+// retriable error that names it.
+type LimitsConfig struct {
+	// MaxPartitions is how many partition replicas this broker takes, 1 to
+	// 100,000. A topic that needs more is refused.
+	MaxPartitions int `koanf:"max_partitions"`
+	// MaxConnections is how many client connections are open at once on all
+	// gRPC listeners together, 1 to 1,000,000. More are closed at once.
+	MaxConnections int `koanf:"max_connections"`
+	// MaxMessageBytes is the upper bound for the topic setting
+	// max.message.bytes, 1 KiB to 64 MiB. A batch must fit into one message.
+	MaxMessageBytes Bytes `koanf:"max_message_bytes"`
+	// ProduceBytes are the batches of all producers that wait for their commit,
+	// 1 MiB and at least twice max_message_bytes. Above it: did not happen, retry.
+	ProduceBytes Bytes `koanf:"produce_bytes"`
+	// FetchBytes are the fetch answers of all consumers under way, 1 MiB and at
+	// least twice max_message_bytes. Above it a fetch waits.
+	FetchBytes Bytes `koanf:"fetch_bytes"`
+	// ReplicationBytes are the entries under way to and from all peers, 1 MiB
+	// and at least twice max_message_bytes.
+	ReplicationBytes Bytes `koanf:"replication_bytes"`
+	// CacheBytes are the newest entries of all partitions, kept so that
+	// followers and consumers at the tail need not read the disk. 0 to 1 TiB.
+	CacheBytes Bytes `koanf:"cache_bytes"`
+	// MaxProducers is how many producers one partition remembers, 1 to
+	// 1,000,000. Above it the longest idle one without an open transaction is
+	// forgotten before its time.
+	MaxProducers int `koanf:"max_producers_per_partition"`
+}
+
+// RaftConfig are the timings of all Raft groups of the broker.
+type RaftConfig struct {
+	// HeartbeatTimeout is how long a follower hears nothing before it asks for
+	// an election, 200 ms to 1 minute. Lower: a dead leader is replaced sooner,
+	// and a busy machine elects for nothing.
+	HeartbeatTimeout time.Duration `koanf:"heartbeat_timeout"`
+	// ElectionTimeout is how long a candidate waits for votes, at least
+	// HeartbeatTimeout, at most 1 minute.
+	ElectionTimeout time.Duration `koanf:"election_timeout"`
+	// LeaderLeaseTimeout is how long a leader that hears from no majority stays
+	// leader, 10 ms to HeartbeatTimeout.
+	LeaderLeaseTimeout time.Duration `koanf:"leader_lease_timeout"`
+	// CommitTimeout is how often an idle leader tells its followers the commit
+	// index, 10 ms to 1 minute. It costs a message per group.
+	CommitTimeout time.Duration `koanf:"commit_timeout"`
+	// HeartbeatBatch is how long heartbeats of all groups to one broker are
+	// collected for one message, 1 ms to a quarter of HeartbeatTimeout.
+	HeartbeatBatch time.Duration `koanf:"heartbeat_batch"`
+	// SnapshotBytes is how much log a group writes between two snapshots of its
+	// state, 64 KiB to 64 GiB. More: a longer replay after a crash.
+	SnapshotBytes Bytes `koanf:"snapshot_bytes"`
+	// MaxInFlightBytes are the entries of one group that are proposed and not
+	// yet committed, 64 KiB to 1 GiB. A single larger entry passes alone.
+	MaxInFlightBytes Bytes `koanf:"max_in_flight_bytes"`
+}
+
+// LogConfig says what is logged, to standard error.
+type LogConfig struct {
+	// Level is the least severe level logged: debug, info, warn or error.
+	Level string `koanf:"level"`
+	// Format is text, json, or auto: text on a terminal, else json.
+	Format string `koanf:"format"`
+}
+
+// SlogLevel gives the level as slog knows it. Unknown names give info; Validate
+// refuses them.
+func (l LogConfig) SlogLevel() slog.Level {
+	var level slog.Level
+	if level.UnmarshalText([]byte(l.Level)) != nil {
+		return slog.LevelInfo
+	}
+	return level
+}
+
+// Names of the log formats.
+const (
+	LogAuto = "auto"
+	LogText = "text"
+	LogJSON = "json"
+)
+
+// DefaultListener is the name of the gRPC listener that exists when none is
+// configured.
+const DefaultListener = "default"
+
+// Ports by default. Further brokers on one host add PortStep for each.
+const (
+	PeerPort = 9093
+	GRPCPort = 9095
+	HTTPPort = 9644
+	PortStep = 1000
+)
+
+// DefaultConfig gives every default in one place. BrokerID and DataDir have
+// none. All listeners are on loopback, as none of them authenticates clients.
+func DefaultConfig() Config {
+	return Config{
+		BrokerID: -1,
+		Peer:     PeerConfig{Listen: loopback(PeerPort)},
+		GRPC:     map[string]ListenerConfig{DefaultListener: {Listen: loopback(GRPCPort)}},
+		HTTP:     HTTPConfig{Listen: loopback(HTTPPort)},
+		Limits: LimitsConfig{
+			MaxPartitions:    2_000,
+			MaxConnections:   10_000,
+			MaxMessageBytes:  8 * MiB,
+			ProduceBytes:     128 * MiB,
+			FetchBytes:       128 * MiB,
+			ReplicationBytes: 64 * MiB,
+			CacheBytes:       128 * MiB,
+			MaxProducers:     10_000,
+		},
+		Raft: RaftConfig{
+			HeartbeatTimeout:   time.Second,
+			ElectionTimeout:    time.Second,
+			LeaderLeaseTimeout: 200 * time.Millisecond,
+			CommitTimeout:      time.Second,
+			HeartbeatBatch:     20 * time.Millisecond,
+			SnapshotBytes:      64 * MiB,
+			MaxInFlightBytes:   4 * MiB,
+		},
+		ProducerIDExpiration:      24 * time.Hour,
+		ProducerIDExpirationCheck: 10 * time.Minute,
+		ShutdownTimeout:           30 * time.Second,
+		Log:                       LogConfig{Level: "info", Format: LogAuto},
+	}
+}
+
+// Founder reports whether this broker may found a new cluster, together with
+// the other seeds.
+func (c Config) Founder() bool {
+	return len(c.Seeds) == 0 || slices.Contains(c.Seeds, c.Peer.Advertised())
+}
+
+// ListenerNames gives the names of the gRPC listeners, sorted.
+func (c Config) ListenerNames() []string {
+	names := make([]string, 0, len(c.GRPC))
+	for name := range c.GRPC {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func loopback(port int) string {
+	return (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}).String()
+}

@@ -1,0 +1,232 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// FieldError is one setting that cannot be used.
+type FieldError struct {
+	// Field is the key as docs/configuration.md has it, such as peer.listen.
+	Field string
+	// Reason says what is wrong, what is allowed, and what would follow.
+	Reason string
+}
+
+// Error is "field: reason".
+func (e *FieldError) Error() string { return e.Field + ": " + e.Reason }
+
+// Validate reports every setting that cannot be used, each as a *FieldError,
+// joined. A nil error means New will not refuse the configuration as such.
+func (c Config) Validate() error {
+	var v validator
+	c.validateIdentity(&v)
+	c.validateListeners(&v)
+	c.Limits.validate(&v)
+	c.Raft.validate(&v)
+	v.duration("producer_id_expiration", c.ProducerIDExpiration, time.Minute, 10*365*24*time.Hour,
+		"a producer that pauses longer than this can write a duplicate")
+	v.duration("producer_id_expiration_check", c.ProducerIDExpirationCheck, time.Second, 24*time.Hour,
+		"idle producers hold memory until the next check")
+	v.duration("shutdown_timeout", c.ShutdownTimeout, 0, 10*time.Minute,
+		"a service manager kills what stops too slowly")
+	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	v.oneOf("log.format", c.Log.Format, LogAuto, LogText, LogJSON)
+	return errors.Join(v.errs...)
+}
+
+func (c Config) validateIdentity(v *validator) {
+	if c.BrokerID < 0 {
+		v.add("broker_id", "is required: a number from 0 to 2147483647 that no other broker of the cluster has")
+	}
+	if c.DataDir == "" {
+		v.add("data_dir", "is required: the directory where this broker keeps its data")
+	}
+	if !rackName.MatchString(c.Rack) {
+		v.add("rack", "%q is not a rack name: at most 255 printable ASCII characters without spaces", c.Rack)
+	}
+	seen := make(map[string]bool, len(c.Seeds))
+	for _, seed := range c.Seeds {
+		v.dialable("seeds", seed)
+		if seen[seed] {
+			v.add("seeds", "%q is listed twice: the founders are counted by it", seed)
+		}
+		seen[seed] = true
+	}
+	if len(c.Seeds) > 255 {
+		v.add("seeds", "has %d addresses: at most 255", len(c.Seeds))
+	}
+}
+
+var (
+	rackName     = regexp.MustCompile(`^[!-~]{0,255}$`)
+	listenerName = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,62}$`)
+)
+
+func (c Config) validateListeners(v *validator) {
+	v.listener("peer", ListenerConfig{Listen: c.Peer.Listen, Advertise: c.Peer.Advertise})
+	tls := c.Peer.TLS
+	for key, file := range map[string]string{"cert_file": tls.CertFile, "key_file": tls.KeyFile, "ca_file": tls.CAFile} {
+		if tls.Enabled() && file == "" {
+			v.add("peer.tls."+key, "is required: cert_file, key_file and ca_file are given together or not at all")
+		}
+	}
+	if len(c.GRPC) == 0 {
+		v.add("grpc", "has no listener: no client could reach the broker")
+	}
+	for _, name := range c.ListenerNames() {
+		if !listenerName.MatchString(name) {
+			v.add("grpc."+name, "is not a listener name: a lower-case letter, then at most 62 of a-z, 0-9, - and _")
+		}
+		v.listener("grpc."+name, c.GRPC[name])
+	}
+	v.address("http.listen", c.HTTP.Listen)
+	c.validateDistinctPorts(v)
+}
+
+// validateDistinctPorts finds two listeners on the same port, which would
+// otherwise be an error of the operating system without the name of either.
+func (c Config) validateDistinctPorts(v *validator) {
+	type use struct{ field, address string }
+	uses := []use{{"peer.listen", c.Peer.Listen}, {"http.listen", c.HTTP.Listen}}
+	for _, name := range c.ListenerNames() {
+		uses = append(uses, use{"grpc." + name + ".listen", c.GRPC[name].Listen})
+	}
+	for i, a := range uses {
+		for _, b := range uses[:i] {
+			if sameSocket(a.address, b.address) {
+				v.add(a.field, "%s is taken by %s (%s)", a.address, b.field, b.address)
+			}
+		}
+	}
+}
+
+// sameSocket reports whether two listen addresses cannot be open at once.
+func sameSocket(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB || portA == "0" {
+		return false
+	}
+	return hostA == hostB || isWildcard(hostA) || isWildcard(hostB)
+}
+
+func isWildcard(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "" || err == nil && ip.IsUnspecified()
+}
+
+func (l LimitsConfig) validate(v *validator) {
+	v.count("limits.max_partitions", l.MaxPartitions, 1, 100_000, "each replica costs files, goroutines and memory")
+	v.count("limits.max_connections", l.MaxConnections, 1, 1_000_000, "each connection costs a file descriptor and memory")
+	v.size("limits.max_message_bytes", l.MaxMessageBytes, KiB, 64*MiB, "a batch is one message and one entry of the log")
+	least := max(MiB, 2*min(max(l.MaxMessageBytes, 0), 64*MiB))
+	const full = "below twice max_message_bytes large batches would stop each other"
+	v.size("limits.produce_bytes", l.ProduceBytes, least, TiB, full)
+	v.size("limits.fetch_bytes", l.FetchBytes, least, TiB, full)
+	v.size("limits.replication_bytes", l.ReplicationBytes, least, TiB, full)
+	v.size("limits.cache_bytes", l.CacheBytes, 0, TiB, "without a cache every follower and consumer reads the disk")
+	v.count("limits.max_producers_per_partition", l.MaxProducers, 1, 1_000_000,
+		"a producer that is forgotten early can write a duplicate")
+}
+
+func (r RaftConfig) validate(v *validator) {
+	const minute = time.Minute
+	v.duration("raft.heartbeat_timeout", r.HeartbeatTimeout, 200*time.Millisecond, minute,
+		"short ones elect for nothing when the machine is busy, long ones keep a dead leader")
+	v.duration("raft.election_timeout", r.ElectionTimeout, max(r.HeartbeatTimeout, 200*time.Millisecond), minute,
+		"an election must outlast a heartbeat")
+	v.duration("raft.leader_lease_timeout", r.LeaderLeaseTimeout, 10*time.Millisecond, min(max(r.HeartbeatTimeout, 10*time.Millisecond), minute),
+		"a leader without a majority must step down before another is elected")
+	v.duration("raft.commit_timeout", r.CommitTimeout, 10*time.Millisecond, minute, "each idle group sends a message that often")
+	v.duration("raft.heartbeat_batch", r.HeartbeatBatch, time.Millisecond, max(r.HeartbeatTimeout/4, time.Millisecond),
+		"a heartbeat that waits longer would come too late")
+	v.size("raft.snapshot_bytes", r.SnapshotBytes, 64*KiB, 64*GiB, "that much log is replayed after a crash")
+	v.size("raft.max_in_flight_bytes", r.MaxInFlightBytes, 64*KiB, GiB,
+		"little stops the pipeline, much only waits in memory")
+}
+
+// validator collects what is wrong.
+type validator struct{ errs []error }
+
+func (v *validator) add(field, format string, args ...any) {
+	v.errs = append(v.errs, &FieldError{Field: field, Reason: fmt.Sprintf(format, args...)})
+}
+
+func (v *validator) duration(field string, got, least, most time.Duration, why string) {
+	if got < least || got > most {
+		v.add(field, "%s is not between %s and %s: %s", got, least, most, why)
+	}
+}
+
+func (v *validator) size(field string, got, least, most Bytes, why string) {
+	if got < least || got > most {
+		v.add(field, "%s is not between %s and %s: %s", got, least, most, why)
+	}
+}
+
+func (v *validator) count(field string, got, least, most int, why string) {
+	if got < least || got > most {
+		v.add(field, "%d is not between %d and %d: %s", got, least, most, why)
+	}
+}
+
+func (v *validator) oneOf(field, got string, allowed ...string) {
+	if !slices.Contains(allowed, got) {
+		v.add(field, "%q is unknown: use one of %q", got, allowed)
+	}
+}
+
+// listener checks both addresses of a listener; what others are told must name
+// a host and a port.
+func (v *validator) listener(field string, l ListenerConfig) {
+	if !v.address(field+".listen", l.Listen) {
+		return
+	}
+	if l.Advertise != "" {
+		v.dialable(field+".advertise", l.Advertise)
+		return
+	}
+	// Port 0 needs no advertise: the port that was taken is advertised.
+	if host, _, _ := net.SplitHostPort(l.Listen); isWildcard(host) {
+		v.add(field+".advertise", "is required: listen is %q, which names no host that others could dial", l.Listen)
+	}
+}
+
+// address checks "host:port" where the host may be empty and the port 0.
+func (v *validator) address(field, address string) bool {
+	if address == "" {
+		v.add(field, "is required: host:port, or :port for all addresses of this machine")
+		return false
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		v.add(field, "%q is not host:port", address)
+		return false
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		v.add(field, "%q has port %q: a port is a number from 0 to 65535", address, port)
+		return false
+	}
+	return true
+}
+
+// dialable checks an address that others are to dial.
+func (v *validator) dialable(field, address string) {
+	if !v.address(field, address) {
+		return
+	}
+	host, port, _ := net.SplitHostPort(address)
+	if isWildcard(host) {
+		v.add(field, "%q names no host that others could dial", address)
+	}
+	if n, _ := strconv.Atoi(port); n == 0 {
+		v.add(field, "%q has port 0, which nobody can dial", address)
+	}
+}
