@@ -1,0 +1,302 @@
+package metadata
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"slices"
+
+	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
+	"google.golang.org/protobuf/proto"
+)
+
+// A snapshot, big endian (docs/formats/metadata.md):
+//
+//	 0 magic    [4]byte "OLMD"
+//	 4 version  uint16  1
+//	 6 reserved uint16  0
+//	 8 length   uint32  of the body
+//	12 CRC32C   uint32  of bytes 0 to 11 and the body
+//	16 body             oncelog.state.v1.MetadataState
+//
+// The body's lists are sorted and it has no maps, so equal state is equal bytes.
+const (
+	snapshotMagic   = "OLMD"
+	snapshotVersion = 1
+	snapshotHeader  = 16
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// ErrBadSnapshot: the bytes are not a whole snapshot, or what they hold cannot be a state. The error
+// that wraps it says what is wrong.
+var ErrBadSnapshot = errors.New("metadata: bad snapshot")
+
+// ErrNewerSnapshot: the snapshot has a format that this program does not know.
+var ErrNewerSnapshot = errors.New("metadata: snapshot of a newer format")
+
+func bad(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrBadSnapshot, fmt.Sprintf(format, args...))
+}
+
+// AppendSnapshot appends the image's snapshot. Equal images give equal bytes.
+func (img *Image) AppendSnapshot(buf []byte) ([]byte, error) {
+	start := len(buf)
+	buf = append(buf, snapshotMagic...)
+	buf = binary.BigEndian.AppendUint16(buf, snapshotVersion)
+	buf = append(buf, make([]byte, snapshotHeader-6)...)
+	buf, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(buf, img.toProto())
+	if err != nil {
+		return nil, fmt.Errorf("metadata: encode snapshot: %w", err)
+	}
+	body := buf[start+snapshotHeader:]
+	if len(body) > MaxSnapshotBytes {
+		return nil, fmt.Errorf("metadata: snapshot of %d bytes; at most %d can be read", len(body), MaxSnapshotBytes)
+	}
+	binary.BigEndian.PutUint32(buf[start+8:], uint32(len(body)))
+	binary.BigEndian.PutUint32(buf[start+12:], snapshotCRC(buf[start:start+12], body))
+	return buf, nil
+}
+
+func snapshotCRC(header, body []byte) uint32 {
+	return crc32.Update(crc32.Checksum(header, castagnoli), castagnoli, body)
+}
+
+// RestoreImage reads a snapshot and checks every invariant that apply keeps.
+func RestoreImage(b []byte) (*Image, error) {
+	if len(b) < snapshotHeader || string(b[:4]) != snapshotMagic {
+		return nil, bad("no header")
+	}
+	if v := binary.BigEndian.Uint16(b[4:]); v != snapshotVersion {
+		return nil, fmt.Errorf("%w: %d; this program reads up to %d", ErrNewerSnapshot, v, snapshotVersion)
+	}
+	body := b[snapshotHeader:]
+	if n := binary.BigEndian.Uint32(b[8:]); uint64(n) != uint64(len(body)) {
+		return nil, bad("%d bytes of body, header says %d", len(body), n)
+	}
+	if got, want := snapshotCRC(b[:12], body), binary.BigEndian.Uint32(b[12:]); got != want {
+		return nil, bad("CRC is %08x, header says %08x", got, want)
+	}
+	p := new(statev1.MetadataState)
+	if err := proto.Unmarshal(body, p); err != nil {
+		return nil, bad("%v", err)
+	}
+	if hasUnknown(p.ProtoReflect()) {
+		return nil, fmt.Errorf("%w: unknown fields", ErrNewerSnapshot)
+	}
+	return imageFromProto(p)
+}
+
+func (img *Image) toProto() *statev1.MetadataState {
+	p := &statev1.MetadataState{
+		ClusterId: img.clusterID, Version: img.version, FeatureLevel: uint32(img.level),
+		NextGroupId: uint64(img.nextGroup), NextIncarnation: img.nextIncarnation, NextProducerId: img.nextProducerID,
+		Defaults: ConfigsToProto(img.defaults),
+	}
+	for _, b := range img.brokers {
+		p.Brokers = append(p.Brokers, BrokerToProto(b))
+	}
+	for _, t := range img.byID {
+		p.Topics = append(p.Topics, TopicToProto(t))
+	}
+	return p
+}
+
+// TopicToProto encodes a topic.
+func TopicToProto(t *Topic) *statev1.TopicState {
+	p := &statev1.TopicState{
+		TopicId: slices.Clone(t.ID[:]), Name: t.Name, Configs: ConfigsToProto(t.Configs), Deleting: t.Deleting, CreatedMs: t.CreatedMS,
+	}
+	for i := range t.Partitions {
+		from := &t.Partitions[i]
+		to := &statev1.PartitionState{GroupId: uint64(from.Group), Phase: statev1.PartitionPhase(from.Phase)}
+		for _, r := range from.Replicas {
+			to.Replicas = append(to.Replicas, &statev1.ReplicaState{BrokerId: r.Broker, Incarnation: r.Incarnation, Created: r.Created, Deleted: r.Deleted})
+		}
+		p.Partitions = append(p.Partitions, to)
+	}
+	return p
+}
+
+// TopicFromProto reads a topic that another broker sent; its settings are resolved with the image's
+// defaults.
+func (img *Image) TopicFromProto(p *statev1.TopicState) (*Topic, error) {
+	return topicFromProto(p, img.defaults)
+}
+
+func topicFromProto(p *statev1.TopicState, defaults []Config) (*Topic, error) {
+	id, err := topicIDFromBytes(p.GetTopicId())
+	if err != nil {
+		return nil, bad("%v", err)
+	}
+	t := &Topic{ID: id, Name: p.GetName(), Deleting: p.GetDeleting(), CreatedMS: p.GetCreatedMs()}
+	if refusal := CheckTopicName(t.Name); refusal != nil {
+		return nil, bad("topic %s: %v", id, refusal)
+	}
+	if t.Configs, err = restoreConfigs(p.GetConfigs(), false); err != nil {
+		return nil, fmt.Errorf("topic %s: %w", t.Name, err)
+	}
+	t.Settings = resolve(t.Configs, defaults)
+	n := len(p.GetPartitions())
+	if n < 1 || n > MaxPartitionsPerTopic {
+		return nil, bad("topic %s has %d partitions", t.Name, n)
+	}
+	replication := len(p.GetPartitions()[0].GetReplicas())
+	if !slices.Contains(ReplicationFactors[:], replication) {
+		return nil, bad("topic %s has %d replicas", t.Name, replication)
+	}
+	if refusal := checkSettings(t.Settings, replication); refusal != nil {
+		return nil, bad("topic %s: %v", t.Name, refusal)
+	}
+	for i, pp := range p.GetPartitions() {
+		part, err := partitionFromProto(pp, replication, t.Deleting)
+		if err != nil {
+			return nil, fmt.Errorf("topic %s/%d: %w", t.Name, i, err)
+		}
+		t.Partitions = append(t.Partitions, part)
+	}
+	if t.Deleting && allDeleted(t) {
+		return nil, bad("topic %s has been deleted", t.Name)
+	}
+	return t, nil
+}
+
+func partitionFromProto(p *statev1.PartitionState, replication int, deleting bool) (Partition, error) {
+	if p.GetPhase() < 1 || p.GetPhase() > 3 || (p.GetPhase() == statev1.PartitionPhase_PARTITION_PHASE_DELETING) != deleting {
+		return Partition{}, bad("phase %v", p.GetPhase())
+	}
+	if len(p.GetReplicas()) != replication {
+		return Partition{}, bad("%d replicas, not %d", len(p.GetReplicas()), replication)
+	}
+	out := Partition{Group: GroupID(p.GetGroupId()), Phase: Phase(p.GetPhase())}
+	for _, r := range p.GetReplicas() {
+		if _, ok := out.Replica(r.GetBrokerId()); ok || r.GetBrokerId() < 0 {
+			return Partition{}, bad("replica on broker %d", r.GetBrokerId())
+		}
+		if r.GetDeleted() && !deleting {
+			return Partition{}, bad("deleted replica on broker %d", r.GetBrokerId())
+		}
+		out.Replicas = append(out.Replicas, Replica{Broker: r.GetBrokerId(), Incarnation: r.GetIncarnation(), Created: r.GetCreated(), Deleted: r.GetDeleted()})
+	}
+	if out.Phase == Active && !out.Created() {
+		return Partition{}, bad("active without a majority of replicas")
+	}
+	return out, nil
+}
+
+// restoreConfigs reads a sorted list of values in canonical form. The feature level does not matter:
+// what is stored was accepted once.
+func restoreConfigs(in []*statev1.ConfigValue, asDefaults bool) ([]Config, error) {
+	out := configsFromProto(in)
+	for i, c := range out {
+		if i > 0 && out[i-1].Name >= c.Name {
+			return nil, bad("configs are not sorted")
+		}
+		d, v, err := checkConfig(c.Name, c.Value, math.MaxUint16)
+		if err != nil {
+			return nil, bad("%v", err)
+		}
+		if v != c.Value || asDefaults && d.PerTopic {
+			return nil, bad("config %s=%s", c.Name, c.Value)
+		}
+	}
+	return out, nil
+}
+
+// imageFromProto builds an image and checks every invariant that apply keeps.
+func imageFromProto(p *statev1.MetadataState) (*Image, error) {
+	if p.GetFeatureLevel() < uint32(BaseLevel) || p.GetFeatureLevel() > math.MaxUint16 {
+		return nil, bad("feature level %d", p.GetFeatureLevel())
+	}
+	img := &Image{
+		version: p.GetVersion(), clusterID: p.GetClusterId(), level: uint16(p.GetFeatureLevel()),
+		nextGroup: GroupID(p.GetNextGroupId()), nextIncarnation: p.GetNextIncarnation(), nextProducerID: p.GetNextProducerId(),
+	}
+	switch {
+	case len(img.clusterID) > MaxClusterIDLength:
+		return nil, bad("cluster id of %d bytes", len(img.clusterID))
+	case img.nextGroup < firstGroupID || img.nextIncarnation < firstIncarnation || img.nextProducerID < 0:
+		return nil, bad("allocators at %d, %d, %d", img.nextGroup, img.nextIncarnation, img.nextProducerID)
+	case len(p.GetBrokers()) > MaxBrokers || len(p.GetTopics()) > MaxTopics:
+		return nil, bad("%d brokers, %d topics", len(p.GetBrokers()), len(p.GetTopics()))
+	case img.clusterID == "" && len(p.GetBrokers())+len(p.GetTopics())+len(p.GetDefaults()) > 0:
+		return nil, bad("no cluster id")
+	}
+	var err error
+	if img.defaults, err = restoreConfigs(p.GetDefaults(), true); err != nil {
+		return nil, err
+	}
+	img.base = resolve(nil, img.defaults)
+	if refusal := checkSettings(img.base, 1); refusal != nil {
+		return nil, bad("%v", refusal)
+	}
+	for _, bp := range p.GetBrokers() {
+		b, refusal := brokerFromProto(bp)
+		if refusal != nil {
+			return nil, bad("%v", refusal)
+		}
+		if n := len(img.brokers); n > 0 && img.brokers[n-1].ID >= b.ID {
+			return nil, bad("brokers are not sorted")
+		}
+		if img.level < b.MinLevel || img.level > b.MaxLevel {
+			return nil, bad("broker %d cannot apply at feature level %d", b.ID, img.level)
+		}
+		img.brokers = append(img.brokers, b)
+	}
+	if err := img.restoreTopics(p.GetTopics()); err != nil {
+		return nil, err
+	}
+	return img, nil
+}
+
+func (img *Image) restoreTopics(in []*statev1.TopicState) error {
+	incarnations := make(map[uint64]bool)
+	for _, tp := range in {
+		t, err := topicFromProto(tp, img.defaults)
+		if err != nil {
+			return err
+		}
+		if n := len(img.byID); n > 0 && slices.Compare(img.byID[n-1].ID[:], t.ID[:]) >= 0 {
+			return bad("topics are not sorted")
+		}
+		img.byID = append(img.byID, t)
+		if !t.Deleting {
+			img.topics = append(img.topics, t)
+		}
+		if len(img.groups)+len(t.Partitions) > MaxPartitions {
+			return bad("more than %d partitions", MaxPartitions)
+		}
+		for i := range t.Partitions {
+			p := &t.Partitions[i]
+			if p.Group < firstGroupID || p.Group >= img.nextGroup {
+				return bad("group id %d, next is %d", p.Group, img.nextGroup)
+			}
+			img.groups = append(img.groups, groupEntry{group: p.Group, topic: t.ID, partition: int32(i)})
+			for _, r := range p.Replicas {
+				if r.Incarnation < firstIncarnation || r.Incarnation >= img.nextIncarnation || incarnations[r.Incarnation] {
+					return bad("incarnation %d, next is %d", r.Incarnation, img.nextIncarnation)
+				}
+				incarnations[r.Incarnation] = true
+				if _, ok := img.findBroker(r.Broker); !ok && !r.Deleted {
+					return bad("replica on broker %d, which is not registered", r.Broker)
+				}
+			}
+		}
+	}
+	slices.SortFunc(img.topics, func(a, b *Topic) int { return cmp.Compare(collisionKey(a.Name), collisionKey(b.Name)) })
+	for i := 1; i < len(img.topics); i++ {
+		if collisionKey(img.topics[i-1].Name) == collisionKey(img.topics[i].Name) {
+			return bad("topics %s and %s", img.topics[i-1].Name, img.topics[i].Name)
+		}
+	}
+	slices.SortFunc(img.groups, func(a, b groupEntry) int { return cmp.Compare(a.group, b.group) })
+	for i := 1; i < len(img.groups); i++ {
+		if img.groups[i-1].group == img.groups[i].group {
+			return bad("group id %d is there twice", img.groups[i].group)
+		}
+	}
+	return nil
+}
