@@ -123,3 +123,58 @@ func (a Attributes) Transactional() bool { return a&AttrTransactional != 0 }
 
 // Control says whether the batch holds a control record, such as a marker.
 func (a Attributes) Control() bool { return a&AttrControl != 0 }
+
+// LogAppendTime says whether all records carry the time of their append, which is then the max
+// timestamp (P30).
+func (a Attributes) LogAppendTime() bool { return a&AttrLogAppendTime != 0 }
+
+// Codec is how the records are compressed. Values above CodecZstd do not exist.
+func (a Attributes) Codec() Codec { return Codec(a & AttrCodecMask) }
+
+// NoTimestamp marks a record or batch without a timestamp.
+const NoTimestamp int64 = -1
+
+// LastOffset is the offset of the last record.
+func (b Batch) LastOffset() Offset { return b.BaseOffset() + Offset(b.LastOffsetDelta()) }
+
+// Rewrite sets producer id, epoch and base sequence, and the CRC: how a client renumbers a batch
+// after it has raised its epoch (KIP-360). b is exactly one batch, and nobody may be reading it.
+func (b Batch) Rewrite(pid ProducerID, epoch Epoch, baseSeq Sequence) {
+	b.setProducer(pid, epoch, baseSeq)
+	b.seal()
+}
+
+// SetLogAppendTime gives all records one timestamp, in ms since 1970: attribute bit, max
+// timestamp and CRC (P30). b is exactly one batch, and nobody may be reading it.
+func (b Batch) SetLogAppendTime(ts int64) {
+	b.setAttributes(b.Attributes() | AttrLogAppendTime)
+	b.setMaxTimestamp(ts)
+	b.seal()
+}
+
+func (b Batch) setProducer(pid ProducerID, epoch Epoch, baseSeq Sequence) {
+	binary.BigEndian.PutUint64(b[offProducerID:], uint64(pid))
+	binary.BigEndian.PutUint16(b[offProducerEpoch:], uint16(epoch))
+	binary.BigEndian.PutUint32(b[offBaseSequence:], uint32(baseSeq))
+}
+
+func (b Batch) setAttributes(a Attributes) { binary.BigEndian.PutUint16(b[offAttributes:], uint16(a)) }
+
+func (b Batch) setMaxTimestamp(ts int64) {
+	binary.BigEndian.PutUint64(b[offMaxTimestamp:], uint64(ts))
+}
+
+// newHeader writes all header fields but the CRC over the first HeaderSize bytes of b, whose
+// length is the batch's.
+func (b Batch) newHeader(a Attributes, count int32, baseTimestamp, maxTimestamp int64) {
+	b.SetBaseOffset(0)
+	binary.BigEndian.PutUint32(b[offLength:], uint32(len(b)-lengthPrefix))
+	b.SetLeaderEpoch(-1)
+	b[offMagic] = magicV2
+	b.setAttributes(a)
+	binary.BigEndian.PutUint32(b[offLastOffsetDelta:], uint32(count-1))
+	binary.BigEndian.PutUint64(b[offBaseTimestamp:], uint64(baseTimestamp))
+	b.setMaxTimestamp(maxTimestamp)
+	b.setProducer(NoProducerID, NoEpoch, NoSequence)
+	binary.BigEndian.PutUint32(b[offRecordCount:], uint32(count))
+}

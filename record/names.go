@@ -45,6 +45,15 @@ func (s Sequence) Add(n int32) Sequence {
 	return s + Sequence(n)
 }
 
+// Sub moves a sequence n records back, through the wrap: the inverse of Add (P11). n is not
+// negative, s is a real sequence.
+func (s Sequence) Sub(n int32) Sequence {
+	if int32(s) < n {
+		return Sequence(math.MaxInt32 - (n - int32(s)) + 1)
+	}
+	return s - Sequence(n)
+}
+
 // TopicPartition names one partition of one topic.
 type TopicPartition struct {
 	Topic     string
