@@ -65,12 +65,12 @@ func (s *State) registerBroker(c *statev1.RegisterBroker, r *Result) {
 
 func equalBroker(a, b *Broker) bool {
 	return a.ID == b.ID && a.Incarnation == b.Incarnation && slices.Equal(a.Listeners, b.Listeners) && a.Rack == b.Rack &&
-		a.Version == b.Version && a.MinLevel == b.MinLevel && a.MaxLevel == b.MaxLevel
+		a.Version == b.Version && a.MinLevel == b.MinLevel && a.MaxLevel == b.MaxLevel && a.MaxReplicas == b.MaxReplicas
 }
 
 // brokerFromProto checks what a broker says of itself.
 func brokerFromProto(p *statev1.BrokerState) (*Broker, *Error) {
-	b := &Broker{ID: p.GetBrokerId(), Incarnation: p.GetNodeIncarnation(), Rack: p.GetRack(), Version: p.GetVersion()}
+	b := &Broker{ID: p.GetBrokerId(), Incarnation: p.GetNodeIncarnation(), Rack: p.GetRack(), Version: p.GetVersion(), MaxReplicas: p.GetMaxReplicas()}
 	lo, hi := p.GetMinFeatureLevel(), p.GetMaxFeatureLevel()
 	switch {
 	case b.ID < 0:
@@ -110,7 +110,7 @@ func brokerFromProto(p *statev1.BrokerState) (*Broker, *Error) {
 func BrokerToProto(b *Broker) *statev1.BrokerState {
 	p := &statev1.BrokerState{
 		BrokerId: b.ID, NodeIncarnation: b.Incarnation, Rack: b.Rack, Version: b.Version,
-		MinFeatureLevel: uint32(b.MinLevel), MaxFeatureLevel: uint32(b.MaxLevel),
+		MinFeatureLevel: uint32(b.MinLevel), MaxFeatureLevel: uint32(b.MaxLevel), MaxReplicas: b.MaxReplicas,
 	}
 	for _, l := range b.Listeners {
 		p.Listeners = append(p.Listeners, &statev1.Listener{Name: l.Name, Address: l.Address})

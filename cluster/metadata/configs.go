@@ -72,7 +72,7 @@ var configDefs = []ConfigDef{
 		Doc: "Accepted for Kafka's tools. The index's density is chosen by the log."},
 	{Name: "max.compaction.lag.ms", Kind: Integer, Default: "9223372036854775807", Min: 1, Max: noLimit, Since: 1,
 		Doc: "How long a record may stay uncompacted. Stored for the cleaner."},
-	{Name: "max.message.bytes", Kind: Integer, Default: "1048588", Max: 32 << 20, Since: 1,
+	{Name: "max.message.bytes", Kind: Integer, Default: "1048588", Max: 64 << 20, Since: 1,
 		Doc: "The largest batch that is accepted, in bytes, as it is compressed."},
 	{Name: "message.timestamp.after.max.ms", Kind: Integer, Default: "3600000", Max: noLimit, Since: 1,
 		Doc: "How far a record's timestamp may lie after the broker's clock."},

@@ -101,6 +101,8 @@ type Broker struct {
 	Version string
 	// MinLevel and MaxLevel are the feature levels it can apply at.
 	MinLevel, MaxLevel uint16
+	// MaxReplicas is how many replicas it takes; 0: no bound. Placement keeps to it.
+	MaxReplicas uint32
 }
 
 // Listener is a named address, as host:port.

@@ -1189,8 +1189,10 @@ type BrokerState struct {
 	Version         string `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
 	MinFeatureLevel uint32 `protobuf:"varint,6,opt,name=min_feature_level,json=minFeatureLevel,proto3" json:"min_feature_level,omitempty"`
 	MaxFeatureLevel uint32 `protobuf:"varint,7,opt,name=max_feature_level,json=maxFeatureLevel,proto3" json:"max_feature_level,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// How many replicas it takes; 0: no bound.
+	MaxReplicas   uint32 `protobuf:"varint,8,opt,name=max_replicas,json=maxReplicas,proto3" json:"max_replicas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BrokerState) Reset() {
@@ -1268,6 +1270,13 @@ func (x *BrokerState) GetMinFeatureLevel() uint32 {
 func (x *BrokerState) GetMaxFeatureLevel() uint32 {
 	if x != nil {
 		return x.MaxFeatureLevel
+	}
+	return 0
+}
+
+func (x *BrokerState) GetMaxReplicas() uint32 {
+	if x != nil {
+		return x.MaxReplicas
 	}
 	return 0
 }
@@ -1683,7 +1692,7 @@ const file_state_v1_metadata_proto_rawDesc = "" +
 	"\x10next_producer_id\x18\x06 \x01(\x03R\x0enextProducerId\x127\n" +
 	"\abrokers\x18\a \x03(\v2\x1d.oncelog.state.v1.BrokerStateR\abrokers\x124\n" +
 	"\x06topics\x18\b \x03(\v2\x1c.oncelog.state.v1.TopicStateR\x06topics\x129\n" +
-	"\bdefaults\x18\t \x03(\v2\x1d.oncelog.state.v1.ConfigValueR\bdefaults\"\x95\x02\n" +
+	"\bdefaults\x18\t \x03(\v2\x1d.oncelog.state.v1.ConfigValueR\bdefaults\"\xb8\x02\n" +
 	"\vBrokerState\x12\x1b\n" +
 	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12)\n" +
 	"\x10node_incarnation\x18\x02 \x01(\x04R\x0fnodeIncarnation\x128\n" +
@@ -1691,7 +1700,8 @@ const file_state_v1_metadata_proto_rawDesc = "" +
 	"\x04rack\x18\x04 \x01(\tR\x04rack\x12\x18\n" +
 	"\aversion\x18\x05 \x01(\tR\aversion\x12*\n" +
 	"\x11min_feature_level\x18\x06 \x01(\rR\x0fminFeatureLevel\x12*\n" +
-	"\x11max_feature_level\x18\a \x01(\rR\x0fmaxFeatureLevel\"8\n" +
+	"\x11max_feature_level\x18\a \x01(\rR\x0fmaxFeatureLevel\x12!\n" +
+	"\fmax_replicas\x18\b \x01(\rR\vmaxReplicas\"8\n" +
 	"\bListener\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"7\n" +

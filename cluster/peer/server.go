@@ -1,0 +1,194 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	peerv1 "github.com/oncelog/oncelog/api/proto/peer/v1"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+)
+
+// Handler is what a peer may ask of us. Its methods run concurrently, also for one caller. The caller
+// is of our cluster, save in Hello and Form, where either side may be without one. A returned error
+// reaches the caller as Failed, as something that may have happened.
+type Handler interface {
+	// Hello answers always, also before there is a cluster.
+	Hello(ctx context.Context, caller Identity, req *peerv1.HelloRequest) (*peerv1.HelloResponse, error)
+	// Form may accept only when it is on disk that this broker belongs to the cluster.
+	Form(ctx context.Context, caller Identity, req *peerv1.FormRequest) (*peerv1.FormResponse, error)
+	// Forward proposes to the metadata group if this broker leads it.
+	Forward(ctx context.Context, caller Identity, req *peerv1.ForwardRequest) (*peerv1.ForwardResponse, error)
+	// ReportStatus must not block.
+	ReportStatus(ctx context.Context, caller Identity, req *peerv1.ReportStatusRequest) (*peerv1.ReportStatusResponse, error)
+	// PullEntries sends the entries asked for, in order, by any number of calls of send. What it sends
+	// may be reused after send returns. An entry can have any size.
+	PullEntries(ctx context.Context, caller Identity, req PullRequest, send func([]Entry) error) error
+}
+
+// The timings and bounds of the protocol, equal on all brokers.
+const (
+	// maxMessageBytes bounds one message in either direction.
+	maxMessageBytes = 8 << 20
+	// maxStreams bounds the calls of one peer at once.
+	maxStreams = 1024
+	// pingAfter and pingTimeout find a connection that died in silence.
+	pingAfter   = 10 * time.Second
+	pingTimeout = 5 * time.Second
+)
+
+// ServerConfig is what a Server needs.
+type ServerConfig struct {
+	// Self is who we are, asked at each call: the cluster id is learned on the way.
+	Self    func() Identity
+	Handler Handler
+	// Credentials make TLS; nil: the listener's connections are as safe as they need to be.
+	Credentials credentials.TransportCredentials
+	Logger      *slog.Logger
+}
+
+// Server serves the peer RPC.
+type Server struct {
+	c    ServerConfig
+	grpc *grpc.Server
+}
+
+// NewServer makes a server; Serve starts it.
+func NewServer(c ServerConfig) *Server {
+	if c.Credentials == nil {
+		c.Credentials = insecure.NewCredentials()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{c: c}
+	s.grpc = grpc.NewServer(
+		grpc.Creds(c.Credentials),
+		grpc.MaxRecvMsgSize(maxMessageBytes),
+		grpc.MaxSendMsgSize(maxMessageBytes),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingAfter / 2, PermitWithoutStream: true}),
+	)
+	peerv1.RegisterPeerServiceServer(s.grpc, service{s: s})
+	return s
+}
+
+// Serve accepts connections until Close; then it returns nil.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.grpc.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("peer server: %w", err)
+	}
+	return nil
+}
+
+// Close ends all calls and connections and waits for the handlers to return.
+func (s *Server) Close() { s.grpc.Stop() }
+
+// admit decides whether the call comes from one of ours and was meant for us.
+func (s *Server) admit(ctx context.Context, beforeCluster bool) (Identity, error) {
+	caller, to, err := incoming(ctx)
+	if err != nil {
+		return Identity{}, err
+	}
+	self := s.c.Self()
+	if caller.ClusterID != self.ClusterID && (!beforeCluster || caller.ClusterID != "" && self.ClusterID != "") {
+		s.c.Logger.Warn("refused a peer of another cluster", "peer", caller.Broker, "peer_cluster", caller.ClusterID, "cluster", self.ClusterID)
+		return Identity{}, refusal(codes.FailedPrecondition, InconsistentCluster, "broker %d belongs to cluster %q, not to %q", self.Broker, self.ClusterID, caller.ClusterID)
+	}
+	if to != AnyBroker && to != self.Broker {
+		return Identity{}, refusal(codes.FailedPrecondition, WrongBroker, "this is broker %d, not %d", self.Broker, to)
+	}
+	if !beforeCluster && caller.Broker == self.Broker && caller.Incarnation != self.Incarnation {
+		return Identity{}, refusal(codes.FailedPrecondition, DuplicateBroker, "broker id %d is that of this broker, node incarnation %x, and of the caller, %x", self.Broker, self.Incarnation, caller.Incarnation)
+	}
+	return caller, nil
+}
+
+// refusal is a status that tells the caller that the handler has not been reached.
+func refusal(code codes.Code, reason, format string, args ...any) error {
+	st := status.New(code, fmt.Sprintf(format, args...))
+	with, err := st.WithDetails(&errdetails.ErrorInfo{Reason: reason, Domain: errorDomain})
+	if err != nil {
+		return st.Err()
+	}
+	return with.Err()
+}
+
+// failure is the status of a handler's error.
+func failure(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return status.Error(codes.Unknown, err.Error())
+}
+
+// service hides the RPC methods from Server's own.
+type service struct {
+	peerv1.UnimplementedPeerServiceServer
+	s *Server
+}
+
+func (v service) Hello(ctx context.Context, req *peerv1.HelloRequest) (*peerv1.HelloResponse, error) {
+	caller, err := v.s.admit(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := v.s.c.Handler.Hello(ctx, caller, req)
+	return resp, failure(err)
+}
+
+func (v service) Form(ctx context.Context, req *peerv1.FormRequest) (*peerv1.FormResponse, error) {
+	caller, err := v.s.admit(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := v.s.c.Handler.Form(ctx, caller, req)
+	return resp, failure(err)
+}
+
+func (v service) Forward(ctx context.Context, req *peerv1.ForwardRequest) (*peerv1.ForwardResponse, error) {
+	caller, err := v.s.admit(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := v.s.c.Handler.Forward(ctx, caller, req)
+	return resp, failure(err)
+}
+
+func (v service) ReportStatus(ctx context.Context, req *peerv1.ReportStatusRequest) (*peerv1.ReportStatusResponse, error) {
+	caller, err := v.s.admit(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := v.s.c.Handler.ReportStatus(ctx, caller, req)
+	return resp, failure(err)
+}
+
+func (v service) PullEntries(req *peerv1.PullEntriesRequest, stream grpc.ServerStreamingServer[peerv1.PullEntriesResponse]) error {
+	caller, err := v.s.admit(stream.Context(), false)
+	if err != nil {
+		return err
+	}
+	p, err := pullRequestFromProto(req)
+	if err != nil {
+		return err
+	}
+	w := &entryWriter{send: stream.Send}
+	if err := v.s.c.Handler.PullEntries(stream.Context(), caller, p, w.write); err != nil {
+		return failure(err)
+	}
+	return failure(w.flush())
+}
