@@ -85,9 +85,9 @@ func (v Verdict) Message(b Batch) string {
 		if b.Transactional {
 			return who + ": no transaction is open here and the verification is missing or void"
 		}
-		return who + ": a batch outside of its open transaction"
+		return who + ": a plain batch while its transaction is open here"
 	case TooManyProducers:
-		return who + ": the partition cannot remember one more producer, all it knows have open transactions"
+		return who + ": the partition remembers as many producers as it may, and cannot forget those with open transactions"
 	case Malformed:
 		return fmt.Sprintf("%s: impossible header: %d records, sequences %d to %d", who, b.Records, b.BaseSequence, b.LastSequence)
 	}

@@ -63,7 +63,7 @@ func (s *State) EndTransaction(m Marker, at record.Offset, now int64) MarkerVerd
 	own.end(&m, at, now)
 	s.table.settle(place, wasOpen)
 	if wasOpen && !m.Commit {
-		s.aborted.add(Aborted{ProducerID: m.ProducerID, First: v.First, Last: at, LastStable: s.LastStable(at + 1)})
+		s.aborted.add(Aborted{ProducerID: m.ProducerID, First: v.First, Last: at, LastStable: s.firstUnstable(at + 1)})
 	}
 	return v
 }

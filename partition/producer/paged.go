@@ -13,21 +13,18 @@ type paged[T any] struct {
 	n   int
 }
 
-// len is how many values there are.
-func (p *paged[T]) len() int { return p.n }
-
 // at gives value i for reading only. The pointer is valid until the next edit or grow.
-func (p *paged[T]) at(i slot) *T { return &p.pages[i/pageSize][i%pageSize] }
+func (p *paged[T]) at(i slot) *T { return &p.pages[uint32(i)/pageSize][uint32(i)%pageSize] }
 
 // edit gives value i for writing, after copying its page if it is shared.
 func (p *paged[T]) edit(i slot) *T {
-	page := i / pageSize
+	page := uint32(i) / pageSize
 	if !p.own[page] {
 		fresh := *p.pages[page]
 		p.pages[page] = &fresh
 		p.own[page] = true
 	}
-	return &p.pages[page][i%pageSize]
+	return &p.pages[page][uint32(i)%pageSize]
 }
 
 // grow adds one value and returns its place. The value is whatever lay there.

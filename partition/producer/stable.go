@@ -11,8 +11,8 @@ type Aborted struct {
 	ProducerID record.ProducerID
 	// First is the transaction's first offset, Last its marker's.
 	First, Last record.Offset
-	// LastStable is the last stable offset as it was once this transaction had ended: every
-	// later entry's First is at or above it.
+	// LastStable is the last stable offset as it was once this transaction had ended, not lifted to the log
+	// start: every later entry's First is at or above it.
 	LastStable record.Offset
 }
 
@@ -21,11 +21,15 @@ type Aborted struct {
 // below that; lifted to the log start if that has overtaken it (L6), but never above the high watermark (F7).
 // A transaction is open until its marker was given to EndTransaction, that is, until the marker is committed.
 func (s *State) LastStable(highWatermark record.Offset) record.Offset {
-	stable := highWatermark
+	return min(max(s.firstUnstable(highWatermark), s.logStart), highWatermark)
+}
+
+// firstUnstable is the first offset of the first open transaction, or end if none is open below that.
+func (s *State) firstUnstable(end record.Offset) record.Offset {
 	if head := s.table.open.head; head != noSlot {
-		stable = min(stable, s.table.entries.at(head).openFrom)
+		return min(end, s.table.entries.at(head).openFrom)
 	}
-	return min(max(stable, s.logStart), highWatermark)
+	return end
 }
 
 // Aborted lists the aborted transactions that a reader of [from, upTo) must know (L9): those whose marker is at or
