@@ -9,7 +9,6 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/snappy"
-	"github.com/klauspost/compress/zstd"
 )
 
 // DefaultMaxDecompressed is how many bytes the records of one batch may take when decompressed,
@@ -20,8 +19,8 @@ const DefaultMaxDecompressed = 64 << 20
 var errTooLarge = errors.New("exceeds the limit when decompressed")
 
 // decompress gives the content of src, at most limit bytes, in dst's array if it suffices. What
-// is allocated follows what src proves, not what it claims: never more than about twice the
-// content decoded so far, nor twice the limit; of zstd, whose frames state their size, the limit.
+// is allocated follows what src can hold, not what it claims: about twice the content decoded so
+// far, or what the sizes of its blocks allow, and never more than about twice the limit.
 func decompress(dst []byte, c Codec, src []byte, limit int) ([]byte, error) {
 	dst = dst[:0]
 	switch c {
@@ -79,52 +78,6 @@ func decompressGzip(dst, src []byte, limit int) ([]byte, error) {
 		if err != nil && err != io.EOF {
 			return dst, err
 		}
-	}
-}
-
-// zstdDecoder is made before any test bubble begins; see Compression. It costs a few kilobytes.
-// Windows up to 128 MiB are what other clients read; DecodeAll allocates none of them, since
-// the output is the window.
-var zstdDecoder = func() *zstd.Decoder {
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxWindow(128<<20),
-		zstd.WithDecodeAllCapLimit(true))
-	if err != nil {
-		panic(err) // an option out of range
-	}
-	return d
-}()
-
-// zstdMaxRatio is what a run-length block gives: 128 KiB from 4 bytes.
-const zstdMaxRatio = 32 << 10
-
-var errZstd = errors.New("zstd frame claims more content than its bytes can hold")
-
-func decompressZstd(dst, src []byte, limit int) ([]byte, error) {
-	room := max(cap(dst), 64<<10, 8*len(src))
-	var h zstd.Header
-	if h.Decode(src) == nil && h.HasFCS {
-		if h.FrameContentSize > uint64(limit) {
-			return dst, errTooLarge
-		}
-		if h.FrameContentSize > zstdMaxRatio*uint64(len(src)) {
-			return dst, errZstd
-		}
-		room = max(room, int(h.FrameContentSize))
-	}
-	for {
-		room = min(room, limit)
-		dst = grow(dst[:0], room)
-		out, err := zstdDecoder.DecodeAll(src, dst[:0:room])
-		if err == nil {
-			return out, nil
-		}
-		if !errors.Is(err, zstd.ErrDecoderSizeExceeded) {
-			return dst, err
-		}
-		if room == limit {
-			return dst, errTooLarge
-		}
-		room = 4 * room
 	}
 }
 
