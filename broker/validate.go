@@ -72,9 +72,11 @@ var (
 func (c Config) validateListeners(v *validator) {
 	v.listener("peer", ListenerConfig{Listen: c.Peer.Listen, Advertise: c.Peer.Advertise})
 	tls := c.Peer.TLS
-	for key, file := range map[string]string{"cert_file": tls.CertFile, "key_file": tls.KeyFile, "ca_file": tls.CAFile} {
-		if tls.Enabled() && file == "" {
-			v.add("peer.tls."+key, "is required: cert_file, key_file and ca_file are given together or not at all")
+	for _, file := range []struct{ key, name string }{
+		{"cert_file", tls.CertFile}, {"key_file", tls.KeyFile}, {"ca_file", tls.CAFile},
+	} {
+		if tls.Enabled() && file.name == "" {
+			v.add("peer.tls."+file.key, "is required: cert_file, key_file and ca_file are given together or not at all")
 		}
 	}
 	if len(c.GRPC) == 0 {
@@ -125,8 +127,10 @@ func isWildcard(host string) bool {
 func (l LimitsConfig) validate(v *validator) {
 	v.count("limits.max_partitions", l.MaxPartitions, 1, 100_000, "each replica costs files, goroutines and memory")
 	v.count("limits.max_connections", l.MaxConnections, 1, 1_000_000, "each connection costs a file descriptor and memory")
-	v.size("limits.max_message_bytes", l.MaxMessageBytes, KiB, 64*MiB, "a batch is one message and one entry of the log")
-	least := max(MiB, 2*min(max(l.MaxMessageBytes, 0), 64*MiB))
+	least := MiB
+	if v.size("limits.max_message_bytes", l.MaxMessageBytes, KiB, 64*MiB, "a batch is one message and one entry of the log") {
+		least = max(least, 2*l.MaxMessageBytes)
+	}
 	const full = "below twice max_message_bytes large batches would stop each other"
 	v.size("limits.produce_bytes", l.ProduceBytes, least, TiB, full)
 	v.size("limits.fetch_bytes", l.FetchBytes, least, TiB, full)
@@ -138,37 +142,43 @@ func (l LimitsConfig) validate(v *validator) {
 
 func (r RaftConfig) validate(v *validator) {
 	const minute = time.Minute
-	v.duration("raft.heartbeat_timeout", r.HeartbeatTimeout, 200*time.Millisecond, minute,
-		"short ones elect for nothing when the machine is busy, long ones keep a dead leader")
-	v.duration("raft.election_timeout", r.ElectionTimeout, max(r.HeartbeatTimeout, 200*time.Millisecond), minute,
-		"an election must outlast a heartbeat")
-	v.duration("raft.leader_lease_timeout", r.LeaderLeaseTimeout, 10*time.Millisecond, min(max(r.HeartbeatTimeout, 10*time.Millisecond), minute),
-		"a leader without a majority must step down before another is elected")
+	// The other timings are compared with the heartbeat's only where that is sound.
+	if v.duration("raft.heartbeat_timeout", r.HeartbeatTimeout, 200*time.Millisecond, minute,
+		"short ones elect for nothing when the machine is busy, long ones keep a dead leader") {
+		v.duration("raft.election_timeout", r.ElectionTimeout, r.HeartbeatTimeout, minute,
+			"an election must outlast a heartbeat")
+		v.duration("raft.leader_lease_timeout", r.LeaderLeaseTimeout, 10*time.Millisecond, r.HeartbeatTimeout,
+			"a leader without a majority must step down before another is elected")
+		v.duration("raft.heartbeat_batch", r.HeartbeatBatch, time.Millisecond, r.HeartbeatTimeout/4,
+			"a heartbeat that waits longer would come too late")
+	}
 	v.duration("raft.commit_timeout", r.CommitTimeout, 10*time.Millisecond, minute, "each idle group sends a message that often")
-	v.duration("raft.heartbeat_batch", r.HeartbeatBatch, time.Millisecond, max(r.HeartbeatTimeout/4, time.Millisecond),
-		"a heartbeat that waits longer would come too late")
 	v.size("raft.snapshot_bytes", r.SnapshotBytes, 64*KiB, 64*GiB, "that much log is replayed after a crash")
 	v.size("raft.max_in_flight_bytes", r.MaxInFlightBytes, 64*KiB, GiB,
 		"little stops the pipeline, much only waits in memory")
 }
 
-// validator collects what is wrong.
+// validator collects what is wrong. Its checks report whether all was well.
 type validator struct{ errs []error }
 
 func (v *validator) add(field, format string, args ...any) {
 	v.errs = append(v.errs, &FieldError{Field: field, Reason: fmt.Sprintf(format, args...)})
 }
 
-func (v *validator) duration(field string, got, least, most time.Duration, why string) {
+func (v *validator) duration(field string, got, least, most time.Duration, why string) bool {
 	if got < least || got > most {
 		v.add(field, "%s is not between %s and %s: %s", got, least, most, why)
+		return false
 	}
+	return true
 }
 
-func (v *validator) size(field string, got, least, most Bytes, why string) {
+func (v *validator) size(field string, got, least, most Bytes, why string) bool {
 	if got < least || got > most {
 		v.add(field, "%s is not between %s and %s: %s", got, least, most, why)
+		return false
 	}
+	return true
 }
 
 func (v *validator) count(field string, got, least, most int, why string) {

@@ -24,7 +24,18 @@ type devListeners struct {
 // devAddresses are those of one broker.
 type devAddresses struct{ peer, grpc, http string }
 
+// listenDev opens the listeners of so many brokers: on the ports people expect,
+// or on any free ones.
 func listenDev(brokers int, ephemeral bool) (*devListeners, error) {
+	return listenDevAt(brokers, func(port int) int {
+		if ephemeral {
+			return 0
+		}
+		return port
+	})
+}
+
+func listenDevAt(brokers int, choose func(port int) int) (*devListeners, error) {
 	l := &devListeners{open: map[string]net.Listener{}}
 	for i := range brokers {
 		var set devAddresses
@@ -33,10 +44,7 @@ func listenDev(brokers int, ephemeral bool) (*devListeners, error) {
 			port    int
 			what    string
 		}{{&set.grpc, broker.GRPCPort, "gRPC"}, {&set.peer, broker.PeerPort, "peers"}, {&set.http, broker.HTTPPort, "HTTP"}} {
-			port := want.port + i*broker.PortStep
-			if ephemeral {
-				port = 0
-			}
+			port := choose(want.port + i*broker.PortStep)
 			address, err := l.listen(port)
 			if errors.Is(err, syscall.EADDRINUSE) {
 				err = fmt.Errorf("port %d (%s of broker %d) is taken: is another cluster running? --ephemeral takes free ports", port, want.what, i+1)

@@ -28,16 +28,22 @@ type configOptions struct {
 	set  []string
 }
 
+// register adds the flags of a command that needs the whole configuration.
 func (o *configOptions) register(cmd *cobra.Command) {
+	o.registerSources(cmd)
+	for _, f := range configFlags {
+		cmd.Flags().String(f.name, "", f.usage)
+	}
+	_ = cmd.MarkFlagDirname("data-dir")
+}
+
+// registerSources adds only the flags that name a source of any key.
+func (o *configOptions) registerSources(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVarP(&o.file, "config", "c", "", "configuration file (default $"+envConfig+", else "+defaultConfigFile+" if it exists)")
-	for _, f := range configFlags {
-		flags.String(f.name, "", f.usage)
-	}
 	flags.StringArrayVar(&o.set, "set", nil, "any key of the configuration, as KEY=VALUE; may be repeated")
 	_ = cmd.MarkFlagFilename("config", "yaml", "yml")
-	_ = cmd.MarkFlagDirname("data-dir")
 }
 
 // settings reads the flags that were given.

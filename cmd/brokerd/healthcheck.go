@@ -48,7 +48,7 @@ address is http.listen of the same configuration that the broker reads.`,
 	cmd.Flags().SortFlags = false
 	cmd.Flags().StringVar(&address, "address", "", "address of the broker's HTTP listener (default: http.listen of the configuration)")
 	cmd.Flags().DurationVar(&timeout, "timeout", 3*time.Second, "how long to wait for the answer")
-	options.register(cmd)
+	options.registerSources(cmd)
 	return cmd
 }
 

@@ -67,7 +67,7 @@ func (p *program) run(ctx context.Context, args []string) int {
 }
 
 func (p *program) rootCommand() *cobra.Command {
-	root := &cobra.Command{
+	root := group(&cobra.Command{
 		Use:   "brokerd",
 		Short: "The oncelog broker",
 		Long: `brokerd keeps topics of records in partitions, each replicated by a Raft group of
@@ -79,8 +79,7 @@ its own, and holds every record exactly once, whatever dies while it is sent.`,
   brokerd serve --config /etc/brokerd/brokerd.yaml`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          noArgs,
-	}
+	})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w (see %q)", err, cmd.CommandPath()+" --help")}
 	})
@@ -95,6 +94,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
+	cmd.SuggestionsMinimumDistance = 2
 	if suggestions := cmd.SuggestionsFor(args[0]); len(suggestions) > 0 {
 		return &usageError{fmt.Errorf("unknown command %q for %q: did you mean %q?", args[0], cmd.CommandPath(), suggestions[0])}
 	}

@@ -116,7 +116,11 @@ func (s *schema) nearest(path string) string {
 		}
 		key = strings.Join(candidate, ".")
 		for _, form := range []string{key, key[strings.LastIndexByte(key, '.')+1:]} {
-			if d := editDistance(path, form); d < distance {
+			d := editDistance(path, form)
+			if strings.HasPrefix(form, path) {
+				d = 1 // Cut short.
+			}
+			if d < distance {
 				best, distance = key, d
 			}
 		}

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 )
 
 // readYAML turns a configuration file into settings. Every problem is reported
@@ -13,7 +16,7 @@ import (
 func readYAML(name string, data []byte, s *schema) ([]setting, []error) {
 	file, err := parser.ParseBytes(data, 0)
 	if err != nil {
-		return nil, []error{fmt.Errorf("%s: %w", name, err)}
+		return nil, []error{syntaxError(name, err)}
 	}
 	r := yamlReader{name: name, schema: s, seen: map[string]int{}}
 	documents := 0
@@ -28,6 +31,18 @@ func readYAML(name string, data []byte, s *schema) ([]setting, []error) {
 		r.section("", doc.Body)
 	}
 	return r.settings, r.errs
+}
+
+// syntaxError puts the parser's words into one line.
+func syntaxError(name string, err error) error {
+	var located interface {
+		GetToken() *token.Token
+		GetMessage() string
+	}
+	if !errors.As(err, &located) || located.GetToken() == nil || located.GetToken().Position == nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return fmt.Errorf("%s:%d: %s", name, located.GetToken().Position.Line, located.GetMessage())
 }
 
 type yamlReader struct {
@@ -121,7 +136,7 @@ func (r *yamlReader) leaf(path string, n *ast.MappingValueNode) {
 }
 
 func (r *yamlReader) list(path string, n *ast.MappingValueNode, sequence *ast.SequenceNode) {
-	if t, _ := r.schema.leaf(path); t.Kind().String() != "slice" {
+	if t, _ := r.schema.leaf(path); t.Kind() != reflect.Slice {
 		r.fail(n.Key, "%q must be a single value, not a list", path)
 		return
 	}
