@@ -27,43 +27,60 @@ import (
 //
 // Install it with grpc.ForceServerCodecV2 on servers and grpc.ForceCodecV2 on clients. The zero
 // value works; a Codec may be used by many goroutines at once.
-type Codec struct {
-	// SendPool, when set, is told of every buffer that holds batches on their way out: Put is called
-	// once the transport has let go of it. It must not recycle the memory, which is the message's.
-	// Get is never called. Servers count with it what slow readers hold.
-	SendPool mem.BufferPool
-}
+type Codec struct{}
 
 var _ encoding.CodecV2 = Codec{}
+
+// Counted is a FetchResponse whose batches are counted while the transport holds them. A server's
+// interceptor may return it in place of the message.
+type Counted struct {
+	*FetchResponse
+	Counter SendCounter
+}
+
+// SendCounter is told of the batches of one message, or of many. Hold is called when a buffer is
+// handed to the transport, Put (from mem.BufferPool) when the transport has let go of the same
+// buffer; the transport is known to forget buffers that are queued when their connection breaks.
+// Put must not recycle the memory, which is the message's. Get is never called. Short batches,
+// which are copied, are not counted.
+type SendCounter interface {
+	Hold(bytes int)
+	mem.BufferPool
+}
 
 // fallback does everything that is not worth doing by hand.
 var fallback = encoding.GetCodecV2(protocodec.Name)
 
 // minDirect is the number of batch bytes from which handing them over costs less than copying
 // them: below it, one buffer is cheaper than two. It lies above the size from which mem.NewBuffer
-// counts references, so SendPool hears of every buffer.
+// counts references, so a SendCounter hears of every buffer.
 const minDirect = 4 << 10
 
 // Name gives "proto".
 func (Codec) Name() string { return protocodec.Name }
 
 // Marshal gives the protobuf encoding of a message.
-func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
+func (Codec) Marshal(v any) (mem.BufferSlice, error) {
 	switch m := v.(type) {
 	case *ProduceRequest:
-		if out, ok := c.marshalProduce(m); ok {
+		if out, ok := marshalProduce(m); ok {
 			return out, nil
 		}
 	case *FetchResponse:
-		if out, ok := c.marshalFetched(m); ok {
+		if out, ok := marshalFetched(m, nil); ok {
 			return out, nil
 		}
+	case Counted:
+		if out, ok := marshalFetched(m.FetchResponse, m.Counter); ok {
+			return out, nil
+		}
+		v = m.FetchResponse
 	}
 	return fallback.Marshal(v)
 }
 
 // Unmarshal replaces what v holds by the message in data.
-func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
+func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	switch m := v.(type) {
 	case *ProduceRequest:
 		own := data.Materialize()
@@ -81,17 +98,9 @@ func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	return fallback.Unmarshal(data, v)
 }
 
-// direct wraps batch bytes for the transport without copying them.
-func (c Codec) direct(b []byte) mem.Buffer {
-	if c.SendPool == nil {
-		return mem.SliceBuffer(b)
-	}
-	return mem.NewBuffer(&b, c.SendPool)
-}
-
 // marshalProduce encodes a request with an encoded batch; ok is false when the generated code has
 // to do it.
-func (c Codec) marshalProduce(m *ProduceRequest) (out mem.BufferSlice, ok bool) {
+func marshalProduce(m *ProduceRequest) (out mem.BufferSlice, ok bool) {
 	if m == nil || len(m.Batch) < minDirect || m.Records != nil || len(m.unknownFields) != 0 ||
 		!utf8.ValidString(m.Topic) || !utf8.ValidString(m.TransactionalId) {
 		return nil, false
@@ -106,12 +115,12 @@ func (c Codec) marshalProduce(m *ProduceRequest) (out mem.BufferSlice, ok bool) 
 	b = appendString(b, 6, m.TransactionalId)
 	b = protowire.AppendTag(b, 7, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(len(m.Batch)))
-	return mem.BufferSlice{mem.SliceBuffer(b), c.direct(m.Batch)}, true
+	return mem.BufferSlice{mem.SliceBuffer(b), mem.SliceBuffer(m.Batch)}, true
 }
 
 // marshalFetched encodes an answer that holds batches; ok is false when the generated code has to
 // do it.
-func (c Codec) marshalFetched(m *FetchResponse) (out mem.BufferSlice, ok bool) {
+func marshalFetched(m *FetchResponse, counter SendCounter) (out mem.BufferSlice, ok bool) {
 	if m == nil || len(m.unknownFields) != 0 {
 		return nil, false
 	}
@@ -128,7 +137,7 @@ func (c Codec) marshalFetched(m *FetchResponse) (out mem.BufferSlice, ok bool) {
 	if total < minDirect {
 		return nil, false
 	}
-	w := fetchedWriter{codec: c, out: make(mem.BufferSlice, 0, 2*runs+1), small: make([]byte, 0, 64*len(m.Partitions)+16*runs)}
+	w := fetchedWriter{counter: counter, out: make(mem.BufferSlice, 0, 2*runs+1), small: make([]byte, 0, 64*len(m.Partitions)+16*runs)}
 	for _, p := range m.Partitions {
 		if !w.partition(p) {
 			w.out.Free()
@@ -141,8 +150,8 @@ func (c Codec) marshalFetched(m *FetchResponse) (out mem.BufferSlice, ok bool) {
 
 // fetchedWriter strings small fields and batches together in wire order.
 type fetchedWriter struct {
-	codec Codec
-	out   mem.BufferSlice
+	counter SendCounter // nil: not counted
+	out     mem.BufferSlice
 	// small holds what has been written since the last batch, from flushed on.
 	small   []byte
 	flushed int
@@ -185,7 +194,12 @@ func (w *fetchedWriter) partition(p *FetchedPartition) bool {
 			continue
 		}
 		w.flush()
-		w.out = append(w.out, w.codec.direct(b))
+		if w.counter == nil {
+			w.out = append(w.out, mem.SliceBuffer(b))
+			continue
+		}
+		w.counter.Hold(len(b))
+		w.out = append(w.out, mem.NewBuffer(&b, w.counter))
 	}
 	w.small = appendVarint(w.small, 10, uint64(p.NextOffset))
 	return true

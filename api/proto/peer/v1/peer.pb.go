@@ -487,6 +487,8 @@ func (x *FormResponse) GetReason() string {
 
 type ForwardRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// It was sent before and its outcome is not known: finding it done is success.
+	Again bool `protobuf:"varint,11,opt,name=again,proto3" json:"again,omitempty"`
 	// Types that are valid to be assigned to Request:
 	//
 	//	*ForwardRequest_CreateTopic
@@ -532,6 +534,13 @@ func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
 func (*ForwardRequest) Descriptor() ([]byte, []int) {
 	return file_peer_v1_peer_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ForwardRequest) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
 }
 
 func (x *ForwardRequest) GetRequest() isForwardRequest_Request {
@@ -1951,8 +1960,9 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\fFormResponse\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\bR\baccepted\x12)\n" +
 	"\x04node\x18\x02 \x01(\v2\x15.oncelog.peer.v1.NodeR\x04node\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xf6\x05\n" +
-	"\x0eForwardRequest\x12A\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x8c\x06\n" +
+	"\x0eForwardRequest\x12\x14\n" +
+	"\x05again\x18\v \x01(\bR\x05again\x12A\n" +
 	"\fcreate_topic\x18\x01 \x01(\v2\x1c.oncelog.peer.v1.CreateTopicH\x00R\vcreateTopic\x12>\n" +
 	"\valter_topic\x18\x02 \x01(\v2\x1b.oncelog.peer.v1.AlterTopicH\x00R\n" +
 	"alterTopic\x12A\n" +

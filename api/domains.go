@@ -1,0 +1,90 @@
+package api
+
+import (
+	"context"
+
+	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/partition"
+	"github.com/oncelog/oncelog/partition/producer"
+	"github.com/oncelog/oncelog/record"
+)
+
+// Log is the partitions that this broker hosts. All methods may be called from many goroutines.
+// Errors are *partition.Error or *record.Error; they say whether the operation may have happened.
+type Log interface {
+	// Limits are what a batch for the partition is validated with.
+	Limits(record.TopicPartition) (record.Limits, error)
+	// Produce appends a validated batch, which it keeps, and calls done exactly once, from any
+	// goroutine, at the latest when the request's timeout has passed. Calls from one goroutine are
+	// ordered. done must not block.
+	Produce(req partition.ProduceRequest, done func(partition.ProduceResult, error))
+	// Fetch reads, waiting as the request says, or until ctx ends. Answers are in the request's order.
+	Fetch(ctx context.Context, req partition.FetchRequest) []partition.FetchedPartition
+	// ListOffsets finds offsets by time, and the ends.
+	ListOffsets(ctx context.Context, tp record.TopicPartition, timestamp int64, committed bool) (partition.ListedOffset, error)
+	// DescribeProducers shows at most limit producers; ids empty: any.
+	DescribeProducers(ctx context.Context, tp record.TopicPartition, ids []record.ProducerID, limit int) ([]producer.Description, bool, error)
+}
+
+// Replicas shows and steers the Raft groups of this broker.
+type Replicas interface {
+	// Groups lists this broker's replicas of partitions.
+	Groups() []partition.GroupStatus
+	// TransferLeadership hands over to a broker; to below 0: to any.
+	TransferLeadership(ctx context.Context, tp record.TopicPartition, to int32) error
+	// Checksums sums the records of the local replica below upTo; upTo below 0: below its high watermark.
+	Checksums(tp record.TopicPartition, upTo record.Offset) (partition.Checksum, error)
+}
+
+// Cluster is what all brokers agree on, and what this one has heard from the others.
+type Cluster interface {
+	// Image is the newest metadata here.
+	Image() *metadata.Image
+	// Leader is who leads a group as far as this broker has heard; ok is false when it has heard of
+	// none.
+	Leader(metadata.GroupID) (leader partition.Leader, ok bool)
+	// Alive says whether a broker was heard from lately.
+	Alive(broker int32) bool
+	// Controller is the broker that leads the metadata group, -1 if unknown.
+	Controller() int32
+	// MetadataGroup is the local replica of the metadata group; ok is false where there is none.
+	MetadataGroup() (status raftgroup.Status, ok bool)
+	// CreateTopic creates a topic, or checks whether it could; the answer is the topic as it is then,
+	// and Image holds it.
+	CreateTopic(context.Context, NewTopic) (*metadata.Topic, error)
+	// AlterTopic changes a topic, or checks whether it could.
+	AlterTopic(context.Context, TopicChange) (*metadata.Topic, error)
+	DeleteTopic(ctx context.Context, name string) error
+	// TopicReady waits until every partition of the topic has a leader that is ready.
+	TopicReady(ctx context.Context, name string) error
+	// NextProducerID gives an id that was never given before (I1).
+	NextProducerID(ctx context.Context) (record.ProducerID, error)
+}
+
+// NewTopic asks for a topic.
+type NewTopic struct {
+	Name string
+	// Partitions: 0 for the default. ReplicationFactor: 0 for min(3, brokers). Neither has been
+	// checked.
+	Partitions, ReplicationFactor int32
+	Configs                       map[string]string
+	// ValidateOnly checks and changes nothing.
+	ValidateOnly bool
+}
+
+// TopicChange asks for a change of a topic.
+type TopicChange struct {
+	Name string
+	// Partitions: 0 to leave their number. Not checked.
+	Partitions   int32
+	Set          map[string]string
+	Unset        []string
+	ValidateOnly bool
+}
+
+// Health says whether the broker can do its work: it has a quorum and has caught up.
+type Health interface {
+	// Serving gives the state, and a channel that is closed when it may have changed.
+	Serving() (serving bool, changed <-chan struct{})
+}

@@ -1,0 +1,157 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/partition"
+	"github.com/oncelog/oncelog/record"
+)
+
+// Defaults of a FetchRequest's zero fields, and what it may at most have back.
+const (
+	defaultFetchWaitMS         = 500
+	defaultFetchMinBytes       = 1
+	defaultFetchMaxBytes       = 50 << 20
+	defaultFetchPartitionBytes = 1 << 20
+	// maxDecodedBytes bounds what a decoded answer holds, as the records' keys, values and headers;
+	// the first partition with records gives at least one. Decoding costs memory many times over.
+	maxDecodedBytes = 8 << 20
+)
+
+// Fetch reads from partitions, waiting for data as asked. Stored bytes are sent bytes, unless
+// records in proto form are wanted.
+func (s *service) Fetch(ctx context.Context, req *clientv1.FetchRequest) (*clientv1.FetchResponse, error) {
+	ask, refusal := s.fetchRequest(req)
+	if refusal != nil {
+		return nil, s.failed(refusal)
+	}
+	if ask.MaxWait > 0 {
+		var end context.CancelFunc
+		ctx, end = s.untilStop(ctx)
+		defer end()
+	}
+	answer := &clientv1.FetchResponse{Partitions: make([]*clientv1.FetchedPartition, len(req.Partitions))}
+	known := ask.Partitions[:0:0]
+	places := make([]int, 0, len(req.Partitions))
+	for i, q := range req.Partitions {
+		f, refusal := fetchPartition(q)
+		if refusal != nil {
+			answer.Partitions[i] = refusedFetch(q, refusal)
+			continue
+		}
+		known = append(known, f)
+		places = append(places, i)
+	}
+	if len(known) < len(req.Partitions) {
+		ask.MaxWait = 0 // there is something to tell
+	}
+	ask.Partitions = known
+	start := time.Now()
+	if refusal := s.awaitFetchRoom(ctx, ask.MaxWait); refusal != nil {
+		return nil, s.failed(refusal)
+	}
+	ask.MaxWait = max(ask.MaxWait-time.Since(start), 0)
+	for i, f := range s.c.Log.Fetch(ctx, ask) {
+		answer.Partitions[places[i]] = s.fetched(f)
+		s.metrics.fetchBytes.Add(float64(f.Bytes))
+	}
+	if req.Decode {
+		s.decode(answer, req, ask)
+	}
+	return answer, nil
+}
+
+// fetchRequest checks a request and fills in defaults; its partitions are left out.
+func (s *service) fetchRequest(req *clientv1.FetchRequest) (partition.FetchRequest, *clientv1.Error) {
+	none := partition.FetchRequest{}
+	committed, refusal := checkIsolation(req.IsolationLevel)
+	if refusal != nil {
+		return none, refusal
+	}
+	for _, c := range []struct {
+		field       string
+		v           int64
+		least, most int64
+	}{
+		{"partitions", int64(len(req.Partitions)), 1, maxPartitions},
+		{"max_wait_ms", int64(req.MaxWaitMs), 0, maxFetchWaitMS},
+		{"min_bytes", int64(req.MinBytes), 0, defaultFetchMaxBytes},
+		{"max_bytes", int64(req.MaxBytes), 0, 1<<31 - 1},
+	} {
+		if refusal := checkRange(c.field, c.v, c.least, c.most); refusal != nil {
+			return none, refusal
+		}
+	}
+	f := partition.FetchRequest{
+		MaxWait:   time.Duration(orDefault(req.MaxWaitMs, defaultFetchWaitMS)) * time.Millisecond,
+		MinBytes:  int(orDefault(req.MinBytes, defaultFetchMinBytes)),
+		MaxBytes:  min(int(orDefault(req.MaxBytes, defaultFetchMaxBytes)), defaultFetchMaxBytes),
+		Committed: committed,
+	}
+	if req.Decode {
+		f.MaxBytes = min(f.MaxBytes, maxDecodedBytes)
+	}
+	f.MinBytes = min(f.MinBytes, f.MaxBytes)
+	return f, nil
+}
+
+// fetchPartition checks one partition of a request.
+func fetchPartition(q *clientv1.FetchPartition) (partition.FetchPartition, *clientv1.Error) {
+	tp, refusal := checkPartition(q.GetTopic(), q.GetPartition())
+	if refusal == nil {
+		refusal = checkRange("max_bytes", int64(q.GetMaxBytes()), 0, 1<<31-1)
+	}
+	if refusal != nil {
+		return partition.FetchPartition{}, refusal
+	}
+	f := partition.FetchPartition{TopicPartition: tp, Offset: record.Offset(q.GetOffset()),
+		MaxBytes: int(orDefault(q.GetMaxBytes(), defaultFetchPartitionBytes)), LeaderEpoch: -1}
+	if q.LeaderEpoch != nil {
+		f.LeaderEpoch = max(*q.LeaderEpoch, -1)
+	}
+	return f, nil
+}
+
+func orDefault(v, to int32) int32 {
+	if v == 0 {
+		return to
+	}
+	return v
+}
+
+// awaitFetchRoom waits until answers on their way leave room for another.
+func (s *service) awaitFetchRoom(ctx context.Context, most time.Duration) *clientv1.Error {
+	if s.fetching.hasRoom() {
+		return nil
+	}
+	s.metrics.fetchesHeld.Inc()
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	if s.fetching.wait(ctx) {
+		return nil
+	}
+	return refused(reasonBusy, "", "", "answers of %d bytes are on their way to clients, the limit is limits.fetch_bytes", s.c.FetchBytes)
+}
+
+// fetched turns one partition's answer into its wire form.
+func (s *service) fetched(f partition.FetchedPartition) *clientv1.FetchedPartition {
+	p := &clientv1.FetchedPartition{
+		Topic: f.Topic, Partition: f.Partition, Batches: f.Batches,
+		HighWatermark: int64(f.HighWatermark), LastStableOffset: int64(f.LastStable), LogStartOffset: int64(f.LogStart),
+	}
+	if f.Err != nil {
+		p.Error = s.ofPartition(f.TopicPartition, f.Err)
+	}
+	for _, a := range f.Aborted {
+		p.Aborted = append(p.Aborted, &clientv1.AbortedTransaction{ProducerId: int64(a.ProducerID), FirstOffset: int64(a.First)})
+	}
+	return p
+}
+
+// refusedFetch is the answer for a partition that no domain was asked about.
+func refusedFetch(q *clientv1.FetchPartition, refusal *clientv1.Error) *clientv1.FetchedPartition {
+	return &clientv1.FetchedPartition{Topic: echo(q.GetTopic()), Partition: q.GetPartition(), Error: refusal,
+		HighWatermark: -1, LastStableOffset: -1, LogStartOffset: -1}
+}

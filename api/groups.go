@@ -1,0 +1,109 @@
+package api
+
+import (
+	"context"
+
+	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/partition"
+	"github.com/oncelog/oncelog/record"
+)
+
+// ListRaftGroups shows the Raft groups of this broker: that of the metadata, and its replicas of
+// partitions.
+func (s *service) ListRaftGroups(_ context.Context, req *clientv1.ListRaftGroupsRequest) (*clientv1.ListRaftGroupsResponse, error) {
+	var refusal *clientv1.Error
+	switch {
+	case req.Topic != "":
+		_, refusal = checkPartition(req.Topic, req.GetPartition())
+	case req.Partition != nil:
+		refusal = refused(reasonInvalidRequest, "topic", "", "partition is set without topic")
+	}
+	if refusal != nil {
+		return nil, s.failed(refusal)
+	}
+	answer := &clientv1.ListRaftGroupsResponse{}
+	if req.Topic == "" {
+		if status, ok := s.c.Cluster.MetadataGroup(); ok {
+			g := protoGroup(status)
+			g.Name = "metadata"
+			g.LogStartOffset, g.HighWatermark, g.LastStableOffset = -1, -1, -1
+			answer.Groups = append(answer.Groups, g)
+		}
+	}
+	for _, g := range s.c.Replicas.Groups() {
+		if req.Topic != "" && g.Spec.Topic != req.Topic || req.Partition != nil && g.Spec.Partition != *req.Partition {
+			continue
+		}
+		answer.Groups = append(answer.Groups, protoReplica(g))
+	}
+	return answer, nil
+}
+
+func protoGroup(st raftgroup.Status) *clientv1.RaftGroup {
+	return &clientv1.RaftGroup{
+		GroupId: uint64(st.ID), Name: st.Name, Role: st.Role, Term: uint64(st.Term),
+		CommitIndex: uint64(st.CommitIndex), AppliedIndex: uint64(st.AppliedIndex),
+		LastIndex: uint64(st.LastIndex), FirstIndex: uint64(st.FirstIndex), SnapshotIndex: uint64(st.SnapshotIndex),
+		Leader: string(st.Leader), Voters: serverIDs(st.Voters), Learners: serverIDs(st.Learners),
+		Ready: st.Ready, Problem: valid(st.Problem),
+	}
+}
+
+func protoReplica(g partition.GroupStatus) *clientv1.RaftGroup {
+	p := protoGroup(g.Raft)
+	p.GroupId, p.Name = uint64(g.Spec.Group), g.Spec.TopicPartition.String()
+	p.LogStartOffset, p.HighWatermark, p.LastStableOffset = int64(g.LogStart), int64(g.HighWater), int64(g.Stable)
+	p.LogBytes, p.Producers, p.Problem = g.LogBytes, uint32(g.Producers), valid(g.Problem)
+	if p.Role == "" {
+		p.Role = "quarantined" // its group was never opened
+	}
+	return p
+}
+
+func serverIDs(ids []raftgroup.ServerID) []string {
+	out := make([]string, len(ids))
+	for i, id := range ids {
+		out[i] = string(id)
+	}
+	return out
+}
+
+// TransferLeadership asks the leader of a partition, which must be this broker, to hand over.
+func (s *service) TransferLeadership(ctx context.Context, req *clientv1.TransferLeadershipRequest) (*clientv1.TransferLeadershipResponse, error) {
+	tp, refusal := checkPartition(req.Topic, req.Partition)
+	to := int32(-1)
+	if req.ToBroker != nil {
+		to = *req.ToBroker
+	}
+	if refusal == nil && to < -1 {
+		refusal = refused(reasonInvalidRequest, "to_broker", "-1", "to_broker is %d, want a broker id, or -1 for any", to)
+	}
+	if refusal != nil {
+		return nil, s.failed(refusal)
+	}
+	if err := s.c.Replicas.TransferLeadership(ctx, tp, to); err != nil {
+		return nil, s.failed(s.ofPartition(tp, err))
+	}
+	return &clientv1.TransferLeadershipResponse{}, nil
+}
+
+// GetChecksums sums the records of this broker's replica of a partition, leader or not.
+func (s *service) GetChecksums(_ context.Context, req *clientv1.GetChecksumsRequest) (*clientv1.GetChecksumsResponse, error) {
+	tp, refusal := checkPartition(req.Topic, req.Partition)
+	upTo := int64(-1)
+	if req.UpTo != nil {
+		upTo = *req.UpTo
+	}
+	if refusal == nil && upTo < -1 {
+		refusal = refused(reasonInvalidRequest, "up_to", "-1", "up_to is %d, want an offset, or -1 for all", upTo)
+	}
+	if refusal != nil {
+		return nil, s.failed(refusal)
+	}
+	sum, err := s.c.Replicas.Checksums(tp, record.Offset(upTo))
+	if err != nil {
+		return nil, s.failed(s.ofPartition(tp, err))
+	}
+	return &clientv1.GetChecksumsResponse{From: int64(sum.From), UpTo: int64(sum.UpTo), Crc32C: sum.CRC32C, Batches: sum.Batches}, nil
+}

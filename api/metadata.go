@@ -1,0 +1,76 @@
+package api
+
+import (
+	"context"
+
+	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/record"
+)
+
+// GetMetadata tells which brokers, topics, partitions and leaders there are, as far as this broker
+// has heard. It asks nobody, so it answers without a quorum too.
+func (s *service) GetMetadata(_ context.Context, req *clientv1.GetMetadataRequest) (*clientv1.GetMetadataResponse, error) {
+	if refusal := checkRange("topics", int64(len(req.Topics)), 0, maxTopicsNamed); refusal != nil {
+		return nil, s.failed(refusal)
+	}
+	img := s.c.Cluster.Image()
+	answer := &clientv1.GetMetadataResponse{
+		ClusterId:    img.ClusterID(),
+		ControllerId: s.c.Cluster.Controller(),
+		FeatureLevel: uint32(img.FeatureLevel()),
+	}
+	for _, b := range img.Brokers() {
+		answer.Brokers = append(answer.Brokers, s.protoBroker(b))
+	}
+	if len(req.Topics) == 0 {
+		for _, t := range img.Topics() {
+			answer.Topics = append(answer.Topics, s.protoTopic(t))
+		}
+	}
+	for _, name := range req.Topics {
+		answer.Topics = append(answer.Topics, s.namedTopic(img, name))
+	}
+	return answer, nil
+}
+
+// namedTopic is a topic that was asked for, or why there is none.
+func (s *service) namedTopic(img *metadata.Image, name string) *clientv1.Topic {
+	if refusal := checkTopic(name); refusal != nil {
+		return &clientv1.Topic{Name: echo(name), Error: refusal}
+	}
+	t, ok := img.Topic(name)
+	if !ok {
+		return &clientv1.Topic{Name: name, Error: s.unknownPartition(record.TopicPartition{Topic: name})}
+	}
+	return s.protoTopic(t)
+}
+
+// protoBroker shows a broker as clients of this listener may reach it.
+func (s *service) protoBroker(b *metadata.Broker) *clientv1.Broker {
+	p := &clientv1.Broker{BrokerId: b.ID, Rack: b.Rack, Version: b.Version, Alive: s.c.Cluster.Alive(b.ID)}
+	p.Address, _ = b.Address(s.listener)
+	p.PeerAddress, _ = b.Address(metadata.PeerListener)
+	if s.c.HTTPListener != "" {
+		p.HttpAddress, _ = b.Address(s.c.HTTPListener)
+	}
+	return p
+}
+
+// protoTopic shows a topic with the leaders heard of.
+func (s *service) protoTopic(t *metadata.Topic) *clientv1.Topic {
+	p := &clientv1.Topic{Name: t.Name, TopicId: t.ID.String(), Partitions: make([]*clientv1.Partition, len(t.Partitions))}
+	for i := range t.Partitions {
+		from := &t.Partitions[i]
+		q := &clientv1.Partition{Partition: int32(i), Leader: -1, LeaderEpoch: -1, GroupId: uint64(from.Group),
+			Replicas: make([]int32, len(from.Replicas))}
+		for j, r := range from.Replicas {
+			q.Replicas[j] = r.Broker
+		}
+		if l, ok := s.c.Cluster.Leader(from.Group); ok {
+			q.Leader, q.LeaderEpoch = l.Broker, l.Epoch
+		}
+		p.Partitions[i] = q
+	}
+	return p
+}

@@ -1,0 +1,120 @@
+package api
+
+import (
+	"context"
+	"runtime/debug"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+)
+
+const (
+	// Flow control windows are static: grpc-go's estimator starts at 64 KiB and learns from pings,
+	// which costs the first seconds of every connection. One stream may have this many bytes on
+	// the way that its handler has not read, one connection this many.
+	streamWindowBytes     = 4 << 20
+	connectionWindowBytes = 16 << 20
+	// readBufferBytes belongs to each connection, writeBufferBytes only to one that writes.
+	readBufferBytes  = 64 << 10
+	writeBufferBytes = 64 << 10
+	// maxHeaderBytes bounds the metadata of one call.
+	maxHeaderBytes = 16 << 10
+)
+
+// options are those of every listener's gRPC server.
+func (s *Server) options() []grpc.ServerOption {
+	o := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(clientv1.Codec{}),
+		grpc.StaticStreamWindowSize(streamWindowBytes),
+		grpc.StaticConnWindowSize(connectionWindowBytes),
+		grpc.ReadBufferSize(readBufferBytes),
+		grpc.WriteBufferSize(writeBufferBytes),
+		grpc.SharedWriteBuffer(true),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.MaxRecvMsgSize(s.maxRequestBytes()),
+		grpc.MaxConcurrentStreams(s.c.MaxStreams),
+		grpc.ConnectionTimeout(10 * time.Second),
+		// A client that pings more often than MinTime is cut off; grpc-go's own default is five
+		// minutes, which well-meant settings run into.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		// Connections of clients that vanished are found within 40 s.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.StatsHandler(connections{fetching: s.fetching}),
+		grpc.UnaryInterceptor(s.aroundUnary),
+		grpc.StreamInterceptor(s.aroundStream),
+		grpc.WaitForHandlers(true),
+	}
+	if s.c.Credentials != nil {
+		o = append(o, grpc.Creds(s.c.Credentials))
+	}
+	return o
+}
+
+// maxRequestBytes is the largest message that is read at all.
+func (s *Server) maxRequestBytes() int { return s.c.MaxMessageBytes + messageSlack }
+
+// aroundUnary counts and times a call, turns its error into a status, survives a panic, and has
+// large answers counted until they have left.
+func (s *Server) aroundUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (answer any, err error) {
+	start := time.Now()
+	defer func() {
+		if p := recover(); p != nil {
+			answer, err = nil, s.panicked(info.FullMethod, p)
+		}
+		s.metrics.requests.WithLabelValues(info.FullMethod, status.Code(err).String()).Inc()
+		s.metrics.seconds.WithLabelValues(info.FullMethod).Observe(time.Since(start).Seconds())
+	}()
+	answer, err = handler(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if fetched, ok := answer.(*clientv1.FetchResponse); ok {
+		return sending(ctx, fetched), nil
+	}
+	return answer, nil
+}
+
+// aroundStream does the same for streams. All but Produce, which ends in its own way, end with the
+// server.
+func (s *Server) aroundStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = s.panicked(info.FullMethod, p)
+		}
+		s.metrics.requests.WithLabelValues(info.FullMethod, status.Code(err).String()).Inc()
+	}()
+	if info.FullMethod != clientv1.LogService_Produce_FullMethodName {
+		ctx, cancel := s.untilStop(stream.Context())
+		defer cancel()
+		stream = streamWithContext{stream, ctx}
+	}
+	return handler(srv, stream)
+}
+
+type streamWithContext struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+// Context is that of the call, ended by the end of the server too.
+func (s streamWithContext) Context() context.Context { return s.ctx }
+
+// untilStop gives a context that also ends when the server stops.
+func (s *Server) untilStop(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	detach := context.AfterFunc(s.stopping, cancel)
+	return ctx, func() { detach(); cancel() }
+}
+
+// panicked logs a bug and gives the caller's error. What was proposed before it may have happened.
+func (s *Server) panicked(method string, p any) error {
+	s.metrics.panics.Inc()
+	s.logger.Error("call panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
+	return clientv1.ToStatus(&clientv1.Error{Reason: reasonUnknown, Message: "the broker failed on this request; see its log",
+		Outcome: clientv1.Outcome_OUTCOME_MAY_HAVE_HAPPENED}, codes.Internal, 0).Err()
+}
