@@ -256,5 +256,8 @@ func (b Batch) renumbered(frames []byte, l *Limits) (Batch, error) {
 	c.setAttributes(kept | c.Attributes()&AttrCodecMask)
 	c.SetLeaderEpoch(b.LeaderEpoch())
 	c.seal()
-	return c, l.checkSize(c)
+	if err := l.checkSize(c); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
