@@ -221,11 +221,14 @@ func (s *State) decodeAborted(r *reader, n int) error {
 			Last: record.Offset(r.i64()), LastStable: record.Offset(r.i64()),
 		}
 		if a.ProducerID < 0 || a.First < 0 || a.First >= a.Last || a.Last <= last || a.Last < s.logStart || a.Last >= s.end ||
-			a.LastStable < stable || a.LastStable < 0 || a.LastStable > a.Last+1 {
+			a.First < stable || a.LastStable < stable || a.LastStable < 0 || a.LastStable > a.Last+1 {
 			return corrupt("aborted transaction %d to %d of producer %d, last stable %d", a.First, a.Last, a.ProducerID, a.LastStable)
 		}
 		last, stable = a.Last, a.LastStable
 		s.aborted.add(a)
+	}
+	if first := s.firstUnstable(s.end); first < stable {
+		return corrupt("a transaction is open from %d, below the stable offset %d of an aborted one", first, stable)
 	}
 	return nil
 }

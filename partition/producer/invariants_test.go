@@ -59,11 +59,14 @@ func checkInvariants(t testing.TB, s *State) {
 			t.Fatal("an empty chunk of aborted transactions")
 		}
 		for _, a := range chunk {
-			if a.First < 0 || a.First >= a.Last || a.Last <= last || a.Last < s.logStart || a.Last >= s.end || a.LastStable < stable {
+			if a.First < 0 || a.First >= a.Last || a.Last <= last || a.Last < s.logStart || a.Last >= s.end || a.First < stable || a.LastStable < stable {
 				t.Fatalf("aborted transaction is impossible: %+v after %d, log start %d", a, last, s.logStart)
 			}
 			n, last, stable = n+1, a.Last, a.LastStable
 		}
+	}
+	if first := s.firstUnstable(s.end); first < stable {
+		t.Fatalf("open from %d, below the stable offset %d", first, stable)
 	}
 	if n != s.aborted.n {
 		t.Fatalf("%d aborted transactions counted, %d found", s.aborted.n, n)
