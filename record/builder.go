@@ -43,12 +43,21 @@ func (b *Builder) Size() int { return len(b.raw) }
 // SizeWith is what Size would be after Append of a record with these fields: exactly, so that a
 // client can stop before max.message.bytes. It is no promise that Append takes the record.
 func (b *Builder) SizeWith(ts int64, key, value []byte, headers []Header) int {
-	delta := ts - b.base
-	if b.count == 0 {
-		delta = 0
-	}
-	body := bodySize(b.count, delta, key, value, headers)
+	body := bodySize(b.count, b.delta(ts), key, value, headers)
+	return b.sizeWith(body)
+}
+
+// sizeWith is the size with one more record, whose length field counts body.
+func (b *Builder) sizeWith(body int) int {
 	return max(len(b.raw), HeaderSize) + sizeVarlong(int64(body)) + body
+}
+
+// delta is the timestamp delta that a record would get: the first one's timestamp is the base.
+func (b *Builder) delta(ts int64) int64 {
+	if b.count == 0 {
+		return 0
+	}
+	return ts - b.base
 }
 
 // Append adds a record. Timestamps are ms since 1970, NoTimestamp for none; a nil key or value is
@@ -58,13 +67,15 @@ func (b *Builder) SizeWith(ts int64, key, value []byte, headers []Header) int {
 // MaxRecordHeaders headers, and after Finish; ErrMessageTooLarge if the batch would not fit the
 // format's 2 GiB. The builder is then as before.
 func (b *Builder) Append(ts int64, key, value []byte, headers []Header) error {
-	size := b.SizeWith(ts, key, value, headers)
+	delta := b.delta(ts)
+	body := bodySize(b.count, delta, key, value, headers)
+	size := b.sizeWith(body)
 	switch {
 	case b.finished:
 		return refuseRecord(ErrInvalidRecord, b.count, "the batch is already finished")
 	case ts < NoTimestamp:
 		return refuseRecord(ErrInvalidTimestamp, b.count, "timestamp is %d, want at least 0, or -1 for none", ts)
-	case b.count > 0 && (ts >= b.base) != (ts-b.base >= 0):
+	case b.count > 0 && (ts >= b.base) != (delta >= 0):
 		return refuseRecord(ErrInvalidTimestamp, b.count, "timestamp %d lies too far from the first one, %d", ts, b.base)
 	case len(headers) > MaxRecordHeaders:
 		return refuseRecord(ErrInvalidRecord, b.count, "%d headers, at most %d are allowed (MaxRecordHeaders)", len(headers), MaxRecordHeaders)
@@ -75,8 +86,6 @@ func (b *Builder) Append(ts int64, key, value []byte, headers []Header) error {
 		b.raw = append(b.raw[:0], make([]byte, HeaderSize)...)
 		b.base, b.max = ts, ts
 	}
-	delta := ts - b.base
-	body := bodySize(b.count, delta, key, value, headers)
 	b.raw = slices.Grow(b.raw, size-len(b.raw))
 	b.raw = appendVarint(b.raw, int32(body))
 	b.raw = append(b.raw, 0)

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"encoding/binary"
 	"math"
 	"math/bits"
 )
@@ -60,12 +61,7 @@ func uvarint(b []byte, pos int) (uint64, int) {
 func appendVarint(b []byte, v int32) []byte { return appendVarlong(b, int64(v)) }
 
 func appendVarlong(b []byte, v int64) []byte {
-	u := uint64(v)<<1 ^ uint64(v>>63)
-	for u >= 0x80 {
-		b = append(b, byte(u)|0x80)
-		u >>= 7
-	}
-	return append(b, byte(u))
+	return binary.AppendUvarint(b, uint64(v)<<1^uint64(v>>63))
 }
 
 // sizeVarlong is how many bytes appendVarlong writes; 32-bit numbers take the same.
