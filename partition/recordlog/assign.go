@@ -1,0 +1,229 @@
+package recordlog
+
+import (
+	"fmt"
+	"sort"
+
+	"github.com/oncelog/oncelog/record"
+)
+
+// Fate is what apply decided about one batch of an entry (R3, R4).
+type Fate struct {
+	// Base is the batch's first offset. Not looked at if it is refused.
+	Base record.Offset
+	// Refused: the batch took an index and gets no offset; readers skip it.
+	Refused bool
+}
+
+// Refusal is a refused batch.
+type Refusal struct {
+	Index   record.Index
+	Ordinal int32 // among the batches of the entry, from 0
+	Records int32 // offsets that it would have taken
+}
+
+// refusals are the refused batches at and above the log start's entry, in order. Elements are never
+// changed, so that readers may keep a copy of the slice. Guarded by Log.mu.
+type refusals struct {
+	list []countedRefusal
+}
+
+type countedRefusal struct {
+	Refusal
+	before int64 // records of all refusals before this one, since the log was opened
+}
+
+func (r *refusals) len() int { return len(r.list) }
+
+func (r *refusals) add(f Refusal) {
+	var before int64
+	if n := len(r.list); n > 0 {
+		before = r.list[n-1].before + int64(r.list[n-1].Records)
+	}
+	r.list = append(r.list, countedRefusal{Refusal: f, before: before})
+}
+
+// from gives the position of the first refusal at or above an index.
+func (r *refusals) from(i record.Index) int {
+	return sort.Search(len(r.list), func(k int) bool { return r.list[k].Index >= i })
+}
+
+// between is how many records were refused in entries from..to-1.
+func (r *refusals) between(from, to record.Index) int64 {
+	a, b := r.from(from), r.from(to)
+	if a >= b {
+		return 0
+	}
+	return r.list[b-1].before + int64(r.list[b-1].Records) - r.list[a].before
+}
+
+// of gives the refusals of one entry.
+func (r *refusals) of(i record.Index) []countedRefusal {
+	a := r.from(i)
+	b := a
+	for b < len(r.list) && r.list[b].Index == i {
+		b++
+	}
+	return r.list[a:b]
+}
+
+// startPoint is the log start: the first offset that consumers may read, and its entry.
+type startPoint struct {
+	offset record.Offset
+	// floating: nothing was accepted at or above the start yet, so that its entry is still to come.
+	floating bool
+	// index is the entry that holds offset, base the entry's first offset. Not if floating.
+	index record.Index
+	base  record.Offset
+}
+
+// Assign says what became of entry i: one fate for each of its batches, nil for an entry without
+// records. It is called in order of index, once for each; entries without records may be left out.
+// The bases must go on from the log's end without a gap.
+//
+// Errors: ErrUnexpectedFate: log and state machine disagree, the replica must stop. ErrNotFound,
+// ErrNotRestored, or that the entry cannot be read. Nothing was assigned.
+func (l *Log) Assign(i record.Index, fates []Fate) error {
+	if l.closed.Load() {
+		return ErrClosed
+	}
+	l.mu.RLock()
+	assigned, restored, end := l.assigned, l.restored, l.end
+	from := max(assigned+1, l.live.begin)
+	l.mu.RUnlock()
+	if !restored {
+		return ErrNotRestored
+	}
+	if i <= assigned {
+		return fmt.Errorf("%w: entry %d has its fate already", ErrUnexpectedFate, i)
+	}
+	for ; from < i; from++ {
+		h, err := l.shape(from)
+		if err != nil {
+			return err
+		}
+		if h.Records > 0 {
+			return fmt.Errorf("%w: entry %d has records and was left out", ErrUnexpectedFate, from)
+		}
+	}
+	e, err := l.shape(i)
+	if err != nil {
+		return err
+	}
+	refused, next, err := decide(&e, fates, end)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.assign(i, refused, end, next, len(refused) < len(fates))
+	l.mu.Unlock()
+	return nil
+}
+
+// shape gives what Assign must know of an entry. Data is there only if the entry has records.
+func (l *Log) shape(i record.Index) (Entry, error) {
+	l.mu.RLock()
+	if c := l.cache.get(i); c != nil {
+		defer l.mu.RUnlock()
+		return c.Entry, nil
+	}
+	l.mu.RUnlock()
+	var e Entry
+	err := l.at(i, func(c *cursor) error {
+		h, err := c.header()
+		if err != nil {
+			return c.damage(err)
+		}
+		if h.records == 0 {
+			e = Entry{Index: i, Term: h.term}
+			c.pass(&h)
+			return nil
+		}
+		got, _, err := c.take()
+		if err == nil {
+			e = got.clone()
+		}
+		return err
+	})
+	return e, err
+}
+
+// decide compares fates with an entry's batches. It gives the refusals and the new end.
+func decide(e *Entry, fates []Fate, end record.Offset) ([]Refusal, record.Offset, error) {
+	var refused []Refusal
+	k := 0
+	if e.Records > 0 {
+		for rest := e.Data; len(rest) > 0; k++ {
+			b, r, err := record.Parse(rest)
+			if err != nil {
+				return nil, end, fmt.Errorf("%w: entry %d: %w", ErrUnexpectedFate, e.Index, err)
+			}
+			rest = r
+			n, err := offsetsOf(b)
+			switch {
+			case err != nil:
+				return nil, end, fmt.Errorf("%w: entry %d: %w", ErrUnexpectedFate, e.Index, err)
+			case k >= len(fates):
+				return nil, end, fmt.Errorf("%w: entry %d has more than %d batches", ErrUnexpectedFate, e.Index, len(fates))
+			case fates[k].Refused:
+				refused = append(refused, Refusal{Index: e.Index, Ordinal: int32(k), Records: n})
+			case fates[k].Base != end:
+				return nil, end, fmt.Errorf("%w: batch %d of entry %d has base offset %d, log ends at %d", ErrUnexpectedFate, k, e.Index, fates[k].Base, end)
+			default:
+				end += record.Offset(n)
+			}
+		}
+	}
+	if k != len(fates) {
+		return nil, end, fmt.Errorf("%w: entry %d has %d batches, %d fates", ErrUnexpectedFate, e.Index, k, len(fates))
+	}
+	return refused, end, nil
+}
+
+// assign publishes the fate of an entry. l.mu is held.
+func (l *Log) assign(i record.Index, refused []Refusal, end, next record.Offset, accepted bool) {
+	// Segments that begin in what is assigned now begin at the end as it was.
+	k := l.live.find(i)
+	for s := k; s >= 0 && !l.live.segments[s].based; s-- {
+		l.live.segments[s].base, l.live.segments[s].based = end, true
+	}
+	for j := max(l.assigned+1, l.live.begin); j <= i; j++ {
+		if c := l.cache.get(j); c != nil {
+			c.base = end
+		}
+	}
+	if accepted && l.start.floating {
+		l.start = startPoint{offset: l.start.offset, index: i, base: end}
+	}
+	for _, f := range refused {
+		if l.start.floating {
+			// Below the log start: not remembered. The segment's base makes up for it.
+			l.live.segments[k].base -= record.Offset(f.Records)
+			continue
+		}
+		l.refused.add(f)
+		l.metrics.refused.Inc()
+	}
+	l.assigned, l.end = i, next
+}
+
+// EndOffset is the offset after the last assigned record; the log's end for consumers.
+func (l *Log) EndOffset() record.Offset {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.end
+}
+
+// StartOffset is the first offset that consumers may read (L26).
+func (l *Log) StartOffset() record.Offset {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.start.offset
+}
+
+// AssignedIndex is the last entry that has its fate.
+func (l *Log) AssignedIndex() record.Index {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.assigned
+}

@@ -1,0 +1,193 @@
+package recordlog
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/oncelog/oncelog/record"
+)
+
+// place is where entry index begins, for readers that go on from the entry before.
+type place struct {
+	segment  *segment
+	cuts     uint64
+	index    record.Index
+	position int64
+	records  int64
+}
+
+// Entry gives an entry of the raft window; outside of it ErrNotFound. From the cache, Data and Ext
+// are what Append was given; they must not be changed. A damaged frame gives a *CorruptionError.
+func (l *Log) Entry(i record.Index) (Entry, error) {
+	if l.closed.Load() {
+		return Entry{}, ErrClosed
+	}
+	l.mu.RLock()
+	inside := i >= l.windowFirst && i <= l.windowLast
+	l.mu.RUnlock()
+	if !inside {
+		return Entry{}, fmt.Errorf("%w: %d is outside the raft window", ErrNotFound, i)
+	}
+	return l.entry(i)
+}
+
+// entry gives an entry of the live log, inside the window or not.
+func (l *Log) entry(i record.Index) (Entry, error) {
+	l.mu.RLock()
+	if c := l.cache.get(i); c != nil {
+		e := c.Entry
+		l.mu.RUnlock()
+		l.metrics.cacheHits.Inc()
+		return e, nil
+	}
+	l.mu.RUnlock()
+	l.metrics.cacheMisses.Inc()
+	var e Entry
+	err := l.at(i, func(c *cursor) error {
+		got, _, err := c.take()
+		if err == nil {
+			e = got.clone()
+		}
+		return err
+	})
+	return e, err
+}
+
+// clone copies envelope and data out of a buffer.
+func (e Entry) clone() Entry {
+	b := make([]byte, len(e.Ext)+len(e.Data))
+	n := copy(b, e.Ext)
+	copy(b[n:], e.Data)
+	if e.Ext != nil {
+		e.Ext = b[:n:n]
+	}
+	e.Data = b[n:]
+	return e
+}
+
+// at calls use with a cursor before entry i of the live log, and again if the log was truncated
+// meanwhile. ErrNotFound: the log does not hold it.
+func (l *Log) at(i record.Index, use func(*cursor) error) error {
+	for {
+		l.mu.RLock()
+		k := l.live.find(i)
+		if k < 0 {
+			begin, last := l.live.begin, l.live.last()
+			l.mu.RUnlock()
+			return fmt.Errorf("%w: log holds %d to %d, not %d", ErrNotFound, begin, last, i)
+		}
+		x := l.extentOf(l.live.segments[k])
+		l.mu.RUnlock()
+		err := l.within(x, i, use)
+		if !errors.Is(err, errMoved) && !l.dropped(err, x.segment) {
+			return err
+		}
+	}
+}
+
+// dropped says whether an error comes from a segment that retention removed meanwhile.
+func (l *Log) dropped(err error, s *segment) bool {
+	if err == nil {
+		return false
+	}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, have := range l.live.segments {
+		if have == s {
+			return false
+		}
+	}
+	return true
+}
+
+// within calls use with a cursor before entry i of a segment. It begins where the last look-up
+// ended, if that was just before i, since Raft and apply read one entry after the other.
+func (l *Log) within(x extent, i record.Index, use func(*cursor) error) error {
+	c, err := l.openCursor(x, lookChunk)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	if p := l.near.Load(); p != nil && p.segment == x.segment && p.cuts == x.cuts && p.index == i && p.position < x.size {
+		c.position, c.frames.next, c.records = p.position, p.index, p.records
+	} else if err := c.seekIndex(i); err != nil {
+		return err
+	}
+	if err := use(c); err != nil {
+		return err
+	}
+	if c.more() {
+		l.near.Store(&place{segment: x.segment, cuts: x.cuts, index: c.frames.next, position: c.position, records: c.records})
+	}
+	return nil
+}
+
+// LastIndex is the index of the last entry on disk, inside the raft window or not; 0 for an empty
+// log. While a catch-up after Reset goes on, it is the last entry that was pulled.
+func (l *Log) LastIndex() record.Index {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.pulled().last()
+}
+
+// StartIndex is the lowest index that the log holds or, while it is empty, will hold. While a
+// catch-up after Reset goes on, it is that of Reset.
+func (l *Log) StartIndex() record.Index {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.pulled().begin
+}
+
+// pulled is the chain that catch-up adds to. l.mu is held.
+func (l *Log) pulled() *chain {
+	if l.staged != nil {
+		return l.staged
+	}
+	return &l.live
+}
+
+// Term gives the term of an entry that LastIndex and StartIndex enclose, inside the raft window or
+// not; else ErrNotFound.
+func (l *Log) Term(i record.Index) (record.Term, error) {
+	if l.closed.Load() {
+		return 0, ErrClosed
+	}
+	l.mu.RLock()
+	if l.staged != nil {
+		x, ok := l.stagedExtent(i)
+		l.mu.RUnlock()
+		if !ok {
+			return 0, fmt.Errorf("%w: %d is not among the pulled entries", ErrNotFound, i)
+		}
+		var term record.Term
+		err := l.within(x, i, func(c *cursor) error {
+			h, err := c.header()
+			term = h.term
+			return err
+		})
+		return term, err
+	}
+	if c := l.cache.get(i); c != nil {
+		defer l.mu.RUnlock()
+		return c.Term, nil
+	}
+	l.mu.RUnlock()
+	var term record.Term
+	err := l.at(i, func(c *cursor) error {
+		h, err := c.header()
+		if err != nil {
+			return c.damage(err)
+		}
+		term = h.term
+		return nil
+	})
+	return term, err
+}
+
+func (l *Log) stagedExtent(i record.Index) (extent, bool) {
+	k := l.staged.find(i)
+	if k < 0 {
+		return extent{}, false
+	}
+	return l.extentOf(l.staged.segments[k]), true
+}

@@ -1,0 +1,51 @@
+package recordlog
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Metrics are shared by all logs of a broker.
+type Metrics struct {
+	fsync       prometheus.Histogram
+	written     prometheus.Counter
+	entries     prometheus.Histogram
+	cacheHits   prometheus.Counter
+	cacheMisses prometheus.Counter
+	bytes       prometheus.Gauge
+	cacheBytes  prometheus.Gauge
+	refused     prometheus.Gauge
+	failures    prometheus.Counter
+	noSpace     prometheus.Counter
+	corruptions prometheus.Counter
+	tornTails   prometheus.Counter
+}
+
+// NewMetrics makes the metrics and registers them, if there is a registerer.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "oncelog", Subsystem: "recordlog", Name: name, Help: help})
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "oncelog", Subsystem: "recordlog", Name: name, Help: help})
+	}
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "oncelog", Subsystem: "recordlog", Name: name, Help: help, Buckets: buckets})
+	}
+	m := &Metrics{
+		fsync:       histogram("fsync_seconds", "Time of one fdatasync of a segment.", prometheus.ExponentialBuckets(20e-6, 2, 18)),
+		written:     counter("written_bytes_total", "Bytes written to segments, frame headers included."),
+		entries:     histogram("append_entries", "Raft entries written with one fdatasync.", prometheus.ExponentialBuckets(1, 2, 12)),
+		cacheHits:   counter("cache_hits_total", "Entries and reads served from the tail cache."),
+		cacheMisses: counter("cache_misses_total", "Entries and reads that went to disk."),
+		bytes:       gauge("bytes", "Bytes of all segments on disk."),
+		cacheBytes:  gauge("cache_bytes", "Bytes of entries that the tail caches refer to."),
+		refused:     gauge("refused_batches", "Refused batches above the log starts, remembered so that readers skip them."),
+		failures:    counter("failures_total", "Logs that stopped because a write or sync failed."),
+		noSpace:     counter("no_space_total", "Appends refused because the disk is full."),
+		corruptions: counter("corruptions_total", "Damage found on opening or reading."),
+		tornTails:   counter("torn_tails_total", "Unsynced tails cut off on opening."),
+	}
+	if r != nil {
+		r.MustRegister(m.fsync, m.written, m.entries, m.cacheHits, m.cacheMisses, m.bytes, m.cacheBytes, m.refused,
+			m.failures, m.noSpace, m.corruptions, m.tornTails)
+	}
+	return m
+}

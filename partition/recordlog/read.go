@@ -1,0 +1,309 @@
+package recordlog
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"sort"
+
+	"github.com/oncelog/oncelog/record"
+)
+
+// Chunk is what Read gives: whole batches as consumers get them.
+type Chunk struct {
+	// Batches lie in one buffer of the caller's own, with base offset and leader epoch set.
+	Batches [][]byte
+	// Bytes is the size of all of them.
+	Bytes int
+	// End is the offset after the last one; the offset that was asked for if there is none.
+	End record.Offset
+}
+
+// Read gives whole batches from the one that holds offset from on, those that end at or below
+// limit, up to maxBytes, but at least one if there is any (L14). The first may begin below from
+// (L26). Without any, the chunk is empty: nothing is there yet, or not below the limit (L12).
+//
+// Errors: ErrOffsetOutOfRange for an offset below the log start or above the log end (L12),
+// ErrNotRestored, *CorruptionError.
+func (l *Log) Read(from, limit record.Offset, maxBytes int) (Chunk, error) {
+	for {
+		chunk, err := l.read(from, limit, maxBytes)
+		// The segment was dropped between look-up and reading: look again, and find the log start
+		// above from.
+		if errors.Is(err, errMoved) {
+			continue
+		}
+		return chunk, err
+	}
+}
+
+func (l *Log) read(from, limit record.Offset, maxBytes int) (Chunk, error) {
+	if l.closed.Load() {
+		return Chunk{}, ErrClosed
+	}
+	l.mu.RLock()
+	if err := l.readable(from); err != nil {
+		l.mu.RUnlock()
+		return Chunk{}, err
+	}
+	limit = min(limit, l.end)
+	if from >= limit {
+		l.mu.RUnlock()
+		return Chunk{End: from}, nil
+	}
+	a := answer{log: l, from: from, limit: limit, maxBytes: maxBytes}
+	if entries := l.fromCache(from, limit, maxBytes); entries != nil {
+		a.refused = l.refused
+		l.mu.RUnlock()
+		l.metrics.cacheHits.Inc()
+		return a.fill(entries)
+	}
+	x, k := l.holding(from)
+	assigned := l.assigned
+	a.refused = l.refused
+	l.mu.RUnlock()
+	l.metrics.cacheMisses.Inc()
+	for k >= 0 && !a.full && x.segment.first <= assigned {
+		if err := a.scan(x, assigned); err != nil {
+			if l.dropped(err, x.segment) {
+				return Chunk{}, errMoved
+			}
+			return Chunk{}, err
+		}
+		if len(a.out) > 0 {
+			break
+		}
+		x, k = l.after(x.segment)
+	}
+	return a.chunk(), nil
+}
+
+// readable checks an offset against the log's ends. l.mu is held.
+func (l *Log) readable(from record.Offset) error {
+	if !l.restored {
+		return ErrNotRestored
+	}
+	if from < l.start.offset || from > l.end {
+		return fmt.Errorf("%w: %d, log holds %d to %d", ErrOffsetOutOfRange, from, l.start.offset, l.end)
+	}
+	return nil
+}
+
+// holding finds the segment that holds an offset between log start and log end. l.mu is held.
+func (l *Log) holding(from record.Offset) (extent, int) {
+	segments := l.live.segments
+	n := sort.Search(len(segments), func(i int) bool { return !segments[i].based })
+	k := sort.Search(n, func(i int) bool { return segments[i].base > from }) - 1
+	if k < 0 {
+		return extent{}, -1
+	}
+	return l.extentOf(segments[k]), k
+}
+
+// after gives the segment that follows one.
+func (l *Log) after(s *segment) (extent, int) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	k := sort.Search(len(l.live.segments), func(i int) bool { return l.live.segments[i].first > s.first })
+	if k == len(l.live.segments) || !l.live.segments[k].based {
+		return extent{}, -1
+	}
+	return l.extentOf(l.live.segments[k]), k
+}
+
+// fromCache takes the cached entries that answer a read, nil if the cache does not reach down to
+// it. l.mu is held; the entries' bytes are copied later without it.
+func (l *Log) fromCache(from, limit record.Offset, maxBytes int) []cached {
+	first := l.cache.find(from, l.assigned)
+	if first < 0 {
+		return nil
+	}
+	var taken []cached
+	bytes := 0
+	for _, c := range l.cache.entries[first:] {
+		if c.Index > l.assigned || c.base >= limit {
+			break
+		}
+		if c.Records == 0 {
+			continue
+		}
+		taken = append(taken, c)
+		if bytes += len(c.Data); bytes > maxBytes && len(taken) > 1 {
+			break
+		}
+	}
+	return taken
+}
+
+// answer gathers batches.
+type answer struct {
+	log         *Log
+	from, limit record.Offset
+	maxBytes    int
+	refused     refusals
+	out         []byte
+	ends        []int // of the batches in out
+	end         record.Offset
+	full        bool
+}
+
+// fill answers from cached entries.
+func (a *answer) fill(entries []cached) (Chunk, error) {
+	bytes := 0
+	for i := range entries {
+		bytes += len(entries[i].Data)
+	}
+	if len(entries) > 1 {
+		bytes = min(bytes, max(a.maxBytes, len(entries[0].Data)))
+	}
+	a.out = make([]byte, 0, bytes)
+	for i := range entries {
+		if _, err := a.entry(&entries[i].Entry, entries[i].base); err != nil {
+			return Chunk{}, err
+		}
+		if a.full {
+			break
+		}
+	}
+	return a.chunk(), nil
+}
+
+// scan answers from a segment file.
+func (a *answer) scan(x extent, assigned record.Index) error {
+	want := min(int64(a.maxBytes)+lookChunk, math.MaxInt32)
+	c, err := a.log.openCursor(x, int(min(max(want, lookChunk), maxPooled)))
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	c.seekOffset(a.from, &a.refused)
+	for c.more() && c.frames.next <= assigned && !a.full {
+		base := c.offset(&a.refused)
+		h, err := c.header()
+		if err != nil {
+			return c.damage(err)
+		}
+		if base >= a.limit {
+			a.full = true
+			break
+		}
+		// Whole entries below the offset need no look at their bodies.
+		if h.records == 0 || base+record.Offset(h.records) <= a.from {
+			c.pass(&h)
+			continue
+		}
+		e, _, err := c.take()
+		if err != nil {
+			return err
+		}
+		if a.out == nil {
+			a.out = make([]byte, 0, max(int(min(int64(a.maxBytes), x.size-c.position+int64(len(e.Data)))), len(e.Data)))
+		}
+		if _, err := a.entry(&e, base); err != nil {
+			return corrupt(x.segment.name, c.position, e.Index, err)
+		}
+	}
+	return nil
+}
+
+// entry takes an entry's accepted batches, and gives the offset after it.
+func (a *answer) entry(e *Entry, base record.Offset) (record.Offset, error) {
+	return eachBatch(e, base, a.refused.of(e.Index), func(b record.Batch, at, next record.Offset) bool {
+		switch {
+		case next <= a.from:
+			return true
+		case next > a.limit, len(a.out) > 0 && len(a.out)+len(b) > a.maxBytes:
+			a.full = true
+			return false
+		}
+		start := len(a.out)
+		a.out = append(a.out, b...)
+		mine := record.Batch(a.out[start:])
+		mine.SetBaseOffset(at)
+		mine.SetLeaderEpoch(a.log.o.LeaderEpoch(e.Term))
+		a.ends = append(a.ends, len(a.out))
+		a.end = next
+		return true
+	})
+}
+
+func (a *answer) chunk() Chunk {
+	c := Chunk{Bytes: len(a.out), End: a.end}
+	if len(a.ends) == 0 {
+		c.End = a.from
+		return c
+	}
+	c.Batches = make([][]byte, len(a.ends))
+	start := 0
+	for i, end := range a.ends {
+		c.Batches[i] = a.out[start:end:end]
+		start = end
+	}
+	return c
+}
+
+// eachBatch calls use with each accepted batch of an entry, its base offset and the offset after
+// it, until use says stop. It gives the offset after the last batch it looked at.
+func eachBatch(e *Entry, base record.Offset, refused []countedRefusal, use func(b record.Batch, at, next record.Offset) bool) (record.Offset, error) {
+	ordinal := int32(0)
+	for rest := e.Data; len(rest) > 0; ordinal++ {
+		b, r, err := record.Parse(rest)
+		if err != nil {
+			return base, differ("whole batches", err)
+		}
+		rest = r
+		if len(refused) > 0 && refused[0].Ordinal == ordinal {
+			refused = refused[1:]
+			continue
+		}
+		n, err := offsetsOf(b)
+		if err != nil {
+			return base, differ("whole batches", err)
+		}
+		next := base + record.Offset(n)
+		if !use(b, base, next) {
+			return base, nil
+		}
+		base = next
+	}
+	return base, nil
+}
+
+// offset is where the next frame's records begin. For entries below the log start it is virtual
+// and below the start's.
+func (c *cursor) offset(refused *refusals) record.Offset {
+	return c.offsetAt(block{index: c.frames.next, records: c.records}, refused)
+}
+
+func (c *cursor) offsetAt(b block, refused *refusals) record.Offset {
+	return c.extent.base + record.Offset(b.records-refused.between(c.extent.segment.first, b.index))
+}
+
+// seekOffset goes to the last block that begins at or below an offset.
+func (c *cursor) seekOffset(from record.Offset, refused *refusals) {
+	c.seek(max(sort.Search(len(c.index), func(k int) bool { return c.offsetAt(c.index[k], refused) > from })-1, 0))
+}
+
+// checksumChunk is how much Checksum reads at once.
+const checksumChunk = 1 << 20
+
+// Checksum is the CRC32C of all batches that end at or below to, from the one that holds from on,
+// as consumers get them, and their number. Replicas compare it at equal offsets.
+func (l *Log) Checksum(from, to record.Offset) (crc uint32, batches int64, err error) {
+	for from < to {
+		c, err := l.Read(from, to, checksumChunk)
+		if err != nil {
+			return 0, 0, err
+		}
+		if len(c.Batches) == 0 {
+			break
+		}
+		for _, b := range c.Batches {
+			crc = crc32.Update(crc, castagnoli, b)
+		}
+		batches += int64(len(c.Batches))
+		from = c.End
+	}
+	return crc, batches, nil
+}

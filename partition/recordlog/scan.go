@@ -1,0 +1,91 @@
+package recordlog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/oncelog/oncelog/record"
+)
+
+// scanned is what the frames of a segment file add up to, up to the first that is not intact.
+type scanned struct {
+	summary
+	blocks []block
+	// bad says what is wrong with the frame at summary.size; nil: the file ends there.
+	bad error
+	// claimed is the highest synced-through index that any intact frame header after the bad one
+	// carries; 0: none.
+	claimed record.Index
+}
+
+// scanLimits say how the frames must begin.
+type scanLimits struct {
+	previousTerm record.Term
+	chained      uint32
+}
+
+// scan checks every frame of a segment file of size bytes, heads and bodies. The error is one of
+// reading or of a newer format; whatever else is wrong with the bytes is in scanned.bad.
+func scan(file io.ReaderAt, s *segment, size int64, every int, from scanLimits) (scanned, error) {
+	fresh := newSegment(s.generation, s.first, s.salt)
+	out := scanned{summary: fresh.summary}
+	out.lastTerm, out.chained = from.previousTerm, from.chained
+	f := newFrames(file, s, segmentHeaderSize, size, s.first, scanChunk)
+	defer f.close()
+	for f.more() {
+		position := f.position
+		h, err := f.header()
+		if err == nil {
+			err = follows(&h, &out.summary)
+		}
+		if err == nil {
+			_, err = f.body(&h)
+		}
+		var m *mismatch
+		switch {
+		case err == nil:
+			out.blocks = out.add(out.blocks, &h, position, every)
+		case errors.As(err, &m):
+			out.bad = err
+			out.claimed, err = claims(f, position, size)
+			return out, err
+		default:
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+// follows checks that a frame is chained to the one before.
+func follows(h *frameHeader, before *summary) error {
+	if h.previous != before.chained {
+		return differ(fmt.Sprintf("a frame chained to %08x", before.chained), fmt.Sprintf("one chained to %08x", h.previous))
+	}
+	if h.term < before.lastTerm {
+		return differ(fmt.Sprintf("term %d or above", before.lastTerm), fmt.Sprintf("term %d", h.term))
+	}
+	return nil
+}
+
+// claims looks behind a bad frame for intact headers and returns the highest synced-through index
+// that they carry. A header whose salted CRC fits was written by us into this very segment, so its
+// claim is true even if its body is damaged or the frames between are lost. Frames lie at
+// multiples of 8.
+func claims(f *frames, from, size int64) (record.Index, error) {
+	var highest record.Index
+	for at := from; at+frameHeaderSize <= size; {
+		b, err := f.bytes(at, frameHeaderSize)
+		if err != nil {
+			return highest, err
+		}
+		h, err := decodeFrameHeader(b, f.seed)
+		if err != nil {
+			at += frameAlign
+			continue
+		}
+		highest = max(highest, h.synced)
+		at += int64(h.length)
+	}
+	return highest, nil
+}

@@ -1,0 +1,108 @@
+package recordlog
+
+import (
+	"fmt"
+	"math"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/oncelog/oncelog/record"
+)
+
+// segment is one segment file. The first group of fields never changes. The second is guarded by
+// Log.mu; it changes only while the segment is the last of its chain.
+type segment struct {
+	name       string
+	generation uint32
+	first      record.Index
+	salt       uint64
+	seed       uint32 // CRC start, of the salt
+	header     uint32 // CRC of the header, start of the chain of frames
+
+	summary
+	// blocks is the sparse index while the segment is the last one. Elements are never changed; a
+	// truncation makes a new slice. nil for closed segments, whose index the files cache loads.
+	blocks []block
+	// base is the offset of the segment's first record, if based. If batches below the log start
+	// were refused, it is a virtual one: chosen so that offsets at and above the start come right.
+	base  record.Offset
+	based bool
+	// reserved is up to where disk space is reserved. Touched with the gate held.
+	reserved int64
+}
+
+// summary is what a segment's frames add up to.
+type summary struct {
+	last         record.Index // first-1 if empty
+	lastTerm     record.Term  // of the last frame, or of the one before the segment
+	size         int64        // end of the last synced frame
+	records      int64        // offsets of all batches, if all were accepted
+	maxTimestamp int64        // of all entries with records, MinInt64 without
+	chained      uint32       // header CRC of the last frame, or of the segment header
+}
+
+// block is an entry of the sparse index: the frames from position on, up to the next block.
+type block struct {
+	index        record.Index
+	position     int64
+	records      int64 // before the block, within the segment
+	maxTimestamp int64 // of the block's own entries with records, MinInt64 without
+}
+
+const (
+	segmentSuffix = ".seg"
+	sidecarSuffix = ".idx"
+)
+
+func segmentName(generation uint32, first record.Index, salt uint64) string {
+	return fmt.Sprintf("%08x-%020d-%016x%s", generation, uint64(first), salt, segmentSuffix)
+}
+
+// parseSegmentName reads a file name; not ok: it is not a segment's.
+func parseSegmentName(name string) (generation uint32, first record.Index, salt uint64, ok bool) {
+	parts := strings.Split(strings.TrimSuffix(name, segmentSuffix), "-")
+	if !strings.HasSuffix(name, segmentSuffix) || len(parts) != 3 {
+		return 0, 0, 0, false
+	}
+	g, err1 := strconv.ParseUint(parts[0], 16, 32)
+	i, err2 := strconv.ParseUint(parts[1], 10, 64)
+	s, err3 := strconv.ParseUint(parts[2], 16, 64)
+	if err1 != nil || err2 != nil || err3 != nil || i == 0 || segmentName(uint32(g), record.Index(i), s) != name {
+		return 0, 0, 0, false
+	}
+	return uint32(g), record.Index(i), s, true
+}
+
+func newSegment(generation uint32, first record.Index, salt uint64) *segment {
+	return &segment{
+		name: segmentName(generation, first, salt), generation: generation, first: first, salt: salt, seed: seedOf(salt),
+		summary: summary{last: first - 1, size: segmentHeaderSize, maxTimestamp: math.MinInt64},
+	}
+}
+
+func (s *segment) sidecar() string { return strings.TrimSuffix(s.name, segmentSuffix) + sidecarSuffix }
+
+func (s *segment) empty() bool { return s.last < s.first }
+
+// add takes a frame at position into summary and index. every is the distance of index entries.
+func (s *summary) add(blocks []block, h *frameHeader, position int64, every int) []block {
+	if n := len(blocks); n == 0 || position-blocks[n-1].position >= int64(every) {
+		blocks = append(blocks, block{index: h.index, position: position, records: s.records, maxTimestamp: math.MinInt64})
+	}
+	if h.records > 0 {
+		s.records += int64(h.records)
+		s.maxTimestamp = max(s.maxTimestamp, h.maxTimestamp)
+		b := &blocks[len(blocks)-1]
+		b.maxTimestamp = max(b.maxTimestamp, h.maxTimestamp)
+	}
+	s.last, s.lastTerm, s.chained = h.index, h.term, h.crc
+	s.size = position + int64(h.length)
+	return blocks
+}
+
+// blockOf finds the last block that begins at or below index i. There is one for every index of
+// the segment.
+func blockOf(blocks []block, i record.Index) int {
+	return sort.Search(len(blocks), func(k int) bool { return blocks[k].index > i }) - 1
+}

@@ -1,0 +1,557 @@
+package recordlog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"syscall"
+	"time"
+
+	"github.com/oncelog/oncelog/record"
+)
+
+// smallBody is up to which size a body is copied behind its header instead of being a buffer of
+// its own in the vectored write.
+const smallBody = 2 << 10
+
+// Window gives Raft's view: the first and last entry of the raft window; 0, 0: it is empty.
+func (l *Log) Window() (first, last record.Index) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.windowFirst > l.windowLast {
+		return 0, 0
+	}
+	return l.windowFirst, l.windowLast
+}
+
+// Append writes entries behind the raft window's last one, by one vectored write and one
+// fdatasync, and returns when they are on disk. If the window is empty, they begin above the
+// snapshot and the assigned entries and no later than right behind the log's last entry. What the
+// log holds at or above the first of them and outside the window is cut off first: a tail that
+// Raft has given up. Data and Ext are kept by reference in the cache and must not change.
+//
+// Errors: ErrGap, ErrInvalidEntry, ErrNoSpace: nothing was written. ErrFailed: may have happened.
+func (l *Log) Append(entries []Entry) error {
+	l.lock()
+	defer l.unlock()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	if err := l.check(entries); err != nil {
+		return err
+	}
+	first := entries[0].Index
+	if err := l.makeRoom(first); err != nil {
+		return err
+	}
+	if term, _ := l.live.tail(); entries[0].Term < term {
+		return fmt.Errorf("%w: entry %d is of term %d, the one before of term %d", ErrInvalidEntry, first, entries[0].Term, term)
+	}
+	return l.write(&l.live, entries, true)
+}
+
+// makeRoom checks that Raft may append at an index, and cuts off what lies there outside its window.
+func (l *Log) makeRoom(first record.Index) error {
+	l.mu.RLock()
+	kept, last := max(l.assigned, l.snapshot, l.live.begin-1), l.live.last()
+	low, high := kept+1, last+1
+	if l.windowFirst <= l.windowLast {
+		low, high = max(low, l.windowLast+1), l.windowLast+1
+	}
+	l.mu.RUnlock()
+	if first < low || first > high {
+		return fmt.Errorf("%w: got entry %d, want %d to %d", ErrGap, first, low, high)
+	}
+	if first > last {
+		return nil
+	}
+	return l.cut(&l.live, first)
+}
+
+// check looks at entries before anything is written, and fills in what Classify says.
+func (l *Log) check(entries []Entry) error {
+	total, term := 0, record.Term(0)
+	next := entries[0].Index
+	for i := range entries {
+		e := &entries[i]
+		if e.Index != next {
+			return fmt.Errorf("%w: got entry %d after %d", ErrGap, e.Index, next-1)
+		}
+		next++
+		if e.Term < term {
+			return fmt.Errorf("%w: entry %d is of term %d, the one before of term %d", ErrInvalidEntry, e.Index, e.Term, term)
+		}
+		term = e.Term
+		if len(e.Data) > l.o.MaxEntryBytes || len(e.Ext) > maxExtBytes {
+			return fmt.Errorf("%w: entry %d has %d bytes of data (at most %d) and %d of envelope (at most %d)",
+				ErrInvalidEntry, e.Index, len(e.Data), l.o.MaxEntryBytes, len(e.Ext), maxExtBytes)
+		}
+		if total += frameSize(len(e.Ext), len(e.Data)); total > maxAppendBytes {
+			return fmt.Errorf("%w: more than %d bytes at once", ErrInvalidEntry, maxAppendBytes)
+		}
+		if l.o.Classify != nil {
+			e.Records, e.MaxTimestamp = l.o.Classify(e.Ext, e.Data)
+		}
+		if err := checkRecords(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkRecords makes sure that Data holds batches of as many records as the entry says.
+func checkRecords(e *Entry) error {
+	if e.Records == 0 {
+		e.MaxTimestamp = 0
+		return nil
+	}
+	var n int64
+	for rest := e.Data; len(rest) > 0; {
+		b, r, err := record.Parse(rest)
+		if err != nil {
+			return fmt.Errorf("%w: entry %d: %w", ErrInvalidEntry, e.Index, err)
+		}
+		k, err := offsetsOf(b)
+		if err != nil {
+			return fmt.Errorf("%w: entry %d: %w", ErrInvalidEntry, e.Index, err)
+		}
+		n += int64(k)
+		e.MaxTimestamp = max(e.MaxTimestamp, b.MaxTimestamp())
+		rest = r
+	}
+	if n != int64(e.Records) {
+		return fmt.Errorf("%w: entry %d says %d records, its batches hold %d", ErrInvalidEntry, e.Index, e.Records, n)
+	}
+	return nil
+}
+
+// offsetsOf is how many offsets a batch takes.
+func offsetsOf(b record.Batch) (int32, error) {
+	d := b.LastOffsetDelta()
+	if d < 0 || d == math.MaxInt32 {
+		return 0, fmt.Errorf("batch has last offset delta %d", d)
+	}
+	return d + 1, nil
+}
+
+// write appends checked entries to a chain: makes a new segment if the last one is full, reserves
+// the space, writes, syncs, publishes. window: the entries come from Raft and belong to its window.
+// The gate is held.
+func (l *Log) write(c *chain, entries []Entry, window bool) error {
+	bytes, records := 0, int64(0)
+	for i := range entries {
+		bytes += frameSize(len(entries[i].Ext), len(entries[i].Data))
+		records += int64(entries[i].Records)
+	}
+	if s := c.active(); s == nil || (!s.empty() && (s.size >= l.segmentBytes.Load() ||
+		s.size+int64(bytes) > math.MaxUint32 || s.records+records > math.MaxInt32)) {
+		if err := l.roll(c, entries[0].Index); err != nil {
+			return err
+		}
+	}
+	s := c.active()
+	h, err := l.files.acquire(s)
+	if err != nil {
+		return l.fail(err)
+	}
+	defer l.files.release(h)
+	if err := l.reserve(h, s, int64(bytes)); err != nil {
+		return err
+	}
+	headers := l.encode(s, c.last(), entries, bytes)
+	// If we die from here to the end of the sync, any part of the frames may be there. None was
+	// acknowledged; recovery keeps those that are whole and in order and cuts the rest.
+	n, err := h.WritevAt(l.buffers, s.size)
+	clear(l.buffers) // do not keep the entries' memory
+	if err != nil {
+		return l.writeFailed(h, s, n, err)
+	}
+	began := time.Now()
+	if err := h.Sync(); err != nil {
+		return l.fail(err)
+	}
+	l.metrics.fsync.Observe(time.Since(began).Seconds())
+	l.metrics.entries.Observe(float64(len(entries)))
+	l.metrics.written.Add(float64(bytes))
+	l.publish(c, s, entries, headers, window)
+	return nil
+}
+
+// reserve takes disk space ahead, so that a full disk refuses an append before a byte of it is
+// written.
+func (l *Log) reserve(h *handle, s *segment, bytes int64) error {
+	if l.noReserve || s.size+bytes <= s.reserved {
+		return nil
+	}
+	ahead := min(max(s.size/8, 16<<10), 1<<20)
+	err := h.Reserve(s.size, bytes+ahead)
+	if errors.Is(err, syscall.ENOSPC) {
+		ahead = 0
+		err = h.Reserve(s.size, bytes)
+	}
+	switch {
+	case err == nil:
+		s.reserved = s.size + bytes + ahead
+		return nil
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		l.metrics.noSpace.Inc()
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	default:
+		l.noReserve = true // writing tells whether the disk works
+		return nil
+	}
+}
+
+// writeFailed ends a write that failed. Only lack of space is bearable, and only if the file can be
+// set back durably, so that nothing of the entries can come back.
+func (l *Log) writeFailed(h *handle, s *segment, n int64, cause error) error {
+	if !errors.Is(cause, syscall.ENOSPC) && !errors.Is(cause, syscall.EDQUOT) {
+		return l.fail(cause)
+	}
+	if n > 0 {
+		if err := h.Truncate(s.size); err != nil {
+			return l.fail(errors.Join(cause, err))
+		}
+		if err := h.Sync(); err != nil {
+			return l.fail(errors.Join(cause, err))
+		}
+		s.reserved = s.size
+	}
+	l.metrics.noSpace.Inc()
+	return fmt.Errorf("%w: %w", ErrNoSpace, cause)
+}
+
+// encode fills l.buffers with the frames of the entries: headers, envelopes, padding and small
+// bodies copied into l.headers, large bodies referenced. It returns the frame headers.
+func (l *Log) encode(s *segment, synced record.Index, entries []Entry, bytes int) []frameHeader {
+	heads := make([]frameHeader, len(entries))
+	copied := 0
+	for i := range entries {
+		copied += frameHeaderSize + len(entries[i].Ext) + frameAlign
+		if n := len(entries[i].Data); n <= smallBody {
+			copied += n
+		}
+	}
+	if cap(l.headers) < copied || cap(l.headers) > 8*copied+(1<<20) {
+		l.headers = make([]byte, 0, copied) // must not move below
+	}
+	out := l.headers[:0]
+	l.buffers = l.buffers[:0]
+	begin := 0 // of the piece of out that is no buffer yet
+	var zeros [frameAlign]byte
+	chained := s.chained
+	for i := range entries {
+		e := &entries[i]
+		h := &heads[i]
+		*h = frameHeader{
+			length: frameSize(len(e.Ext), len(e.Data)), previous: chained, typ: e.Type, kind: kindEntry,
+			records: e.Records, index: e.Index, term: e.Term, synced: synced,
+			appendedAt: e.AppendedAt, maxTimestamp: e.MaxTimestamp, ext: len(e.Ext),
+		}
+		h.padding = h.length - frameHeaderSize - len(e.Ext) - len(e.Data)
+		h.body = sum(sum(sum(s.seed, e.Ext), e.Data), zeros[:h.padding])
+		at := len(out)
+		out = out[:at+frameHeaderSize]
+		h.put(out[at:], s.seed)
+		chained = h.crc
+		out = append(out, e.Ext...)
+		if len(e.Data) <= smallBody {
+			out = append(out, e.Data...)
+		} else {
+			l.buffers = append(l.buffers, out[begin:], e.Data)
+			begin = len(out)
+		}
+		out = append(out, zeros[:h.padding]...)
+	}
+	if begin < len(out) {
+		l.buffers = append(l.buffers, out[begin:])
+	}
+	return heads
+}
+
+// publish makes synced entries visible.
+func (l *Log) publish(c *chain, s *segment, entries []Entry, heads []frameHeader, window bool) {
+	l.mu.Lock()
+	before := s.size
+	position := s.size
+	for i := range heads {
+		s.blocks = s.add(s.blocks, &heads[i], position, l.o.IndexBytes)
+		position += int64(heads[i].length)
+	}
+	live := c == &l.live
+	if live {
+		empty := l.windowFirst > l.windowLast
+		switch {
+		case window && empty:
+			l.windowFirst, l.windowLast = entries[0].Index, s.last
+		case window:
+			l.windowLast = s.last
+		case empty:
+			l.windowFirst, l.windowLast = s.last+1, s.last
+		}
+		change := l.cache.bytes
+		l.cache.push(entries)
+		l.metrics.cacheBytes.Add(float64(l.cache.bytes - change))
+		l.metrics.bytes.Add(float64(s.size - before))
+	}
+	first, last := l.windowFirst, s.last
+	l.mu.Unlock()
+	if live {
+		l.note(last, first)
+	}
+}
+
+// note leaves the mark. Nothing depends on it, so a failure only counts.
+func (l *Log) note(synced, window record.Index) {
+	if err := l.meta.note(synced, window); err != nil {
+		l.metrics.failures.Inc()
+		l.logger.Warn("mark not written", "dir", l.o.Dir, "err", err)
+	}
+}
+
+// roll begins a new segment at index first. The gate is held.
+func (l *Log) roll(c *chain, first record.Index) error {
+	old := c.active()
+	s := newSegment(c.generation, first, l.o.Salt())
+	term, chained := c.tail()
+	header := segmentHeader{generation: c.generation, salt: s.salt, first: first, createdAt: now(), previous: chained}
+	encoded := header.encode()
+	s.header, s.chained, s.lastTerm = header.crc, header.crc, term
+	f, err := l.o.FS.Create(l.path(s.name))
+	if err != nil {
+		if errors.Is(err, syscall.ENOSPC) {
+			l.metrics.noSpace.Inc()
+			return fmt.Errorf("%w: %w", ErrNoSpace, err)
+		}
+		return l.fail(err)
+	}
+	// If we die before the header and the name are durable, the file is gone, or it is the last one,
+	// shorter than a header or with a wrong one, and is removed. No frame is written before.
+	_, err = f.WriteAt(encoded, 0)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = l.o.FS.SyncDir(l.o.Dir)
+	}
+	if err != nil {
+		return l.rollFailed(f, s, err)
+	}
+	h, err := l.files.adopt(s, f)
+	if err != nil {
+		return l.fail(err)
+	}
+	l.files.release(h)
+	if old != nil {
+		l.releaseReserved(old)
+		l.writeSidecar(old, old.blocks)
+	}
+	l.mu.Lock()
+	c.segments = append(c.segments[:len(c.segments):len(c.segments)], s)
+	if old != nil {
+		old.blocks = nil // from the sidecar from now on
+	}
+	if c == &l.live {
+		l.metrics.bytes.Add(float64(s.size))
+	}
+	l.mu.Unlock()
+	return nil
+}
+
+// rollFailed takes a half-made segment away if the disk is only full.
+func (l *Log) rollFailed(f interface{ Close() error }, s *segment, cause error) error {
+	err := f.Close()
+	if !errors.Is(cause, syscall.ENOSPC) || err != nil {
+		return l.fail(errors.Join(cause, err))
+	}
+	if err := l.o.FS.Remove(l.path(s.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return l.fail(errors.Join(cause, err))
+	}
+	if err := l.o.FS.SyncDir(l.o.Dir); err != nil {
+		return l.fail(errors.Join(cause, err))
+	}
+	l.metrics.noSpace.Inc()
+	return fmt.Errorf("%w: %w", ErrNoSpace, cause)
+}
+
+// releaseReserved gives back disk space that was reserved behind a segment's end.
+func (l *Log) releaseReserved(s *segment) {
+	if s.reserved <= s.size {
+		return
+	}
+	s.reserved = 0
+	h, err := l.files.acquire(s)
+	if err == nil {
+		err = h.Truncate(s.size) // to the size it has: frees what lies behind, changes no byte
+		l.files.release(h)
+	}
+	if err != nil {
+		l.logger.Warn("reserved space not given back", "segment", s.name, "err", err)
+	}
+}
+
+// TrimWindow moves the raft window's begin behind an index; if that is the last one or beyond, the
+// window becomes empty. Only the window: the records stay. The move is not synced: if it is lost,
+// the window is larger after the next start, by entries that Raft has seen and may see again.
+// Segments below log start, snapshot and window are dropped.
+func (l *Log) TrimWindow(through record.Index) error {
+	l.lock()
+	defer l.unlock()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	if l.windowFirst <= l.windowLast && through >= l.windowFirst {
+		if through >= l.windowLast {
+			// Empty. The begin goes to the log's end, which is where appending goes on, unless the
+			// log's tail is given up.
+			l.windowLast = l.live.last()
+			l.windowFirst = l.windowLast + 1
+		} else {
+			l.windowFirst = through + 1
+		}
+	}
+	window, last := l.windowFirst, l.live.last()
+	l.mu.Unlock()
+	l.note(last, window)
+	return l.dropSegments()
+}
+
+// TruncateTail cuts off the entries from an index on, durably before it returns: none of them ever
+// comes back. Refused (ErrApplied) for entries that are assigned or in the snapshot.
+func (l *Log) TruncateTail(from record.Index) error {
+	l.lock()
+	defer l.unlock()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	l.mu.RLock()
+	kept, last := max(l.assigned, l.snapshot, l.live.begin-1), l.live.last()
+	l.mu.RUnlock()
+	if from > last {
+		return nil
+	}
+	if from <= kept {
+		return fmt.Errorf("%w: cut from %d, entries up to %d stay", ErrApplied, from, kept)
+	}
+	return l.cut(&l.live, from)
+}
+
+// cut removes the frames from an index on. The gate is held, and c holds the index.
+//
+// The order: the decision first, which voids the mark that says these entries are on disk. Then
+// what is published, so that nobody looks there any more. Then whole segments, the last one first
+// and each durably, so that there never is a gap. Last the segment that holds the index, which is
+// set back and synced. If we die anywhere in between, the log is a whole one that ends at or above
+// index-1, and Raft cuts again.
+func (l *Log) cut(c *chain, from record.Index) error {
+	k := c.find(from)
+	s := c.segments[k]
+	kept, blocks, err := l.summaryBelow(c, k, from)
+	if err != nil {
+		return err // reading failed, nothing was changed
+	}
+	if c == &l.live {
+		if err := l.meta.decide(c.generation, c.begin); err != nil {
+			return l.fail(err)
+		}
+	}
+	removed := c.segments[k+1:]
+	l.near.Store(nil)
+	l.mu.Lock()
+	l.cuts++
+	gone := s.size - kept.size
+	for _, r := range removed {
+		gone += r.size
+	}
+	s.summary, s.blocks, s.reserved = kept, blocks, 0
+	c.segments = c.segments[: k+1 : k+1]
+	if c == &l.live {
+		l.windowLast = min(l.windowLast, from-1)
+		l.windowFirst = min(l.windowFirst, from)
+		change := l.cache.bytes
+		l.cache.truncate(from)
+		l.metrics.cacheBytes.Add(float64(l.cache.bytes - change))
+		l.metrics.bytes.Sub(float64(gone))
+	}
+	window := l.windowFirst
+	l.mu.Unlock()
+	l.files.dropIndex(s)
+	for i := len(removed) - 1; i >= 0; i-- {
+		if err := l.removeSegment(removed[i]); err != nil {
+			return l.fail(err)
+		}
+		if err := l.o.FS.SyncDir(l.o.Dir); err != nil {
+			return l.fail(err)
+		}
+	}
+	if err := l.setBack(s); err != nil {
+		return l.fail(err)
+	}
+	if c == &l.live {
+		l.note(from-1, window)
+	}
+	return nil
+}
+
+// setBack truncates a segment's file to its summary's size, durably.
+func (l *Log) setBack(s *segment) error {
+	if err := removeIfThere(l.o.FS, l.path(s.sidecar())); err != nil {
+		return err
+	}
+	h, err := l.files.acquire(s)
+	if err != nil {
+		return err
+	}
+	defer l.files.release(h)
+	if err := h.Truncate(s.size); err != nil {
+		return err
+	}
+	return h.Sync()
+}
+
+// summaryBelow works out what segment k adds up to without the entries from an index on.
+func (l *Log) summaryBelow(c *chain, k int, from record.Index) (summary, []block, error) {
+	s := c.segments[k]
+	fresh := newSegment(s.generation, s.first, s.salt)
+	out := fresh.summary
+	out.chained = s.header
+	if k > 0 {
+		out.lastTerm = c.segments[k-1].lastTerm
+	}
+	if from == s.first {
+		return out, nil, nil
+	}
+	l.mu.RLock()
+	x := l.extentOf(s)
+	l.mu.RUnlock()
+	cur, err := l.openCursor(x, lookChunk)
+	if err != nil {
+		return out, nil, err
+	}
+	defer cur.close()
+	keep := max(blockOf(cur.index, from-1), 0)
+	blocks := append([]block(nil), cur.index[:keep]...)
+	for _, b := range blocks {
+		out.maxTimestamp = max(out.maxTimestamp, b.maxTimestamp)
+	}
+	cur.seek(keep)
+	out.records = cur.records
+	for cur.frames.next < from {
+		position := cur.position
+		h, err := cur.header()
+		if err != nil {
+			return out, nil, cur.damage(err)
+		}
+		if len(blocks) == keep {
+			blocks = append(blocks, block{index: h.index, position: position, records: out.records, maxTimestamp: math.MinInt64})
+		}
+		blocks = out.add(blocks, &h, position, math.MaxInt32)
+		cur.pass(&h)
+	}
+	return out, blocks, nil
+}
