@@ -271,7 +271,7 @@ func FuzzReadYAML(f *testing.F) {
 		if len(errs) > 0 {
 			return
 		}
-		if _, err := merge(s, [][]setting{settings}); err != nil {
+		if _, err := merge([][]setting{settings}); err != nil {
 			t.Fatalf("settings that were accepted do not merge: %v", err)
 		}
 	})

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 )
 
 // configFlags are the keys with a flag of their own. All others are reached by
@@ -47,14 +46,14 @@ func (o *configOptions) registerSources(cmd *cobra.Command) {
 }
 
 // settings reads the flags that were given.
-func (o *configOptions) settings(flags *pflag.FlagSet) ([]setting, error) {
+func (o *configOptions) settings(cmd *cobra.Command) ([]setting, error) {
 	s := newSchema()
 	settings, err := parseSets(s, o.set)
 	if err != nil {
 		return nil, err
 	}
 	for _, f := range configFlags {
-		flag := flags.Lookup(f.name)
+		flag := cmd.Flags().Lookup(f.name)
 		if flag == nil || !flag.Changed {
 			continue
 		}
@@ -86,7 +85,7 @@ func parseSets(s *schema, assignments []string) ([]setting, error) {
 
 // load merges all sources for a command.
 func (o *configOptions) load(cmd *cobra.Command, environ []string) (*loaded, error) {
-	settings, err := o.settings(cmd.Flags())
+	settings, err := o.settings(cmd)
 	if err != nil {
 		return nil, err
 	}

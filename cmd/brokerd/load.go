@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/go-viper/mapstructure/v2"
-	"github.com/knadh/koanf/maps"
 	"github.com/knadh/koanf/v2"
 
 	"github.com/oncelog/oncelog/broker"
@@ -65,7 +63,7 @@ func load(req loadRequest) (*loaded, error) {
 	if len(errs) > 0 {
 		return nil, &usageError{errors.Join(errs...)}
 	}
-	return merge(s, slices.Insert(layers, 0, defaultSettings(layers)))
+	return merge(slices.Insert(layers, 0, defaultSettings(layers)))
 }
 
 func loadFile(req loadRequest, s *schema) ([]setting, []error) {
@@ -138,14 +136,27 @@ func (l layer) ReadBytes() ([]byte, error) { return nil, errors.ErrUnsupported }
 
 // Read gives the settings as nested maps.
 func (l layer) Read() (map[string]any, error) {
-	flat := make(map[string]any, len(l))
+	root := map[string]any{}
 	for _, set := range l {
-		flat[set.path] = set.value
+		section, rest := root, set.path
+		for {
+			key, below, nested := strings.Cut(rest, ".")
+			if !nested {
+				section[key] = set.value
+				break
+			}
+			child, ok := section[key].(map[string]any)
+			if !ok {
+				child = map[string]any{}
+				section[key] = child
+			}
+			section, rest = child, below
+		}
 	}
-	return maps.Unflatten(flat, "."), nil
+	return root, nil
 }
 
-func merge(s *schema, layers [][]setting) (*loaded, error) {
+func merge(layers [][]setting) (*loaded, error) {
 	result := &loaded{sources: map[string]string{}}
 	k := koanf.New(".")
 	for _, settings := range layers {
@@ -156,10 +167,7 @@ func merge(s *schema, layers [][]setting) (*loaded, error) {
 			result.sources[set.path] = set.source
 		}
 	}
-	err := k.UnmarshalWithConf("", &result.config, koanf.UnmarshalConf{
-		DecoderConfig: &mapstructure.DecoderConfig{Result: &result.config, TagName: "koanf", ErrorUnused: true},
-	})
-	if err != nil {
+	if err := k.Unmarshal("", &result.config); err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	// A listener of which only one key was given has its other keys at zero.
