@@ -2,21 +2,25 @@ package raftgroup
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/oncelog/oncelog/record"
+	"github.com/oncelog/oncelog/internal/vfs"
+	"github.com/oncelog/oncelog/partition/recordlog"
 )
 
 // Config is what all groups of a broker share.
 type Config struct {
 	// Broker is this broker's id, at least 0.
 	Broker int32
-	// Dir holds the stable stores (terms and votes) of all groups.
+	// Dir holds the stable stores (terms and votes) of all groups. It exists, on the real disk.
 	Dir string
+	// FS holds the snapshots; nil: the real disk. Bolt files are on the real disk in any case.
+	FS vfs.FS
 	// Listener accepts the Raft connections of other brokers: the raft side of the peer port.
 	Listener net.Listener
 	// Dial connects to another broker's peer port and chooses its raft side.
@@ -61,16 +65,93 @@ type Config struct {
 	Registerer prometheus.Registerer
 }
 
+const (
+	defaultSnapshotBytes = 64 << 20
+
+	// maxMetaBytes bounds Command.Meta.
+	maxMetaBytes = 64 << 10
+)
+
+// withDefaults fills in what is not set and names the field that cannot be used.
+func (c Config) withDefaults() (Config, error) {
+	or := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	or(&c.HeartbeatTimeout, time.Second)
+	or(&c.ElectionTimeout, c.HeartbeatTimeout)
+	or(&c.LeaderLeaseTimeout, c.HeartbeatTimeout/2)
+	or(&c.CommitTimeout, 500*time.Millisecond)
+	or(&c.HeartbeatInterval, min(20*time.Millisecond, c.HeartbeatTimeout/20))
+	if c.MaxEntryBytes == 0 {
+		c.MaxEntryBytes = 16 << 20
+	}
+	if c.MaxQueuedBytes == 0 {
+		c.MaxQueuedBytes = 32 << 20
+	}
+	if c.MaxQueuedEntries == 0 {
+		c.MaxQueuedEntries = 16384
+	}
+	if c.MaxOutstandingBytes == 0 {
+		c.MaxOutstandingBytes = 4 << 20
+	}
+	if c.FS == nil {
+		c.FS = vfs.OS()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, c.validate()
+}
+
+func (c *Config) validate() error {
+	const least = 20 * time.Millisecond
+	switch {
+	case c.Broker < 0:
+		return fmt.Errorf("raftgroup: Broker is %d, must be at least 0", c.Broker)
+	case c.Dir == "":
+		return fmt.Errorf("raftgroup: Dir is empty")
+	case c.Listener == nil || c.Dial == nil || c.Resolve == nil:
+		return fmt.Errorf("raftgroup: Listener, Dial and Resolve must be set")
+	case c.HeartbeatTimeout < least:
+		return fmt.Errorf("raftgroup: HeartbeatTimeout is %v, must be at least %v", c.HeartbeatTimeout, least)
+	case c.ElectionTimeout < c.HeartbeatTimeout:
+		return fmt.Errorf("raftgroup: ElectionTimeout is %v, must be at least HeartbeatTimeout, %v", c.ElectionTimeout, c.HeartbeatTimeout)
+	case c.LeaderLeaseTimeout < least/2 || c.LeaderLeaseTimeout > c.HeartbeatTimeout:
+		return fmt.Errorf("raftgroup: LeaderLeaseTimeout is %v, must be %v to HeartbeatTimeout, %v", c.LeaderLeaseTimeout, least/2, c.HeartbeatTimeout)
+	case c.CommitTimeout < time.Millisecond:
+		return fmt.Errorf("raftgroup: CommitTimeout is %v, must be at least 1ms", c.CommitTimeout)
+	case c.HeartbeatInterval < 0 || c.HeartbeatInterval > c.HeartbeatTimeout/10:
+		return fmt.Errorf("raftgroup: HeartbeatInterval is %v, must be at most a tenth of HeartbeatTimeout, %v", c.HeartbeatInterval, c.HeartbeatTimeout)
+	case c.MaxEntryBytes < 1024 || c.MaxEntryBytes > maxEntryLimit:
+		return fmt.Errorf("raftgroup: MaxEntryBytes is %d, must be 1024 to %d", c.MaxEntryBytes, maxEntryLimit)
+	case c.MaxQueuedBytes < 0 || c.MaxQueuedEntries < 1 || c.MaxOutstandingBytes < 0:
+		return fmt.Errorf("raftgroup: MaxQueuedBytes, MaxQueuedEntries and MaxOutstandingBytes must not be negative")
+	}
+	return nil
+}
+
+func (c *GroupConfig) validate(broker int32) error {
+	b, _, err := ParseServerID(c.Self)
+	switch {
+	case c.ID == 0:
+		return fmt.Errorf("raftgroup: group id 0 is not used")
+	case err != nil:
+		return fmt.Errorf("raftgroup: Self: %w", err)
+	case b != broker:
+		return fmt.Errorf("raftgroup: Self is %s, this is broker %d", c.Self, broker)
+	case c.Dir == "" || c.Machine == nil:
+		return fmt.Errorf("raftgroup: Dir and Machine must be set")
+	}
+	return nil
+}
+
 // Server is a member of a group.
 type Server struct {
 	ID ServerID
 	// Learner receives the log and does not vote.
 	Learner bool
-}
-
-// RecordLog is a partition's log.
-type RecordLog interface {
-	Window() (first, last record.Index)
 }
 
 // GroupConfig says which group to open, and what it drives.
@@ -84,7 +165,7 @@ type GroupConfig struct {
 	Dir string
 	// Log is the Raft log and record log of a partition. The caller opens it before and closes
 	// it after the group. Nil: a Bolt file in Dir.
-	Log RecordLog
+	Log *recordlog.Log
 	// Machine must be as fresh as after its construction, or hold what Applied says.
 	Machine StateMachine
 	// Bootstrap lists the first members. It is used if the group has no state here, and must then

@@ -67,10 +67,11 @@ func (e *UncertainError) Unwrap() error { return e.Cause }
 func OutcomeOf(err error) Outcome {
 	var uncertain *UncertainError
 	var notLeader *NotLeaderError
+	var refused *refusedError
 	switch {
 	case errors.As(err, &uncertain):
 		return MayHaveHappened
-	case err == nil, errors.As(err, &notLeader), errors.Is(err, ErrBusy), errors.Is(err, ErrStopped),
+	case err == nil, errors.As(err, &notLeader), errors.As(err, &refused), errors.Is(err, ErrBusy), errors.Is(err, ErrStopped),
 		errors.Is(err, ErrTransferring), errors.Is(err, ErrTooLarge), errors.Is(err, ErrUnknownGroup):
 		return DidNotHappen
 	}

@@ -47,8 +47,8 @@ type StateMachine interface {
 	Applied() record.Index
 	// Snapshot captures the state quickly; writing it happens later.
 	Snapshot() (StateSnapshot, error)
-	// Restore replaces all state by a snapshot's. index is the last index the snapshot covers and
-	// what Applied must give from then on. It may be called several times.
+	// Restore replaces all state by a snapshot's. index is the last index the snapshot covers; Applied
+	// must not be above it from then on. It may be called several times.
 	Restore(index record.Index, r io.Reader) error
 }
 

@@ -1,6 +1,10 @@
 package raftgroup
 
-import "github.com/oncelog/oncelog/record"
+import (
+	"github.com/hashicorp/raft"
+
+	"github.com/oncelog/oncelog/record"
+)
 
 // The roles in Status.
 const (
@@ -35,4 +39,47 @@ type Status struct {
 	Ready bool
 	// Problem is why the group is stopped; empty while it runs.
 	Problem string
+}
+
+// Status describes the group.
+func (g *Group) Status() Status {
+	s := Status{ID: g.config.ID, Name: g.config.Name, Self: g.config.Self, Role: RoleStopped}
+	g.problemMu.Lock()
+	s.Problem = g.problem
+	g.problemMu.Unlock()
+	s.AppliedIndex = g.config.Machine.Applied()
+	s.SnapshotIndex = g.snapshots.newest()
+	e := g.engine.Load()
+	if e == nil {
+		return s
+	}
+	r := e.raft
+	self := raft.Nonvoter
+	for _, m := range r.GetConfiguration().Configuration().Servers {
+		if m.ID == raft.ServerID(g.config.Self) {
+			self = m.Suffrage
+		}
+		if m.Suffrage == raft.Voter {
+			s.Voters = append(s.Voters, ServerID(m.ID))
+		} else {
+			s.Learners = append(s.Learners, ServerID(m.ID))
+		}
+	}
+	switch state := r.State(); {
+	case state == raft.Leader:
+		s.Role = RoleLeader
+	case state == raft.Candidate:
+		s.Role = RoleCandidate
+	case state == raft.Shutdown:
+	case self != raft.Voter:
+		s.Role = RoleLearner
+	default:
+		s.Role = RoleFollower
+	}
+	s.Leader, s.Term = g.Leader()
+	s.CommitIndex = raftIndex(r.CommitIndex())
+	first, _ := g.logs.FirstIndex()
+	s.FirstIndex, s.LastIndex = raftIndex(first), raftIndex(r.LastIndex())
+	_, s.Ready = g.IsReady()
+	return s
 }

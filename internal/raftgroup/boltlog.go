@@ -1,0 +1,81 @@
+package raftgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+)
+
+// boltLog is the log of a control group: a Bolt file of its own, with the newest entries in
+// memory. These groups are few and write little.
+type boltLog struct {
+	raft.LogStore
+	bolt *raftboltdb.BoltStore
+}
+
+const (
+	boltLogName  = "log.db"
+	boltLogCache = 256 // entries
+)
+
+func openBoltLog(dir string) (*boltLog, error) {
+	path := filepath.Join(dir, boltLogName)
+	b, err := raftboltdb.New(raftboltdb.Options{
+		Path:                    path,
+		BoltOptions:             &bbolt.Options{Timeout: boltTimeout, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true},
+		MsgpackUseNewTimeFormat: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open log %s: %w", path, err)
+	}
+	if err := syncDir(dir); err != nil {
+		_ = b.Close()
+		return nil, err
+	}
+	cache, err := raft.NewLogCache(boltLogCache, b)
+	if err != nil {
+		_ = b.Close()
+		return nil, err
+	}
+	return &boltLog{LogStore: cache, bolt: b}, nil
+}
+
+func (l *boltLog) truncateTail(from uint64) error {
+	last, err := l.LastIndex()
+	if err != nil || last < from {
+		return err
+	}
+	return l.DeleteRange(from, last)
+}
+
+func (l *boltLog) trim(through uint64) error {
+	first, err := l.FirstIndex()
+	if err != nil || first == 0 || first > through {
+		return err
+	}
+	return l.DeleteRange(first, through)
+}
+
+// body is never asked for: entries come with their data.
+func (l *boltLog) body(e *raft.Log) (*raft.Log, error) { return e, nil }
+
+func (l *boltLog) snapshotAt(uint64) error { return nil }
+
+func (l *boltLog) refused(*raft.Log) error { return nil }
+
+func (l *boltLog) close() error { return l.bolt.Close() }
+
+// removeBoltLog removes the file, if there is one.
+func removeBoltLog(dir string) error {
+	err := os.Remove(filepath.Join(dir, boltLogName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

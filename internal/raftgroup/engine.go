@@ -1,0 +1,321 @@
+package raftgroup
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/oncelog/oncelog/record"
+)
+
+// engine is one life of a group's raft.Raft: a group gets another one when Raft has to be closed
+// and opened again in place (reopen.go). What Raft is given, and what comes from it, is an
+// engine's: after stop nothing of it reaches the outside.
+//
+// Raft panics in its own goroutines when it cannot read its log or write its term. No panic there
+// can be caught, so the stores of an engine never let it see such a failure: they report the fault
+// (fault), the caller is parked (park), the group stops the engine, and only then do the parked
+// calls return, with an answer that keeps Raft from panicking and that is seen by nobody any more.
+type engine struct {
+	group     *Group
+	raft      *raft.Raft
+	transport *transport
+	inbox     *inbox
+	log       *guardedLog
+	notify    chan bool
+	heartbeat atomic.Pointer[func(raft.RPC)]
+
+	// stopping is closed first when the engine ends: the transport fails, nothing comes in.
+	stopping chan struct{}
+	// released is closed when Raft has been told to shut down: parked calls return.
+	released chan struct{}
+	// done is closed when Raft's goroutines have ended. Futures end with it (futures.go).
+	done chan struct{}
+
+	// faulted holds the first fault.
+	faulted atomic.Pointer[error]
+	// opening is true while NewRaft runs: it returns errors, and its panics can be caught.
+	opening atomic.Bool
+	// installed is the index of the snapshot whose installation has not emptied the log yet.
+	installed atomic.Uint64
+
+	responder sync.WaitGroup
+
+	// headers caches the names of peers. Guarded by headerMu.
+	headerMu sync.Mutex
+	headers  map[serverKey]raft.RPCHeader
+}
+
+type serverKey struct {
+	broker      int32
+	incarnation uint64
+}
+
+// startEngine opens Raft on the group's stores.
+func (g *Group) startEngine() (*engine, error) {
+	e := &engine{
+		group:    g,
+		notify:   make(chan bool, 16),
+		stopping: make(chan struct{}),
+		released: make(chan struct{}),
+		done:     make(chan struct{}),
+		headers:  make(map[serverKey]raft.RPCHeader),
+	}
+	e.inbox = newInbox(e.stopping)
+	e.transport = newTransport(e)
+	e.log = &guardedLog{engine: e, inner: g.logs}
+	e.opening.Store(true)
+	r, err := e.open()
+	if err != nil {
+		close(e.stopping)
+		close(e.released)
+		close(e.done)
+		return nil, err
+	}
+	e.raft = r
+	e.opening.Store(false) // From here on others may read e.raft.
+	return e, nil
+}
+
+// open checks that log and snapshots fit together and starts Raft. It reads all entries since the
+// snapshot; what Raft would panic over comes back as an error.
+func (e *engine) open() (r *raft.Raft, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("raft: %v", p)
+		}
+		if err == nil && e.fault0() != nil {
+			err = e.fault0()
+		}
+	}()
+	g := e.group
+	first, err := g.logs.FirstIndex()
+	if err != nil {
+		return nil, err
+	}
+	if snapshot := uint64(g.snapshots.newest()); first > snapshot+1 {
+		return nil, fmt.Errorf("log begins at index %d, and the newest good snapshot ends at %d: entries are missing", first, snapshot)
+	}
+	stable := &guardedStable{engine: e, inner: g.stable}
+	conf := g.raftConfig(e.notify)
+	// Raft hands its goroutines the config by value: the engine must be complete before.
+	return raft.NewRaft(conf, &fsm{engine: e, group: g}, e.log, stable, &guardedSnapshots{engine: e, store: g.snapshots}, e.transport)
+}
+
+// raftConfig is what Raft runs with.
+func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
+	h := g.host.config
+	return &raft.Config{
+		ProtocolVersion:    raft.ProtocolVersionMax,
+		LocalID:            raft.ServerID(g.config.Self),
+		HeartbeatTimeout:   h.HeartbeatTimeout,
+		ElectionTimeout:    h.ElectionTimeout,
+		LeaderLeaseTimeout: h.LeaderLeaseTimeout,
+		CommitTimeout:      h.CommitTimeout,
+		// One trigger sends at most this many; the rest would wait for CommitTimeout. So fewer
+		// are kept outstanding (propose.go).
+		MaxAppendEntries: maxAppendEntries,
+		// One goroutine proposes for a group. Without the buffer Raft would find at most one
+		// entry waiting, and group commit would be gone.
+		BatchApplyCh: true,
+		// Snapshots are taken by bytes and the log is trimmed by bytes (snapshots.go, guard.go).
+		SnapshotInterval:  24 * time.Hour,
+		SnapshotThreshold: math.MaxUint64,
+		TrailingLogs:      0,
+		NotifyCh:          notify,
+		Logger:            newRaftLogger(g.logger),
+		NoLegacyTelemetry: true,
+	}
+}
+
+const maxAppendEntries = 1024
+
+// start begins to pass on what comes from peers.
+func (e *engine) start() {
+	e.responder.Add(1)
+	go func() {
+		defer e.responder.Done()
+		e.inbox.respond(e.afterInstall)
+	}()
+}
+
+// stop ends the engine and waits for every goroutine of it.
+func (e *engine) stop() {
+	close(e.stopping)
+	f := e.raft.Shutdown()
+	close(e.released)
+	if err := f.Error(); err != nil {
+		e.group.logger.Error("raft did not shut down cleanly", "err", err)
+	}
+	close(e.done)
+	e.responder.Wait()
+}
+
+// fault reports that this replica cannot go on. The group halts.
+func (e *engine) fault(err error) {
+	if e.faulted.CompareAndSwap(nil, &err) {
+		select {
+		case e.group.faults <- e:
+		default: // The group is being told already.
+		}
+	}
+}
+
+// fault0 gives the first fault, nil while there is none.
+func (e *engine) fault0() error {
+	if p := e.faulted.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// park holds one of Raft's goroutines after a fault until Raft has been told to shut down.
+func (e *engine) park() { <-e.released }
+
+// isReleased says whether Raft has been told to shut down.
+func (e *engine) isReleased() bool {
+	select {
+	case <-e.released:
+		return true
+	default:
+		return false
+	}
+}
+
+// headerOf is the header Raft wants on what replica from of a peer sent.
+func (e *engine) headerOf(broker int32, incarnation uint64) raft.RPCHeader {
+	key := serverKey{broker, incarnation}
+	e.headerMu.Lock()
+	defer e.headerMu.Unlock()
+	h, ok := e.headers[key]
+	if !ok {
+		if len(e.headers) >= 64 { // Replaced members; the next few messages fill it again.
+			clear(e.headers)
+		}
+		id := []byte(MakeServerID(broker, incarnation))
+		h = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: id, Addr: id}
+		e.headers[key] = h
+	}
+	return h
+}
+
+// fastHeartbeat answers a heartbeat without waiting for Raft's own goroutine, which may be inside
+// an fsync. Only a heartbeat that changes neither term nor role is answered so; the rest goes
+// through the inbox.
+func (e *engine) fastHeartbeat(req *raft.AppendEntriesRequest) (*raft.AppendEntriesResponse, bool) {
+	handle := e.heartbeat.Load()
+	if handle == nil {
+		return nil, false
+	}
+	term := e.raft.CurrentTerm()
+	if req.Term > term || req.Term == term && e.raft.State() != raft.Follower {
+		return nil, false
+	}
+	answer := make(chan raft.RPCResponse, 1)
+	(*handle)(raft.RPC{Command: req, RespChan: answer})
+	select {
+	case r := <-answer:
+		if resp, ok := r.Response.(*raft.AppendEntriesResponse); ok && r.Error == nil {
+			return resp, true
+		}
+	default: // Raft is shutting down.
+	}
+	return nil, false
+}
+
+// afterInstall looks at Raft after a snapshot was installed. If Raft still believes in a log that
+// reaches at least as far as the snapshot, it would refuse everything the leader sends next and be
+// sent the snapshot again, for ever: it counts from the log it had, which is gone. Opening it
+// again is the cure; the answer to the leader waits for that.
+func (e *engine) afterInstall(q *raft.InstallSnapshotRequest, answer func()) bool {
+	last, err := strconv.ParseUint(e.raft.Stats()["last_log_index"], 10, 64)
+	if err != nil || last < q.LastLogIndex {
+		return false
+	}
+	e.group.logger.Info("log reached past the installed snapshot; opening raft again", "last_index", last, "snapshot_index", q.LastLogIndex)
+	e.group.metrics().reopens.Inc()
+	select {
+	case e.group.reopens <- reopenRequest{engine: e, then: answer}:
+		return true
+	case <-e.stopping:
+		return false
+	}
+}
+
+// reopenSoon has Raft opened again once its goroutine that asks for it is free.
+func (e *engine) reopenSoon() {
+	e.group.goroutine(func() {
+		select {
+		case e.group.reopens <- reopenRequest{engine: e, then: func() {}}:
+		case <-e.stopping:
+		}
+	})
+}
+
+// bootstrap writes the first configuration if this replica has no state. A crash in the middle
+// leaves term 1 and an empty log, from where it starts over: nothing but this makes that state.
+func (g *Group) bootstrap() (fresh bool, err error) {
+	if len(g.config.Bootstrap) == 0 {
+		return false, nil
+	}
+	last, err := g.logs.LastIndex()
+	if err != nil {
+		return false, err
+	}
+	term, err := g.stable.GetUint64(keyCurrentTerm)
+	if err != nil && !errors.Is(err, errNotFound) {
+		return false, err
+	}
+	vote, err := g.stable.GetUint64(keyLastVoteTerm)
+	if err != nil && !errors.Is(err, errNotFound) {
+		return false, err
+	}
+	if last > 0 || term > 1 || vote > 0 || g.snapshots.newest() > 0 {
+		return false, nil
+	}
+	c, err := bootstrapConfiguration(g.config)
+	if err != nil {
+		return false, err
+	}
+	if err := g.stable.SetUint64(keyCurrentTerm, 1); err != nil {
+		return false, err
+	}
+	entry := &raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(c)}
+	return true, g.logs.StoreLogs([]*raft.Log{entry})
+}
+
+func bootstrapConfiguration(c GroupConfig) (raft.Configuration, error) {
+	var conf raft.Configuration
+	seen := make(map[ServerID]bool)
+	voters := 0
+	for _, s := range c.Bootstrap {
+		if _, _, err := ParseServerID(s.ID); err != nil {
+			return conf, err
+		}
+		if seen[s.ID] {
+			return conf, fmt.Errorf("bootstrap names %s twice", s.ID)
+		}
+		seen[s.ID] = true
+		member := raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(s.ID), Address: raft.ServerAddress(s.ID)}
+		if s.Learner {
+			member.Suffrage = raft.Nonvoter
+		} else {
+			voters++
+		}
+		conf.Servers = append(conf.Servers, member)
+	}
+	if voters == 0 || !seen[c.Self] {
+		return conf, fmt.Errorf("bootstrap of %s needs a voter and this replica, %s", c.Name, c.Self)
+	}
+	return conf, nil
+}
+
+// raftIndex and raftTerm keep Raft's bare numbers out of what others see.
+func raftIndex(i uint64) record.Index { return record.Index(i) }
+func raftTerm(t uint64) record.Term   { return record.Term(t) }

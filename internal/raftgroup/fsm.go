@@ -1,0 +1,336 @@
+package raftgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+
+	"github.com/hashicorp/raft"
+)
+
+// fsm is the group's state machine as Raft sees it. Raft calls all but the snapshot's Persist from
+// one goroutine. After a fault nothing reaches the machine any more.
+type fsm struct {
+	engine *engine
+	group  *Group
+}
+
+var _ raft.BatchingFSM = (*fsm)(nil)
+
+// refusal is the result of an entry that the machine was not shown. Its proposer is told.
+type refusal struct{ err error }
+
+// Apply is never called: Raft uses ApplyBatch.
+func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
+
+// ApplyBatch shows the machine the next entries, all but those it must not see: what it applied
+// before a restart, Raft's own, and commands that landed in another term than they were admitted
+// in. Every replica finds the same.
+func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	results := make([]any, len(logs))
+	if err := f.engine.fault0(); err != nil {
+		return fill(results, refusal{&UncertainError{err}})
+	}
+	err := f.apply(logs, results)
+	if err != nil {
+		f.engine.fault(err)
+		return fill(results, refusal{&UncertainError{err}})
+	}
+	return results
+}
+
+func fill(results []any, v any) []any {
+	for i := range results {
+		results[i] = v
+	}
+	return results
+}
+
+func (f *fsm) apply(logs []*raft.Log, results []any) (err error) {
+	g := f.group
+	last := logs[len(logs)-1].Index
+	defer func() {
+		if p := recover(); p != nil {
+			g.metrics().applyPanics.Inc()
+			err = fmt.Errorf("apply of entries %d to %d panicked: %v\n%s", logs[0].Index, last, p, debug.Stack())
+		}
+	}()
+	b := applyBatch{group: g, results: results}
+	applied := uint64(g.config.Machine.Applied())
+	var bytes int64
+	for i, l := range logs {
+		bytes += int64(len(l.Data)+len(l.Extensions)) + entryOverhead
+		if l.Type != raft.LogCommand || l.Index <= applied {
+			continue
+		}
+		e, refused, err := f.entry(l)
+		if err == nil && refused {
+			// The log learns of it in its turn.
+			if err = b.flush(); err == nil {
+				results[i] = refusal{&NotLeaderError{Group: g.config.ID}}
+				err = g.logs.refused(l)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("entry %d: %w", l.Index, err)
+		}
+		if !refused {
+			b.add(i, e)
+		}
+	}
+	if err := b.flush(); err != nil {
+		return err
+	}
+	g.applied(bytes)
+	return nil
+}
+
+// applyBatch collects neighbours for one call of the machine.
+type applyBatch struct {
+	group   *Group
+	results []any
+	entries []Entry
+	at      []int // where each entry's result goes
+}
+
+func (b *applyBatch) add(i int, e Entry) {
+	b.entries = append(b.entries, e)
+	b.at = append(b.at, i)
+}
+
+func (b *applyBatch) flush() error {
+	if len(b.entries) == 0 {
+		return nil
+	}
+	out := b.group.config.Machine.Apply(b.entries)
+	if len(out) != len(b.entries) {
+		return fmt.Errorf("machine gave %d results for %d entries", len(out), len(b.entries))
+	}
+	for i, r := range out {
+		b.results[b.at[i]] = r
+		if e := &b.entries[i]; e.Kind == KindLeaderStart {
+			b.group.leaderStarted(e.Term, e.Index)
+		}
+	}
+	b.entries, b.at = nil, nil
+	return nil
+}
+
+// entryOverhead is what an entry costs in the log beside its bytes; it makes many small entries
+// lead to a snapshot, too.
+const entryOverhead = 64
+
+// entry takes a log entry apart; refused: the machine must not see it.
+func (f *fsm) entry(l *raft.Log) (e Entry, refused bool, err error) {
+	env, err := decodeEnvelope(l.Extensions)
+	if err != nil {
+		return e, false, err
+	}
+	if env.admission != raftTerm(l.Term) {
+		f.group.metrics().staleTerm.Inc()
+		return e, true, nil
+	}
+	if l, err = f.engine.log.whole(l); err != nil {
+		return e, false, err
+	}
+	return Entry{
+		Index: raftIndex(l.Index), Term: raftTerm(l.Term), AppendTime: env.appendTime,
+		Level: env.level, Kind: env.kind, Meta: env.meta, Data: l.Data,
+	}, false, nil
+}
+
+// Snapshot captures the machine's state.
+func (f *fsm) Snapshot() (s raft.FSMSnapshot, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("snapshot panicked: %v\n%s", p, debug.Stack())
+			f.engine.fault(err)
+		}
+	}()
+	if err := f.engine.fault0(); err != nil {
+		return nil, err
+	}
+	state, err := f.group.config.Machine.Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	return &fsmSnapshot{state: state, engine: f.engine}, nil
+}
+
+// Restore replaces the machine's state. A machine that failed half way must not go on: the group
+// halts, unless it is just starting and an older snapshot can be tried.
+func (f *fsm) Restore(source io.ReadCloser) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("restore panicked: %v\n%s", p, debug.Stack())
+		}
+		if err != nil && !f.engine.opening.Load() {
+			f.engine.fault(fmt.Errorf("restore an installed snapshot: %w", err))
+		}
+	}()
+	if err := f.engine.fault0(); err != nil {
+		return err
+	}
+	inner := source
+	for {
+		w, ok := inner.(raft.ReadCloserWrapper)
+		if !ok {
+			break
+		}
+		inner = w.WrappedReadCloser()
+	}
+	r, ok := inner.(*snapshotReader)
+	if !ok {
+		return fmt.Errorf("snapshot comes from a %T", inner)
+	}
+	if err := f.group.config.Machine.Restore(r.index, source); err != nil {
+		return err
+	}
+	if got := f.group.config.Machine.Applied(); got > r.index {
+		return fmt.Errorf("machine restored to index %d says it is at %d", r.index, got)
+	}
+	f.group.restored(r.index)
+	return nil
+}
+
+// fsmSnapshot writes a captured state.
+type fsmSnapshot struct {
+	state  StateSnapshot
+	engine *engine
+}
+
+// Persist writes the state to the sink.
+func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("writing a snapshot panicked: %v\n%s", p, debug.Stack())
+			s.engine.fault(err)
+		}
+	}()
+	k, ok := sink.(*raftSink)
+	if !ok {
+		return fmt.Errorf("snapshot goes to a %T", sink)
+	}
+	k.local = true
+	_, err = s.state.WriteTo(k)
+	return err
+}
+
+// Release lets go of the state.
+func (s *fsmSnapshot) Release() { s.state.Release() }
+
+// guardedSnapshots is the group's snapshots as Raft sees them.
+type guardedSnapshots struct {
+	engine *engine
+	store  *snapshots
+}
+
+var _ raft.SnapshotStore = (*guardedSnapshots)(nil)
+
+// Create begins a snapshot, taken here or installed by a leader.
+func (s *guardedSnapshots) Create(_ raft.SnapshotVersion, index, term uint64, c raft.Configuration, ci uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+	if err := s.engine.fault0(); err != nil {
+		return nil, err
+	}
+	k, err := s.store.create(snapshotHead{index: index, term: term, configuration: c.Clone(), configurationIndex: ci})
+	if err != nil {
+		return nil, err
+	}
+	return &raftSink{snapshotSink: k, engine: s.engine}, nil
+}
+
+// List gives the good snapshots, newest first.
+func (s *guardedSnapshots) List() ([]*raft.SnapshotMeta, error) { return s.store.metas(), nil }
+
+// Open gives a snapshot for reading.
+func (s *guardedSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	meta, r, err := s.store.open(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return meta, r, nil
+}
+
+// raftSink is a snapshot being written by Raft: by Persist if it is taken here, else from a leader.
+type raftSink struct {
+	*snapshotSink
+	engine *engine
+	local  bool
+}
+
+// ID names the snapshot.
+func (k *raftSink) ID() string { return k.name }
+
+// Cancel removes it.
+func (k *raftSink) Cancel() error { return k.cancel() }
+
+// Close makes the snapshot durable and visible. For an installed one, what it only refers to is
+// pulled first; if that fails the snapshot is never seen and the leader tries again, less and less
+// often.
+func (k *raftSink) Close() error {
+	g := k.engine.group
+	if err := k.engine.fault0(); err != nil {
+		return errors.Join(err, k.cancel())
+	}
+	if k.local {
+		// An installed snapshot may have overtaken this one.
+		if newest := uint64(g.snapshots.newest()); newest > k.head.index {
+			return errors.Join(fmt.Errorf("a snapshot of index %d is there already", newest), k.cancel())
+		}
+		if err := k.finish(nil); err != nil {
+			return err
+		}
+		g.snapshotDone(k.head.index, "taken")
+		return nil
+	}
+	if err := k.finish(k.catchUp); err != nil {
+		g.metrics().snapshots.WithLabelValues("failed").Inc()
+		return err
+	}
+	k.engine.installed.Store(k.head.index)
+	g.snapshotDone(k.head.index, "installed")
+	return nil
+}
+
+func (k *raftSink) catchUp(state func() ([]byte, error)) error {
+	g := k.engine.group
+	if g.config.CatchUp == nil {
+		return nil
+	}
+	b, err := state()
+	if err != nil {
+		return err
+	}
+	_, leader := k.engine.raft.LeaderWithID()
+	info := SnapshotInfo{Index: raftIndex(k.head.index), Term: raftTerm(k.head.term), Source: ServerID(leader)}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ended := make(chan struct{})
+	defer close(ended)
+	watch := func() {
+		select {
+		case <-k.engine.stopping:
+			cancel()
+		case <-ended:
+		}
+	}
+	g.goroutine(watch)
+	g.metrics().catchUps.Inc()
+	if err := protect(func() error { return g.config.CatchUp(ctx, info, b) }); err != nil {
+		g.logger.Warn("catching up failed; the leader will try again", "index", k.head.index, "source", string(leader), "err", err)
+		return fmt.Errorf("catch up through index %d: %w", k.head.index, err)
+	}
+	return nil
+}
+
+// protect turns a panic into an error.
+func protect(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return f()
+}

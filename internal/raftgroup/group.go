@@ -1,0 +1,405 @@
+package raftgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/oncelog/oncelog/record"
+)
+
+// Group is one replica of one Raft group. Its methods may be called from any goroutine.
+//
+// One goroutine, the supervisor, owns the group's life: it alone opens, reopens and stops the
+// engine, and follows Raft's notices of leadership.
+type Group struct {
+	host        *Host
+	config      GroupConfig
+	incarnation uint64
+	logger      *slog.Logger
+
+	logs      logStore
+	stable    *stableStore
+	snapshots *snapshots
+
+	// engine is what runs; nil while it is being opened again and after the group ended.
+	engine atomic.Pointer[engine]
+	// lead is this replica's leadership, nil while it has none.
+	lead atomic.Pointer[leadership]
+
+	proposals *proposals
+	confirmer confirmer
+
+	// faults, reopens and the engine's notify are what the supervisor waits for.
+	faults  chan *engine
+	reopens chan reopenRequest
+	closing chan struct{}
+	// ended is closed when no engine runs any more and none will.
+	ended chan struct{}
+	// halted is set when a fault has ended the group.
+	halted atomic.Bool
+
+	once sync.Once
+	done chan struct{} // closed when the supervisor has ended
+
+	// pending is how many bytes have been applied since the last snapshot; snapshotting is set
+	// while one is taken.
+	pending      atomic.Int64
+	snapshotting atomic.Bool
+	retrySnap    atomic.Int64 // pending must reach this before the next attempt
+
+	fresh bool // bootstrapped just now
+
+	// ownedMu guards owned against new goroutines after the end; final is set then.
+	ownedMu sync.Mutex
+	owned   sync.WaitGroup
+	final   bool
+
+	// eventMu guards events and makes their order that of the changes of lead.
+	eventMu sync.Mutex
+	events  []LeadershipEvent
+	telling bool
+
+	// problemMu guards problem.
+	problemMu sync.Mutex
+	problem   string
+}
+
+type reopenRequest struct {
+	engine *engine
+	then   func()
+}
+
+// openGroup opens the stores and Raft on them.
+func openGroup(h *Host, c GroupConfig) (*Group, error) {
+	_, incarnation, err := ParseServerID(c.Self)
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{
+		host: h, config: c, incarnation: incarnation,
+		logger:  h.logger.With("group", uint64(c.ID), "name", c.Name),
+		faults:  make(chan *engine, 1),
+		reopens: make(chan reopenRequest),
+		closing: make(chan struct{}),
+		ended:   make(chan struct{}),
+		done:    make(chan struct{}),
+	}
+	g.proposals = newProposals(g)
+	g.confirmer.group = g
+	g.config.Bootstrap = append([]Server(nil), c.Bootstrap...)
+	if g.stable, err = h.stable.open(c.ID, c.Self); err != nil {
+		return nil, err
+	}
+	if g.snapshots, err = openSnapshots(h.config.FS, c.Dir, g.logger, h.metrics.badSnapshots.Inc); err != nil {
+		return nil, err
+	}
+	if g.logs, err = openLog(c); err != nil {
+		return nil, err
+	}
+	if g.fresh, err = g.bootstrap(); err != nil {
+		return nil, errors.Join(err, g.logs.close())
+	}
+	e, err := g.startEngine()
+	if err != nil {
+		return nil, errors.Join(err, g.logs.close())
+	}
+	g.engine.Store(e)
+	return g, nil
+}
+
+func openLog(c GroupConfig) (logStore, error) {
+	if c.Log == nil {
+		return openBoltLog(c.Dir)
+	}
+	return newRecordStore(c.Log), nil
+}
+
+// run starts the group's goroutines.
+func (g *Group) run() {
+	e := g.engine.Load()
+	e.start()
+	go g.supervise(e)
+	g.goroutine(g.firstElection)
+}
+
+// goroutine runs f in a goroutine that Close waits for; false: the group has ended, f does not run.
+func (g *Group) goroutine(f func()) bool {
+	g.ownedMu.Lock()
+	defer g.ownedMu.Unlock()
+	if g.final {
+		return false
+	}
+	g.owned.Add(1)
+	go func() {
+		defer g.owned.Done()
+		f()
+	}()
+	return true
+}
+
+// supervise owns the engine until the group is closed.
+func (g *Group) supervise(e *engine) {
+	defer close(g.done)
+	for e != nil {
+		select {
+		case leads := <-e.notify:
+			g.leaderChanged(e, leads)
+		case from := <-g.faults:
+			if from == e {
+				g.halt(e, e.fault0())
+				e = nil
+			}
+		case r := <-g.reopens:
+			if r.engine == e {
+				e = g.reopen(e)
+			}
+			r.then()
+		case <-g.closing:
+			g.stopEngine(e)
+			e = nil
+		}
+	}
+	g.finish()
+	<-g.closing
+}
+
+// stopEngine ends Raft. What was handed to it and is not resolved is uncertain from here on.
+func (g *Group) stopEngine(e *engine) {
+	g.engine.Store(nil)
+	g.endLeadership()
+	e.stop()
+}
+
+// halt ends the group because of a fault; it stays open and says why.
+func (g *Group) halt(e *engine, err error) {
+	g.problemMu.Lock()
+	g.problem = err.Error()
+	g.problemMu.Unlock()
+	g.halted.Store(true)
+	g.metrics().halts.Inc()
+	g.logger.Error("replica is stopped by a fault", "err", err)
+	g.stopEngine(e)
+}
+
+// reopen closes Raft and opens it again on the same stores.
+func (g *Group) reopen(e *engine) *engine {
+	g.stopEngine(e)
+	next, err := g.startEngine()
+	if err != nil {
+		g.problemMu.Lock()
+		g.problem = fmt.Sprintf("raft did not open again: %v", err)
+		g.problemMu.Unlock()
+		g.halted.Store(true)
+		g.metrics().halts.Inc()
+		g.logger.Error("replica is stopped by a fault", "err", err)
+		return nil
+	}
+	next.start()
+	g.engine.Store(next)
+	return next
+}
+
+// finish lets everything end that waits for the group.
+func (g *Group) finish() {
+	g.proposals.close()
+	close(g.ended)
+	g.ownedMu.Lock()
+	g.final = true
+	g.ownedMu.Unlock()
+	g.owned.Wait()
+}
+
+// Close stops the replica and waits for its goroutines; a callback of the group that is running
+// is waited for, so that none may call Close. The log given in GroupConfig stays open.
+func (g *Group) Close() error {
+	g.once.Do(func() { close(g.closing) })
+	<-g.done
+	g.host.remove(g)
+	var err error
+	if g.config.Log == nil {
+		err = g.logs.close()
+	}
+	return err
+}
+
+// Destroy closes the replica and removes what raftgroup keeps of it: term, vote, snapshots and, for
+// groups without a log of their own, the log. It must never be opened again under this identity.
+func (g *Group) Destroy() error {
+	err := g.Close()
+	fs, dir := g.host.config.FS, g.config.Dir
+	return errors.Join(err, g.host.stable.forget(g.config.ID, g.config.Self), fs.RemoveAll(g.snapshots.dir), removeBoltLog(dir))
+}
+
+// ID is the group's id.
+func (g *Group) ID() GroupID { return g.config.ID }
+
+// Self is this replica.
+func (g *Group) Self() ServerID { return g.config.Self }
+
+func (g *Group) metrics() *metrics { return g.host.metrics }
+
+func (h *Host) level() uint16 {
+	if h.config.FeatureLevel == nil {
+		return 0
+	}
+	return h.config.FeatureLevel()
+}
+
+// applied is told how many bytes of log a batch that has been applied took.
+func (g *Group) applied(bytes int64) {
+	if pending := g.pending.Add(bytes); pending >= max(g.config.SnapshotBytes, g.retrySnap.Load()) {
+		g.snapshotSoon()
+	}
+}
+
+// restored is told after a snapshot has replaced the state.
+func (g *Group) restored(record.Index) { g.pending.Store(0) }
+
+// snapshotSoon takes a snapshot in a goroutine of its own, if none is being taken.
+func (g *Group) snapshotSoon() {
+	if !g.snapshotting.CompareAndSwap(false, true) {
+		return
+	}
+	covered := g.pending.Load()
+	take := func() {
+		defer g.snapshotting.Store(false)
+		e := g.engine.Load()
+		if e == nil {
+			return
+		}
+		if err := e.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+			// Nothing is lost: the log stays as long as it is. A later attempt may work, after
+			// as many bytes again as a tenth of the interval.
+			g.retrySnap.Store(g.pending.Load() + g.config.SnapshotBytes/10 + 1)
+			if !errors.Is(err, raft.ErrRaftShutdown) {
+				g.metrics().snapshots.WithLabelValues("failed").Inc()
+				g.logger.Warn("state snapshot failed", "err", err)
+			}
+			return
+		}
+		g.retrySnap.Store(0)
+		g.pending.Add(-covered)
+	}
+	if !g.goroutine(take) {
+		g.snapshotting.Store(false)
+	}
+}
+
+// snapshotDone is told when a snapshot is durable.
+func (g *Group) snapshotDone(index uint64, how string) {
+	g.metrics().snapshots.WithLabelValues(how).Inc()
+	g.logger.Info("state snapshot", "how", how, "index", index)
+	if err := g.logs.snapshotAt(index); err != nil {
+		// The log then only keeps more than it need.
+		g.logger.Warn("log not told of the snapshot", "index", index, "err", err)
+	}
+}
+
+// Snapshot takes a state snapshot now. It returns nil, too, when nothing is new since the last.
+func (g *Group) Snapshot(ctx context.Context) error {
+	return g.await(ctx, func(e *engine) error {
+		err := e.raft.Snapshot().Error()
+		if errors.Is(err, raft.ErrNothingNewToSnapshot) {
+			return nil
+		}
+		if err != nil {
+			return &UncertainError{err}
+		}
+		return nil
+	})
+}
+
+// firstElection spares a group the wait for its first leader. A group that begins now elects the
+// member that its id picks as soon as a majority has opened it; a group of one voter elects that
+// one at every start. All others wait for their timeouts.
+func (g *Group) firstElection() {
+	e := g.engine.Load()
+	if e == nil {
+		return
+	}
+	voters := g.voters(e)
+	self := false
+	for _, v := range voters {
+		self = self || v == g.config.Self
+	}
+	switch {
+	case !self:
+		return
+	case len(voters) > 1 && (!g.fresh || voters[uint64(g.config.ID)%uint64(len(voters))] != g.config.Self):
+		return
+	case len(voters) > 1 && !g.awaitMembers(e, voters):
+		return
+	}
+	if _, leader := e.raft.LeaderWithID(); leader == "" && e.raft.State() == raft.Follower {
+		// What a leader sends to the one it hands over to.
+		id := []byte(g.config.Self)
+		header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: id, Addr: id}
+		e.inbox.put(&raft.TimeoutNowRequest{RPCHeader: header}, nil, 0, func(any, uint16, error) {})
+	}
+}
+
+const (
+	// membersPoll is how often a group that begins asks whether its other members have opened it.
+	membersPoll = 25 * time.Millisecond
+	// allMembersWait is how long it waits for all of them, once it has a majority.
+	allMembersWait = 250 * time.Millisecond
+)
+
+// awaitMembers waits until the other voters of a group that begins have opened it: all, or after a
+// while a majority. False: there is a leader already, or the wait is over.
+func (g *Group) awaitMembers(e *engine, voters []ServerID) bool {
+	started := time.Now()
+	ticker := time.NewTicker(membersPoll)
+	defer ticker.Stop()
+	for time.Since(started) < g.host.config.HeartbeatTimeout {
+		answers := make(chan termAnswer, len(voters))
+		for _, v := range voters {
+			if v != g.config.Self {
+				e.transport.askTerm(raft.ServerID(v), func(a termAnswer) { answers <- a })
+			}
+		}
+		open := 1
+		for pending := len(voters) - 1; pending > 0; {
+			select {
+			case a := <-answers:
+				if pending--; a.err == nil {
+					open++
+				}
+				continue
+			case <-ticker.C:
+			case <-e.stopping:
+				return false
+			}
+			break
+		}
+		if _, leader := e.raft.LeaderWithID(); leader != "" || e.raft.CurrentTerm() > 1 {
+			return false
+		}
+		if open == len(voters) || open > len(voters)/2 && time.Since(started) >= allMembersWait {
+			return true
+		}
+		select {
+		case <-ticker.C:
+		case <-e.stopping:
+			return false
+		}
+	}
+	return false
+}
+
+func (g *Group) voters(e *engine) []ServerID {
+	var list []ServerID
+	for _, s := range e.raft.GetConfiguration().Configuration().Servers {
+		if s.Suffrage == raft.Voter {
+			list = append(list, ServerID(s.ID))
+		}
+	}
+	return list
+}

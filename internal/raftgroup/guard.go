@@ -1,0 +1,219 @@
+package raftgroup
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/raft"
+)
+
+// logStore is what a group keeps its log in: boltLog or recordStore.
+type logStore interface {
+	raft.LogStore
+	// truncateTail removes all entries from index from on: they conflict with the leader's.
+	truncateTail(from uint64) error
+	// trim lets Raft forget the entries through an index.
+	trim(through uint64) error
+	// body completes an entry that GetLog gave without its data (lazyData).
+	body(l *raft.Log) (*raft.Log, error)
+	// refused tells that apply did not show an entry to the machine.
+	refused(l *raft.Log) error
+	// snapshotAt tells that a state snapshot at an index is durable.
+	snapshotAt(index uint64) error
+	close() error
+}
+
+// guardedLog stands between Raft and its log. It satisfies raft.LogStore and
+// raft.MonotonicLogStore, sorts Raft's DeleteRange into what is meant, and never returns an error
+// that Raft panics on: see engine.
+type guardedLog struct {
+	engine *engine
+	inner  logStore
+	// cut is set between a tail removed for conflicting and the entries that replace it. Only
+	// Raft's main goroutine touches it.
+	cut bool
+}
+
+var (
+	_ raft.LogStore          = (*guardedLog)(nil)
+	_ raft.MonotonicLogStore = (*guardedLog)(nil)
+)
+
+// IsMonotonic makes Raft empty the log when a snapshot is installed, for either store: what stands
+// there conflicts, or is covered by the snapshot.
+func (s *guardedLog) IsMonotonic() bool { return true }
+
+// FirstIndex is the first index Raft can read, 0 for an empty log.
+func (s *guardedLog) FirstIndex() (uint64, error) { return s.inner.FirstIndex() }
+
+// LastIndex is the last index, 0 for an empty log.
+func (s *guardedLog) LastIndex() (uint64, error) { return s.inner.LastIndex() }
+
+// GetLog reads an entry. Outside the window it gives the bare raft.ErrLogNotFound; any other
+// failure is a fault of this replica.
+func (s *guardedLog) GetLog(index uint64, l *raft.Log) error {
+	e := s.engine
+	if e.fault0() != nil && !e.opening.Load() && e.isReleased() {
+		return pretend(index, l)
+	}
+	err := s.inner.GetLog(index, l)
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, raft.ErrLogNotFound) {
+		if e.opening.Load() || !s.needed(index) {
+			return raft.ErrLogNotFound
+		}
+		err = errors.New("it is missing")
+	}
+	select {
+	case <-e.done:
+		return raft.ErrLogNotFound // A gauge of Raft's, whose goroutine nobody waits for.
+	default:
+	}
+	e.fault(fmt.Errorf("read log entry %d: %w", index, err))
+	if e.opening.Load() {
+		return err
+	}
+	e.park()
+	return pretend(index, l)
+}
+
+// needed says whether Raft is about to apply an entry, and would panic without it.
+func (s *guardedLog) needed(index uint64) bool {
+	r := s.engine.raft
+	return index > r.AppliedIndex() && index <= r.CommitIndex()
+}
+
+// pretend gives Raft an entry without effect. It is shut down already: the entry reaches neither
+// the state machine nor a peer.
+func pretend(index uint64, l *raft.Log) error {
+	*l = raft.Log{Index: index, Type: raft.LogNoop}
+	return nil
+}
+
+// StoreLog stores one entry.
+func (s *guardedLog) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs makes entries durable. After a failure it is not known what is on the disk: Raft
+// steps down at once, and the group halts. Only a disk that was full before anything was written
+// is refused and leaves the replica as it is.
+func (s *guardedLog) StoreLogs(logs []*raft.Log) error {
+	if err := s.engine.fault0(); err != nil {
+		return err
+	}
+	// A log that was empty when a snapshot was installed needed no DeleteRange.
+	s.engine.installed.Store(0)
+	err := s.inner.StoreLogs(logs)
+	if err == nil {
+		s.cut = false
+		return nil
+	}
+	err = fmt.Errorf("store log entries from %d: %w", logs[0].Index, err)
+	if !nothingWritten(err) {
+		s.engine.fault(err)
+	} else if s.cut && !s.engine.opening.Load() {
+		// Raft goes on believing in the tail that was removed before.
+		s.engine.reopenSoon()
+	}
+	return err
+}
+
+// DeleteRange is called by Raft in three cases, which mean different things:
+//   - after a snapshot was installed, with the whole log: entries above the snapshot conflict and
+//     go, those below are covered by it;
+//   - after a snapshot was taken, with a prefix no longer than it: the entries since the snapshot
+//     before it are kept, for followers that are briefly behind, and in case the new one is bad;
+//   - on a conflict with the leader, with a tail above everything committed.
+func (s *guardedLog) DeleteRange(low, high uint64) error {
+	err := s.deleteRange(low, high)
+	if err != nil {
+		err = fmt.Errorf("delete log entries %d to %d: %w", low, high, err)
+		s.engine.fault(err)
+	}
+	return err
+}
+
+func (s *guardedLog) deleteRange(low, high uint64) error {
+	snapshots := s.engine.group.snapshots
+	if installed := s.engine.installed.Swap(0); installed > 0 {
+		if high > installed {
+			if err := s.inner.truncateTail(max(low, installed+1)); err != nil {
+				return err
+			}
+		}
+		return s.inner.trim(min(high, installed))
+	}
+	if high <= uint64(snapshots.newest()) {
+		through := min(high, uint64(snapshots.previous()))
+		if through < low {
+			return nil
+		}
+		return s.inner.trim(through)
+	}
+	last, err := s.inner.LastIndex()
+	if err != nil {
+		return err
+	}
+	if high < last {
+		return fmt.Errorf("the log ends at %d: neither a prefix below a snapshot nor a tail", last)
+	}
+	s.cut = true
+	return s.inner.truncateTail(low)
+}
+
+// whole gives an entry with its data.
+func (s *guardedLog) whole(l *raft.Log) (*raft.Log, error) {
+	if !isLazy(l) {
+		return l, nil
+	}
+	return s.inner.body(l)
+}
+
+// lazyData stands for the data of an entry that GetLog left on the disk, so that what Raft holds
+// for a follower that is far behind stays small. It is told by its address.
+var lazyData = []byte{0}
+
+func isLazy(l *raft.Log) bool { return len(l.Data) == 1 && &l.Data[0] == &lazyData[0] }
+
+// guardedStable stands between Raft and its term and vote. Raft panics when it cannot store a
+// term, in a goroutine of its own.
+type guardedStable struct {
+	engine *engine
+	inner  *stableStore
+}
+
+var _ raft.StableStore = (*guardedStable)(nil)
+
+// Set stores a value durably.
+func (s *guardedStable) Set(key, val []byte) error {
+	return s.guard(s.inner.Set(key, val))
+}
+
+// Get gives a value, or "not found".
+func (s *guardedStable) Get(key []byte) ([]byte, error) { return s.inner.Get(key) }
+
+// SetUint64 stores a number durably.
+func (s *guardedStable) SetUint64(key []byte, val uint64) error {
+	err := s.guard(s.inner.SetUint64(key, val))
+	if err != nil && string(key) == string(keyCurrentTerm) && !s.engine.opening.Load() {
+		// Raft has been told to shut down. Whatever it does with the term it believes to have
+		// stored, no answer leaves this replica any more.
+		return nil
+	}
+	return err
+}
+
+// GetUint64 gives a number, or "not found".
+func (s *guardedStable) GetUint64(key []byte) (uint64, error) { return s.inner.GetUint64(key) }
+
+func (s *guardedStable) guard(err error) error {
+	if err == nil {
+		return nil
+	}
+	s.engine.fault(err)
+	if !s.engine.opening.Load() {
+		s.engine.park()
+	}
+	return err
+}

@@ -1,0 +1,112 @@
+package raftgroup
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// changeTimeout bounds how long a membership change waits to be taken up by Raft where the
+// caller's context does not.
+const changeTimeout = 10 * time.Second
+
+// AddVoter makes a server a voter, also one that is a learner. Only the ready leader does it, one
+// change at a time. OutcomeOf sorts the errors.
+func (g *Group) AddVoter(ctx context.Context, id ServerID) error {
+	return g.change(ctx, id, func(r *raft.Raft, timeout time.Duration) raft.Future {
+		return r.AddVoter(raft.ServerID(id), raft.ServerAddress(id), 0, timeout)
+	})
+}
+
+// AddLearner makes a server a member without a vote. A voter stays one.
+func (g *Group) AddLearner(ctx context.Context, id ServerID) error {
+	return g.change(ctx, id, func(r *raft.Raft, timeout time.Duration) raft.Future {
+		return r.AddNonvoter(raft.ServerID(id), raft.ServerAddress(id), 0, timeout)
+	})
+}
+
+// Remove removes a server from the group. A leader may remove itself; it then steps down once
+// the change is committed. The last voter cannot be removed.
+func (g *Group) Remove(ctx context.Context, id ServerID) error {
+	return g.change(ctx, id, func(r *raft.Raft, timeout time.Duration) raft.Future {
+		return r.RemoveServer(raft.ServerID(id), 0, timeout)
+	})
+}
+
+func (g *Group) change(ctx context.Context, id ServerID, do func(*raft.Raft, time.Duration) raft.Future) error {
+	if _, _, err := ParseServerID(id); err != nil {
+		return &refusedError{err}
+	}
+	if _, ready := g.IsReady(); !ready {
+		return g.notLeader()
+	}
+	timeout := changeTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = max(time.Until(deadline), time.Millisecond)
+	}
+	return g.await(ctx, func(e *engine) error {
+		f := do(e.raft, timeout)
+		handed := endWith(f, e.done)
+		if err := f.Error(); err != nil {
+			return g.sortError(err, handed)
+		}
+		return nil
+	})
+}
+
+// TransferLeadership hands leadership to a voter; empty: to the one that is furthest. It returns
+// when this replica has stepped down, or with the reason why it did not.
+func (g *Group) TransferLeadership(ctx context.Context, to ServerID) error {
+	if _, ready := g.IsReady(); !ready {
+		return g.notLeader()
+	}
+	if to == g.config.Self {
+		return nil
+	}
+	if to != "" {
+		s := g.Status()
+		found := false
+		for _, v := range s.Voters {
+			found = found || v == to
+		}
+		if !found {
+			return &refusedError{fmt.Errorf("%s is not a voter of group %d", to, g.config.ID)}
+		}
+	}
+	return g.await(ctx, func(e *engine) error {
+		var f raft.Future
+		if to == "" {
+			f = e.raft.LeadershipTransfer()
+		} else {
+			f = e.raft.LeadershipTransferToServer(raft.ServerID(to), raft.ServerAddress(to))
+		}
+		handed := endWith(f, e.done)
+		if err := f.Error(); err != nil {
+			return g.sortError(err, handed)
+		}
+		return nil
+	})
+}
+
+// await runs f beside the caller, who leaves when ctx ends: then it may have happened.
+func (g *Group) await(ctx context.Context, f func(*engine) error) error {
+	if err := ctx.Err(); err != nil {
+		return &refusedError{err}
+	}
+	e := g.engine.Load()
+	if e == nil {
+		return ErrStopped
+	}
+	got := make(chan error, 1)
+	if !g.goroutine(func() { got <- f(e) }) {
+		return ErrStopped
+	}
+	select {
+	case err := <-got:
+		return err
+	case <-ctx.Done():
+		return &UncertainError{ctx.Err()}
+	}
+}
