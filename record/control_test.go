@@ -46,6 +46,7 @@ func TestParseMarker(t *testing.T) {
 		code  Code // 0: no error
 	}{
 		{"no control bit", sample(t, CodecNone), false, 0},
+		{"no control bit, key of a marker", altered(ControlBatch(Marker{}), func(b Batch) { b.setAttributes(AttrTransactional) }), false, 0},
 		{"unknown type 2 (L1: ignored)", control(t, []byte{0, 0, 0, 2}, nil), false, 0},
 		{"newer versions, longer", control(t, []byte{0, 1, 0, 1, 9}, []byte{0, 1, 0, 0, 0, 3, 9}), true, 0},
 		{"emptied by compaction", empty, false, 0},

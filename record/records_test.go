@@ -65,6 +65,33 @@ func TestRecordsRefuse(t *testing.T) {
 	}
 }
 
+func TestRecordsRefuseNegativeCountAtOnce(t *testing.T) {
+	if _, err := altered(sample(t, CodecNone), put32(offRecordCount, -1)).Records(0); !errors.Is(err, ErrInvalidRecord) {
+		t.Error(err)
+	}
+}
+
+// A reader that is used again allocates only the names of headers.
+func TestRecordsDoNotAllocate(t *testing.T) {
+	b := NewBuilder(CodecNone)
+	for range 10 {
+		if err := b.Append(now, []byte("key"), nil, []Header{{}, {Value: []byte("v")}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	batch := b.Finish(1, 0, 0, false)
+	var r Records
+	if n := testing.AllocsPerRun(100, func() {
+		if err := r.Reset(batch, 0); err != nil {
+			t.Fatal(err)
+		}
+		for r.Next() {
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 // One reader may go through many batches; without Close, what was read stays as it is.
 func TestRecordsReset(t *testing.T) {
 	var r Records

@@ -100,7 +100,8 @@ func TestValidateRefusesHeaders(t *testing.T) {
 		{"P28 bad CRC", change(good, size-1, 1), Limits{}, ErrCorruptMessage, -1, "CRC32C"},
 		{"P28 bad CRC field", change(good, offCRC, 1), Limits{}, ErrCorruptMessage, -1, "CRC32C"},
 		{"P28 codec 5", altered(good, put16(offAttributes, 5)), Limits{}, ErrUnsupportedCompression, -1, "codec 5"},
-		{"P28 codec 7, trusted", altered(good, put16(offAttributes, 7)), Limits{TrustRecords: true}, ErrUnsupportedCompression, -1, "codec 7"},
+		{"P28 codec 5, trusted", altered(good, put16(offAttributes, 5)), Limits{TrustRecords: true}, ErrUnsupportedCompression, -1, "codec 5"},
+		{"P28 codec 7", altered(good, put16(offAttributes, 7)), Limits{}, ErrUnsupportedCompression, -1, "codec 7"},
 		{"P28 zstd before version 7", sample(t, CodecZstd), Limits{NoZstd: true}, ErrUnsupportedCompression, -1, "version 7"},
 		{"P28 count 0", altered(altered(good, put32(offRecordCount, 0)), put32(offLastOffsetDelta, -1)), Limits{}, ErrInvalidRecord, -1, "record count is 0"},
 		{"P28 count -1", altered(good, put32(offRecordCount, -1)), Limits{}, ErrInvalidRecord, -1, "record count is -1"},
@@ -157,7 +158,7 @@ func TestValidateRefusesRecords(t *testing.T) {
 		return c
 	}
 	overflow := []byte{0xff, 0xff, 0xff, 0xff, 0x1f} // 33 bits
-	padded := []byte{0x80, 0x80, 0x80, 0x80, 0x80, 0x00}
+	padded := []byte{0x80 | 6<<1, 0x80, 0x80, 0x80, 0x80, 0x00}
 	endless := bytes.Repeat([]byte{0xff}, 10)
 	for _, tc := range []struct {
 		name    string
@@ -167,6 +168,7 @@ func TestValidateRefusesRecords(t *testing.T) {
 		message string
 	}{
 		{"length above what is there", 1, [][]byte{{14 << 1, 0, 0, 0, 1, 1, 0}}, 0, string(badLength)},
+		{"length one above what is there", 1, [][]byte{{7 << 1, 0, 0, 0, 1, 1, 0}}, 0, string(badLength)},
 		{"length of the second", 2, [][]byte{ok, {14 << 1, 0, 0, 2, 1, 1, 0}}, 1, string(badLength)},
 		{"length below the least", 1, [][]byte{{5 << 1, 0, 0, 0, 1, 1, 0}}, 0, string(badLength)},
 		{"negative length", 1, [][]byte{{1, 0, 0, 0, 1, 1, 0}}, 0, string(badLength)},
@@ -177,6 +179,8 @@ func TestValidateRefusesRecords(t *testing.T) {
 		{"timestamp delta of eleven bytes", 1, [][]byte{with(2, append(bytes.Repeat([]byte{0x80}, 10), 0)...)}, 0, string(badDelta)},
 		{"offset delta beyond 32 bits", 1, [][]byte{with(3, overflow...)}, 0, string(badDelta)},
 		{"key length above the record", 1, [][]byte{with(4, 10<<1)}, 0, string(badKey)},
+		{"key length one above the record", 1, [][]byte{with(4, 3<<1)}, 0, string(badKey)},
+		{"key length into the next record", 2, [][]byte{with(4, 4<<1), second}, 0, string(badKey)},
 		{"key length -2", 1, [][]byte{with(4, 3)}, 0, string(badKey)},
 		{"key length beyond 32 bits", 1, [][]byte{with(4, overflow...)}, 0, string(badKey)},
 		{"value length above the record", 1, [][]byte{with(5, 10<<1)}, 0, string(badValue)},
@@ -188,6 +192,7 @@ func TestValidateRefusesRecords(t *testing.T) {
 		{"null header key", 1, [][]byte{with(6, 1<<1, 1, 1)}, 0, string(badHeader)},
 		{"header key above the record", 1, [][]byte{with(6, 1<<1, 4<<1, 1)}, 0, string(badHeader)},
 		{"header value above the record", 1, [][]byte{with(6, 1<<1, 0, 4<<1)}, 0, string(badHeader)},
+		{"header value one above the record", 1, [][]byte{with(6, 1<<1, 0, 1<<1)}, 0, string(badHeader)},
 		{"header value -2", 1, [][]byte{with(6, 1<<1, 0, 3)}, 0, string(badHeader)},
 		{"bytes after the headers", 1, [][]byte{with(6, 0, 0)}, 0, string(badEnd)},
 		{"fewer records than the count", 2, [][]byte{ok, {}}, 1, string(badLength)},
@@ -368,25 +373,31 @@ func TestValidateCorrects(t *testing.T) {
 	for _, codec := range []Codec{CodecNone, CodecGzip, CodecSnappy, CodecLZ4, CodecZstd} {
 		good := sample(t, codec)
 		want := contentOf(t, good)
-		var frames []byte
+		var frames, middle []byte
 		var f frame
 		for pos, raw := 0, rawContent(t, good); pos < len(raw); pos = f.end {
 			if p := f.read(raw, pos); p != "" {
 				t.Fatal(p)
 			}
 			frames = append(frames, reframe(raw, &f, f.offsetDelta*3-2)...)
+			// Only the one in the middle is wrong.
+			middle = append(middle, reframe(raw, &f, f.offsetDelta+f.offsetDelta%2)...)
 		}
-		odd := framed(3, frames)
-		if codec != CodecNone {
-			odd = framesOf(codec, 3, frames)
+		packed := func(frames []byte) Batch {
+			b := framed(3, frames)
+			if codec != CodecNone {
+				b = framesOf(codec, 3, frames)
+			}
+			b.setMaxTimestamp(now + 2)
+			b.setAttributes(b.Attributes() | AttrTransactional | 0x400)
+			b.Rewrite(7, 1, 10)
+			return b
 		}
-		odd.setMaxTimestamp(now + 2)
-		odd.setAttributes(odd.Attributes() | AttrTransactional | 0x400)
-		odd.Rewrite(7, 1, 10)
 		for name, b := range map[string]Batch{
 			"log append time bit": altered(good, func(b Batch) { b.setAttributes(b.Attributes() | AttrLogAppendTime) }),
 			"max timestamp":       altered(good, put64(offMaxTimestamp, now+5)),
-			"odd offset deltas":   odd,
+			"odd offset deltas":   packed(frames),
+			"one of them odd":     packed(middle),
 		} {
 			t.Run(fmt.Sprintf("%s/%v", name, codec), func(t *testing.T) {
 				before := bytes.Clone(b)
