@@ -1,0 +1,69 @@
+package partition
+
+import (
+	"fmt"
+
+	"github.com/oncelog/oncelog/internal/raftgroup"
+)
+
+// Code is the stable name of a failure, Kafka's own where Kafka has one.
+type Code string
+
+// What partitions answer. The listeners translate them by their tables.
+const (
+	CodeUnknownTopicOrPartition Code = "UNKNOWN_TOPIC_OR_PARTITION"
+	CodeNotLeader               Code = "NOT_LEADER_OR_FOLLOWER"
+	CodeOutOfOrderSequence      Code = "OUT_OF_ORDER_SEQUENCE_NUMBER"
+	CodeInvalidProducerEpoch    Code = "INVALID_PRODUCER_EPOCH"
+	CodeInvalidTxnState         Code = "INVALID_TXN_STATE"
+	CodeCoordinatorFenced       Code = "TRANSACTION_COORDINATOR_FENCED"
+	CodeTooManyProducers        Code = "THROTTLING_QUOTA_EXCEEDED"
+	CodeBusy                    Code = "BROKER_BUSY"
+	CodeRequestTimedOut         Code = "REQUEST_TIMED_OUT"
+	CodeOffsetOutOfRange        Code = "OFFSET_OUT_OF_RANGE"
+	CodeFencedLeaderEpoch       Code = "FENCED_LEADER_EPOCH"
+	CodeUnknownLeaderEpoch      Code = "UNKNOWN_LEADER_EPOCH"
+	CodeOffsetNotAvailable      Code = "OFFSET_NOT_AVAILABLE"
+	CodeStorage                 Code = "KAFKA_STORAGE_ERROR"
+	CodeInvalidRecord           Code = "INVALID_RECORD"
+	CodeInvalidRequest          Code = "INVALID_REQUEST"
+	CodeUnknown                 Code = "UNKNOWN_SERVER_ERROR"
+)
+
+// Error is why a partition refused or failed, and whether the operation may have happened all
+// the same. Nobody above turns MayHaveHappened into DidNotHappen (R2).
+type Error struct {
+	Code    Code
+	Message string
+	Outcome raftgroup.Outcome
+	// Leader is who leads as far as this broker knows; nil where unknown or beside the point.
+	Leader *Leader
+	Cause  error
+}
+
+// Leader names the broker that leads a partition and the epoch it leads in.
+type Leader struct {
+	Broker int32
+	Epoch  int32
+}
+
+// Error gives code and message.
+func (e *Error) Error() string {
+	if e.Cause != nil {
+		return fmt.Sprintf("%s: %s: %v", e.Code, e.Message, e.Cause)
+	}
+	return fmt.Sprintf("%s: %s", e.Code, e.Message)
+}
+
+// Unwrap gives the cause.
+func (e *Error) Unwrap() error { return e.Cause }
+
+// refused makes an error for something that certainly did not happen.
+func refused(code Code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...), Outcome: raftgroup.DidNotHappen}
+}
+
+// uncertain makes an error for something that may have happened.
+func uncertain(code Code, cause error, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...), Outcome: raftgroup.MayHaveHappened, Cause: cause}
+}

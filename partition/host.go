@@ -1,0 +1,419 @@
+package partition
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/internal/vfs"
+	"github.com/oncelog/oncelog/partition/recordlog"
+	"github.com/oncelog/oncelog/record"
+)
+
+// HostConfig is what a broker's replicas share.
+type HostConfig struct {
+	Broker int32
+	// Dir holds one directory for each replica.
+	Dir string
+	FS  vfs.FS
+	// Raft runs the groups.
+	Raft *raftgroup.Host
+	// Pull brings log entries from a peer, for replicas that lie behind its Raft window.
+	Pull PullFunc
+	// LeadershipChanged is told when a replica here becomes ready to lead or stops leading; nil
+	// for nobody. It must not block.
+	LeadershipChanged func(group raftgroup.GroupID, term record.Term, ready bool)
+	// CacheBytes bounds the tail cache of each replica.
+	CacheBytes int64
+	// SnapshotBytes is how much log is applied between two state snapshots of a replica.
+	SnapshotBytes int64
+	// MaxReplicas bounds the replicas this broker hosts.
+	MaxReplicas int
+	// ExpirationCheckInterval is how often a leader looks for idle producers (P25).
+	ExpirationCheckInterval time.Duration
+	Logger                  *slog.Logger
+	Registerer              prometheus.Registerer
+}
+
+// Host holds this broker's replicas. Its methods may be called from many goroutines.
+type Host struct {
+	config  HostConfig
+	logger  *slog.Logger
+	metrics *metrics
+	logs    *recordlog.Metrics
+
+	stopping chan struct{}
+	owned    sync.WaitGroup
+
+	// mu guards what follows. Nothing blocks under it.
+	mu       sync.RWMutex
+	byName   map[record.TopicPartition]*Replica
+	byGroup  map[raftgroup.GroupID]*Replica
+	problems map[raftgroup.GroupID]problem
+	closed   bool
+}
+
+// problem is why a replica that should be here is not served.
+type problem struct {
+	spec ReplicaSpec
+	err  error
+}
+
+// NewHost makes a host without replicas and starts its clock.
+func NewHost(c HostConfig) *Host {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.ExpirationCheckInterval <= 0 {
+		c.ExpirationCheckInterval = 10 * time.Minute
+	}
+	if c.MaxReplicas <= 0 {
+		c.MaxReplicas = 4000
+	}
+	h := &Host{
+		config:   c,
+		logger:   c.Logger,
+		metrics:  newMetrics(c.Registerer),
+		logs:     recordlog.NewMetrics(c.Registerer),
+		stopping: make(chan struct{}),
+		byName:   make(map[record.TopicPartition]*Replica),
+		byGroup:  make(map[raftgroup.GroupID]*Replica),
+		problems: make(map[raftgroup.GroupID]problem),
+	}
+	h.background(h.sweepTimeouts)
+	return h
+}
+
+// background runs f in a goroutine that Close waits for. f ends when stopping is closed or with
+// what it was given to end on.
+func (h *Host) background(f func()) {
+	h.owned.Add(1)
+	go func() {
+		defer h.owned.Done()
+		f()
+	}()
+}
+
+// Create makes a replica's directory, durably. Only after that has been reported and agreed may
+// the replica be opened: whoever finds an agreed replica without its directory knows that data
+// was lost, and never starts it empty under the same identity.
+func (h *Host) Create(spec ReplicaSpec) error {
+	return createReplicaDir(h.config.FS, h.replicaDir(spec), identityOf(spec))
+}
+
+// Open starts a replica whose directory exists. A replica that cannot be opened is remembered
+// with its reason (Groups shows it) and stays closed.
+func (h *Host) Open(spec ReplicaSpec) error {
+	h.mu.Lock()
+	switch {
+	case h.closed:
+		h.mu.Unlock()
+		return fmt.Errorf("open %s: the broker is stopping", spec)
+	case h.byGroup[spec.Group] != nil:
+		h.mu.Unlock()
+		return nil
+	case len(h.byGroup) >= h.config.MaxReplicas:
+		h.mu.Unlock()
+		return fmt.Errorf("open %s: this broker hosts %d replicas already, the limit is limits.max_replicas", spec, h.config.MaxReplicas)
+	}
+	h.mu.Unlock()
+	r, err := h.openReplica(spec)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err != nil {
+		h.problems[spec.Group] = problem{spec, err}
+		h.metrics.quarantined.Set(float64(len(h.problems)))
+		h.logger.Error("replica is quarantined", "topic", spec.Topic, "partition", spec.Partition, "group", uint64(spec.Group), "err", err)
+		return err
+	}
+	delete(h.problems, spec.Group)
+	h.metrics.quarantined.Set(float64(len(h.problems)))
+	h.byGroup[spec.Group] = r
+	h.byName[spec.TopicPartition] = r
+	h.metrics.replicas.Set(float64(len(h.byGroup)))
+	return nil
+}
+
+func (h *Host) openReplica(spec ReplicaSpec) (*Replica, error) {
+	dir := h.replicaDir(spec)
+	if err := checkReplicaDir(h.config.FS, dir, identityOf(spec)); err != nil {
+		return nil, err
+	}
+	snapshot, err := h.config.Raft.LatestSnapshot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", spec, err)
+	}
+	r := &Replica{
+		host:   h,
+		spec:   spec,
+		logger: h.logger.With("topic", spec.Topic, "partition", spec.Partition, "group", uint64(spec.Group)),
+		state:  newState(),
+	}
+	r.config.Store(&spec.Config)
+	r.admission.init(r)
+	r.publish()
+	r.log, err = recordlog.Open(recordlog.Options{
+		FS:            h.config.FS,
+		Dir:           filepath.Join(dir, "log"),
+		SegmentBytes:  spec.Config.SegmentBytes,
+		CacheBytes:    h.config.CacheBytes,
+		SnapshotIndex: snapshot,
+		Classify:      Classify,
+		LeaderEpoch:   r.leaderEpoch,
+		Logger:        r.logger,
+		Metrics:       h.logs,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", spec, err)
+	}
+	r.group, err = h.config.Raft.Open(raftgroup.GroupConfig{
+		ID:            spec.Group,
+		Name:          spec.TopicPartition.String(),
+		Self:          spec.Self,
+		Dir:           dir,
+		Log:           r.log,
+		Machine:       r,
+		Bootstrap:     spec.Voters,
+		SnapshotBytes: h.config.SnapshotBytes,
+		CatchUp:       r.catchUp,
+		OnLeadership:  r.onLeadership,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", spec, errors.Join(err, r.log.Close()))
+	}
+	return r, nil
+}
+
+// Configure gives a replica a new topic configuration.
+func (h *Host) Configure(tp record.TopicPartition, c Config) {
+	r := h.replica(tp)
+	if r == nil {
+		return
+	}
+	r.config.Store(&c)
+	r.log.SetSegmentBytes(c.SegmentBytes)
+	r.admission.reconfigured()
+}
+
+// CloseReplica stops a replica; with destroy its directory goes too.
+func (h *Host) CloseReplica(spec ReplicaSpec, destroy bool) error {
+	h.mu.Lock()
+	r := h.byGroup[spec.Group]
+	delete(h.byGroup, spec.Group)
+	delete(h.problems, spec.Group)
+	if r != nil && h.byName[spec.TopicPartition] == r {
+		delete(h.byName, spec.TopicPartition)
+	}
+	h.metrics.replicas.Set(float64(len(h.byGroup)))
+	h.mu.Unlock()
+	var err error
+	if r != nil {
+		err = r.close()
+		r.wakeFetches()
+	}
+	if destroy {
+		if e := h.config.Raft.Forget(spec.Group, spec.Self); err == nil {
+			err = e
+		}
+		if e := h.config.FS.RemoveAll(h.replicaDir(spec)); err == nil {
+			err = e
+		}
+	}
+	return err
+}
+
+func (r *Replica) close() error {
+	err := r.group.Close()
+	r.admission.discard()
+	if e := r.log.Close(); err == nil {
+		err = e
+	}
+	return err
+}
+
+// Close stops every replica and waits for all goroutines. Listeners stop before it.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return nil
+	}
+	h.closed = true
+	list := make([]*Replica, 0, len(h.byGroup))
+	for _, r := range h.byGroup {
+		list = append(list, r)
+	}
+	h.mu.Unlock()
+	close(h.stopping)
+	var first error
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 16)
+	for _, r := range list {
+		wg.Add(1)
+		slots <- struct{}{}
+		go func() {
+			defer wg.Done()
+			err := r.close()
+			<-slots
+			mu.Lock()
+			defer mu.Unlock()
+			if first == nil {
+				first = err
+			}
+		}()
+	}
+	wg.Wait()
+	h.owned.Wait()
+	return first
+}
+
+// replica finds a replica by name; nil: not here.
+func (h *Host) replica(tp record.TopicPartition) *Replica {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.byName[tp]
+}
+
+// leading finds a replica that leads and is ready.
+func (h *Host) leading(tp record.TopicPartition) (*Replica, *Error) {
+	r := h.replica(tp)
+	if r == nil {
+		return nil, h.unknown(tp)
+	}
+	if _, err := r.ready(); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// unknown is the answer for a partition without a replica here. Whether the partition exists at
+// all only the metadata knows: the listener, which has it, turns this into UNKNOWN_TOPIC_OR_PARTITION.
+func (h *Host) unknown(tp record.TopicPartition) *Error {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, p := range h.problems {
+		if p.spec.TopicPartition == tp {
+			e := refused(CodeNotLeader, "this broker's replica of %s is quarantined", tp)
+			e.Cause = p.err
+			return e
+		}
+	}
+	return refused(CodeNotLeader, "this broker holds no replica of %s: ask for metadata", tp)
+}
+
+// Limits are what the listener validates a batch for this partition with.
+func (h *Host) Limits(tp record.TopicPartition) (record.Limits, error) {
+	r := h.replica(tp)
+	if r == nil {
+		return record.Limits{}, h.unknown(tp)
+	}
+	c := r.config.Load()
+	return record.Limits{
+		MaxBatchBytes:      c.MaxMessageBytes,
+		Compacted:          c.Compacted,
+		TimestampBeforeMax: c.TimestampBeforeMax,
+		TimestampAfterMax:  c.TimestampAfterMax,
+		Now:                time.Now().UnixMilli(),
+	}, nil
+}
+
+// TransferLeadership hands a partition's leadership to another replica; to below 0: to any.
+func (h *Host) TransferLeadership(ctx context.Context, tp record.TopicPartition, to int32) error {
+	r, refusal := h.leading(tp)
+	if refusal != nil {
+		return refusal
+	}
+	if to == h.config.Broker {
+		return nil
+	}
+	var target raftgroup.ServerID
+	if to >= 0 {
+		for _, v := range r.group.Status().Voters {
+			if b, _, err := raftgroup.ParseServerID(v); err == nil && b == to {
+				target = v
+			}
+		}
+		if target == "" {
+			return refused(CodeInvalidRequest, "to_broker %d holds no voting replica of %s", to, tp)
+		}
+	}
+	return r.group.TransferLeadership(ctx, target)
+}
+
+// Entries reads log entries for a peer that catches up (catchup.go).
+func (h *Host) Entries(group raftgroup.GroupID, from, through record.Index, maxBytes int) ([]recordlog.Entry, error) {
+	h.mu.RLock()
+	r := h.byGroup[group]
+	h.mu.RUnlock()
+	if r == nil {
+		return nil, fmt.Errorf("group %d has no replica on broker %d", group, h.config.Broker)
+	}
+	return r.log.EntriesForPeer(from, through, maxBytes)
+}
+
+// GroupStatus is one replica as an operator sees it.
+type GroupStatus struct {
+	Spec      ReplicaSpec
+	Raft      raftgroup.Status
+	LogStart  record.Offset
+	HighWater record.Offset
+	Stable    record.Offset
+	LogBytes  int64
+	Producers int
+	// Problem is why the replica is stopped or quarantined; empty for a healthy one.
+	Problem string
+}
+
+// Groups lists this broker's replicas, quarantined ones too, by topic and partition.
+func (h *Host) Groups() []GroupStatus {
+	h.mu.RLock()
+	list := make([]GroupStatus, 0, len(h.byGroup)+len(h.problems))
+	for _, p := range h.problems {
+		list = append(list, GroupStatus{Spec: p.spec, Problem: p.err.Error(), LogStart: -1, HighWater: -1, Stable: -1})
+	}
+	replicas := make([]*Replica, 0, len(h.byGroup))
+	for _, r := range h.byGroup {
+		replicas = append(replicas, r)
+	}
+	h.mu.RUnlock()
+	for _, r := range replicas {
+		list = append(list, r.status())
+	}
+	sort.Slice(list, func(i, j int) bool {
+		a, b := list[i].Spec.TopicPartition, list[j].Spec.TopicPartition
+		return a.Topic < b.Topic || a.Topic == b.Topic && a.Partition < b.Partition
+	})
+	return list
+}
+
+func (r *Replica) status() GroupStatus {
+	b := r.bounds.Load()
+	s := GroupStatus{Spec: r.spec, Raft: r.group.Status(), LogStart: b.start, HighWater: b.highWatermark,
+		Stable: b.lastStable, LogBytes: r.log.Bytes()}
+	s.Problem = s.Raft.Problem
+	r.mu.RLock()
+	s.Producers = r.state.producers.Len()
+	r.mu.RUnlock()
+	return s
+}
+
+// leadershipChanged passes an event on to the broker.
+func (h *Host) leadershipChanged(r *Replica, e raftgroup.LeadershipEvent) {
+	if h.config.LeadershipChanged != nil {
+		h.config.LeadershipChanged(r.spec.Group, e.Term, e.Ready)
+	}
+}
+
+func (h *Host) replicaDir(s ReplicaSpec) string {
+	_, incarnation, _ := raftgroup.ParseServerID(s.Self)
+	return filepath.Join(h.config.Dir, fmt.Sprintf("%d-%d", s.Group, incarnation))
+}

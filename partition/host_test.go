@@ -1,0 +1,193 @@
+package partition
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/internal/vfs"
+	"github.com/oncelog/oncelog/record"
+)
+
+// rig is a broker's replicas without a broker: one voter, so that what it proposes commits.
+type rig struct {
+	t    *testing.T
+	disk *vfs.Mem
+	dir  string
+	raft *raftgroup.Host
+	host *Host
+	spec ReplicaSpec
+}
+
+var testTP = record.TopicPartition{Topic: "orders", Partition: 3}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{t: t, disk: vfs.NewMem(1), dir: t.TempDir()}
+	self := raftgroup.MakeServerID(1, 7)
+	r.spec = ReplicaSpec{TopicPartition: testTP, TopicID: TopicID{1}, Group: 1000, Self: self,
+		Voters: []raftgroup.Server{{ID: self}}, Config: DefaultConfig()}
+	t.Cleanup(func() { r.stop() })
+	return r
+}
+
+// start opens the hosts and the replica, and waits until it is ready to lead.
+func (r *rig) start() {
+	r.t.Helper()
+	r.startHosts()
+	if err := r.host.Create(r.spec); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.host.Open(r.spec); err != nil {
+		r.t.Fatal(err)
+	}
+	r.waitReady()
+}
+
+func (r *rig) startHosts() {
+	r.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.raft, err = raftgroup.NewHost(raftgroup.Config{
+		Broker: 1, Dir: r.dir, FS: r.disk, Listener: l,
+		Dial:             func(ctx context.Context, addr string) (net.Conn, error) { return nil, net.ErrClosed },
+		Resolve:          func(raftgroup.ServerID) (string, bool) { return "", false },
+		HeartbeatTimeout: 50 * time.Millisecond,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.host = NewHost(HostConfig{Broker: 1, Dir: filepath.Join("/", "partitions"), FS: r.disk, Raft: r.raft})
+}
+
+func (r *rig) waitReady() {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		if _, err := r.host.leading(testTP); err == nil {
+			return
+		}
+		waitTick(ctx)
+	}
+	r.t.Fatalf("replica does not lead: %+v", r.host.Groups())
+}
+
+// waitTick lets a polling loop breathe.
+func waitTick(ctx context.Context) {
+	timer := time.NewTimer(2 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+func (r *rig) stop() {
+	if r.host == nil {
+		return
+	}
+	if err := r.host.Close(); err != nil {
+		r.t.Errorf("close host: %v", err)
+	}
+	if err := r.raft.Close(); err != nil {
+		r.t.Errorf("close raft: %v", err)
+	}
+	r.host, r.raft = nil, nil
+}
+
+// batch makes n records of an idempotent producer.
+func batch(pid record.ProducerID, epoch record.Epoch, seq record.Sequence, n int) record.Batch {
+	b := record.NewBuilder(record.CodecNone)
+	for i := range n {
+		if err := b.Append(1000+int64(i), nil, fmt.Appendf(nil, "%d/%d/%d", pid, epoch, int(seq)+i), nil); err != nil {
+			panic(err)
+		}
+	}
+	return b.Finish(pid, epoch, seq, false)
+}
+
+type outcome struct {
+	ProduceResult
+	err error
+}
+
+// send proposes without waiting.
+func (r *rig) send(b record.Batch) chan outcome {
+	ch := make(chan outcome, 2)
+	r.host.Produce(ProduceRequest{TopicPartition: testTP, Batch: b}, func(res ProduceResult, err error) { ch <- outcome{res, err} })
+	return ch
+}
+
+func (r *rig) produce(b record.Batch) outcome {
+	r.t.Helper()
+	select {
+	case o := <-r.send(b):
+		return o
+	case <-time.After(20 * time.Second):
+		r.t.Fatal("produce is not answered")
+		return outcome{}
+	}
+}
+
+func (r *rig) mustProduce(b record.Batch, base record.Offset) {
+	r.t.Helper()
+	if o := r.produce(b); o.err != nil || o.BaseOffset != base {
+		r.t.Fatalf("produce: %+v, want base offset %d", o, base)
+	}
+}
+
+// values reads all records from an offset on.
+func (r *rig) values(from record.Offset) []string {
+	r.t.Helper()
+	var list []string
+	for {
+		f := r.host.Fetch(context.Background(), FetchRequest{MaxBytes: 1 << 20, Partitions: []FetchPartition{
+			{TopicPartition: testTP, Offset: from, MaxBytes: 200, LeaderEpoch: -1}}})[0]
+		if f.Err != nil {
+			r.t.Fatalf("fetch at %d: %v", from, f.Err)
+		}
+		if f.Bytes == 0 {
+			if from != f.HighWatermark {
+				r.t.Fatalf("fetch at %d is empty, high watermark %d", from, f.HighWatermark)
+			}
+			return list
+		}
+		for _, run := range f.Batches {
+			for len(run) > 0 {
+				b, rest, err := record.Parse(run)
+				if err != nil {
+					r.t.Fatal(err)
+				}
+				run = rest
+				records, err := b.Records(1 << 20)
+				if err != nil {
+					r.t.Fatal(err)
+				}
+				for records.Next() {
+					if rec := records.Record(); rec.Offset >= from {
+						list = append(list, string(rec.Value))
+						from = rec.Offset + 1
+					}
+				}
+				if err := records.Err(); err != nil {
+					r.t.Fatal(err)
+				}
+				records.Close()
+			}
+		}
+	}
+}
+
+func codeOf(err error) Code {
+	if e, ok := err.(*Error); ok {
+		return e.Code
+	}
+	return ""
+}

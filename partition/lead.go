@@ -1,0 +1,72 @@
+package partition
+
+import (
+	"context"
+	"time"
+
+	"github.com/oncelog/oncelog/internal/raftgroup"
+)
+
+// lead does what only the leader does, until its term ends: it brings the replicated settings in
+// line with the configuration and forgets idle producers.
+func (r *Replica) lead(ctx context.Context) {
+	ticker := time.NewTicker(r.host.config.ExpirationCheckInterval)
+	defer ticker.Stop()
+	r.proposeSettings(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.host.stopping:
+			return
+		case <-r.admission.configured:
+			r.proposeSettings(ctx)
+		case <-ticker.C:
+			r.expireProducers(ctx, time.Now())
+		}
+	}
+}
+
+// proposeSettings makes the configuration that apply needs a part of the log (R5). A failure is
+// left to the next change or the next leader: until then the old bound holds.
+func (r *Replica) proposeSettings(ctx context.Context) {
+	want := settings{maxProducers: uint32(max(r.config.Load().MaxProducers, 1))}
+	r.mu.RLock()
+	have := r.state.settings
+	r.mu.RUnlock()
+	if want == have {
+		return
+	}
+	_, err := r.group.Propose(ctx, raftgroup.Command{
+		Meta: []byte{commandVersion, cmdSettings}, Data: want.encode(), AppendTime: time.Now().UnixMilli()})
+	if err != nil && ctx.Err() == nil {
+		r.logger.Warn("settings not agreed", "err", err)
+	}
+}
+
+// expireProducers names the producers idle for longer than the limit; apply checks each again
+// (P25, R5).
+func (r *Replica) expireProducers(ctx context.Context, now time.Time) {
+	cutoff := now.Add(-r.config.Load().ProducerExpiration).UnixMilli()
+	for ctx.Err() == nil {
+		r.mu.RLock()
+		idle := r.state.producers.Idle(cutoff, maxExpiredPerCommand)
+		r.mu.RUnlock()
+		if len(idle) == 0 {
+			return
+		}
+		n, err := r.group.Propose(ctx, raftgroup.Command{
+			Meta: []byte{commandVersion, cmdExpireProducers}, Data: encodeExpire(cutoff, idle), AppendTime: now.UnixMilli()})
+		if err != nil {
+			if ctx.Err() == nil {
+				r.logger.Warn("idle producers not expired", "err", err)
+			}
+			return
+		}
+		expired, _ := n.(int)
+		r.host.metrics.expired.Add(float64(expired))
+		if expired == 0 {
+			return
+		}
+	}
+}

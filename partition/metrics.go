@@ -1,0 +1,59 @@
+package partition
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/oncelog/oncelog/partition/producer"
+)
+
+// metrics are a host's own; Raft's and the record log's are theirs.
+type metrics struct {
+	replicas    prometheus.Gauge
+	quarantined prometheus.Gauge
+	batches     *prometheus.CounterVec
+	refusedBusy prometheus.Counter
+	timedOut    prometheus.Counter
+	inFlight    prometheus.Gauge
+	evicted     prometheus.Counter
+	expired     prometheus.Counter
+	accepted    prometheus.Counter
+	duplicates  prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		replicas:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "brokerd_replicas", Help: "Replicas hosted by this broker."}),
+		quarantined: prometheus.NewGauge(prometheus.GaugeOpts{Name: "brokerd_replicas_quarantined", Help: "Replicas that could not be opened."}),
+		batches: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_producer_batches_total",
+			Help: "Batches of idempotent producers decided by apply, on leader and followers alike, by verdict."}, []string{"verdict"}),
+		refusedBusy: prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_produce_busy_total", Help: "Produce requests refused because too much was in flight."}),
+		timedOut:    prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_produce_timeouts_total", Help: "Produce requests answered REQUEST_TIMED_OUT; they may have happened."}),
+		inFlight:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "brokerd_produce_in_flight", Help: "Batches proposed and not answered."}),
+		evicted:     prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_producer_evicted_total", Help: "Idle producers forgotten because the partition's bound was reached."}),
+		expired:     prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_producer_expired_total", Help: "Producers forgotten because they were idle longer than producer.id.expiration.ms."}),
+	}
+	m.accepted = m.batches.WithLabelValues("accepted")
+	m.duplicates = m.batches.WithLabelValues("duplicate")
+	if reg != nil {
+		reg.MustRegister(m.replicas, m.quarantined, m.batches, m.refusedBusy, m.timedOut, m.inFlight, m.evicted, m.expired)
+	}
+	return m
+}
+
+func (m *metrics) verdict(v producer.Verdict) {
+	switch v.Code {
+	case producer.Accepted:
+		m.accepted.Inc()
+	case producer.Duplicate:
+		m.duplicates.Inc()
+	default:
+		m.batches.WithLabelValues(v.Code.String()).Inc()
+	}
+	m.producersEvicted(len(v.Evicted))
+}
+
+func (m *metrics) producersEvicted(n int) {
+	if n > 0 {
+		m.evicted.Add(float64(n))
+	}
+}

@@ -1,0 +1,268 @@
+package partition
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/partition/producer"
+	"github.com/oncelog/oncelog/record"
+)
+
+// Produce appends a batch and calls done exactly once, from any goroutine, with where it lies or
+// with an *Error. Calls from one goroutine are ordered as they are made. Nothing here refuses a
+// sequence or an epoch: apply decides, and what is looked up before only shortens the way of
+// duplicates (R3).
+func (h *Host) Produce(req ProduceRequest, done func(ProduceResult, error)) {
+	r := h.replica(req.TopicPartition)
+	if r == nil {
+		done(noResult, h.unknown(req.TopicPartition))
+		return
+	}
+	term, refusal := r.ready()
+	if refusal != nil {
+		done(noResult, refusal)
+		return
+	}
+	if req.Timeout <= 0 {
+		req.Timeout = DefaultProduceTimeout
+	}
+	now := time.Now()
+	if c := r.config.Load(); c.LogAppendTime {
+		req.Batch.SetLogAppendTime(now.UnixMilli())
+	} else if req.Batch.Attributes()&record.AttrLogAppendTime != 0 {
+		req.Batch.ClearLogAppendTime()
+	}
+	r.admission.admit(req.Batch, term, now, waiter{done: done, deadline: now.Add(req.Timeout)})
+}
+
+// noResult goes with every error (F17).
+var noResult = ProduceResult{BaseOffset: record.NoOffset, LogStart: record.NoOffset, LogAppendTime: -1}
+
+// maxConfirming bounds the duplicates whose answers wait for a quorum round; beyond it they are
+// proposed like any batch, and apply finds them out.
+const maxConfirming = 64
+
+// maxInFlight bounds the batches of one partition that are proposed and not resolved; raftgroup
+// bounds their bytes.
+const maxInFlight = 1000
+
+// admission orders a leader's batches between the listeners and Raft, and knows what is in
+// flight: a duplicate of a batch in flight takes over the original's outcome (F14).
+type admission struct {
+	r *Replica
+	// configured has a token when the topic's configuration has changed.
+	configured chan struct{}
+
+	// mu makes the order of admission the order of proposals. Taken before Replica.mu.
+	mu sync.Mutex
+	// term is the leadership that tail belongs to.
+	term record.Term
+	tail *producer.Speculation
+	// pending holds what has been proposed and not resolved, oldest first.
+	pending []*pending
+	// byKey finds those that a duplicate may come to wait for. The keys are unique over all
+	// lives of the tail.
+	byKey      map[producer.Key]*pending
+	confirming int
+}
+
+// pending is one proposed batch.
+type pending struct {
+	key producer.Key
+	// waiters are those to answer; none when all have been told that time is up.
+	waiters []waiter
+	one     [1]waiter
+}
+
+// waiter is one request that waits for a batch.
+type waiter struct {
+	done      func(ProduceResult, error)
+	deadline  time.Time
+	duplicate bool
+}
+
+func (a *admission) init(r *Replica) {
+	a.r = r
+	a.configured = make(chan struct{}, 1)
+	a.tail = producer.NewSpeculation(maxInFlight)
+	a.byKey = make(map[producer.Key]*pending)
+}
+
+func (a *admission) reconfigured() {
+	select {
+	case a.configured <- struct{}{}:
+	default:
+	}
+}
+
+// admit proposes a batch, or lets it wait for the one in flight that it repeats.
+func (a *admission) admit(b record.Batch, term record.Term, now time.Time, w waiter) {
+	a.mu.Lock()
+	if a.term != term {
+		a.tail.Discard()
+		a.term = term
+	}
+	admitted := a.look(batchOf(b, producer.Knew{}))
+	switch admitted.Action {
+	case producer.DuplicateInFlight:
+		p := a.byKey[admitted.Key]
+		w.duplicate = true
+		p.waiters = append(p.waiters, w)
+		a.mu.Unlock()
+		return
+	case producer.CommittedDuplicate:
+		if a.confirming < maxConfirming {
+			a.confirming++
+			a.mu.Unlock()
+			a.r.host.background(func() { a.answerDuplicate(admitted.Verdict, w) })
+			return
+		}
+	case producer.Full:
+		a.mu.Unlock()
+		a.r.host.metrics.refusedBusy.Inc()
+		w.done(noResult, refused(CodeBusy, "%d batches are in flight on %s: try again", maxInFlight, a.r.spec.TopicPartition))
+		return
+	}
+	p := &pending{key: admitted.Key}
+	p.one[0] = w
+	p.waiters = p.one[:]
+	a.pending = append(a.pending, p)
+	if p.key.Tracked() {
+		a.byKey[p.key] = p
+	}
+	a.r.host.metrics.inFlight.Inc()
+	a.r.group.ProposeAsync(raftgroup.Command{
+		Meta: appendMeta, Data: b, AppendTime: now.UnixMilli(), Term: term,
+	}, func(result any, err error) { a.resolve(p, result, err) })
+	a.mu.Unlock()
+}
+
+// look asks the committed state and the tail in flight, and notes a batch that is to be proposed.
+func (a *admission) look(b producer.Batch) producer.Answer {
+	a.r.mu.RLock()
+	defer a.r.mu.RUnlock()
+	return a.tail.Admit(a.r.state.producers, b)
+}
+
+// answerDuplicate reports a committed duplicate, after proof that this replica still leads: a
+// positive answer that writes nothing needs it (R1).
+func (a *admission) answerDuplicate(v producer.Verdict, w waiter) {
+	ctx, cancel := context.WithDeadline(context.Background(), w.deadline)
+	defer cancel()
+	err := a.r.confirm(ctx)
+	a.mu.Lock()
+	a.confirming--
+	a.mu.Unlock()
+	if err != nil {
+		w.done(noResult, err)
+		return
+	}
+	a.r.host.metrics.duplicates.Inc()
+	w.done(a.r.result(appended{base: v.Base, logStart: a.r.bounds.Load().start, appendTime: v.Timestamp, duplicate: true}), nil)
+}
+
+// resolve answers everyone who waits for a batch. The outcome is apply's, or why there is none.
+func (a *admission) resolve(p *pending, result any, err error) {
+	a.mu.Lock()
+	if i := slices.Index(a.pending, p); i == 0 {
+		a.pending = a.pending[1:] // They come back in order but for refusals.
+	} else if i > 0 {
+		a.pending = slices.Delete(a.pending, i, i+1)
+	}
+	if err != nil {
+		// Any failed proposal ends all speculation (R3).
+		a.tail.Discard()
+	} else {
+		a.tail.Done(p.key)
+	}
+	delete(a.byKey, p.key)
+	waiters := p.waiters
+	p.waiters = nil
+	a.mu.Unlock()
+	a.r.host.metrics.inFlight.Dec()
+	for _, w := range waiters {
+		w.done(a.r.outcome(result, err, w.duplicate))
+	}
+}
+
+// outcome turns what the proposal came back with into the answer for one waiter.
+func (r *Replica) outcome(result any, err error, duplicate bool) (ProduceResult, error) {
+	if err != nil {
+		return noResult, r.proposalError(err)
+	}
+	ap, ok := result.(appended)
+	if !ok {
+		return noResult, uncertain(CodeUnknown, nil, "apply answered %T", result)
+	}
+	if ap.err != nil {
+		return noResult, ap.err
+	}
+	ap.duplicate = ap.duplicate || duplicate
+	return r.result(ap), nil
+}
+
+func (r *Replica) result(a appended) ProduceResult {
+	res := ProduceResult{BaseOffset: a.base, LogStart: a.logStart, LogAppendTime: -1, Duplicate: a.duplicate}
+	if r.config.Load().LogAppendTime {
+		res.LogAppendTime = a.appendTime
+	}
+	return res
+}
+
+// discard forgets the tail in flight: leadership is over. Those who wait hear from Raft.
+func (a *admission) discard() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.tail.Discard()
+}
+
+// expire answers those whose time is up. Their batches may still be written.
+func (a *admission) expire(now time.Time) {
+	var late []waiter
+	a.mu.Lock()
+	for _, p := range a.pending {
+		kept := p.waiters[:0]
+		for _, w := range p.waiters {
+			if now.Before(w.deadline) {
+				kept = append(kept, w)
+			} else {
+				late = append(late, w)
+			}
+		}
+		p.waiters = kept
+	}
+	a.mu.Unlock()
+	for _, w := range late {
+		a.r.host.metrics.timedOut.Inc()
+		w.done(noResult, uncertain(CodeRequestTimedOut, nil, "%s did not commit the batch in time; it may still be written: send it again with the same sequence", a.r.spec.TopicPartition))
+	}
+}
+
+// sweepInterval is how late a timed-out request may be told.
+const sweepInterval = 50 * time.Millisecond
+
+// sweepTimeouts answers requests whose time is up, until the host stops.
+func (h *Host) sweepTimeouts() {
+	ticker := time.NewTicker(sweepInterval)
+	defer ticker.Stop()
+	var replicas []*Replica
+	for {
+		select {
+		case <-h.stopping:
+			return
+		case now := <-ticker.C:
+			replicas = replicas[:0]
+			h.mu.RLock()
+			for _, r := range h.byGroup {
+				replicas = append(replicas, r)
+			}
+			h.mu.RUnlock()
+			for _, r := range replicas {
+				r.admission.expire(now)
+			}
+		}
+	}
+}

@@ -1,0 +1,166 @@
+package partition
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/record"
+)
+
+// TestDuplicateIsAnsweredWithTheFirstOffset holds P5 and P6, in flight (F14) and committed.
+func TestDuplicateIsAnsweredWithTheFirstOffset(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.mustProduce(batch(5, 0, 0, 3), 0)
+	first, again := r.send(batch(5, 0, 3, 2)), r.send(batch(5, 0, 3, 2))
+	a, b := <-first, <-again
+	if a.err != nil || b.err != nil || a.BaseOffset != 3 || b.BaseOffset != 3 || a.Duplicate || !b.Duplicate {
+		t.Fatalf("original %+v, duplicate in flight %+v", a, b)
+	}
+	if o := r.produce(batch(5, 0, 0, 3)); o.err != nil || o.BaseOffset != 0 || !o.Duplicate {
+		t.Fatalf("committed duplicate: %+v", o)
+	}
+	if got := len(r.values(0)); got != 5 {
+		t.Fatalf("%d records stored, want 5", got)
+	}
+}
+
+// TestRefusalsComeFromApply holds P7, P9, P10 and P12: refused batches get no offset and say that
+// they did not happen.
+func TestRefusalsComeFromApply(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.mustProduce(batch(5, 1, 0, 1), 0)
+	for _, c := range []struct {
+		name string
+		b    record.Batch
+		want Code
+	}{
+		{"gap", batch(5, 1, 2, 1), CodeOutOfOrderSequence},
+		{"partial overlap", batch(5, 1, 0, 2), CodeOutOfOrderSequence},
+		{"old epoch", batch(5, 0, 1, 1), CodeInvalidProducerEpoch},
+		{"new epoch not from 0", batch(5, 2, 1, 1), CodeOutOfOrderSequence},
+	} {
+		o := r.produce(c.b)
+		if codeOf(o.err) != c.want || o.BaseOffset != record.NoOffset || o.err.(*Error).Outcome != raftgroup.DidNotHappen {
+			t.Errorf("%s: %+v, want %s", c.name, o, c.want)
+		}
+	}
+	r.mustProduce(batch(5, 1, 1, 1), 1)
+	r.mustProduce(batch(-1, -1, -1, 2), 2)
+	if got := len(r.values(0)); got != 4 {
+		t.Fatalf("%d records stored, want 4", got)
+	}
+}
+
+// TestMemoryOfProducersSurvivesRestart holds P26: all five batches come back, from the log alone
+// and from a state snapshot.
+func TestMemoryOfProducersSurvivesRestart(t *testing.T) {
+	for _, snapshot := range []bool{false, true} {
+		r := newRig(t)
+		r.start()
+		for i := range 7 {
+			r.mustProduce(batch(9, 0, record.Sequence(2*i), 2), record.Offset(2*i))
+		}
+		r.produce(batch(9, 0, 99, 1)) // refused: the log holds a batch without an offset
+		r.mustProduce(batch(9, 0, 14, 1), 14)
+		if snapshot {
+			if err := r.host.replica(testTP).group.Snapshot(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			r.mustProduce(batch(9, 0, 15, 1), 15)
+		}
+		before := r.values(0)
+		r.stop()
+		r.disk = r.disk.CrashClone(rand.New(rand.NewPCG(1, 2)))
+		r.start()
+		if after := r.values(0); !slices.Equal(before, after) {
+			t.Fatalf("snapshot %t: %d records before, %d after: %v", snapshot, len(before), len(after), after)
+		}
+		for i := 4; i < 7; i++ {
+			if o := r.produce(batch(9, 0, record.Sequence(2*i), 2)); !o.Duplicate || o.BaseOffset != record.Offset(2*i) {
+				t.Fatalf("snapshot %t: batch %d again: %+v", snapshot, i, o)
+			}
+		}
+		if o := r.produce(batch(9, 0, 0, 2)); codeOf(o.err) != CodeOutOfOrderSequence {
+			t.Fatalf("older than five batches: %+v", o)
+		}
+		r.stop()
+	}
+}
+
+// TestMissingDirectoryIsQuarantined: a replica that was agreed on never starts empty.
+func TestMissingDirectoryIsQuarantined(t *testing.T) {
+	r := newRig(t)
+	r.startHosts()
+	if err := r.host.Open(r.spec); !errors.Is(err, ErrReplicaMissing) {
+		t.Fatalf("open without a directory: %v", err)
+	}
+	if g := r.host.Groups(); len(g) != 1 || g[0].Problem == "" {
+		t.Fatalf("groups: %+v", g)
+	}
+	other := r.spec
+	other.TopicID = TopicID{2}
+	if err := r.host.Create(other); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.host.Open(r.spec); err == nil {
+		t.Fatal("opened another topic's directory")
+	}
+}
+
+// TestListOffsets holds L16, L17 and L20.
+func TestListOffsets(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.mustProduce(batch(-1, -1, -1, 3), 0) // timestamps 1000 to 1002
+	r.mustProduce(batch(-1, -1, -1, 1), 3) // 1000
+	for _, c := range []struct {
+		at     int64
+		offset record.Offset
+		stamp  int64
+	}{{TimestampLatest, 4, -1}, {TimestampEarliest, 0, -1}, {1001, 1, 1001}, {1003, -1, -1}, {TimestampMax, 2, 1002}} {
+		got, err := r.host.ListOffsets(context.Background(), testTP, c.at, false)
+		if err != nil || got.Offset != c.offset || got.Timestamp != c.stamp {
+			t.Errorf("at %d: %+v, %v; want offset %d, timestamp %d", c.at, got, err, c.offset, c.stamp)
+		}
+	}
+	if _, err := r.host.ListOffsets(context.Background(), testTP, -9, false); codeOf(err) != CodeInvalidRequest {
+		t.Errorf("timestamp -9: %v", err)
+	}
+}
+
+// TestFetchBounds holds L12, L14 and L24.
+func TestFetchBounds(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.mustProduce(batch(-1, -1, -1, 10), 0)
+	fetch := func(offset record.Offset, epoch int32) FetchedPartition {
+		return r.host.Fetch(context.Background(), FetchRequest{MaxBytes: 1, Partitions: []FetchPartition{
+			{TopicPartition: testTP, Offset: offset, MaxBytes: 1, LeaderEpoch: epoch}}})[0]
+	}
+	f := fetch(4, -1)
+	if f.Err != nil || f.Bytes == 0 || f.HighWatermark != 10 || f.LastStable != 10 || f.LogStart != 0 {
+		t.Fatalf("one byte asked for: %+v", f)
+	}
+	if f := fetch(10, -1); f.Err != nil || f.Bytes != 0 {
+		t.Errorf("at the end: %+v", f)
+	}
+	if f := fetch(11, -1); f.Err == nil || f.Err.Code != CodeOffsetOutOfRange {
+		t.Errorf("beyond the end: %+v", f)
+	}
+	term, _ := r.host.replica(testTP).group.IsReady()
+	if f := fetch(0, int32(term)); f.Err != nil {
+		t.Errorf("current epoch: %+v", f)
+	}
+	if f := fetch(0, int32(term)-1); f.Err == nil || f.Err.Code != CodeFencedLeaderEpoch {
+		t.Errorf("old epoch: %+v", f)
+	}
+	if f := fetch(0, int32(term)+1); f.Err == nil || f.Err.Code != CodeUnknownLeaderEpoch {
+		t.Errorf("future epoch: %+v", f)
+	}
+}
