@@ -1,56 +1,209 @@
-// Package broker assembles one broker and is the only place where partition,
-// coordinator and cluster meet. It decides nothing.
+// Package broker assembles one broker and is the only place where partition, coordinator and
+// cluster meet. It decides nothing.
 package broker
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"path/filepath"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/oncelog/oncelog/internal/vfs"
 )
 
 // Options are what a program or a test puts around a broker. The zero value is
-// that of a program: real network, a registry of its own, logs dropped.
+// that of a program: real network, real disk, a registry of its own, logs dropped.
 type Options struct {
 	// Logger takes what an operator would ask about afterwards.
 	Logger *slog.Logger
-	// Registerer takes the metrics. Nil: a registry of this broker alone.
-	Registerer prometheus.Registerer
+	// Registry takes the metrics and answers /metrics. Nil: one of this broker alone.
+	Registry *prometheus.Registry
 	// Listen opens every listener, with the addresses of the Config. Nil: net.Listen.
 	Listen func(network, address string) (net.Listener, error)
 	// Dial connects to peers. Nil: a net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// FS holds the record logs. Nil: the real disk.
+	FS vfs.FS
 }
 
-// Broker is one broker, from New to the end of Run.
+func (o *Options) setDefaults() {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+	}
+	if o.Listen == nil {
+		o.Listen = net.Listen
+	}
+	if o.Dial == nil {
+		o.Dial = new(net.Dialer).DialContext
+	}
+	if o.FS == nil {
+		o.FS = vfs.OS()
+	}
+}
+
+// Broker is one broker, from New to the end of Run and Close.
 type Broker struct {
-	cfg   Config
+	cfg     Config
+	options Options
+	logger  *slog.Logger
+	lock    io.Closer
+
+	peerListener net.Listener
+	httpListener net.Listener
+	grpc         map[string]net.Listener
+
 	ready chan struct{}
+	parts *parts
+
+	// mu guards closed and running.
+	mu      sync.Mutex
+	closed  bool
+	running bool
+	// stopped is closed when Run has returned.
+	stopped chan struct{}
+	cancel  context.CancelCauseFunc
+	ctx     context.Context
 }
 
-var errNotAssembled = errors.New("this build holds no broker yet")
+// errClosed ends a Run whose broker is closed under it.
+var errClosed = errors.New("broker is closed")
 
-// New checks the configuration and takes hold of the data directory.
-func New(cfg Config, _ Options) (*Broker, error) {
+// New checks the configuration, takes hold of the data directory and opens the listeners. Nothing
+// is served before Run.
+func New(cfg Config, options Options) (*Broker, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Broker{cfg: cfg, ready: make(chan struct{})}, errNotAssembled
+	options.setDefaults()
+	b := &Broker{
+		cfg:     cfg,
+		options: options,
+		logger:  options.Logger,
+		grpc:    make(map[string]net.Listener),
+		ready:   make(chan struct{}),
+		stopped: make(chan struct{}),
+	}
+	b.ctx, b.cancel = context.WithCancelCause(context.Background())
+	if err := b.open(); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
 }
 
-// Run serves until the context ends.
-func (b *Broker) Run(context.Context) error { return errNotAssembled }
+// open takes hold of what no two brokers can have at once.
+func (b *Broker) open() error {
+	var err error
+	if err = vfs.OS().MkdirAll(b.cfg.DataDir); err != nil {
+		return fmt.Errorf("data_dir %s: %w", b.cfg.DataDir, err)
+	}
+	if err = vfs.OS().SyncDir(filepath.Dir(b.cfg.DataDir)); err != nil {
+		return fmt.Errorf("data_dir %s: %w", b.cfg.DataDir, err)
+	}
+	if b.lock, err = vfs.OS().Lock(b.cfg.DataDir); err != nil {
+		return fmt.Errorf("data_dir %s: %w; is another broker running on it?", b.cfg.DataDir, err)
+	}
+	listen := func(key, address string) (net.Listener, error) {
+		l, err := b.options.Listen("tcp", address)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
+		return l, nil
+	}
+	if b.peerListener, err = listen("peer.listen", b.cfg.Peer.Listen); err != nil {
+		return err
+	}
+	for name, l := range b.cfg.GRPC {
+		if b.grpc[name], err = listen("grpc."+name+".listen", l.Listen); err != nil {
+			return err
+		}
+	}
+	b.httpListener, err = listen("http.listen", b.cfg.HTTP.Listen)
+	return err
+}
+
+// Run serves until ctx ends, then drains: it hands over what it leads and answers what it has
+// taken, within shutdown_timeout. It returns early with an error when the broker cannot go on.
+func (b *Broker) Run(ctx context.Context) error {
+	b.mu.Lock()
+	if b.closed || b.running {
+		b.mu.Unlock()
+		return errClosed
+	}
+	b.running = true
+	b.mu.Unlock()
+	defer close(b.stopped)
+	stop := context.AfterFunc(b.ctx, func() {})
+	defer stop()
+	p, err := b.assemble()
+	if err != nil {
+		return errors.Join(err, p.stop())
+	}
+	err = p.serve(ctx, b.ctx, b.ready)
+	if err == nil && b.ctx.Err() == nil {
+		p.drain()
+	}
+	return errors.Join(err, p.stop())
+}
 
 // Ready is closed once the broker serves clients.
 func (b *Broker) Ready() <-chan struct{} { return b.ready }
 
-// GRPCAddr is the address the first gRPC listener accepts on.
-func (b *Broker) GRPCAddr() string { return b.cfg.GRPC[DefaultListener].Listen }
+// GRPCAddr is the address that the gRPC listener of a name accepts on; empty: the default one.
+func (b *Broker) GRPCAddr(name ...string) string {
+	n := DefaultListener
+	if len(name) > 0 {
+		n = name[0]
+	}
+	if l := b.grpc[n]; l != nil {
+		return l.Addr().String()
+	}
+	return ""
+}
 
 // HTTPAddr is the address the HTTP listener accepts on.
-func (b *Broker) HTTPAddr() string { return b.cfg.HTTP.Listen }
+func (b *Broker) HTTPAddr() string { return b.httpListener.Addr().String() }
 
-// Close lets go of what New took hold of. It is enough after a Run that returned.
-func (b *Broker) Close() error { return nil }
+// Close ends Run at once, without draining, waits for it, and lets go of what New took hold of.
+func (b *Broker) Close() error {
+	b.mu.Lock()
+	closed, running := b.closed, b.running
+	b.closed = true
+	b.mu.Unlock()
+	if closed {
+		return nil
+	}
+	b.cancel(errClosed)
+	if running {
+		<-b.stopped
+	}
+	var errs []error
+	for _, l := range append([]net.Listener{b.peerListener, b.httpListener}, b.listeners()...) {
+		if l == nil {
+			continue
+		}
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if b.lock != nil {
+		errs = append(errs, b.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (b *Broker) listeners() []net.Listener {
+	var list []net.Listener
+	for _, l := range b.grpc {
+		list = append(list, l)
+	}
+	return list
+}

@@ -1,0 +1,77 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/oncelog/oncelog/internal/buildinfo"
+)
+
+// httpServer serves /metrics, /livez, /readyz and /version.
+type httpServer struct {
+	server *http.Server
+	done   chan error
+}
+
+// startHTTP serves on l until close. notReady lists what keeps the broker from being ready, one
+// sentence each.
+func startHTTP(l net.Listener, gatherer prometheus.Gatherer, notReady func() []string, logger *slog.Logger) *httpServer {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn)}))
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "alive") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if reasons := notReady(); len(reasons) > 0 {
+			writeText(w, http.StatusServiceUnavailable, strings.Join(reasons, "; "))
+			return
+		}
+		writeText(w, http.StatusOK, "ready")
+	})
+	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, buildinfo.Get().String()) })
+	h := &httpServer{
+		server: &http.Server{
+			Handler:           mux,
+			ReadHeaderTimeout: 5 * time.Second,
+			ReadTimeout:       10 * time.Second,
+			WriteTimeout:      30 * time.Second,
+			IdleTimeout:       time.Minute,
+			MaxHeaderBytes:    16 << 10,
+			ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		},
+		done: make(chan error, 1),
+	}
+	go func() { h.done <- h.server.Serve(l) }()
+	return h
+}
+
+func writeText(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text+"\n") // A client that has gone is not our trouble.
+}
+
+// close stops serving, within a second, and waits.
+func (h *httpServer) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err := h.server.Shutdown(ctx)
+	if err != nil {
+		err = h.server.Close()
+	}
+	if served := <-h.done; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
+	if err != nil {
+		return fmt.Errorf("http: %w", err)
+	}
+	return nil
+}

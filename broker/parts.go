@@ -1,0 +1,331 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/oncelog/oncelog/api"
+	"github.com/oncelog/oncelog/cluster"
+	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/peer"
+	"github.com/oncelog/oncelog/internal/buildinfo"
+	"github.com/oncelog/oncelog/internal/mux"
+	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/internal/vfs"
+	"github.com/oncelog/oncelog/partition"
+	"github.com/oncelog/oncelog/record"
+)
+
+// httpListenerName is the name under which brokers advertise their HTTP port.
+const httpListenerName = "http"
+
+// parts is everything that runs in a broker. It starts from the peer port up to the listeners and
+// stops in reverse: listeners first, so that nothing new comes in; then what is in flight; then the
+// replicas, the metadata, Raft, and last the port they all talk through.
+type parts struct {
+	cfg    Config
+	logger *slog.Logger
+
+	mux        *mux.Mux
+	cluster    *cluster.Cluster
+	peers      *peer.Server
+	raft       *raftgroup.Host
+	partitions *partition.Host
+	reconciler *reconciler
+	health     *health
+	http       *httpServer
+	api        *api.Server
+
+	grpcListeners map[string]net.Listener
+	// owned are the goroutines started here; cancel ends them.
+	owned  sync.WaitGroup
+	ctx    context.Context
+	cancel context.CancelFunc
+	// failed takes the first failure of a part that the broker cannot do without.
+	failed chan error
+}
+
+// assemble makes the parts, from the peer port up. On an error the parts made so far are given back to
+// be stopped.
+func (b *Broker) assemble() (*parts, error) {
+	p := &parts{cfg: b.cfg, logger: b.logger, grpcListeners: b.grpc, failed: make(chan error, 8)}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	reg := b.options.Registry
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfoMetric())
+	p.health = newHealth(p)
+	p.http = startHTTP(b.httpListener, reg, p.health.reasons, p.logger)
+
+	tlsConfig, err := peerTLS(b.cfg.Peer.TLS)
+	if err != nil {
+		return p, err
+	}
+	dialer := mux.Dialer{TLS: tlsConfig, Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+		return b.options.Dial(ctx, "tcp", addr)
+	}}
+	p.mux = mux.New(b.peerListener, mux.Config{TLS: tlsConfig, Logger: p.logger, Registerer: reg})
+	if p.cluster, err = cluster.New(p.clusterConfig(b, dialer)); err != nil {
+		return p, err
+	}
+	p.peers = peer.NewServer(peer.ServerConfig{Self: p.cluster.Self, Handler: peerHandler{p.cluster, p}, Logger: p.logger})
+	p.raft, err = raftgroup.NewHost(raftgroup.Config{
+		Broker:              b.cfg.BrokerID,
+		Dir:                 filepath.Join(b.cfg.DataDir, "raft"),
+		FS:                  b.options.FS,
+		Listener:            p.mux.Raft(),
+		Dial:                dialer.Raft,
+		Resolve:             p.cluster.Resolve,
+		ClusterID:           p.cluster.ClusterID,
+		FeatureLevel:        p.cluster.FeatureLevel,
+		HeartbeatTimeout:    b.cfg.Raft.HeartbeatTimeout,
+		ElectionTimeout:     b.cfg.Raft.ElectionTimeout,
+		LeaderLeaseTimeout:  b.cfg.Raft.LeaderLeaseTimeout,
+		CommitTimeout:       b.cfg.Raft.CommitTimeout,
+		HeartbeatInterval:   b.cfg.Raft.HeartbeatBatch,
+		MaxOutstandingBytes: int64(b.cfg.Raft.MaxInFlightBytes),
+		MaxEntryBytes:       int(b.cfg.Limits.MaxMessageBytes) + entrySlack,
+		TrustNetwork:        tlsConfig != nil,
+		Logger:              p.logger,
+		Registerer:          reg,
+	})
+	if err != nil {
+		return p, err
+	}
+	p.partitions = partition.NewHost(partition.HostConfig{
+		Broker:                  b.cfg.BrokerID,
+		Dir:                     filepath.Join(b.cfg.DataDir, "partitions"),
+		FS:                      b.options.FS,
+		Raft:                    p.raft,
+		Pull:                    p.pull,
+		LeadershipChanged:       p.leadershipChanged,
+		CacheBytes:              cachePerReplica(b.cfg.Limits),
+		SnapshotBytes:           int64(b.cfg.Raft.SnapshotBytes),
+		MaxReplicas:             b.cfg.Limits.MaxPartitions,
+		ExpirationCheckInterval: b.cfg.ProducerIDExpirationCheck,
+		Logger:                  p.logger,
+		Registerer:              reg,
+	})
+	p.reconciler = &reconciler{
+		broker: b.cfg.BrokerID, host: p.partitions, reports: p.cluster, limits: b.cfg.Limits, logger: p.logger,
+		parallel: 8, open: make(map[metadata.GroupID]opened),
+	}
+	p.api, err = api.New(api.Config{
+		Log: log{p.partitions, p.cluster}, Replicas: p.partitions, Cluster: view{p.cluster, p}, Health: p.health,
+		HTTPListener: httpListenerName, Reflection: true,
+		MaxMessageBytes: int(b.cfg.Limits.MaxMessageBytes),
+		ProduceBytes:    int64(b.cfg.Limits.ProduceBytes), FetchBytes: int64(b.cfg.Limits.FetchBytes),
+		MaxConnections: b.cfg.Limits.MaxConnections,
+		Logger:         p.logger, Registerer: reg,
+	})
+	return p, err
+}
+
+// entrySlack is what a command may hold beside its batch.
+const entrySlack = 64 << 10
+
+// cachePerReplica shares the cache budget out. Few replicas are busy at once; the share has a floor
+// that holds some batches and a ceiling that one busy partition can use.
+func cachePerReplica(l LimitsConfig) int64 {
+	return min(max(int64(l.CacheBytes)/int64(max(l.MaxPartitions, 1)), 1<<20), 16<<20)
+}
+
+func (p *parts) clusterConfig(b *Broker, dialer mux.Dialer) cluster.Config {
+	listeners := []metadata.Listener{
+		{Name: metadata.PeerListener, Address: advertised(b.cfg.Peer.Advertise, b.peerListener)},
+		{Name: httpListenerName, Address: b.httpListener.Addr().String()},
+	}
+	for _, name := range b.cfg.ListenerNames() {
+		listeners = append(listeners, metadata.Listener{Name: name, Address: advertised(b.cfg.GRPC[name].Advertise, b.grpc[name])})
+	}
+	return cluster.Config{
+		Broker: b.cfg.BrokerID, Dir: filepath.Join(b.cfg.DataDir, "cluster"), FS: vfs.OS(),
+		Listeners: listeners, Rack: b.cfg.Rack, Version: buildinfo.Get().Version,
+		MaxReplicas: b.cfg.Limits.MaxPartitions, Seeds: b.cfg.Seeds, Dial: dialer.Peer,
+		Logger: b.logger, Registerer: b.options.Registry,
+	}
+}
+
+// advertised is the address others are told: the configured one, else where we listen.
+func advertised(configured string, l net.Listener) string {
+	if configured != "" {
+		return configured
+	}
+	return l.Addr().String()
+}
+
+// peerTLS is the mutual TLS of the peer port; nil: none is configured.
+func peerTLS(c TLSConfig) (*tls.Config, error) {
+	if !c.Enabled() {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("peer.tls: %w", err)
+	}
+	pem, err := os.ReadFile(c.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("peer.tls.ca_file: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("peer.tls.ca_file: %s holds no certificate", c.CAFile)
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert},
+		RootCAs: pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
+	}, nil
+}
+
+// background runs f until it returns; stop waits for it. An error ends the broker.
+func (p *parts) background(f func() error) {
+	p.owned.Go(func() {
+		if err := f(); err != nil && p.ctx.Err() == nil {
+			select {
+			case p.failed <- err:
+			default:
+			}
+		}
+	})
+}
+
+// serve starts the broker and returns when ctx or abort ends (nil), or when a part has failed.
+func (p *parts) serve(ctx, abort context.Context, ready chan<- struct{}) error {
+	p.background(func() error { return p.peers.Serve(p.mux.Peer()) })
+	p.cluster.Start(p.raft)
+	select {
+	case <-p.cluster.Ready():
+	case <-p.cluster.Failed():
+		return p.cluster.Err()
+	case err := <-p.failed:
+		return err
+	case <-ctx.Done():
+		return nil
+	case <-abort.Done():
+		return nil
+	}
+	p.background(func() error { p.reconcile(p.ctx); return nil })
+	p.background(func() error { p.health.watch(p.ctx); return nil })
+	for name, l := range p.grpcListeners {
+		p.background(func() error {
+			if err := p.api.Serve(name, l); !errors.Is(err, api.ErrStopped) {
+				return err
+			}
+			return nil
+		})
+	}
+	if err := p.health.waitReady(ctx, abort); err != nil {
+		return nil
+	}
+	close(ready)
+	p.logger.Info("broker is ready", "cluster", p.cluster.ClusterID())
+	select {
+	case err := <-p.failed:
+		return err
+	case <-p.cluster.Failed():
+		return p.cluster.Err()
+	case <-ctx.Done():
+	case <-abort.Done():
+	}
+	return nil
+}
+
+// reconcile follows the metadata until ctx ends.
+func (p *parts) reconcile(ctx context.Context) {
+	img := p.cluster.Image()
+	for {
+		done := p.reconciler.apply(ctx, p.reconciler.plan(img))
+		p.reconciler.setSettled(done)
+		p.health.poke()
+		wait, cancel := ctx, context.CancelFunc(func() {})
+		if !done {
+			wait, cancel = context.WithTimeout(ctx, reconcileRetry)
+		}
+		newer, err := p.cluster.WaitNewer(wait, img.Version())
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			img = newer
+		}
+	}
+}
+
+// leadershipChanged tells the other brokers what this one leads (partition.Host).
+func (p *parts) leadershipChanged(group raftgroup.GroupID, term record.Term, ready bool) {
+	if ready {
+		p.cluster.SetLeading(metadata.GroupID(group), term, true)
+	} else {
+		p.cluster.ClearLeading(metadata.GroupID(group), term)
+	}
+	p.health.poke()
+}
+
+// drain hands over every partition that this broker leads, so that clients go on elsewhere before
+// the listeners close. What cannot be handed over in time is left to the others' election.
+func (p *parts) drain() {
+	ctx, cancel := context.WithTimeout(context.Background(), p.cfg.ShutdownTimeout/2)
+	defer cancel()
+	p.health.drain()
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 16)
+	for _, g := range p.partitions.Groups() {
+		if g.Raft.Role != raftgroup.RoleLeader || len(g.Raft.Voters) < 2 {
+			continue
+		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := p.partitions.TransferLeadership(ctx, g.Spec.TopicPartition, -1); err != nil && ctx.Err() == nil {
+				p.logger.Warn("leadership not handed over", "topic", g.Spec.Topic, "partition", g.Spec.Partition, "err", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// stop ends everything, listeners first, and waits.
+func (p *parts) stop() error {
+	var errs []error
+	if p.api != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), max(p.cfg.ShutdownTimeout/2, 100*time.Millisecond))
+		if p.health.isDraining() {
+			_ = p.api.Stop(ctx) // What had to be cut was told to its clients by the cut.
+		} else {
+			cancel()
+			_ = p.api.Stop(ctx)
+		}
+		cancel()
+	}
+	p.cancel()
+	if p.partitions != nil {
+		errs = append(errs, p.partitions.Close())
+	}
+	if p.cluster != nil {
+		errs = append(errs, p.cluster.Close())
+	}
+	if p.raft != nil {
+		errs = append(errs, p.raft.Close())
+	}
+	if p.peers != nil {
+		p.peers.Close()
+	}
+	if p.mux != nil {
+		errs = append(errs, p.mux.Close())
+	}
+	if p.http != nil {
+		errs = append(errs, p.http.close())
+	}
+	p.owned.Wait()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,202 @@
+package broker
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/partition"
+	"github.com/oncelog/oncelog/record"
+)
+
+// replicas is what the reconciler asks of partition.Host.
+type replicas interface {
+	Create(partition.ReplicaSpec) error
+	Open(partition.ReplicaSpec) error
+	Configure(record.TopicPartition, partition.Config)
+	CloseReplica(spec partition.ReplicaSpec, destroy bool) error
+}
+
+// reports is how the reconciler tells the cluster what it has done. Both wait until it is agreed.
+type reports interface {
+	ReportCreated(ctx context.Context, refs []metadata.ReplicaRef) error
+	ReportDeleted(ctx context.Context, refs []metadata.ReplicaRef) error
+}
+
+// reconciler makes this broker's replicas what the metadata says they are. It runs only once the
+// metadata here has caught up, so that an old image never opens or deletes anything.
+type reconciler struct {
+	broker   int32
+	host     replicas
+	reports  reports
+	limits   LimitsConfig
+	logger   *slog.Logger
+	parallel int
+
+	// open holds what has been opened, with the configuration it has now. Only run touches it.
+	open map[metadata.GroupID]opened
+	// mu guards settled.
+	mu      sync.Mutex
+	settled bool
+}
+
+type opened struct {
+	spec     partition.ReplicaSpec
+	settings metadata.Settings
+}
+
+// reconcileRetry is how long the reconciler waits before it tries again what failed.
+const reconcileRetry = 500 * time.Millisecond
+
+// work is what one image asks of this broker.
+type work struct {
+	create, remove []partition.ReplicaSpec
+	open           []opened
+	configure      []opened
+}
+
+func (r *reconciler) setSettled(done bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settled = r.settled || done
+}
+
+// isSettled says whether the first image has been dealt with.
+func (r *reconciler) isSettled() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.settled
+}
+
+// plan compares an image with what is open here.
+func (r *reconciler) plan(img *metadata.Image) work {
+	var w work
+	seen := make(map[metadata.GroupID]bool)
+	for _, t := range img.AllTopics() {
+		for i := range t.Partitions {
+			p := &t.Partitions[i]
+			replica, here := p.Replica(r.broker)
+			if !here {
+				continue
+			}
+			seen[p.Group] = true
+			spec := r.spec(t, int32(i), p, replica)
+			have, isOpen := r.open[p.Group]
+			switch {
+			case p.Phase == metadata.Deleting:
+				if !replica.Deleted {
+					w.remove = append(w.remove, spec)
+				}
+			case !replica.Created:
+				w.create = append(w.create, spec)
+			case !isOpen:
+				w.open = append(w.open, opened{spec, t.Settings})
+			case have.settings != t.Settings:
+				w.configure = append(w.configure, opened{spec, t.Settings})
+			}
+		}
+	}
+	for group, o := range r.open {
+		if !seen[group] {
+			w.remove = append(w.remove, o.spec)
+		}
+	}
+	return w
+}
+
+// apply does the work and says whether all of it succeeded.
+func (r *reconciler) apply(ctx context.Context, w work) bool {
+	ok := true
+	r.openAll(w.open)
+	for _, o := range w.configure {
+		r.host.Configure(o.spec.TopicPartition, o.spec.Config)
+		r.open[metadata.GroupID(o.spec.Group)] = o
+	}
+	var created, removed []metadata.ReplicaRef
+	for _, spec := range w.create {
+		if err := r.host.Create(spec); err != nil {
+			r.logger.Error("replica not created", "topic", spec.Topic, "partition", spec.Partition, "err", err)
+			ok = false
+			continue
+		}
+		created = append(created, refOf(spec))
+	}
+	for _, spec := range w.remove {
+		if err := r.host.CloseReplica(spec, true); err != nil {
+			r.logger.Error("replica not removed", "topic", spec.Topic, "partition", spec.Partition, "err", err)
+			ok = false
+			continue
+		}
+		delete(r.open, metadata.GroupID(spec.Group))
+		removed = append(removed, refOf(spec))
+	}
+	return r.report(ctx, created, r.reports.ReportCreated) && r.report(ctx, removed, r.reports.ReportDeleted) && ok
+}
+
+func (r *reconciler) report(ctx context.Context, refs []metadata.ReplicaRef, say func(context.Context, []metadata.ReplicaRef) error) bool {
+	if len(refs) == 0 {
+		return true
+	}
+	err := say(ctx, refs)
+	if err != nil && ctx.Err() == nil {
+		r.logger.Warn("replicas not reported yet", "replicas", len(refs), "err", err)
+	}
+	return err == nil
+}
+
+// openAll opens replicas, some at a time: recovery reads the disk. One that cannot be opened stays
+// so until an operator acts: the host lists it as quarantined and /readyz says so; the rest goes on.
+func (r *reconciler) openAll(list []opened) {
+	slots := make(chan struct{}, r.parallel)
+	var wg sync.WaitGroup
+	for _, o := range list {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			_ = r.host.Open(o.spec)
+		})
+	}
+	wg.Wait()
+	for _, o := range list {
+		r.open[metadata.GroupID(o.spec.Group)] = o
+	}
+}
+
+// spec turns what the metadata says into what the host opens.
+func (r *reconciler) spec(t *metadata.Topic, number int32, p *metadata.Partition, self metadata.Replica) partition.ReplicaSpec {
+	s := partition.ReplicaSpec{
+		TopicPartition: record.TopicPartition{Topic: t.Name, Partition: number},
+		TopicID:        partition.TopicID(t.ID),
+		Group:          raftgroup.GroupID(p.Group),
+		Self:           raftgroup.MakeServerID(self.Broker, self.Incarnation),
+		Config:         configOf(t.Settings, r.limits),
+	}
+	if p.Phase == metadata.Creating {
+		for _, v := range p.Replicas {
+			s.Voters = append(s.Voters, raftgroup.Server{ID: raftgroup.MakeServerID(v.Broker, v.Incarnation)})
+		}
+	}
+	return s
+}
+
+func refOf(s partition.ReplicaSpec) metadata.ReplicaRef {
+	_, incarnation, _ := raftgroup.ParseServerID(s.Self)
+	return metadata.ReplicaRef{Group: metadata.GroupID(s.Group), Incarnation: incarnation}
+}
+
+// configOf is a topic's settings as its partitions act on them.
+func configOf(s metadata.Settings, limits LimitsConfig) partition.Config {
+	return partition.Config{
+		MaxMessageBytes:    min(s.MaxMessageBytes, int(limits.MaxMessageBytes)),
+		LogAppendTime:      s.LogAppendTime,
+		TimestampBeforeMax: s.TimestampBeforeMaxMS,
+		TimestampAfterMax:  s.TimestampAfterMaxMS,
+		Compacted:          s.CleanupCompact,
+		SegmentBytes:       s.SegmentBytes,
+		ProducerExpiration: time.Duration(s.ProducerIDExpirationMS) * time.Millisecond,
+		MaxProducers:       limits.MaxProducers,
+	}
+}

@@ -1,0 +1,272 @@
+// Package brokerproc runs a cluster of real brokerd processes on loopback, to be killed, paused and
+// started again by tests and benchmarks.
+package brokerproc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Options says what to run.
+type Options struct {
+	// Binary is the brokerd executable.
+	Binary string
+	// Dir holds one data directory and one log file for each broker; it must exist.
+	Dir string
+	// Brokers is how many, at least 1.
+	Brokers int
+	// Set are configuration keys for all brokers, as KEY=VALUE.
+	Set []string
+	// Env is added to the environment.
+	Env []string
+}
+
+// Cluster is a set of broker processes. Its methods may be called from many goroutines, but for
+// one broker from one at a time.
+type Cluster struct {
+	options Options
+	brokers []*Process
+}
+
+// Process is one broker, running or not.
+type Process struct {
+	// ID is the broker id, from 1 on.
+	ID int32
+	// GRPC, Peer and HTTP are its addresses.
+	GRPC, Peer, HTTP string
+
+	cluster *Cluster
+	dir     string
+	seeds   string
+
+	mu     sync.Mutex
+	cmd    *exec.Cmd
+	exited chan struct{}
+	paused bool
+}
+
+// New reserves addresses; no process runs yet.
+func New(o Options) (*Cluster, error) {
+	c := &Cluster{options: o}
+	var seeds []string
+	ports, err := freePorts(3 * o.Brokers)
+	if err != nil {
+		return nil, err
+	}
+	for i := range o.Brokers {
+		p := &Process{ID: int32(i + 1), cluster: c, dir: filepath.Join(o.Dir, fmt.Sprintf("broker-%d", i+1)),
+			Peer: ports[3*i], GRPC: ports[3*i+1], HTTP: ports[3*i+2]}
+		seeds = append(seeds, p.Peer)
+		c.brokers = append(c.brokers, p)
+	}
+	for _, p := range c.brokers {
+		p.seeds = strings.Join(seeds, ",")
+	}
+	return c, nil
+}
+
+// freePorts finds free loopback addresses. Another process could take one before the broker does;
+// the broker then says so and exits.
+func freePorts(n int) ([]string, error) {
+	var list []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		list = append(list, l.Addr().String())
+	}
+	return list, nil
+}
+
+// Brokers are all processes, by id.
+func (c *Cluster) Brokers() []*Process { return c.brokers }
+
+// Broker is one process.
+func (c *Cluster) Broker(id int32) *Process { return c.brokers[id-1] }
+
+// GRPCAddrs are the addresses that clients begin with.
+func (c *Cluster) GRPCAddrs() []string {
+	var list []string
+	for _, p := range c.brokers {
+		list = append(list, p.GRPC)
+	}
+	return list
+}
+
+// Start starts every broker that does not run and waits until all are ready.
+func (c *Cluster) Start(ctx context.Context) error {
+	for _, p := range c.brokers {
+		if err := p.Start(); err != nil {
+			return err
+		}
+	}
+	for _, p := range c.brokers {
+		if err := p.WaitReady(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close kills what runs and waits.
+func (c *Cluster) Close() {
+	for _, p := range c.brokers {
+		_ = p.Kill() // A process that has gone already is what we want.
+	}
+}
+
+// LogFile is where the broker's output goes, appended over restarts.
+func (p *Process) LogFile() string { return p.dir + ".log" }
+
+// DataDir is the broker's data directory.
+func (p *Process) DataDir() string { return p.dir }
+
+// PID is the process id; 0 when it does not run.
+func (p *Process) PID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.runningLocked() {
+		return 0
+	}
+	return p.cmd.Process.Pid
+}
+
+// Running says whether the process runs, paused or not.
+func (p *Process) Running() bool { return p.PID() != 0 }
+
+func (p *Process) runningLocked() bool {
+	if p.cmd == nil {
+		return false
+	}
+	select {
+	case <-p.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// Start starts the process; it does not wait for it to be ready. Nothing happens if it runs.
+func (p *Process) Start() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.runningLocked() {
+		return nil
+	}
+	out, err := os.OpenFile(p.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	o := p.cluster.options
+	args := []string{"serve",
+		"--set", fmt.Sprintf("broker_id=%d", p.ID),
+		"--set", "data_dir=" + p.dir,
+		"--set", "peer.listen=" + p.Peer,
+		"--set", "grpc.default.listen=" + p.GRPC,
+		"--set", "http.listen=" + p.HTTP,
+		"--seeds", p.seeds,
+	}
+	for _, s := range o.Set {
+		args = append(args, "--set", s)
+	}
+	cmd := exec.Command(o.Binary, args...)
+	cmd.Env = append(os.Environ(), o.Env...)
+	cmd.Stdout, cmd.Stderr = out, out
+	// A broker must not outlive the test that started it, whatever kills that.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start broker %d: %w", p.ID, err)
+	}
+	exited := make(chan struct{})
+	p.cmd, p.exited, p.paused = cmd, exited, false
+	go func() {
+		_ = cmd.Wait() // How it ended is in its log.
+		close(exited)
+	}()
+	return nil
+}
+
+// Signal sends a signal to the process.
+func (p *Process) Signal(s os.Signal) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.runningLocked() {
+		return fmt.Errorf("broker %d does not run", p.ID)
+	}
+	return p.cmd.Process.Signal(s)
+}
+
+// Kill ends the process with SIGKILL and waits until it is gone.
+func (p *Process) Kill() error { return p.end(syscall.SIGKILL) }
+
+// Terminate ends the process with SIGTERM and waits until it is gone.
+func (p *Process) Terminate() error { return p.end(syscall.SIGTERM) }
+
+func (p *Process) end(s os.Signal) error {
+	if err := p.Signal(s); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	exited := p.exited
+	p.mu.Unlock()
+	<-exited
+	return nil
+}
+
+// Pause stops the process with SIGSTOP; Resume lets it go on.
+func (p *Process) Pause() error { return p.Signal(syscall.SIGSTOP) }
+
+// Resume undoes Pause.
+func (p *Process) Resume() error { return p.Signal(syscall.SIGCONT) }
+
+// WaitReady waits until /readyz says so; it fails early when the process has exited.
+func (p *Process) WaitReady(ctx context.Context) error {
+	last := errors.New("not asked")
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		if !p.Running() {
+			return fmt.Errorf("broker %d has exited; see %s", p.ID, p.LogFile())
+		}
+		if last = p.readyz(ctx); last == nil {
+			return nil
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return fmt.Errorf("broker %d is not ready (%w): %w; see %s", p.ID, last, ctx.Err(), p.LogFile())
+		}
+	}
+}
+
+func (p *Process) readyz(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.HTTP+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("readyz answers %s", resp.Status)
+	}
+	return nil
+}
