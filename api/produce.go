@@ -3,12 +3,10 @@ package api
 import (
 	"errors"
 	"io"
-	"strconv"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
@@ -89,7 +87,9 @@ func (p *produceStream) readAll() (end readEnd) {
 			return readEnd{}
 		}
 		if err != nil {
-			return readEnd{err: p.readError(err)}
+			// The client is gone, or sent what is too large or no request; gRPC has ended the stream
+			// with a status that says so.
+			return readEnd{err: err, atOnce: true}
 		}
 		p.metrics.produceBytes.Add(float64(len(req.Batch)))
 		if !p.take(req) {
@@ -98,18 +98,6 @@ func (p *produceStream) readAll() (end readEnd) {
 		p.handle(req, time.Now())
 	}
 	return readEnd{}
-}
-
-// readError explains why a request could not be read.
-func (p *produceStream) readError(err error) error {
-	switch status.Code(err) {
-	case codes.ResourceExhausted:
-		most := p.maxRequestBytes()
-		return p.failed(refused(reasonTooLarge, "request", strconv.Itoa(most), "a produce request exceeds %d bytes, the largest that this broker reads; the stream ends", most))
-	case codes.Internal:
-		return p.failed(refused(reasonInvalidRequest, "request", "", "a message on the stream is no ProduceRequest; the stream ends"))
-	}
-	return err
 }
 
 // awaitRoom returns when the stream is below its bounds: true, or closed: false.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -72,7 +73,7 @@ func (r *rig) serve(name string) *bufconn.Listener {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := r.server.Serve(name, l); err != ErrStopped {
+		if err := r.server.Serve(name, l); !errors.Is(err, ErrStopped) {
 			r.t.Errorf("Serve: %v", err)
 		}
 	}()
@@ -369,3 +370,10 @@ func (l *lockedBuilder) String() string {
 	defer l.mu.Unlock()
 	return l.b.String()
 }
+
+type closeCounter struct {
+	net.Listener
+	closed int
+}
+
+func (c *closeCounter) Close() error { c.closed++; return nil }
