@@ -1,6 +1,7 @@
 package client
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/oncelog/oncelog/record"
@@ -33,6 +34,9 @@ type batch struct {
 	wireGen uint64
 	// handed and answered count attempts under any number. Equal: nothing reads wire any more.
 	handed, answered int
+	// users are who still reads a resolved batch: the one who completes futures, and the one who
+	// calls callbacks.
+	users atomic.Int32
 
 	// What follows is the ledger's (ledger.go).
 

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
@@ -104,7 +105,8 @@ func (c *fakeCluster) stop() {
 func (b *fakeBroker) start() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.srv = grpc.NewServer(grpc.ForceServerCodecV2(clientv1.Codec{}), grpc.MaxRecvMsgSize(64<<20), grpc.WaitForHandlers(true))
+	b.srv = grpc.NewServer(grpc.ForceServerCodecV2(clientv1.Codec{}), grpc.MaxRecvMsgSize(64<<20), grpc.WaitForHandlers(true),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}))
 	clientv1.RegisterLogServiceServer(b.srv, b)
 	clientv1.RegisterAdminServiceServer(b.srv, b)
 	lis, srv := b.host.listen(), b.srv

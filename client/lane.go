@@ -44,7 +44,7 @@ type lane struct {
 func newLane(p *Producer, tp record.TopicPartition) *lane {
 	l := &lane{p: p, tp: tp, limit: min(p.cfg.BatchBytes, p.cfg.MaxRequestBytes), epoch: -1}
 	l.acks = map[Acks]clientv1.Acks{AcksAll: clientv1.Acks_ACKS_ALL, AcksLeader: clientv1.Acks_ACKS_LEADER, AcksNone: clientv1.Acks_ACKS_NONE}[p.cfg.Acks]
-	l.led = ledger{idempotent: !p.cfg.DisableIdempotence, window: p.cfg.MaxInFlight, backoff: p.c.backoff}
+	l.led = ledger{idempotent: !p.cfg.DisableIdempotence, window: p.cfg.MaxInFlight, once: p.cfg.Acks == AcksNone, backoff: p.c.backoff}
 	l.led.split = func(b *batch) []*batch {
 		l.limit = max(record.HeaderSize, b.size()/2)
 		return b.halve(p.compression)
@@ -270,20 +270,20 @@ func (l *lane) settled(now time.Time) []resolution {
 	done := l.led.resolved
 	l.led.resolved = nil
 	l.schedule(now)
-	var inline []resolution
-	for _, r := range done {
-		r.lane = l
-		if !r.b.callbacks && len(r.b.flushes) == 0 && len(l.outbox) == 0 && !l.delivering {
-			inline = append(inline, r)
-			continue
+	for i := range done {
+		done[i].lane = l
+		done[i].deliver = done[i].b.callbacks || len(done[i].b.flushes) > 0
+		done[i].b.users.Add(1)
+		if done[i].deliver {
+			done[i].b.users.Add(1)
+			l.outbox = append(l.outbox, done[i])
 		}
-		l.outbox = append(l.outbox, r)
 	}
 	if len(l.outbox) > 0 && !l.delivering {
 		l.delivering = true
 		l.p.wg.Go(l.deliver)
 	}
-	return inline
+	return done
 }
 
 // deliver calls callbacks in order until there are none left. At most one runs per lane.
@@ -298,7 +298,9 @@ func (l *lane) deliver() {
 			return
 		}
 		l.mu.Unlock()
-		l.p.finish(batch)
+		for _, r := range batch {
+			l.p.call(r)
+		}
 	}
 }
 
@@ -414,6 +416,7 @@ func (l *lane) flush() <-chan struct{} {
 	case l.delivering || len(l.outbox) > 0:
 		// Behind the callbacks that are being called: a batch of nothing.
 		b = &batch{}
+		b.users.Add(1)
 		l.outbox = append(l.outbox, resolution{b: b})
 	default:
 		return nil

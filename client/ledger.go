@@ -46,6 +46,8 @@ const (
 // come back through exactly one of acked, failed, unsent and gone; abandon may come before.
 type ledger struct {
 	idempotent bool
+	// once: a batch that may have been written is not sent again (acks none).
+	once bool
 	// window is how many batches may lie between the oldest unresolved one and the newest sent,
 	// both included. With five the broker still remembers the oldest (P5).
 	window int
@@ -82,10 +84,14 @@ type ledger struct {
 
 // resolution is a batch that has got its outcome.
 type resolution struct {
-	lane    *lane // set by the lane
 	b       *batch
 	outcome Outcome
 	err     *Error
+
+	// The lane adds these.
+
+	lane    *lane
+	deliver bool // callbacks are called from the outbox
 }
 
 // give sets a fetched producer id.
@@ -302,7 +308,7 @@ func (l *ledger) settleOldest() bool {
 		}
 		l.giveUp(b.err)
 		return true
-	case b.verdict.final():
+	case b.verdict.final() || l.once && b.verdict == verdictLost:
 		l.giveUp(b.err)
 		return true
 	case b.verdict == verdictOutOfOrder || b.verdict == verdictFenced:

@@ -219,7 +219,7 @@ func (m *metadata) anyBroker(ctx context.Context, call func(context.Context, str
 	ask()
 	hedge := time.NewTicker(hedgeAfter)
 	defer hedge.Stop()
-	var last error
+	var last *Error
 	for {
 		select {
 		case a := <-answers:
@@ -228,9 +228,12 @@ func (m *metadata) anyBroker(ctx context.Context, call func(context.Context, str
 				a.take()
 				return nil
 			}
-			last = fromCall(a.err, a.addr)
-			if e, ok := last.(*Error); ok && e.Reason != ReasonNetwork && !e.Retriable {
-				return last // a broker has answered, and the others would say the same
+			e := fromCall(a.err, a.addr)
+			if e.Reason != ReasonNetwork && !e.Retriable {
+				return e // a broker has answered, and the others would say the same
+			}
+			if last == nil || e.Reason != ReasonNetwork {
+				last = e // what a broker says tells more than that another is out of reach
 			}
 			if asked < len(addrs) {
 				ask()

@@ -411,39 +411,55 @@ func (p *Producer) recycle(b *batch) {
 	p.batches.Put(b)
 }
 
-// finish gives resolved batches' memory back and tells their senders. Callbacks run here, so it is
-// called without locks.
+// finish gives resolved batches' memory back and completes their futures.
 func (p *Producer) finish(done []resolution) {
 	for _, r := range done {
-		b := r.b
 		p.stats.count(r)
-		p.budget.give(b.reserved)
-		res := Result{Outcome: r.outcome, AppendTime: b.ack.appended, Duplicate: b.ack.duplicate, Offset: record.NoOffset}
-		if r.err != nil {
-			res.TopicPartition, res.Err = r.err.TopicPartition, r.err
-		}
-		if r.lane != nil {
-			res.TopicPartition = r.lane.tp
-		}
-		for _, t := range b.tellings {
-			if b.ack.base != record.NoOffset {
-				res.Offset = b.ack.base + record.Offset(t.delta)
-			}
+		p.budget.give(r.b.reserved)
+		for _, t := range r.b.tellings {
 			if t.future != nil {
-				t.future.res = res
+				t.future.res = r.result(t)
 				close(t.future.done)
 			}
-			if t.callback != nil {
-				t.callback(res)
-			}
 		}
-		for _, f := range b.flushes {
-			close(f)
-		}
-		if b.builder != nil && b.handed == b.answered {
-			p.recycle(b)
+		p.retire(r.b)
+	}
+}
+
+// call calls a resolved batch's callbacks. It runs on the lane's delivering goroutine.
+func (p *Producer) call(r resolution) {
+	for _, t := range r.b.tellings {
+		if t.callback != nil {
+			t.callback(r.result(t))
 		}
 	}
+	for _, f := range r.b.flushes {
+		close(f)
+	}
+	p.retire(r.b)
+}
+
+// retire recycles a batch when its last user is done with it, if gRPC has certainly stopped reading
+// it too: the broker has answered every attempt.
+func (p *Producer) retire(b *batch) {
+	if b.users.Add(-1) == 0 && b.builder != nil && b.handed == b.answered {
+		p.recycle(b)
+	}
+}
+
+// result is what one record's sender is told.
+func (r *resolution) result(t telling) Result {
+	res := Result{
+		TopicPartition: r.lane.tp, Outcome: r.outcome, Offset: record.NoOffset,
+		AppendTime: r.b.ack.appended, Duplicate: r.b.ack.duplicate,
+	}
+	if r.b.ack.base != record.NoOffset {
+		res.Offset = r.b.ack.base + record.Offset(t.delta)
+	}
+	if r.err != nil {
+		res.Err = r.err
+	}
+	return res
 }
 
 // invalidRecord is the error for a record that cannot be encoded.
