@@ -129,7 +129,7 @@ func (l *Log) shape(i record.Index) (Entry, error) {
 	}
 	l.mu.RUnlock()
 	var e Entry
-	err := l.at(i, func(c *cursor) error {
+	err := l.at(i, applyReader, func(c *cursor) error {
 		h, err := c.header()
 		if err != nil {
 			return c.damage(err)

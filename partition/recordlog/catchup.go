@@ -60,7 +60,7 @@ func (l *Log) discard() error {
 	l.mu.Lock()
 	l.staged = nil
 	l.mu.Unlock()
-	l.near.Store(nil)
+	l.forgetPlaces()
 	// From the last one on, so that what a crash leaves is a whole beginning; Open removes it.
 	for i := len(gone) - 1; i >= 0; i-- {
 		if err := l.removeSegment(gone[i]); err != nil {
@@ -102,7 +102,10 @@ func (l *Log) AppendCatchUp(entries []Entry) error {
 		if k < 0 {
 			return fmt.Errorf("%w: got entry %d, log begins with %d", ErrGap, e.Index, c.begin)
 		}
-		term, err := l.termIn(c, k, e.Index)
+		l.mu.RLock()
+		x := l.extentOf(c.segments[k])
+		l.mu.RUnlock()
+		term, err := l.termIn(x, e.Index)
 		if err != nil {
 			return err
 		}
@@ -137,24 +140,6 @@ func (l *Log) cutConflict(c *chain, i record.Index, ours, theirs record.Term) er
 	return l.cut(c, i)
 }
 
-// termIn gives the term of entry i in segment k of a chain. The gate is held.
-func (l *Log) termIn(c *chain, k int, i record.Index) (record.Term, error) {
-	l.mu.RLock()
-	x := l.extentOf(c.segments[k])
-	l.mu.RUnlock()
-	var term record.Term
-	err := l.within(x, i, func(cur *cursor) error {
-		h, err := cur.header()
-		if err != nil {
-			return cur.damage(err)
-		}
-		term = h.term
-		cur.pass(&h)
-		return nil
-	})
-	return term, err
-}
-
 // adoptStaged puts what catch-up built in the place of the live log. The gate is held, and the
 // state snapshot that needs it is durable.
 //
@@ -164,7 +149,7 @@ func (l *Log) adoptStaged() error {
 	if err := l.meta.decide(l.staged.generation, l.staged.begin); err != nil {
 		return l.fail(err)
 	}
-	l.near.Store(nil)
+	l.forgetPlaces()
 	l.mu.Lock()
 	old := l.live.segments
 	l.live, l.staged = *l.staged, nil
@@ -197,7 +182,7 @@ func (l *Log) EntriesForPeer(from, through record.Index, maxBytes int) ([]Entry,
 		return nil, ErrClosed
 	}
 	var entries []Entry
-	err := l.at(from, func(c *cursor) error {
+	err := l.at(from, peerReader, func(c *cursor) error {
 		entries = entries[:0]
 		bytes := 0
 		for c.more() && c.frames.next <= through {

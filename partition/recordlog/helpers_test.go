@@ -50,6 +50,15 @@ func salts(seed uint64) func() uint64 {
 	return r.Uint64
 }
 
+// newMem makes a file system in which the log's parent directory is durable.
+func newMem(t testing.TB, seed uint64) *vfs.Mem {
+	t.Helper()
+	m := vfs.NewMem(seed)
+	must(t, m.MkdirAll("data"))
+	must(t, m.SyncDir("/"))
+	return m
+}
+
 func open(t testing.TB, fsys vfs.FS, change ...func(*Options)) *Log {
 	t.Helper()
 	l, err := tryOpen(fsys, change...)

@@ -161,8 +161,19 @@ func (l *Log) Restore(y Layout) error {
 		return err
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.takeLayout(&y, bases)
+	moved, start := y.StartIndex < begin && !l.start.floating, l.start.offset
+	l.mu.Unlock()
+	if !moved {
+		return nil
+	}
+	point, err := l.pointOf(start)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.setStart(point)
 	return nil
 }
 
@@ -243,19 +254,28 @@ func (l *Log) takeLayout(y *Layout, bases []record.Offset) {
 			l.start.base = bases[0]
 		}
 		l.start.offset = max(l.start.offset, l.start.base)
-		l.refused.list = l.refused.list[l.refused.from(l.start.index):]
 	}
 	l.start.floating = l.start.index > y.Index || l.start.offset == y.EndOffset
-	if l.start.floating {
-		l.forgetRefusals(y.Index + 1)
-	}
-	l.metrics.refused.Add(float64(l.refused.len()))
 	l.assigned, l.end = y.Index, y.EndOffset
+	l.metrics.refused.Add(float64(l.refused.len()))
+	l.setStart(l.start)
 	l.snapshot = max(l.snapshot, y.Index)
 	l.restored = true
 	change := l.cache.bytes
 	l.cache.clear() // its entries do not know their offsets
 	l.metrics.cacheBytes.Sub(float64(change))
+}
+
+// setStart moves the log start and forgets the refusals below it. l.mu is held.
+func (l *Log) setStart(point startPoint) {
+	before := l.refused.len()
+	l.start = point
+	if point.floating {
+		l.forgetRefusals(l.assigned + 1)
+	} else {
+		l.forgetRefusals(point.index)
+	}
+	l.metrics.refused.Sub(float64(before - l.refused.len()))
 }
 
 // forgetRefusals forgets the refused batches of entries below an index; the base of the segment

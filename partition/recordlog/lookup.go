@@ -7,6 +7,15 @@ import (
 	"github.com/oncelog/oncelog/record"
 )
 
+// Who reads entries in order has a place of its own, so that Raft and apply, which follow each
+// other over the same entries after a start, do not disturb each other.
+const (
+	raftReader = iota
+	applyReader
+	peerReader
+	readers
+)
+
 // place is where entry index begins, for readers that go on from the entry before.
 type place struct {
 	segment  *segment
@@ -43,7 +52,7 @@ func (l *Log) entry(i record.Index) (Entry, error) {
 	l.mu.RUnlock()
 	l.metrics.cacheMisses.Inc()
 	var e Entry
-	err := l.at(i, func(c *cursor) error {
+	err := l.at(i, raftReader, func(c *cursor) error {
 		got, _, err := c.take()
 		if err == nil {
 			e = got.clone()
@@ -67,7 +76,7 @@ func (e Entry) clone() Entry {
 
 // at calls use with a cursor before entry i of the live log, and again if the log was truncated
 // meanwhile. ErrNotFound: the log does not hold it.
-func (l *Log) at(i record.Index, use func(*cursor) error) error {
+func (l *Log) at(i record.Index, reader int, use func(*cursor) error) error {
 	for {
 		l.mu.RLock()
 		k := l.live.find(i)
@@ -78,7 +87,7 @@ func (l *Log) at(i record.Index, use func(*cursor) error) error {
 		}
 		x := l.extentOf(l.live.segments[k])
 		l.mu.RUnlock()
-		err := l.within(x, i, use)
+		err := l.within(x, i, reader, use)
 		if !errors.Is(err, errMoved) && !l.dropped(err, x.segment) {
 			return err
 		}
@@ -102,13 +111,13 @@ func (l *Log) dropped(err error, s *segment) bool {
 
 // within calls use with a cursor before entry i of a segment. It begins where the last look-up
 // ended, if that was just before i, since Raft and apply read one entry after the other.
-func (l *Log) within(x extent, i record.Index, use func(*cursor) error) error {
+func (l *Log) within(x extent, i record.Index, reader int, use func(*cursor) error) error {
 	c, err := l.openCursor(x, lookChunk)
 	if err != nil {
 		return err
 	}
 	defer c.close()
-	if p := l.near.Load(); p != nil && p.segment == x.segment && p.cuts == x.cuts && p.index == i && p.position < x.size {
+	if p := l.near[reader].Load(); p != nil && p.segment == x.segment && p.cuts == x.cuts && p.index == i && p.position < x.size {
 		c.position, c.frames.next, c.records = p.position, p.index, p.records
 	} else if err := c.seekIndex(i); err != nil {
 		return err
@@ -117,7 +126,7 @@ func (l *Log) within(x extent, i record.Index, use func(*cursor) error) error {
 		return err
 	}
 	if c.more() {
-		l.near.Store(&place{segment: x.segment, cuts: x.cuts, index: c.frames.next, position: c.position, records: c.records})
+		l.near[reader].Store(&place{segment: x.segment, cuts: x.cuts, index: c.frames.next, position: c.position, records: c.records})
 	}
 	return nil
 }
@@ -159,13 +168,7 @@ func (l *Log) Term(i record.Index) (record.Term, error) {
 		if !ok {
 			return 0, fmt.Errorf("%w: %d is not among the pulled entries", ErrNotFound, i)
 		}
-		var term record.Term
-		err := l.within(x, i, func(c *cursor) error {
-			h, err := c.header()
-			term = h.term
-			return err
-		})
-		return term, err
+		return l.termIn(x, i)
 	}
 	if c := l.cache.get(i); c != nil {
 		defer l.mu.RUnlock()
@@ -173,12 +176,27 @@ func (l *Log) Term(i record.Index) (record.Term, error) {
 	}
 	l.mu.RUnlock()
 	var term record.Term
-	err := l.at(i, func(c *cursor) error {
+	err := l.at(i, raftReader, func(c *cursor) error {
 		h, err := c.header()
 		if err != nil {
 			return c.damage(err)
 		}
 		term = h.term
+		return nil
+	})
+	return term, err
+}
+
+// termIn gives the term of entry i of a segment.
+func (l *Log) termIn(x extent, i record.Index) (record.Term, error) {
+	var term record.Term
+	err := l.within(x, i, peerReader, func(c *cursor) error {
+		h, err := c.header()
+		if err != nil {
+			return c.damage(err)
+		}
+		term = h.term
+		c.pass(&h)
 		return nil
 	})
 	return term, err
@@ -190,4 +208,11 @@ func (l *Log) stagedExtent(i record.Index) (extent, bool) {
 		return extent{}, false
 	}
 	return l.extentOf(l.staged.segments[k]), true
+}
+
+// forgetPlaces is called when frames vanish.
+func (l *Log) forgetPlaces() {
+	for i := range l.near {
+		l.near[i].Store(nil)
+	}
 }

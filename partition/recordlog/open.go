@@ -113,12 +113,6 @@ func (l *Log) sortOut(names []string) (map[uint32][]*segment, error) {
 	for _, n := range names {
 		generation, first, salt, ok := parseSegmentName(n)
 		switch {
-		case !ok && strings.HasSuffix(n, sidecarSuffix):
-			if g, _, _, ok := parseSegmentName(strings.TrimSuffix(n, sidecarSuffix) + segmentSuffix); ok && g < live {
-				if err := removeIfThere(l.o.FS, l.path(n)); err != nil {
-					return nil, err
-				}
-			}
 		case !ok:
 		case generation < live:
 			if err := removeIfThere(l.o.FS, l.path(n)); err != nil {
@@ -130,10 +124,34 @@ func (l *Log) sortOut(names []string) (map[uint32][]*segment, error) {
 			found[generation] = append(found[generation], newSegment(generation, first, salt))
 		}
 	}
+	if err := l.removeOrphans(names, found); err != nil {
+		return nil, err
+	}
 	for _, g := range found {
 		sort.Slice(g, func(i, j int) bool { return g[i].first < g[j].first })
 	}
 	return found, nil
+}
+
+// removeOrphans removes sidecars whose segment is gone.
+func (l *Log) removeOrphans(names []string, found map[uint32][]*segment) error {
+	orphans := map[string]bool{}
+	for _, n := range names {
+		if strings.HasSuffix(n, sidecarSuffix) {
+			orphans[n] = true
+		}
+	}
+	for _, g := range found {
+		for _, s := range g {
+			delete(orphans, s.sidecar())
+		}
+	}
+	for n := range orphans {
+		if err := removeIfThere(l.o.FS, l.path(n)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // finishCatchUp carries out what catch-up prepared if the snapshot that needs it is durable, and

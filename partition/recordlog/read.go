@@ -60,6 +60,9 @@ func (l *Log) read(from, limit record.Offset, maxBytes int) (Chunk, error) {
 		return a.fill(entries)
 	}
 	x, k := l.holding(from)
+	for i := k; i >= 0 && i < len(l.live.segments) && a.available < int64(maxBytes); i++ {
+		a.available += l.live.segments[i].size
+	}
 	assigned := l.assigned
 	a.refused = l.refused
 	l.mu.RUnlock()
@@ -70,9 +73,6 @@ func (l *Log) read(from, limit record.Offset, maxBytes int) (Chunk, error) {
 				return Chunk{}, errMoved
 			}
 			return Chunk{}, err
-		}
-		if len(a.out) > 0 {
-			break
 		}
 		x, k = l.after(x.segment)
 	}
@@ -129,7 +129,11 @@ func (l *Log) fromCache(from, limit record.Offset, maxBytes int) []cached {
 			continue
 		}
 		taken = append(taken, c)
-		if bytes += len(c.Data); bytes > maxBytes && len(taken) > 1 {
+		// The first entry may begin below from, and refused batches are left out: neither counts.
+		if len(taken) == 1 || len(l.refused.of(c.Index)) > 0 {
+			continue
+		}
+		if bytes += len(c.Data); bytes > maxBytes {
 			break
 		}
 	}
@@ -142,6 +146,7 @@ type answer struct {
 	from, limit record.Offset
 	maxBytes    int
 	refused     refusals
+	available   int64 // bytes on disk from the first segment on, as far as they matter
 	out         []byte
 	ends        []int // of the batches in out
 	end         record.Offset
@@ -198,7 +203,8 @@ func (a *answer) scan(x extent, assigned record.Index) error {
 			return err
 		}
 		if a.out == nil {
-			a.out = make([]byte, 0, max(int(min(int64(a.maxBytes), x.size-c.position+int64(len(e.Data)))), len(e.Data)))
+			left := a.available - (c.position - int64(len(e.Data)))
+			a.out = make([]byte, 0, max(int(min(int64(a.maxBytes), left)), len(e.Data)))
 		}
 		if _, err := a.entry(&e, base); err != nil {
 			return corrupt(x.segment.name, c.position, e.Index, err)

@@ -49,7 +49,7 @@ type Entry struct {
 
 // Options say where a log lies and how it behaves.
 type Options struct {
-	// FS and Dir are required. Dir is made if it does not exist. Only one Log may be open on it;
+	// FS and Dir are required. Dir is made if it does not exist; its parent must exist, durably. Only one Log may be open on it;
 	// the broker's lock on its data directory sees to that between processes.
 	FS  vfs.FS
 	Dir string
@@ -145,15 +145,14 @@ type Log struct {
 	gate chan struct{}
 	// The following are touched only with the gate held.
 	meta      *metaFile
-	buffers   [][]byte // of the vectored write
-	headers   []byte   // frame headers, small bodies and padding of the write
-	noReserve bool     // the file system cannot reserve
+	noReserve bool // the file system cannot reserve
 
 	files        *files
 	segmentBytes atomic.Int64
 	closed       atomic.Bool
 	failure      atomic.Pointer[error]
-	near         atomic.Pointer[place] // where the last looked-up entry ended, for sequential readers
+	// near is where the last looked-up entry ended, for those who read one after the other.
+	near [readers]atomic.Pointer[place]
 
 	// mu guards what is below. It is never held during I/O. Who writes holds the gate too, except
 	// for the applier's fields.

@@ -4,12 +4,11 @@ import (
 	"bytes"
 	"testing"
 
-	"github.com/oncelog/oncelog/internal/vfs"
 	"github.com/oncelog/oncelog/record"
 )
 
 func TestAppendAssignReadReopen(t *testing.T) {
-	fsys := vfs.NewMem(1)
+	fsys := newMem(t, 1)
 	l := open(t, fsys)
 	var want []record.Batch
 	end := record.Offset(0)

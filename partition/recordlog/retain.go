@@ -1,6 +1,7 @@
 package recordlog
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/oncelog/oncelog/record"
@@ -39,14 +40,7 @@ func (l *Log) AdvanceStart(to record.Offset) error {
 		}
 	}
 	l.mu.Lock()
-	l.start = point
-	before := l.refused.len()
-	if point.floating {
-		l.forgetRefusals(l.assigned + 1)
-	} else {
-		l.forgetRefusals(point.index)
-	}
-	l.metrics.refused.Sub(float64(before - l.refused.len()))
+	l.setStart(point)
 	l.mu.Unlock()
 	l.lock()
 	defer l.unlock()
@@ -65,6 +59,9 @@ func (l *Log) pointOf(to record.Offset) (startPoint, error) {
 	l.mu.RUnlock()
 	for k >= 0 && x.segment.first <= assigned {
 		point, found, err := l.pointIn(x, to, &refused)
+		if errors.Is(err, errMoved) {
+			return l.pointOf(to)
+		}
 		if err != nil || found {
 			return point, err
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"sync"
 	"syscall"
 	"time"
 
@@ -162,11 +163,11 @@ func (l *Log) write(c *chain, entries []Entry, window bool) error {
 	if err := l.reserve(h, s, int64(bytes)); err != nil {
 		return err
 	}
-	headers := l.encode(s, c.last(), entries, bytes)
+	frames := encode(s, c.last(), entries)
+	defer frames.release()
 	// If we die from here to the end of the sync, any part of the frames may be there. None was
 	// acknowledged; recovery keeps those that are whole and in order and cuts the rest.
-	n, err := h.WritevAt(l.buffers, s.size)
-	clear(l.buffers) // do not keep the entries' memory
+	n, err := h.WritevAt(frames.buffers, s.size)
 	if err != nil {
 		return l.writeFailed(h, s, n, err)
 	}
@@ -177,7 +178,7 @@ func (l *Log) write(c *chain, entries []Entry, window bool) error {
 	l.metrics.fsync.Observe(time.Since(began).Seconds())
 	l.metrics.entries.Observe(float64(len(entries)))
 	l.metrics.written.Add(float64(bytes))
-	l.publish(c, s, entries, headers, window)
+	l.publish(c, s, entries, frames.heads, window)
 	return nil
 }
 
@@ -225,10 +226,27 @@ func (l *Log) writeFailed(h *handle, s *segment, n int64, cause error) error {
 	return fmt.Errorf("%w: %w", ErrNoSpace, cause)
 }
 
-// encode fills l.buffers with the frames of the entries: headers, envelopes, padding and small
-// bodies copied into l.headers, large bodies referenced. It returns the frame headers.
-func (l *Log) encode(s *segment, synced record.Index, entries []Entry, bytes int) []frameHeader {
-	heads := make([]frameHeader, len(entries))
+// frameBatch is what one vectored write is made of. Batches are pooled.
+type frameBatch struct {
+	heads   []frameHeader
+	copied  []byte   // frame headers, envelopes, padding and small bodies
+	buffers [][]byte // pieces of copied and large bodies, in order
+}
+
+var batchPool = sync.Pool{New: func() any { return new(frameBatch) }}
+
+// release gives the batch back without the entries' memory.
+func (b *frameBatch) release() {
+	clear(b.buffers)
+	if cap(b.copied) <= maxPooled {
+		batchPool.Put(b)
+	}
+}
+
+// encode makes the frames of entries that follow the segment's last one; synced is the last index
+// on disk. Headers, envelopes, padding and small bodies are copied into one buffer, large bodies
+// referenced.
+func encode(s *segment, synced record.Index, entries []Entry) *frameBatch {
 	copied := 0
 	for i := range entries {
 		copied += frameHeaderSize + len(entries[i].Ext) + frameAlign
@@ -236,18 +254,18 @@ func (l *Log) encode(s *segment, synced record.Index, entries []Entry, bytes int
 			copied += n
 		}
 	}
-	if cap(l.headers) < copied || cap(l.headers) > 8*copied+(1<<20) {
-		l.headers = make([]byte, 0, copied) // must not move below
+	b := batchPool.Get().(*frameBatch)
+	b.heads, b.buffers = b.heads[:0], b.buffers[:0]
+	if cap(b.copied) < copied {
+		b.copied = make([]byte, 0, copied+copied/4)
 	}
-	out := l.headers[:0]
-	l.buffers = l.buffers[:0]
-	begin := 0 // of the piece of out that is no buffer yet
+	out := b.copied[:0] // never moves below, so that buffers may point into it
+	begin := 0          // of the piece of out that is no buffer yet
 	var zeros [frameAlign]byte
 	chained := s.chained
 	for i := range entries {
 		e := &entries[i]
-		h := &heads[i]
-		*h = frameHeader{
+		h := frameHeader{
 			length: frameSize(len(e.Ext), len(e.Data)), previous: chained, typ: e.Type, kind: kindEntry,
 			records: e.Records, index: e.Index, term: e.Term, synced: synced,
 			appendedAt: e.AppendedAt, maxTimestamp: e.MaxTimestamp, ext: len(e.Ext),
@@ -262,15 +280,17 @@ func (l *Log) encode(s *segment, synced record.Index, entries []Entry, bytes int
 		if len(e.Data) <= smallBody {
 			out = append(out, e.Data...)
 		} else {
-			l.buffers = append(l.buffers, out[begin:], e.Data)
+			b.buffers = append(b.buffers, out[begin:], e.Data)
 			begin = len(out)
 		}
 		out = append(out, zeros[:h.padding]...)
+		b.heads = append(b.heads, h)
 	}
 	if begin < len(out) {
-		l.buffers = append(l.buffers, out[begin:])
+		b.buffers = append(b.buffers, out[begin:])
 	}
-	return heads
+	b.copied = out
+	return b
 }
 
 // publish makes synced entries visible.
@@ -461,7 +481,7 @@ func (l *Log) cut(c *chain, from record.Index) error {
 		}
 	}
 	removed := c.segments[k+1:]
-	l.near.Store(nil)
+	l.forgetPlaces()
 	l.mu.Lock()
 	l.cuts++
 	gone := s.size - kept.size

@@ -1,0 +1,347 @@
+package recordlog
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/oncelog/oncelog/internal/vfs"
+	"github.com/oncelog/oncelog/record"
+)
+
+// crashes looks at the disk before and after every change of it, as it may be found after a power
+// cut or a kill at that point, and reopens the log there.
+type crashes struct {
+	d       *driver
+	rng     *rand.Rand
+	subsets int
+	busy    bool
+	points  int
+	opened  int
+	outcome map[string]int
+}
+
+func (c *crashes) watch(fsys *vfs.Mem) {
+	look := func(op vfs.Op) {
+		if !op.Kind.Changes() || c.busy {
+			return
+		}
+		c.busy = true
+		defer func() { c.busy = false }()
+		c.points++
+		for range c.subsets {
+			c.check(c.d.fs.CrashClone(c.rng), op)
+		}
+		if c.rng.IntN(4) == 0 {
+			killed := c.d.fs.KillClone()
+			crashed := killed.CrashClone(c.rng)
+			c.check(killed, op)
+			c.check(crashed, op)
+		}
+	}
+	fsys.OnBefore(func(op vfs.Op) error { look(op); return nil })
+	fsys.OnAfter(look)
+}
+
+// check opens the log as a crash left it: everything synced must be there, nothing that was cut
+// off, and a torn tail must not be called damage.
+func (c *crashes) check(fsys *vfs.Mem, op vfs.Op) {
+	d := c.d
+	c.opened++
+	if err := c.recover(fsys); err != nil {
+		d.fatal("crash at %v of %s, byte %d: %v", op.Kind, op.Name, op.Off, err)
+	}
+}
+
+// recover opens a crashed log, compares it with what may be there, and uses it a little.
+func (c *crashes) recover(fsys *vfs.Mem) error {
+	d := c.d
+	base := d.model
+	if d.flight.replaced != nil {
+		base = d.flight.replaced
+	}
+	l, err := tryOpen(fsys, func(o *Options) { d.options(o); o.SnapshotIndex = base.snapshot.index })
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	defer l.Close()
+	m, err := c.match(l, base)
+	if err != nil {
+		return err
+	}
+	first, last := l.Window()
+	switch {
+	case last != 0 && last != m.last:
+		return fmt.Errorf("window ends at %d, log at %d", last, m.last)
+	case last == 0 && m.windowFirst <= m.windowLast && m.windowFirst <= m.last:
+		return fmt.Errorf("window is empty, want %d to %d", m.windowFirst, m.windowLast)
+	case last != 0 && m.windowFirst <= m.last && m.windowFirst <= m.windowLast && first > m.windowFirst:
+		return fmt.Errorf("window begins with %d, want %d", first, m.windowFirst)
+	}
+	if err := m.replay(l); err != nil {
+		return err
+	}
+	if err := m.checkRecords(l, 1000); err != nil {
+		return fmt.Errorf("records: %w", err)
+	}
+	if c.rng.IntN(8) == 0 {
+		if err := c.durable(fsys, m); err != nil {
+			return err
+		}
+	}
+	// It works on.
+	next := dataEntry(d.t, m.last+1, d.term+1, batchOf(d.t, 10, 5))
+	if err := l.Append([]Entry{next}); err != nil {
+		return fmt.Errorf("append after crash: %w", err)
+	}
+	return nil
+}
+
+// durable checks that what an opened log shows is on disk: Raft counts on it.
+func (c *crashes) durable(fsys *vfs.Mem, m *model) error {
+	l, err := tryOpen(fsys.CrashClone(c.rng), func(o *Options) { c.d.options(o); o.SnapshotIndex = m.snapshot.index })
+	if err != nil {
+		return fmt.Errorf("open after a second crash: %w", err)
+	}
+	defer l.Close()
+	if err := m.checkEntries(l); err != nil {
+		return fmt.Errorf("after a second crash: %w", err)
+	}
+	return nil
+}
+
+// match finds out what is there and whether it may be.
+func (c *crashes) match(l *Log, base *model) (*model, error) {
+	f := c.d.flight
+	m := *base
+	m.entries = map[record.Index]Entry{}
+	for i, e := range base.entries {
+		m.entries[i] = e
+	}
+	last := l.LastIndex()
+	kept := base.last // all up to here must be there
+	if f.from > 0 {
+		kept = min(kept, f.from-1)
+	}
+	if last < kept {
+		return nil, fmt.Errorf("log ends at %d, entries up to %d were acknowledged", last, kept)
+	}
+	newer := false
+	for i := m.needed(); i <= last; i++ {
+		got, err := l.entry(i)
+		if err != nil {
+			return nil, fmt.Errorf("entry %d: %w", i, err)
+		}
+		old, isOld := base.entries[i]
+		flying, isFlying := Entry{}, false
+		if n := len(f.entries); n > 0 && i >= f.entries[0].Index && i <= f.entries[n-1].Index {
+			flying, isFlying = f.entries[i-f.entries[0].Index], true
+		}
+		switch {
+		case isOld && !newer && sameEntry(got, old) == nil:
+		case isFlying && sameEntry(got, flying) == nil:
+			newer = true
+			m.entries[i] = flying
+		default:
+			return nil, fmt.Errorf("entry %d of term %d must not be there", i, got.Term)
+		}
+	}
+	switch {
+	case newer && last == f.entries[len(f.entries)-1].Index:
+		c.outcome["all of what was being appended"]++
+	case newer:
+		c.outcome["a part of what was being appended"]++
+	case last < base.last:
+		c.outcome["a part of what was being cut off"]++
+	case f.entries != nil:
+		c.outcome["nothing of what was being appended"]++
+	}
+	for i := last + 1; i <= base.last; i++ {
+		delete(m.entries, i)
+	}
+	m.last = last
+	m.windowLast = min(m.windowLast, last)
+	m.windowFirst = min(m.windowFirst, last+1)
+	return &m, nil
+}
+
+// Everything that was acknowledged survives a power cut or a kill at every point, nothing that was
+// cut off comes back, and a torn tail is not called damage.
+func TestCrashAnywhere(t *testing.T) {
+	seed := seedOfRun(t)
+	until := time.Now().Add(budget(t, 6*time.Second))
+	outcome := map[string]int{}
+	points, opened := 0, 0
+	for ; time.Now().Before(until); seed++ {
+		fsys := newMem(t, seed)
+		c := &crashes{rng: rand.New(rand.NewPCG(seed, 4)), subsets: 2, outcome: outcome}
+		c.d = &driver{t: t, rng: rand.New(rand.NewPCG(seed, 5)), fs: fsys, model: newModel(), term: 1, clock: 1000}
+		c.d.did("seed %d", seed)
+		c.watch(fsys)
+		c.d.log = c.d.open(fsys)
+		for range 120 {
+			c.d.next()
+			if c.d.rng.IntN(15) == 0 {
+				c.crash()
+			}
+			if time.Now().After(until.Add(time.Second)) {
+				break
+			}
+		}
+		points, opened = points+c.points, opened+c.opened
+	}
+	t.Logf("%d points, %d crashes: %v", points, opened, outcome)
+	for _, what := range []string{"all of what was being appended", "a part of what was being appended",
+		"nothing of what was being appended", "a part of what was being cut off"} {
+		if outcome[what] == 0 && !testing.Short() {
+			t.Errorf("never happened: %s", what)
+		}
+	}
+}
+
+// crash goes on with the disk as a crash left it.
+func (c *crashes) crash() {
+	d := c.d
+	c.busy = true
+	var next *vfs.Mem
+	switch d.rng.IntN(3) {
+	case 0:
+		next = d.fs.KillClone()
+	default:
+		next = d.fs.CrashClone(c.rng)
+	}
+	d.log.Close()
+	d.fs.OnBefore(nil)
+	d.fs.OnAfter(nil)
+	d.fs = next
+	c.busy = false
+	c.watch(next)
+	d.reopen(next)
+}
+
+// A bit that flips in what was synced is noticed on opening or on reading, and never served.
+func TestFlippedBitIsNoticed(t *testing.T) {
+	seed := seedOfRun(t)
+	until := time.Now().Add(budget(t, 3*time.Second))
+	flips, onOpen, harmless := 0, 0, 0
+	for ; time.Now().Before(until); seed++ {
+		d := newDriver(t, seed, newMem(t, seed))
+		d.did("seed %d", seed)
+		for range 40 + d.rng.IntN(100) {
+			d.next()
+		}
+		must(t, d.log.Close())
+		for range 30 {
+			fsys := d.fs.KillClone()
+			names := fsys.Files()
+			name := names[d.rng.IntN(len(names))]
+			b, err := vfs.ReadFile(fsys, name)
+			must(t, err)
+			if len(b) == 0 {
+				continue
+			}
+			at, bit := d.rng.Int64N(int64(len(b))), uint(d.rng.IntN(8))
+			must(t, fsys.FlipBit(name, at, bit))
+			flips++
+			what, err := d.readDamaged(fsys)
+			if err != nil {
+				d.fatal("seed %d: bit %d of byte %d of %s: %v", seed, bit, at, name, err)
+			}
+			switch what {
+			case "open":
+				onOpen++
+			case "harmless":
+				harmless++
+				// A segment without entries is begun anew; sidecars and one copy of the decision too.
+				if _, _, _, ok := parseSegmentName(base(name)); ok && d.holds(base(name)) && len(b) > segmentHeaderSize {
+					d.fatal("bit %d of byte %d of %s of %d went unnoticed", bit, at, name, len(b))
+				}
+			}
+		}
+	}
+	t.Logf("%d flips, %d noticed on opening, %d on reading, %d harmless", flips, onOpen, flips-onOpen-harmless, harmless)
+}
+
+func base(name string) string {
+	for i := len(name) - 1; i >= 0; i-- {
+		if name[i] == '/' {
+			return name[i+1:]
+		}
+	}
+	return name
+}
+
+// holds says whether a segment file belongs to the log.
+func (d *driver) holds(name string) bool {
+	for _, s := range d.log.live.segments {
+		if s.name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// readDamaged opens and reads everything; what comes must be right, or a *CorruptionError.
+func (d *driver) readDamaged(fsys *vfs.Mem) (string, error) {
+	var damage *CorruptionError
+	m := d.model
+	l, err := tryOpen(fsys, d.options)
+	if errors.As(err, &damage) {
+		return "open", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	noticed := false
+	if err := m.replay(l); errors.As(err, &damage) {
+		return "read", nil
+	} else if err != nil {
+		return "", err
+	}
+	if l.LastIndex() != m.last {
+		return "", fmt.Errorf("log ends at %d, acknowledged was %d", l.LastIndex(), m.last)
+	}
+	for at := m.start; at < m.end; {
+		c, err := l.Read(at, m.end, 300)
+		if errors.As(err, &damage) {
+			noticed = true
+			_, end := m.read(at, m.end, 1)
+			at = end
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		want, end := m.read(at, m.end, 300)
+		if len(want) != len(c.Batches) && len(c.Batches) > 0 {
+			end = c.End
+			want = want[:len(c.Batches)]
+		}
+		if err := sameBatches(c, want, end); err != nil {
+			return "", err
+		}
+		at = c.End
+	}
+	for i := l.live.begin; i <= m.last; i++ {
+		got, err := l.entry(i)
+		if errors.As(err, &damage) {
+			noticed = true
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		if want, ok := m.entries[i]; ok {
+			if err := sameEntry(got, want); err != nil {
+				return "", err
+			}
+		}
+	}
+	if noticed {
+		return "read", nil
+	}
+	return "harmless", nil
+}
