@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"strings"
@@ -197,6 +198,9 @@ func readDecoded(t *testing.T, r *rig, from int64, level clientv1.IsolationLevel
 			values, offsets = append(values, string(rec.Value)), append(offsets, rec.Offset)
 		}
 		if p.NextOffset == from {
+			if from != p.HighWatermark {
+				t.Fatalf("stuck at offset %d before the end, %d", from, p.HighWatermark)
+			}
 			return values, offsets
 		}
 		if p.NextOffset < from {
@@ -260,7 +264,7 @@ func TestFetchDecodesWithinBounds(t *testing.T) {
 	for range 6 {
 		values := make([]string, 5)
 		for i := range values {
-			values[i] = big
+			values[i] = fmt.Sprint(want) + big
 			want++
 		}
 		s.add(record.CodecZstd, record.NoProducerID, false, values...)
@@ -284,6 +288,9 @@ func TestFetchDecodesWithinBounds(t *testing.T) {
 		for _, rec := range p.Records {
 			if rec.Offset != int64(got) {
 				t.Fatalf("offset %d, want %d", rec.Offset, got)
+			}
+			if v := string(rec.Value); got < want-2 && v != fmt.Sprint(got)+big {
+				t.Fatalf("offset %d holds %.20s...", rec.Offset, v)
 			}
 			got++
 		}
