@@ -45,7 +45,8 @@ type Config struct {
 	Reflection bool
 
 	// MaxMessageBytes is the largest batch that any topic can allow. A request may be larger by
-	// messageSlack. Default 8 MiB, at most 64 MiB.
+	// messageSlack; one that is larger still is not read, and ends its call with RESOURCE_EXHAUSTED.
+	// Default 8 MiB, at most 64 MiB.
 	MaxMessageBytes int
 	// ProduceBytes bounds the batches of all streams that wait for their commit. Above it requests
 	// are refused with BROKER_BUSY: did not happen, retry. Default 128 MiB.

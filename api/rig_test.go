@@ -189,6 +189,9 @@ type fakeLog struct {
 	listOffsets       func(context.Context, record.TopicPartition, int64, bool) (partition.ListedOffset, error)
 	describeProducers func(record.TopicPartition, []record.ProducerID, int) ([]producer.Description, bool, error)
 
+	// forget: do not keep the requests.
+	forget bool
+
 	mu       sync.Mutex
 	requests []partition.ProduceRequest
 	end      map[record.TopicPartition]record.Offset
@@ -203,7 +206,9 @@ func (l *fakeLog) Limits(tp record.TopicPartition) (record.Limits, error) {
 
 func (l *fakeLog) Produce(req partition.ProduceRequest, done func(partition.ProduceResult, error)) {
 	l.mu.Lock()
-	l.requests = append(l.requests, req)
+	if !l.forget {
+		l.requests = append(l.requests, req)
+	}
 	if l.onProduce != nil {
 		l.mu.Unlock()
 		l.onProduce(req, done)
