@@ -25,6 +25,7 @@ const (
 	beginning
 	end
 	since
+	newest
 )
 
 // At is the position of an offset.
@@ -35,6 +36,10 @@ func Beginning() Position { return Position{kind: beginning} }
 
 // End is the position behind the newest record: only what comes later is read.
 func End() Position { return Position{kind: end} }
+
+// Newest is the position of the record with the largest timestamp, the first of them if there are
+// several; the end if there is no record.
+func Newest() Position { return Position{kind: newest} }
 
 // Since is the position of the first record with at least this time; the end if there is none.
 func Since(t time.Time) Position { return Position{since, t.UnixMilli()} }

@@ -12,7 +12,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/status"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/record"
@@ -42,10 +41,11 @@ type fakeCluster struct {
 	topics map[string]*fakeTopic
 	pids   int64
 	// script, when set, is asked about every produce request that reaches a leader.
-	script func(req *clientv1.ProduceRequest, values []string) fault
-	seen   []string                     // what reached leaders, for messages
-	deny   *clientv1.Error              // of InitProducerId
-	listed map[string]func(*fakeBroker) // hooks by name of the call
+	script     func(req *clientv1.ProduceRequest, values []string) fault
+	seen       []string                     // what reached leaders, for messages
+	deny       *clientv1.Error              // of InitProducerId
+	hooks      map[string]func(*fakeBroker) // by name of the call
+	controller int32                        // who creates topics; 0: everybody
 }
 
 type fakeTopic struct {
@@ -84,7 +84,7 @@ type fakeBroker struct {
 }
 
 func newFakeCluster(t testing.TB, brokers int) *fakeCluster {
-	c := &fakeCluster{t: t, net: newFakeNet(), brokers: make(map[int32]*fakeBroker), topics: make(map[string]*fakeTopic), pids: 1000}
+	c := &fakeCluster{t: t, net: newFakeNet(), brokers: make(map[int32]*fakeBroker), topics: make(map[string]*fakeTopic), pids: 1000, hooks: make(map[string]func(*fakeBroker))}
 	for i := 1; i <= brokers; i++ {
 		b := &fakeBroker{c: c, id: int32(i), addr: fmt.Sprintf("b%d:9095", i)}
 		b.host = c.net.host(b.addr)
@@ -246,12 +246,12 @@ func (b *fakeBroker) Produce(stream grpc.BidiStreamingServer[clientv1.ProduceReq
 		resp, f := b.decide(req)
 		if f.cutBefore || f.loseAck {
 			b.host.cut()
-			return status.Error(codes.Unavailable, "cut")
+			return failure(ReasonNetwork, codes.Unavailable, true)
 		}
 		switch {
 		case req.Acks == clientv1.Acks_ACKS_NONE:
 			if resp.Error != nil {
-				return status.Error(codes.Unavailable, resp.Error.Reason)
+				return failure(resp.Error.Reason, codes.Unavailable, true)
 			}
 		case f.delay > 0:
 			wg.Go(func() {

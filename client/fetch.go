@@ -410,11 +410,21 @@ const (
 )
 
 func (k *Consumer) timestamp(p Position) int64 {
-	switch {
-	case p.kind == since:
-		return p.value
-	case p.kind == beginning, p.kind == byPolicy && k.cfg.Reset == ResetEarliest:
+	if p.kind == byPolicy && k.cfg.Reset == ResetEarliest {
 		return timestampEarliest
+	}
+	return p.timestamp()
+}
+
+// timestamp is what ListOffsets calls a position that is not an offset.
+func (p Position) timestamp() int64 {
+	switch p.kind {
+	case since:
+		return p.value
+	case beginning:
+		return timestampEarliest
+	case newest:
+		return timestampMax
 	default:
 		return timestampLatest
 	}

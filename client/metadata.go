@@ -126,22 +126,45 @@ func (m *metadata) idle() bool {
 	return len(m.wanted) == 0
 }
 
+// noTopics asks about brokers only: an empty list would mean all topics, and no topic has this name.
+var noTopics = []string{""}
+
 // round asks once and publishes what it learned.
 func (m *metadata) round() error {
 	m.mu.Lock()
 	names := slices.Sorted(maps.Keys(m.wanted))
 	m.mu.Unlock()
+	if len(names) == 0 {
+		names = noTopics
+	}
 	resp, err := m.ask(m.c.ctx, names)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.rounds++
 	m.lastErr = err
-	if err == nil {
-		m.publish(m.merge(m.view.Load(), resp))
-	} else {
+	if err != nil {
 		m.wake()
+		return err
 	}
-	return err
+	m.publish(m.merge(m.view.Load(), resp))
+	return nil
+}
+
+// know makes sure that some brokers are known besides the bootstrap list, if one can be asked.
+func (m *metadata) know(ctx context.Context) {
+	if len(m.view.Load().brokers) > 0 {
+		return
+	}
+	if resp, err := m.ask(ctx, noTopics); err == nil {
+		m.learn(resp)
+	}
+}
+
+// learn takes in an answer to somebody else's question.
+func (m *metadata) learn(resp *clientv1.GetMetadataResponse) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.publish(m.merge(m.view.Load(), resp))
 }
 
 // publish makes a view current. Needs mu.
