@@ -11,8 +11,10 @@ import (
 )
 
 const (
-	// lookChunk is how much a look-up reads at once, scanChunk how much a scan does.
+	// lookChunk is how much a look-up reads at once, nextChunk one whose place is known, scanChunk a
+	// scan.
 	lookChunk = 64 << 10
+	nextChunk = 4 << 10
 	scanChunk = 512 << 10
 	// maxPooled is the largest buffer that goes back to the pool.
 	maxPooled = 4 << 20
@@ -127,15 +129,15 @@ func (f *frames) entry() (Entry, frameHeader, error) {
 type extent struct {
 	segment *segment
 	summary
-	blocks []block // of the active segment
-	base   record.Offset
-	based  bool
-	cuts   uint64
+	index sparse // of the active segment
+	base  record.Offset
+	based bool
+	cuts  uint64
 }
 
 // extentOf copies what a reader needs. l.mu is held.
 func (l *Log) extentOf(s *segment) extent {
-	return extent{segment: s, summary: s.summary, blocks: s.blocks, base: s.base, based: s.based, cuts: l.cuts}
+	return extent{segment: s, summary: s.summary, index: s.index, base: s.base, based: s.based, cuts: l.cuts}
 }
 
 // cursor reads a segment from some block on, for look-ups and reads.
@@ -144,7 +146,7 @@ type cursor struct {
 	log     *Log
 	extent  extent
 	handle  *handle
-	index   []block
+	index   sparse
 	records int64 // offsets of all batches before the next frame, within the segment
 }
 
@@ -154,10 +156,10 @@ func (l *Log) openCursor(x extent, chunk int) (*cursor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open segment: %w", err)
 	}
-	c := &cursor{log: l, extent: x, handle: h, index: x.blocks}
+	c := &cursor{log: l, extent: x, handle: h, index: x.index}
 	c.frames = newFrames(h, x.segment, segmentHeaderSize, x.size, x.segment.first, chunk)
-	if c.index == nil && x.last >= x.segment.first {
-		if c.index, err = l.loadIndex(h, x); err != nil {
+	if c.index.len() == 0 && x.last >= x.segment.first {
+		if c.index.blocks, err = l.loadIndex(h, x); err != nil {
 			c.close()
 			return nil, err
 		}
@@ -172,13 +174,13 @@ func (c *cursor) close() {
 
 // seek goes to a block.
 func (c *cursor) seek(k int) {
-	b := c.index[k]
+	b := c.index.at(k)
 	c.position, c.frames.next, c.records = b.position, b.index, b.records
 }
 
 // seekIndex goes to the frame of entry i, which the segment holds.
 func (c *cursor) seekIndex(i record.Index) error {
-	c.seek(max(blockOf(c.index, i), 0))
+	c.seek(c.index.holding(i))
 	for c.frames.next < i {
 		h, err := c.header()
 		if err != nil {
@@ -243,7 +245,7 @@ func (l *Log) loadIndex(h *handle, x extent) ([]block, error) {
 		if found.bad != nil {
 			return nil, corrupt(s.name, found.size, found.last+1, found.bad)
 		}
-		return found.blocks, nil
+		return found.index.all(), nil
 	})
 }
 

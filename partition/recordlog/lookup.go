@@ -119,6 +119,9 @@ func (l *Log) within(x extent, i record.Index, reader int, use func(*cursor) err
 	defer c.close()
 	if p := l.near[reader].Load(); p != nil && p.segment == x.segment && p.cuts == x.cuts && p.index == i && p.position < x.size {
 		c.position, c.frames.next, c.records = p.position, p.index, p.records
+		if reader != peerReader {
+			c.chunk = nextChunk // one entry is wanted, not what follows it
+		}
 	} else if err := c.seekIndex(i); err != nil {
 		return err
 	}

@@ -311,10 +311,10 @@ func (r *recovery) segment(s *segment, from scanLimits, k int, closed bool) (tor
 		return false, r.cutTorn(s, h, &found, closed)
 	}
 	if closed {
-		l.writeSidecar(s, found.blocks)
+		l.writeSidecar(s, found.index.all())
 		return false, nil
 	}
-	s.blocks = found.blocks
+	s.index = found.index
 	return false, nil
 }
 
@@ -342,7 +342,7 @@ func (r *recovery) cutTorn(s *segment, h *handle, found *scanned, closed bool) e
 	if err := h.Truncate(s.size); err != nil {
 		return err
 	}
-	s.blocks = found.blocks
+	s.index = found.index
 	return h.Sync()
 }
 
@@ -350,7 +350,7 @@ func (r *recovery) cutTorn(s *segment, h *handle, found *scanned, closed bool) e
 func (r *recovery) finish(c *chain) error {
 	l := r.log
 	if s := c.active(); s != nil {
-		if s.blocks == nil && !s.empty() {
+		if s.index.len() == 0 && !s.empty() {
 			if err := l.reopenIndex(s); err != nil {
 				return err
 			}
@@ -368,6 +368,12 @@ func (r *recovery) finish(c *chain) error {
 	return l.o.FS.SyncDir(l.o.Dir)
 }
 
+// reopened makes the index of a segment grow again.
+func reopened(blocks []block) sparse {
+	n := len(blocks) - 1
+	return sparse{blocks: blocks[:n:n], open: blocks[n]}
+}
+
 // reopenIndex loads the index of a segment that was closed and becomes the last one again.
 func (l *Log) reopenIndex(s *segment) error {
 	h, err := l.files.acquire(s)
@@ -380,7 +386,7 @@ func (l *Log) reopenIndex(s *segment) error {
 		return err
 	}
 	l.mu.Lock()
-	s.blocks = blocks
+	s.index = reopened(blocks)
 	l.mu.Unlock()
 	l.files.dropIndex(s)
 	// Its sidecar would not fit any more once it grows; a stale one is told by size and salt, so

@@ -53,7 +53,7 @@ func (l *Log) read(from, limit record.Offset, maxBytes int) (Chunk, error) {
 		return Chunk{End: from}, nil
 	}
 	a := answer{log: l, from: from, limit: limit, maxBytes: maxBytes}
-	if entries := l.fromCache(from, limit, maxBytes); entries != nil {
+	if entries := l.fromCache(from, limit, maxBytes); len(entries) > 0 {
 		a.refused = l.refused
 		l.mu.RUnlock()
 		l.metrics.cacheHits.Inc()
@@ -74,7 +74,7 @@ func (l *Log) read(from, limit record.Offset, maxBytes int) (Chunk, error) {
 			}
 			return Chunk{}, err
 		}
-		x, k = l.after(x.segment)
+		x, k = a.after(x.segment)
 	}
 	return a.chunk(), nil
 }
@@ -101,10 +101,17 @@ func (l *Log) holding(from record.Offset) (extent, int) {
 	return l.extentOf(segments[k]), k
 }
 
-// after gives the segment that follows one.
+// after gives the segment that follows one, and the refusals that go with it: when the log start
+// moves, segments' bases and refusals change together.
+func (a *answer) after(s *segment) (extent, int) {
+	a.log.mu.RLock()
+	defer a.log.mu.RUnlock()
+	a.refused = a.log.refused
+	return a.log.after(s)
+}
+
+// after gives the segment that follows one. l.mu is held.
 func (l *Log) after(s *segment) (extent, int) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
 	k := sort.Search(len(l.live.segments), func(i int) bool { return l.live.segments[i].first > s.first })
 	if k == len(l.live.segments) || !l.live.segments[k].based {
 		return extent{}, -1
@@ -114,30 +121,39 @@ func (l *Log) after(s *segment) (extent, int) {
 
 // fromCache takes the cached entries that answer a read, nil if the cache does not reach down to
 // it. l.mu is held; the entries' bytes are copied later without it.
-func (l *Log) fromCache(from, limit record.Offset, maxBytes int) []cached {
+func (l *Log) fromCache(from, limit record.Offset, maxBytes int) []stored {
 	first := l.cache.find(from, l.assigned)
 	if first < 0 {
 		return nil
 	}
-	var taken []cached
-	bytes := 0
-	for _, c := range l.cache.entries[first:] {
-		if c.Index > l.assigned || c.base >= limit {
-			break
-		}
-		if c.Records == 0 {
-			continue
-		}
-		taken = append(taken, c)
+	entries := l.cache.entries[first:]
+	n, bytes := 0, 0
+	for n < len(entries) && entries[n].Index <= l.assigned && entries[n].base < limit {
+		c := &entries[n]
+		n++
 		// The first entry may begin below from, and refused batches are left out: neither counts.
-		if len(taken) == 1 || len(l.refused.of(c.Index)) > 0 {
+		if n == 1 || c.Records == 0 || len(l.refused.of(c.Index)) > 0 {
 			continue
 		}
 		if bytes += len(c.Data); bytes > maxBytes {
 			break
 		}
 	}
+	taken := make([]stored, 0, n)
+	for _, c := range entries[:n] {
+		if c.Records > 0 {
+			taken = append(taken, stored{index: c.Index, term: c.Term, base: c.base, data: c.Data})
+		}
+	}
 	return taken
+}
+
+// stored is an entry's batches and where their offsets begin.
+type stored struct {
+	index record.Index
+	term  record.Term
+	base  record.Offset
+	data  []byte
 }
 
 // answer gathers batches.
@@ -154,17 +170,18 @@ type answer struct {
 }
 
 // fill answers from cached entries.
-func (a *answer) fill(entries []cached) (Chunk, error) {
+func (a *answer) fill(entries []stored) (Chunk, error) {
 	bytes := 0
 	for i := range entries {
-		bytes += len(entries[i].Data)
+		bytes += len(entries[i].data)
 	}
 	if len(entries) > 1 {
-		bytes = min(bytes, max(a.maxBytes, len(entries[0].Data)))
+		bytes = min(bytes, max(a.maxBytes, len(entries[0].data)))
 	}
 	a.out = make([]byte, 0, bytes)
+	a.ends = make([]int, 0, len(entries))
 	for i := range entries {
-		if _, err := a.entry(&entries[i].Entry, entries[i].base); err != nil {
+		if err := a.take(&entries[i]); err != nil {
 			return Chunk{}, err
 		}
 		if a.full {
@@ -206,16 +223,17 @@ func (a *answer) scan(x extent, assigned record.Index) error {
 			left := a.available - (c.position - int64(len(e.Data)))
 			a.out = make([]byte, 0, max(int(min(int64(a.maxBytes), left)), len(e.Data)))
 		}
-		if _, err := a.entry(&e, base); err != nil {
+		if err := a.take(&stored{index: e.Index, term: e.Term, base: base, data: e.Data}); err != nil {
 			return corrupt(x.segment.name, c.position, e.Index, err)
 		}
 	}
 	return nil
 }
 
-// entry takes an entry's accepted batches, and gives the offset after it.
-func (a *answer) entry(e *Entry, base record.Offset) (record.Offset, error) {
-	return eachBatch(e, base, a.refused.of(e.Index), func(b record.Batch, at, next record.Offset) bool {
+// take takes an entry's accepted batches.
+func (a *answer) take(e *stored) error {
+	epoch := a.log.o.LeaderEpoch(e.term)
+	return eachBatch(e, a.refused.of(e.index), func(b record.Batch, at, next record.Offset) bool {
 		switch {
 		case next <= a.from:
 			return true
@@ -227,7 +245,7 @@ func (a *answer) entry(e *Entry, base record.Offset) (record.Offset, error) {
 		a.out = append(a.out, b...)
 		mine := record.Batch(a.out[start:])
 		mine.SetBaseOffset(at)
-		mine.SetLeaderEpoch(a.log.o.LeaderEpoch(e.Term))
+		mine.SetLeaderEpoch(epoch)
 		a.ends = append(a.ends, len(a.out))
 		a.end = next
 		return true
@@ -250,13 +268,13 @@ func (a *answer) chunk() Chunk {
 }
 
 // eachBatch calls use with each accepted batch of an entry, its base offset and the offset after
-// it, until use says stop. It gives the offset after the last batch it looked at.
-func eachBatch(e *Entry, base record.Offset, refused []countedRefusal, use func(b record.Batch, at, next record.Offset) bool) (record.Offset, error) {
-	ordinal := int32(0)
-	for rest := e.Data; len(rest) > 0; ordinal++ {
+// it, until use says stop.
+func eachBatch(e *stored, refused []countedRefusal, use func(b record.Batch, at, next record.Offset) bool) error {
+	ordinal, at := int32(0), e.base
+	for rest := e.data; len(rest) > 0; ordinal++ {
 		b, r, err := record.Parse(rest)
 		if err != nil {
-			return base, differ("whole batches", err)
+			return differ("whole batches", err)
 		}
 		rest = r
 		if len(refused) > 0 && refused[0].Ordinal == ordinal {
@@ -265,15 +283,15 @@ func eachBatch(e *Entry, base record.Offset, refused []countedRefusal, use func(
 		}
 		n, err := offsetsOf(b)
 		if err != nil {
-			return base, differ("whole batches", err)
+			return differ("whole batches", err)
 		}
-		next := base + record.Offset(n)
-		if !use(b, base, next) {
-			return base, nil
+		next := at + record.Offset(n)
+		if !use(b, at, next) {
+			return nil
 		}
-		base = next
+		at = next
 	}
-	return base, nil
+	return nil
 }
 
 // offset is where the next frame's records begin. For entries below the log start it is virtual
@@ -288,7 +306,7 @@ func (c *cursor) offsetAt(b block, refused *refusals) record.Offset {
 
 // seekOffset goes to the last block that begins at or below an offset.
 func (c *cursor) seekOffset(from record.Offset, refused *refusals) {
-	c.seek(max(sort.Search(len(c.index), func(k int) bool { return c.offsetAt(c.index[k], refused) > from })-1, 0))
+	c.seek(max(sort.Search(c.index.len(), func(k int) bool { return c.offsetAt(c.index.at(k), refused) > from })-1, 0))
 }
 
 // checksumChunk is how much Checksum reads at once.

@@ -65,7 +65,9 @@ func (l *Log) pointOf(to record.Offset) (startPoint, error) {
 		if err != nil || found {
 			return point, err
 		}
-		x, k = l.after(x.segment)
+		l.mu.RLock()
+		x, k = l.after(x.segment) // the applier alone changes bases and refusals, and we are it
+		l.mu.RUnlock()
 	}
 	return startPoint{}, fmt.Errorf("%w: no entry holds offset %d", ErrUnexpectedFate, to)
 }

@@ -11,7 +11,7 @@ import (
 // scanned is what the frames of a segment file add up to, up to the first that is not intact.
 type scanned struct {
 	summary
-	blocks []block
+	index sparse
 	// bad says what is wrong with the frame at summary.size; nil: the file ends there.
 	bad error
 	// claimed is the highest synced-through index that any intact frame header after the bad one
@@ -45,7 +45,7 @@ func scan(file io.ReaderAt, s *segment, size int64, every int, from scanLimits) 
 		var m *mismatch
 		switch {
 		case err == nil:
-			out.blocks = out.add(out.blocks, &h, position, every)
+			out.add(&out.index, &h, position, every)
 		case errors.As(err, &m):
 			out.bad = err
 			out.claimed, err = claims(f, position, size)

@@ -21,9 +21,9 @@ type segment struct {
 	header     uint32 // CRC of the header, start of the chain of frames
 
 	summary
-	// blocks is the sparse index while the segment is the last one. Elements are never changed; a
-	// truncation makes a new slice. nil for closed segments, whose index the files cache loads.
-	blocks []block
+	// index is the sparse index while the segment is the last one. Empty for closed segments, whose
+	// index the files cache loads.
+	index sparse
 	// base is the offset of the segment's first record, if based. If batches below the log start
 	// were refused, it is a virtual one: chosen so that offsets at and above the start come right.
 	base  record.Offset
@@ -85,24 +85,53 @@ func (s *segment) sidecar() string { return strings.TrimSuffix(s.name, segmentSu
 
 func (s *segment) empty() bool { return s.last < s.first }
 
+// sparse is a sparse index. A copy of it stays good while the original grows.
+type sparse struct {
+	blocks []block // elements are never changed
+	open   block   // the last block, which still grows; index 0: there is none
+}
+
+func (x *sparse) len() int {
+	if x.open.index != 0 {
+		return len(x.blocks) + 1
+	}
+	return len(x.blocks)
+}
+
+func (x *sparse) at(k int) block {
+	if k < len(x.blocks) {
+		return x.blocks[k]
+	}
+	return x.open
+}
+
+// all gives every block, for a segment that is closed.
+func (x *sparse) all() []block {
+	if x.open.index == 0 {
+		return x.blocks
+	}
+	return append(x.blocks[:len(x.blocks):len(x.blocks)], x.open)
+}
+
+// holding finds the last block that begins at or below index i. There is one for every index of the
+// segment.
+func (x *sparse) holding(i record.Index) int {
+	return max(sort.Search(x.len(), func(k int) bool { return x.at(k).index > i })-1, 0)
+}
+
 // add takes a frame at position into summary and index. every is the distance of index entries.
-func (s *summary) add(blocks []block, h *frameHeader, position int64, every int) []block {
-	if n := len(blocks); n == 0 || position-blocks[n-1].position >= int64(every) {
-		blocks = append(blocks, block{index: h.index, position: position, records: s.records, maxTimestamp: math.MinInt64})
+func (s *summary) add(x *sparse, h *frameHeader, position int64, every int) {
+	if x.open.index == 0 || position-x.open.position >= int64(every) {
+		if x.open.index != 0 {
+			x.blocks = append(x.blocks, x.open) // beyond what copies see
+		}
+		x.open = block{index: h.index, position: position, records: s.records, maxTimestamp: math.MinInt64}
 	}
 	if h.records > 0 {
 		s.records += int64(h.records)
 		s.maxTimestamp = max(s.maxTimestamp, h.maxTimestamp)
-		b := &blocks[len(blocks)-1]
-		b.maxTimestamp = max(b.maxTimestamp, h.maxTimestamp)
+		x.open.maxTimestamp = max(x.open.maxTimestamp, h.maxTimestamp)
 	}
 	s.last, s.lastTerm, s.chained = h.index, h.term, h.crc
 	s.size = position + int64(h.length)
-	return blocks
-}
-
-// blockOf finds the last block that begins at or below index i. There is one for every index of
-// the segment.
-func blockOf(blocks []block, i record.Index) int {
-	return sort.Search(len(blocks), func(k int) bool { return blocks[k].index > i }) - 1
 }

@@ -299,7 +299,7 @@ func (l *Log) publish(c *chain, s *segment, entries []Entry, heads []frameHeader
 	before := s.size
 	position := s.size
 	for i := range heads {
-		s.blocks = s.add(s.blocks, &heads[i], position, l.o.IndexBytes)
+		s.add(&s.index, &heads[i], position, l.o.IndexBytes)
 		position += int64(heads[i].length)
 	}
 	live := c == &l.live
@@ -368,12 +368,12 @@ func (l *Log) roll(c *chain, first record.Index) error {
 	l.files.release(h)
 	if old != nil {
 		l.releaseReserved(old)
-		l.writeSidecar(old, old.blocks)
+		l.writeSidecar(old, old.index.all())
 	}
 	l.mu.Lock()
 	c.segments = append(c.segments[:len(c.segments):len(c.segments)], s)
 	if old != nil {
-		old.blocks = nil // from the sidecar from now on
+		old.index = sparse{} // from the sidecar from now on
 	}
 	if c == &l.live {
 		l.metrics.bytes.Add(float64(s.size))
@@ -471,7 +471,7 @@ func (l *Log) TruncateTail(from record.Index) error {
 func (l *Log) cut(c *chain, from record.Index) error {
 	k := c.find(from)
 	s := c.segments[k]
-	kept, blocks, err := l.summaryBelow(c, k, from)
+	kept, index, err := l.summaryBelow(c, k, from)
 	if err != nil {
 		return err // reading failed, nothing was changed
 	}
@@ -488,7 +488,7 @@ func (l *Log) cut(c *chain, from record.Index) error {
 	for _, r := range removed {
 		gone += r.size
 	}
-	s.summary, s.blocks, s.reserved = kept, blocks, 0
+	s.summary, s.index, s.reserved = kept, index, 0
 	c.segments = c.segments[: k+1 : k+1]
 	if c == &l.live {
 		l.windowLast = min(l.windowLast, from-1)
@@ -535,7 +535,7 @@ func (l *Log) setBack(s *segment) error {
 }
 
 // summaryBelow works out what segment k adds up to without the entries from an index on.
-func (l *Log) summaryBelow(c *chain, k int, from record.Index) (summary, []block, error) {
+func (l *Log) summaryBelow(c *chain, k int, from record.Index) (summary, sparse, error) {
 	s := c.segments[k]
 	fresh := newSegment(s.generation, s.first, s.salt)
 	out := fresh.summary
@@ -544,19 +544,21 @@ func (l *Log) summaryBelow(c *chain, k int, from record.Index) (summary, []block
 		out.lastTerm = c.segments[k-1].lastTerm
 	}
 	if from == s.first {
-		return out, nil, nil
+		return out, sparse{}, nil
 	}
 	l.mu.RLock()
 	x := l.extentOf(s)
 	l.mu.RUnlock()
 	cur, err := l.openCursor(x, lookChunk)
 	if err != nil {
-		return out, nil, err
+		return out, sparse{}, err
 	}
 	defer cur.close()
-	keep := max(blockOf(cur.index, from-1), 0)
-	blocks := append([]block(nil), cur.index[:keep]...)
-	for _, b := range blocks {
+	keep := cur.index.holding(from - 1)
+	var index sparse
+	for k := range keep {
+		b := cur.index.at(k)
+		index.blocks = append(index.blocks, b)
 		out.maxTimestamp = max(out.maxTimestamp, b.maxTimestamp)
 	}
 	cur.seek(keep)
@@ -565,13 +567,10 @@ func (l *Log) summaryBelow(c *chain, k int, from record.Index) (summary, []block
 		position := cur.position
 		h, err := cur.header()
 		if err != nil {
-			return out, nil, cur.damage(err)
+			return out, sparse{}, cur.damage(err)
 		}
-		if len(blocks) == keep {
-			blocks = append(blocks, block{index: h.index, position: position, records: out.records, maxTimestamp: math.MinInt64})
-		}
-		blocks = out.add(blocks, &h, position, math.MaxInt32)
+		out.add(&index, &h, position, math.MaxInt32)
 		cur.pass(&h)
 	}
-	return out, blocks, nil
+	return out, index, nil
 }

@@ -119,8 +119,8 @@ func (r *timeReader) firstIn(x extent, ts int64) (moment, error) {
 	}
 	defer c.close()
 	var m moment
-	for k := range c.index {
-		if c.index[k].maxTimestamp < ts {
+	for k := range c.index.len() {
+		if c.index.at(k).maxTimestamp < ts {
 			continue
 		}
 		done := false
@@ -159,13 +159,13 @@ func (r *timeReader) maxIn(x extent, best *moment) error {
 		return r.check(err, x)
 	}
 	defer c.close()
-	order := make([]int, len(c.index))
+	order := make([]int, c.index.len())
 	for k := range order {
 		order[k] = k
 	}
-	sort.SliceStable(order, func(i, j int) bool { return c.index[order[i]].maxTimestamp > c.index[order[j]].maxTimestamp })
+	sort.SliceStable(order, func(i, j int) bool { return c.index.at(order[i]).maxTimestamp > c.index.at(order[j]).maxTimestamp })
 	for _, k := range order {
-		if best.found && c.index[k].maxTimestamp < best.timestamp {
+		if best.found && c.index.at(k).maxTimestamp < best.timestamp {
 			break
 		}
 		err := r.eachIn(c, k, func(b record.Batch, at record.Offset, term record.Term) error {
@@ -190,7 +190,7 @@ func (r *timeReader) maxIn(x extent, best *moment) error {
 // eachIn calls use with the accepted batches of a block. They alias the cursor's buffer.
 func (r *timeReader) eachIn(c *cursor, k int, use func(record.Batch, record.Offset, record.Term) error) error {
 	c.seek(k)
-	for c.more() && c.frames.next <= r.assigned && (k+1 == len(c.index) || c.frames.next < c.index[k+1].index) {
+	for c.more() && c.frames.next <= r.assigned && (k+1 == c.index.len() || c.frames.next < c.index.at(k+1).index) {
 		base := c.offset(&r.refused)
 		e, _, err := c.take()
 		if err != nil {
@@ -200,7 +200,7 @@ func (r *timeReader) eachIn(c *cursor, k int, use func(record.Batch, record.Offs
 			continue
 		}
 		var failed error
-		_, err = eachBatch(&e, base, r.refused.of(e.Index), func(b record.Batch, at, next record.Offset) bool {
+		err = eachBatch(&stored{index: e.Index, term: e.Term, base: base, data: e.Data}, r.refused.of(e.Index), func(b record.Batch, at, next record.Offset) bool {
 			if next > r.start {
 				failed = use(b, at, e.Term)
 			}
