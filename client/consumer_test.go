@@ -487,7 +487,7 @@ func TestConsumerConfigNamesTheField(t *testing.T) {
 // TestConsumerChaos: consumers that read through a storm, and seek and pause now and then, see every
 // record of the log in order, without a gap.
 func TestConsumerChaos(t *testing.T) {
-	seeds(t, 12, func(t *testing.T, seed uint64) {
+	seeds(t, 8, func(t *testing.T, seed uint64) {
 		bubble(t, func(t *testing.T) {
 			x := newChaos(t, seed)
 			k := consumer(t, x.c.connect(t), ConsumerConfig{Reset: ResetError, MaxPartitionBytes: 2 << 10, BufferBytes: 8 << 10, MaxPollBytes: 1 << 10})

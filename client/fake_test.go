@@ -77,6 +77,8 @@ type fakeBroker struct {
 	id   int32
 	addr string
 	host *fakeHost
+	// behind: the broker's metadata is that of the beginning.
+	behind bool
 
 	mu  sync.Mutex
 	srv *grpc.Server
@@ -364,7 +366,11 @@ func (b *fakeBroker) describe(name string) *clientv1.Topic {
 	}
 	out := &clientv1.Topic{Name: name, TopicId: t.id}
 	for i, p := range t.partitions {
-		out.Partitions = append(out.Partitions, &clientv1.Partition{Partition: int32(i), Leader: p.leader, LeaderEpoch: p.epoch, Replicas: []int32{1, 2, 3}})
+		leader, epoch := p.leader, p.epoch
+		if b.behind {
+			leader, epoch = 1, 1
+		}
+		out.Partitions = append(out.Partitions, &clientv1.Partition{Partition: int32(i), Leader: leader, LeaderEpoch: epoch, Replicas: []int32{1, 2, 3}})
 	}
 	return out
 }

@@ -24,7 +24,6 @@ type fakeHost struct {
 	incoming chan net.Conn // nil: nobody listens
 	conns    map[*fakeConn]struct{}
 	gate     chan struct{} // closed: open; otherwise paused
-	dead     bool
 }
 
 func newFakeNet() *fakeNet { return &fakeNet{hosts: make(map[string]*fakeHost)} }

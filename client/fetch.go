@@ -13,6 +13,10 @@ import (
 // not hold up a busy one that has room again; each partition is in at most one.
 const maxFlights = 4
 
+// fetchAhead is how many answers' worth of a partition may wait for Poll: one that is being used up,
+// and one so that the next is there when that is done.
+const fetchAhead = 2
+
 // fetchBroker is what a consumer keeps per broker. The consumer's mutex guards it.
 type fetchBroker struct {
 	id       int32
@@ -86,7 +90,7 @@ func (k *Consumer) launch(v *view, now time.Time) time.Duration {
 				continue
 			}
 		}
-		if p.placed && (p.paused || p.bytes >= int64(k.cfg.MaxPartitionBytes)) {
+		if p.placed && (p.paused || p.bytes >= fetchAhead*int64(k.cfg.MaxPartitionBytes)) {
 			continue
 		}
 		if !ok {

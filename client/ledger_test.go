@@ -383,7 +383,7 @@ func (r *ledgerRun) check(idempotent bool) error {
 // out and apply late, no batch is written twice, outcomes are true, and order is kept (P5-P13, F1).
 func TestLedgerRandom(t *testing.T) {
 	counts := map[string]int{}
-	seeds(t, 2000, func(t *testing.T, seed uint64) {
+	seeds(t, 600, func(t *testing.T, seed uint64) {
 		epoch := record.Epoch(0)
 		if seed%5 == 0 {
 			epoch = maxEpoch - 1 // ids run out soon

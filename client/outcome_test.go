@@ -70,6 +70,35 @@ func TestLeaderHint(t *testing.T) {
 	})
 }
 
+// Metadata from a broker that is behind does not undo what is known of a newer leader (L24).
+func TestStaleMetadata(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newFakeCluster(t, 3)
+		c.topic("t", 1)
+		cl := c.connect(t)
+		p := producer(t, cl, ProducerConfig{})
+		p.SendSync(bg, rec("a"))
+		c.partition("t", 0).move(3)
+		p.SendSync(bg, rec("b"))
+		c.mu.Lock()
+		for _, b := range c.brokers {
+			b.behind = true
+		}
+		c.seen = nil
+		c.mu.Unlock()
+		for range 5 {
+			cl.meta.refresh()
+			time.Sleep(time.Second)
+		}
+		if _, _, epoch, _ := cl.meta.view.Load().leaderOf(tp(0)); epoch != 2 {
+			t.Errorf("leader epoch %d, want 2", epoch)
+		}
+		if res := p.SendSync(bg, rec("c")); res.Outcome != Written || p.Stats().BatchesRetried != 1 {
+			t.Errorf("%v, %+v", res, p.Stats())
+		}
+	})
+}
+
 // The leader is paused with five batches in its sockets, another takes over: the producer finds out
 // by itself, long before the request timeout, and what the old one still holds does no harm.
 func TestPausedLeader(t *testing.T) {

@@ -226,7 +226,7 @@ func (x *chaos) check(idempotent bool) (duplicates int, outcomes map[Outcome]int
 // are in the log once, at their offset and in order; those not written are absent.
 func TestChaos(t *testing.T) {
 	total := map[Outcome]int{}
-	seeds(t, 25, func(t *testing.T, seed uint64) {
+	seeds(t, 12, func(t *testing.T, seed uint64) {
 		bubble(t, func(t *testing.T) {
 			x := newChaos(t, seed)
 			x.run(true)
@@ -246,7 +246,7 @@ func TestChaos(t *testing.T) {
 // shows that the faults bite and that the check sees.
 func TestChaosWithoutIdempotence(t *testing.T) {
 	duplicates := 0
-	seeds(t, 5, func(t *testing.T, seed uint64) {
+	seeds(t, 3, func(t *testing.T, seed uint64) {
 		bubble(t, func(t *testing.T) {
 			x := newChaos(t, seed)
 			x.run(false)
