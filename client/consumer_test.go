@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -241,6 +239,7 @@ func TestPauseResumeAndAssignment(t *testing.T) {
 		}
 		c.put(t, "a")
 		nothing(t, k)
+		time.Sleep(time.Second)
 		c.append(t, 2, record.NoProducerID, false, "b")
 		c.append(t, 1, record.NoProducerID, false, "not assigned")
 		if got := read(t, k, 1); got[0] != "b" {
@@ -259,6 +258,18 @@ func TestPauseResumeAndAssignment(t *testing.T) {
 			t.Errorf("got %v", got)
 		}
 		nothing(t, k)
+		c.put(t, "ahead")
+		time.Sleep(time.Second) // it is fetched by now
+		if err := k.Pause(tp(0)); err != nil {
+			t.Fatal(err)
+		}
+		nothing(t, k)
+		if err := k.Resume(tp(0)); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, k, 1); got[0] != "ahead" {
+			t.Errorf("got %v", got)
+		}
 		if err := k.Close(bg); err != nil {
 			t.Error(err)
 		}
@@ -317,6 +328,36 @@ func TestReadCommitted(t *testing.T) {
 			t.Errorf("uncommitted: %v", got)
 		}
 	})
+}
+
+// A broker may begin with batches that lie below the position; they are left out.
+func TestDecodeSkipsWhatLiesBelow(t *testing.T) {
+	var run []byte
+	for i := range 3 {
+		bd := record.NewBuilder(record.CodecNone)
+		for range 2 {
+			if err := bd.Append(0, nil, nil, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b := bd.Finish(record.NoProducerID, record.NoEpoch, record.NoSequence, false)
+		b.SetBaseOffset(record.Offset(2 * i))
+		run = append(run, b...)
+	}
+	f, err := decode(tp(0), 3, &clientv1.FetchedPartition{Batches: [][]byte{run[:len(run)/3], run[len(run)/3:]}}, false, true)
+	if err != nil || len(f.Batches()) != 2 || f.Next != 6 {
+		t.Fatalf("%+v, %v", f, err)
+	}
+	next := record.Offset(3)
+	for r, err := range f.Records() {
+		if err != nil || r.Offset != next {
+			t.Errorf("%+v, %v, want offset %d", r, err, next)
+		}
+		next++
+	}
+	if _, err := decode(tp(0), 0, &clientv1.FetchedPartition{Batches: [][]byte{run[:len(run)-1]}}, false, true); !errors.Is(err, &Error{Reason: ReasonCorruptMessage}) {
+		t.Errorf("cut off: %v", err)
+	}
 }
 
 func TestOffsetOutOfRange(t *testing.T) {
@@ -480,79 +521,6 @@ func TestConsumerConfigNamesTheField(t *testing.T) {
 	} {
 		if err := cfg.Validate(); !errors.Is(err, ErrInvalidConfig) || !strings.Contains(err.Error(), field+" is ") {
 			t.Errorf("%s: %v", field, err)
-		}
-	}
-}
-
-// TestConsumerChaos: consumers that read through a storm, and seek and pause now and then, see every
-// record of the log in order, without a gap.
-func TestConsumerChaos(t *testing.T) {
-	seeds(t, 8, func(t *testing.T, seed uint64) {
-		bubble(t, func(t *testing.T) {
-			x := newChaos(t, seed)
-			k := consumer(t, x.c.connect(t), ConsumerConfig{Reset: ResetError, MaxPartitionBytes: 2 << 10, BufferBytes: 8 << 10, MaxPollBytes: 1 << 10})
-			if err := k.AssignTopic(bg, "t", Beginning()); err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithCancel(bg)
-			var wg sync.WaitGroup
-			got := map[int32][]string{}
-			wg.Go(func() { x.consume(ctx, k, seed, got) })
-			x.run(true)
-			x.check(true)
-			time.Sleep(time.Minute)
-			cancel()
-			wg.Wait()
-			for i := range int32(3) {
-				if want := x.c.partition("t", i).stored(); !slices.Equal(got[i], want) {
-					t.Errorf("partition %d: read %d records, log has %d", i, len(got[i]), len(want))
-				}
-			}
-			if t.Failed() {
-				t.Errorf("seed %d", seed)
-			}
-		})
-	})
-}
-
-// consume reads until ctx ends. Every position that it seeks to is one it has been at.
-func (x *chaos) consume(ctx context.Context, k *Consumer, seed uint64, got map[int32][]string) {
-	rng := rand.New(rand.NewPCG(seed, 3))
-	for {
-		fs, err := k.Poll(ctx)
-		if err != nil {
-			return
-		}
-		for _, f := range fs {
-			if f.Err != nil {
-				x.t.Errorf("%v: %v", f.TopicPartition, f.Err)
-				return
-			}
-			for r, err := range f.Records() {
-				if err != nil {
-					x.t.Error(err)
-					return
-				}
-				if r.Offset != record.Offset(len(got[f.Partition])) {
-					x.t.Errorf("%v: offset %d after %d", f.TopicPartition, r.Offset, len(got[f.Partition])-1)
-					return
-				}
-				got[f.Partition] = append(got[f.Partition], string(r.Value))
-			}
-			if pos, _, _ := k.Position(f.TopicPartition); pos < f.Next {
-				x.t.Errorf("position %d below %d", pos, f.Next)
-			}
-		}
-		switch p := int32(rng.IntN(3)); rng.IntN(10) {
-		case 0:
-			back := rng.IntN(len(got[p]) + 1)
-			if k.Seek(tp(p), At(record.Offset(back))) == nil {
-				got[p] = got[p][:back]
-			}
-		case 1:
-			_ = k.Pause(tp(p)) // never fails: it is assigned
-			time.Sleep(time.Duration(rng.IntN(int(time.Second))))
-			_ = k.Resume(tp(p))
 		}
 	}
 }
