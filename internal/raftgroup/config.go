@@ -178,4 +178,7 @@ type GroupConfig struct {
 	// OnLeadership is called in order, from one goroutine of the group. It may block; it then
 	// delays later events only. It must not call Close.
 	OnLeadership func(LeadershipEvent)
+
+	// wrapLog lets tests stand between Raft and the log.
+	wrapLog func(logStore) logStore
 }

@@ -103,6 +103,9 @@ func openGroup(h *Host, c GroupConfig) (*Group, error) {
 	if g.logs, err = openLog(c); err != nil {
 		return nil, err
 	}
+	if c.wrapLog != nil {
+		g.logs = c.wrapLog(g.logs)
+	}
 	if g.fresh, err = g.bootstrap(); err != nil {
 		return nil, errors.Join(err, g.logs.close())
 	}
@@ -338,11 +341,14 @@ func (g *Group) firstElection() {
 		return
 	}
 	if _, leader := e.raft.LeaderWithID(); leader == "" && e.raft.State() == raft.Follower {
-		// What a leader sends to the one it hands over to.
-		id := []byte(g.config.Self)
-		header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: id, Addr: id}
-		e.inbox.put(&raft.TimeoutNowRequest{RPCHeader: header}, nil, 0, func(any, uint16, error) {})
+		e.inbox.put(timeoutNow(g), nil, 0, func(any, uint16, error) {})
 	}
+}
+
+// timeoutNow is what a leader sends to the one it hands over to.
+func timeoutNow(g *Group) *raft.TimeoutNowRequest {
+	id := []byte(g.config.Self)
+	return &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: id, Addr: id}}
 }
 
 const (

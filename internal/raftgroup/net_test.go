@@ -19,6 +19,7 @@ type testNet struct {
 	conns     map[*testConn]bool
 	cut       map[[2]string]bool
 	delay     map[[2]string]time.Duration
+	rate      int // bytes a second of each connection, 0: any
 	changed   chan struct{}
 }
 
@@ -151,6 +152,7 @@ func (a testAddr) String() string  { return string(a) }
 type testPipe struct {
 	net  *testNet
 	link [2]string
+	free time.Time // when all before has gone out, at the net's rate
 
 	mu       sync.Mutex
 	parts    []testPart
@@ -236,6 +238,9 @@ func (p *testPipe) write(b []byte) (int, error) {
 	done := 0
 	for len(b) > 0 {
 		_, delay, changed := p.state()
+		p.net.mu.Lock()
+		rate := p.net.rate
+		p.net.mu.Unlock()
 		p.mu.Lock()
 		if p.err != nil {
 			defer p.mu.Unlock()
@@ -243,7 +248,15 @@ func (p *testPipe) write(b []byte) (int, error) {
 		}
 		if room := testPipeSize - p.size; room > 0 {
 			n := min(room, len(b))
-			p.parts = append(p.parts, testPart{append([]byte(nil), b[:n]...), time.Now().Add(delay)})
+			due := time.Now()
+			if rate > 0 {
+				if p.free.After(due) {
+					due = p.free
+				}
+				due = due.Add(time.Duration(n) * time.Second / time.Duration(rate))
+				p.free = due
+			}
+			p.parts = append(p.parts, testPart{append([]byte(nil), b[:n]...), due.Add(delay)})
 			p.size += n
 			p.writes++
 			p.bytesOut += n
