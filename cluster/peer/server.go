@@ -19,10 +19,10 @@ import (
 )
 
 // Handler is what a peer may ask of us. Its methods run concurrently, also for one caller. The caller
-// is of our cluster, save in Hello and Form, where either side may be without one. A returned error
-// reaches the caller as Failed, as something that may have happened.
+// is of our cluster, save in Form, where either side may be without one, and in Hello, which is there
+// to find that out. A returned error reaches the caller as Failed, as something that may have happened.
 type Handler interface {
-	// Hello answers always, also before there is a cluster.
+	// Hello answers always, also before there is a cluster, and also brokers of another one.
 	Hello(ctx context.Context, caller Identity, req *peerv1.HelloRequest) (*peerv1.HelloResponse, error)
 	// Form may accept only when it is on disk that this broker belongs to the cluster.
 	Form(ctx context.Context, caller Identity, req *peerv1.FormRequest) (*peerv1.FormResponse, error)
@@ -94,21 +94,33 @@ func (s *Server) Serve(l net.Listener) error {
 // Close ends all calls and connections and waits for the handlers to return.
 func (s *Server) Close() { s.grpc.Stop() }
 
+// callers says from whom a call is admitted.
+type callers int
+
+const (
+	fromCluster callers = iota
+	// fromClusterless admits callers and answers while either side belongs to no cluster.
+	fromClusterless
+	fromAnyone
+)
+
 // admit decides whether the call comes from one of ours and was meant for us.
-func (s *Server) admit(ctx context.Context, beforeCluster bool) (Identity, error) {
+func (s *Server) admit(ctx context.Context, from callers) (Identity, error) {
 	caller, to, err := incoming(ctx)
 	if err != nil {
 		return Identity{}, err
 	}
 	self := s.c.Self()
-	if caller.ClusterID != self.ClusterID && (!beforeCluster || caller.ClusterID != "" && self.ClusterID != "") {
+	same := caller.ClusterID == self.ClusterID || from == fromAnyone ||
+		from == fromClusterless && (caller.ClusterID == "" || self.ClusterID == "")
+	if !same {
 		s.c.Logger.Warn("refused a peer of another cluster", "peer", caller.Broker, "peer_cluster", caller.ClusterID, "cluster", self.ClusterID)
 		return Identity{}, refusal(codes.FailedPrecondition, InconsistentCluster, "broker %d belongs to cluster %q, not to %q", self.Broker, self.ClusterID, caller.ClusterID)
 	}
 	if to != AnyBroker && to != self.Broker {
 		return Identity{}, refusal(codes.FailedPrecondition, WrongBroker, "this is broker %d, not %d", self.Broker, to)
 	}
-	if !beforeCluster && caller.Broker == self.Broker && caller.Incarnation != self.Incarnation {
+	if from == fromCluster && caller.Broker == self.Broker && caller.Incarnation != self.Incarnation {
 		return Identity{}, refusal(codes.FailedPrecondition, DuplicateBroker, "broker id %d is that of this broker, node incarnation %x, and of the caller, %x", self.Broker, self.Incarnation, caller.Incarnation)
 	}
 	return caller, nil
@@ -142,7 +154,7 @@ type service struct {
 }
 
 func (v service) Hello(ctx context.Context, req *peerv1.HelloRequest) (*peerv1.HelloResponse, error) {
-	caller, err := v.s.admit(ctx, true)
+	caller, err := v.s.admit(ctx, fromAnyone)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +163,7 @@ func (v service) Hello(ctx context.Context, req *peerv1.HelloRequest) (*peerv1.H
 }
 
 func (v service) Form(ctx context.Context, req *peerv1.FormRequest) (*peerv1.FormResponse, error) {
-	caller, err := v.s.admit(ctx, true)
+	caller, err := v.s.admit(ctx, fromClusterless)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +172,7 @@ func (v service) Form(ctx context.Context, req *peerv1.FormRequest) (*peerv1.For
 }
 
 func (v service) Forward(ctx context.Context, req *peerv1.ForwardRequest) (*peerv1.ForwardResponse, error) {
-	caller, err := v.s.admit(ctx, false)
+	caller, err := v.s.admit(ctx, fromCluster)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +181,7 @@ func (v service) Forward(ctx context.Context, req *peerv1.ForwardRequest) (*peer
 }
 
 func (v service) ReportStatus(ctx context.Context, req *peerv1.ReportStatusRequest) (*peerv1.ReportStatusResponse, error) {
-	caller, err := v.s.admit(ctx, false)
+	caller, err := v.s.admit(ctx, fromCluster)
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +190,7 @@ func (v service) ReportStatus(ctx context.Context, req *peerv1.ReportStatusReque
 }
 
 func (v service) PullEntries(req *peerv1.PullEntriesRequest, stream grpc.ServerStreamingServer[peerv1.PullEntriesResponse]) error {
-	caller, err := v.s.admit(stream.Context(), false)
+	caller, err := v.s.admit(stream.Context(), fromCluster)
 	if err != nil {
 		return err
 	}
