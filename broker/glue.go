@@ -145,6 +145,18 @@ func (v view) Controller() int32 {
 // MetadataGroup is the local replica of the metadata group (api.Cluster).
 func (v view) MetadataGroup() (raftgroup.Status, bool) { return v.MetadataStatus() }
 
+// CreateTopic creates a topic, or checks whether it could (api.Cluster).
+func (v view) CreateTopic(ctx context.Context, n api.NewTopic) (*metadata.Topic, error) {
+	return v.Cluster.CreateTopic(ctx, cluster.NewTopic{
+		Name: n.Name, Partitions: n.Partitions, ReplicationFactor: n.ReplicationFactor, Configs: n.Configs, ValidateOnly: n.ValidateOnly,
+	})
+}
+
+// AlterTopic changes a topic, or checks whether it could (api.Cluster).
+func (v view) AlterTopic(ctx context.Context, n api.TopicChange) (*metadata.Topic, error) {
+	return v.Cluster.AlterTopic(ctx, cluster.TopicChange(n))
+}
+
 // TopicReady waits until every partition has a leader that is ready (api.Cluster).
 func (v view) TopicReady(ctx context.Context, name string) error {
 	for {
