@@ -111,6 +111,14 @@ func (b *Broker) open() error {
 	if b.lock, err = vfs.OS().Lock(b.cfg.DataDir); err != nil {
 		return fmt.Errorf("data_dir %s: %w; is another broker running on it?", b.cfg.DataDir, err)
 	}
+	for _, sub := range []string{"raft", "partitions"} {
+		if err = vfs.OS().MkdirAll(filepath.Join(b.cfg.DataDir, sub)); err != nil {
+			return fmt.Errorf("data_dir %s: %w", b.cfg.DataDir, err)
+		}
+	}
+	if err = vfs.OS().SyncDir(b.cfg.DataDir); err != nil {
+		return fmt.Errorf("data_dir %s: %w", b.cfg.DataDir, err)
+	}
 	listen := func(key, address string) (net.Listener, error) {
 		l, err := b.options.Listen("tcp", address)
 		if err != nil {
