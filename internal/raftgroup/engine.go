@@ -239,7 +239,6 @@ func (e *engine) afterInstall(q *raft.InstallSnapshotRequest, answer func()) boo
 		return false
 	}
 	e.group.logger.Info("log reached past the installed snapshot; opening raft again", "last_index", last, "snapshot_index", q.LastLogIndex)
-	e.group.metrics().reopens.Inc()
 	select {
 	case e.group.reopens <- reopenRequest{engine: e, then: answer}:
 		return true

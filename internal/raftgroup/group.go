@@ -193,6 +193,7 @@ func (g *Group) halt(e *engine, err error) {
 
 // reopen closes Raft and opens it again on the same stores.
 func (g *Group) reopen(e *engine) *engine {
+	g.metrics().reopens.Inc()
 	g.stopEngine(e)
 	next, err := g.startEngine()
 	if err != nil {

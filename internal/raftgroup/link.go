@@ -255,6 +255,7 @@ func (d *dialer) dial(id ServerID) {
 	}()
 	l.receive()
 	<-drained
+	h.untrack(l.wire)
 	d.mu.Lock()
 	d.link = nil
 	d.err = fmt.Errorf("connection to broker %d was lost: %w", d.peer.broker, l.cause())

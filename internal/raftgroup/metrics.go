@@ -71,7 +71,7 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 		snapshots:     counters("snapshots_total", "State snapshots, by what happened: taken, installed, sent, failed.", "what"),
 		badSnapshots:  counter("bad_snapshots_total", "Snapshot files found damaged and skipped."),
 		catchUps:      counter("catch_ups_total", "Times that an installed snapshot was completed from a peer."),
-		reopens:       counter("reopens_total", "Times that Raft was opened again in place after a snapshot was installed."),
+		reopens:       counter("reopens_total", "Times that Raft was opened again in place because it counted on a tail that is gone."),
 		halts:         counter("halted_groups_total", "Replicas stopped by a fault. Each needs an operator."),
 		applyPanics:   counter("apply_panics_total", "Panics in a state machine's apply."),
 		staleTerm:     counter("stale_term_entries_total", "Entries that apply refused because they landed in another term than they were admitted in."),

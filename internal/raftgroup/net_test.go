@@ -335,3 +335,7 @@ func (c *testConn) forget() {
 	delete(c.net.conns, c)
 	c.net.mu.Unlock()
 }
+
+func (n *testNet) dialNothing(context.Context, string) (net.Conn, error) {
+	return nil, syscall.ECONNREFUSED
+}
