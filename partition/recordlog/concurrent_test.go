@@ -17,8 +17,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // One appender that also cuts and trims, one applier that also moves the start, many readers: what
 // a reader gets is always right or a clear refusal.
 func TestReadersAppenderApplier(t *testing.T) {
-	l := open(t, newMem(t, 1), func(o *Options) { o.OpenSegments = 2 })
-	const entries = 1500
+	l := open(t, newMem(t, 1), func(o *Options) { o.OpenSegments, o.SegmentBytes, o.CacheBytes = 2, 1024, 1000 })
+	const entries = 2000
 	b := batchOf(t, 150, 1, 2)
 	var committed atomic.Uint64 // entries that the applier may take
 	var stop atomic.Bool
@@ -53,7 +53,7 @@ func TestReadersAppenderApplier(t *testing.T) {
 			if uint64(i) > committed.Load() {
 				continue
 			}
-			refused := i%7 == 0
+			refused := i%3 == 0
 			must(t, l.Assign(i, []Fate{{Base: end, Refused: refused}}))
 			if !refused {
 				end += 2
@@ -61,7 +61,9 @@ func TestReadersAppenderApplier(t *testing.T) {
 			if i%100 == 0 {
 				l.Layout()
 				must(t, l.SetSnapshotIndex(i))
-				must(t, l.AdvanceStart(end/2))
+			}
+			if i%5 == 0 {
+				must(t, l.AdvanceStart(end-min(end, 100)))
 			}
 			i++
 		}

@@ -59,24 +59,49 @@ func (l *Log) read(from, limit record.Offset, maxBytes int) (Chunk, error) {
 		l.metrics.cacheHits.Inc()
 		return a.fill(entries)
 	}
-	x, k := l.holding(from)
-	for i := k; i >= 0 && i < len(l.live.segments) && a.available < int64(maxBytes); i++ {
-		a.available += l.live.segments[i].size
-	}
+	extents := l.covering(from, maxBytes)
 	assigned := l.assigned
 	a.refused = l.refused
 	l.mu.RUnlock()
 	l.metrics.cacheMisses.Inc()
-	for k >= 0 && !a.full && x.segment.first <= assigned {
+	for _, x := range extents {
+		a.available += x.size
+	}
+	for _, x := range extents {
+		if a.full || x.segment.first > assigned {
+			break
+		}
 		if err := a.scan(x, assigned); err != nil {
 			if l.dropped(err, x.segment) {
 				return Chunk{}, errMoved
 			}
 			return Chunk{}, err
 		}
-		x, k = a.after(x.segment)
 	}
 	return a.chunk(), nil
+}
+
+// covering gives the segments that answer a read: the one that holds the offset and those after it,
+// until at least one batch and about maxBytes are among them. They are taken at once, and with
+// them the refusals, since both change together when the log start moves. l.mu is held.
+func (l *Log) covering(from record.Offset, maxBytes int) []extent {
+	_, k := l.holding(from)
+	if k < 0 {
+		return nil
+	}
+	extents := make([]extent, 0, 2)
+	bytes := int64(0) // behind the first segment
+	for i, s := range l.live.segments[k:] {
+		// A segment that begins above from shows that a batch lies before it.
+		if !s.based || (s.base > from && bytes > int64(maxBytes)) {
+			break
+		}
+		if i > 0 {
+			bytes += s.size
+		}
+		extents = append(extents, l.extentOf(s))
+	}
+	return extents
 }
 
 // readable checks an offset against the log's ends. l.mu is held.
@@ -99,15 +124,6 @@ func (l *Log) holding(from record.Offset) (extent, int) {
 		return extent{}, -1
 	}
 	return l.extentOf(segments[k]), k
-}
-
-// after gives the segment that follows one, and the refusals that go with it: when the log start
-// moves, segments' bases and refusals change together.
-func (a *answer) after(s *segment) (extent, int) {
-	a.log.mu.RLock()
-	defer a.log.mu.RUnlock()
-	a.refused = a.log.refused
-	return a.log.after(s)
 }
 
 // after gives the segment that follows one. l.mu is held.

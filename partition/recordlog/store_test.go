@@ -196,7 +196,7 @@ func TestCutFrameCannotContinueTheLog(t *testing.T) {
 	fsys := newMem(t, 1)
 	l := open(t, fsys)
 	must(t, l.Append([]Entry{plainEntry(1, 1, "same length 1")}))
-	must(t, l.Append([]Entry{plainEntry(2, 1, "same length 2")}))
+	must(t, l.Append([]Entry{plainEntry(2, 2, "same length 2")})) // of the term that comes after the cut
 	name := l.path(l.live.segments[0].name)
 	old, err := vfs.ReadFile(fsys, name)
 	must(t, err)
