@@ -38,6 +38,8 @@ type journal struct {
 	restores int
 	// log, when set, is told the fate of every entry, as a partition does.
 	log *recordlog.Log
+	// drop forgets the commands.
+	drop bool
 	// before is called for each entry before it is applied.
 	before func(e *Entry)
 }
@@ -59,8 +61,10 @@ func (j *journal) Apply(entries []Entry) []any {
 			j.starts = append(j.starts, e.Term)
 			continue
 		}
-		j.commands = append(j.commands, bytes.Clone(e.Data))
-		j.indexes = append(j.indexes, e.Index)
+		if !j.drop {
+			j.commands = append(j.commands, bytes.Clone(e.Data))
+			j.indexes = append(j.indexes, e.Index)
+		}
 		out[i] = len(j.commands)
 		if j.log != nil {
 			if err := j.log.Assign(e.Index, nil); err != nil {
@@ -225,12 +229,13 @@ func (c *cluster) resolve(id ServerID) (string, bool) {
 	return c.nodes[broker-1].name, true
 }
 
-// stop ends a broker as a killed process does: nothing more leaves it.
+// stop ends a broker as a killed process does: its port is closed and nothing more leaves it.
 func (c *cluster) stop(n *node) {
 	c.t.Helper()
 	if n.host == nil {
 		return
 	}
+	c.net.change(func() { delete(c.net.listeners, n.name) })
 	c.net.reset(n.name)
 	if err := n.host.Close(); err != nil {
 		c.t.Errorf("close broker %d: %v", n.id, err)

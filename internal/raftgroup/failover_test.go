@@ -30,7 +30,10 @@ func TestLeaderDies(t *testing.T) {
 			c.stop(n)
 			died := time.Now()
 			_, r = c.leader(7, c.others(n)...)
-			t.Logf("new leader after %v", time.Since(died))
+			// Nobody waits for a timeout: its port refuses connections.
+			if took := time.Since(died); took > 600*time.Millisecond {
+				t.Errorf("new leader after %v", took)
+			}
 			if again, _ := r.group.IsReady(); again <= term {
 				t.Errorf("new leader is of term %d, the old one was of %d", again, term)
 			}
@@ -430,6 +433,59 @@ func TestAdmissionTerm(t *testing.T) {
 				t.Error("the entry that landed in another term is not counted")
 			}
 		})
+	})
+}
+
+// The death of a broker that led many groups is over soon for all of them.
+func TestManyGroupsFailOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const groups = 30
+		c := newCluster(t, 3)
+		for g := range GroupID(groups) {
+			c.openAll(g + 10)
+		}
+		for g := range GroupID(groups) {
+			c.leader(g + 10)
+		}
+		dead := c.nodes[0]
+		time.Sleep(time.Second)
+		c.stop(dead)
+		died := time.Now()
+		for g := range GroupID(groups) {
+			_, r := c.leader(g+10, c.others(dead)...)
+			r.propose(t, "on")
+		}
+		if took := time.Since(died); took > 600*time.Millisecond {
+			t.Errorf("all groups had leaders after %v", took)
+		}
+		for _, n := range c.others(dead) {
+			// While it stops it may connect once more.
+			if got := value(n.host.metrics.deadBrokers); got < 1 || got > 2 {
+				t.Errorf("broker %d found %v dead", n.id, got)
+			}
+		}
+	})
+}
+
+// A broken connection alone changes nothing: the broker can be dialed.
+func TestResetIsNoDeath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		c.openAll(7)
+		n, r := c.leader(7)
+		term, _ := r.group.IsReady()
+		for range 20 {
+			c.net.reset(n.name)
+			time.Sleep(300 * time.Millisecond)
+		}
+		if now, ok := r.group.IsReady(); !ok || now != term {
+			t.Errorf("leadership of term %d was lost over broken connections: %+v", term, r.group.Status())
+		}
+		for _, n := range c.nodes {
+			if got := value(n.host.metrics.deadBrokers); got != 0 {
+				t.Errorf("broker %d found %v dead", n.id, got)
+			}
+		}
 	})
 }
 

@@ -125,7 +125,9 @@ func TestMessagesTravel(t *testing.T) {
 // FuzzFrame feeds what a peer may send to everything that reads it. Nothing may panic, and what is
 // taken must be safe for Raft.
 func FuzzFrame(f *testing.F) {
-	add := func(k frameKind, body []byte) { f.Add(appendFrame(nil, &frame{kind: k, request: 1, group: 7, body: body})) }
+	add := func(k frameKind, body []byte) {
+		f.Add(appendFrame(nil, &frame{kind: k, request: 1, group: 7, body: body}))
+	}
 	b, bodies := appendAppend(nil, &chunk{term: 5, prevIndex: 1, prevTerm: 1, entries: []*raft.Log{
 		{Term: 2, Data: []byte("data"), Extensions: []byte("ext")},
 		{Term: 2, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "1/1", Address: "1/1"}}})},

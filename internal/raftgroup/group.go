@@ -55,6 +55,8 @@ type Group struct {
 	retrySnap    atomic.Int64 // pending must reach this before the next attempt
 
 	fresh bool // bootstrapped just now
+	// replacing is the term whose dead leader this replica tries to replace.
+	replacing atomic.Uint64
 
 	// ownedMu guards owned against new goroutines after the end; final is set then.
 	ownedMu sync.Mutex

@@ -261,6 +261,7 @@ func (d *dialer) dial(id ServerID) {
 	d.err = fmt.Errorf("connection to broker %d was lost: %w", d.peer.broker, l.cause())
 	d.mu.Unlock()
 	h.logger.Info("connection to broker was lost", "peer", d.peer.broker, "class", d.class.String(), "err", l.cause())
+	h.suspect(d.peer.broker)
 }
 
 // connect dials and agrees on a version.

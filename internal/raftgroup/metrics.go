@@ -30,6 +30,7 @@ type metrics struct {
 	halts         prometheus.Counter
 	applyPanics   prometheus.Counter
 	staleTerm     prometheus.Counter
+	deadBrokers   prometheus.Counter
 
 	// Looked up once: these are touched for every message.
 	sentBytes, receivedBytes [2]prometheus.Counter
@@ -74,6 +75,7 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 		reopens:       counter("reopens_total", "Times that Raft was opened again in place because it counted on a tail that is gone."),
 		halts:         counter("halted_groups_total", "Replicas stopped by a fault. Each needs an operator."),
 		applyPanics:   counter("apply_panics_total", "Panics in a state machine's apply."),
+		deadBrokers:   counter("dead_brokers_total", "Brokers found dead because their port refused connections; the groups they led held elections at once."),
 		staleTerm:     counter("stale_term_entries_total", "Entries that apply refused because they landed in another term than they were admitted in."),
 	}
 	for _, c := range []class{classBulk, classControl} {
@@ -90,7 +92,7 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 	if reg != nil {
 		reg.MustRegister(m.leaderChanges, m.proposals, m.queuedBytes, m.outstanding, m.confirms, m.confirmTime, m.bytes,
 			m.rpcTime, m.rpcErrors, m.dials, m.badFrames, m.wrongServer, m.beats, m.beatFrames, m.snapshots, m.badSnapshots,
-			m.catchUps, m.reopens, m.halts, m.applyPanics, m.staleTerm, newGroupCollector(h))
+			m.catchUps, m.reopens, m.halts, m.applyPanics, m.staleTerm, m.deadBrokers, newGroupCollector(h))
 	}
 	return m
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,6 +14,8 @@ type peer struct {
 	broker        int32
 	bulk, control dialer
 	beats         beater
+	suspected     atomic.Bool  // somebody looks whether it is alive
+	died          atomic.Int64 // when it was found dead, unix ns; 0: it has connected since
 }
 
 func newPeer(h *Host, broker int32) *peer {
@@ -21,6 +24,16 @@ func newPeer(h *Host, broker int32) *peer {
 	p.control = dialer{peer: p, class: classControl}
 	p.beats = beater{peer: p, wake: make(chan struct{}, 1)}
 	return p
+}
+
+// seen is told that the broker has just connected here: it can be dialed again at once.
+func (p *peer) seen() {
+	p.died.Store(0)
+	for _, d := range []*dialer{&p.bulk, &p.control} {
+		d.mu.Lock()
+		d.retryAt, d.failures = time.Time{}, 0
+		d.mu.Unlock()
+	}
 }
 
 var errTimeout = errors.New("no answer in time")

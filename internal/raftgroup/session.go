@@ -61,6 +61,7 @@ func (h *Host) serve(conn net.Conn) {
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
+	h.peer(from).seen()
 	s := &session{wire: w, host: h, peer: from, streams: make(map[uint64]*snapshotStream)}
 	drained := make(chan struct{})
 	go func() {
@@ -77,6 +78,7 @@ func (h *Host) serve(conn net.Conn) {
 		st.fail(fmt.Errorf("connection was lost: %w", w.cause()))
 	}
 	<-drained
+	h.suspect(from)
 }
 
 // welcome reads the hello and answers it.
