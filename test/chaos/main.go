@@ -1,0 +1,288 @@
+// Command chaos kills, pauses and cuts brokers while producers write, then reads everything back and
+// lets the history checker judge. scripts/chaos.sh runs it at each level.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"github.com/oncelog/oncelog/client"
+	"github.com/oncelog/oncelog/internal/history"
+	"github.com/oncelog/oncelog/internal/workload"
+)
+
+// cluster is what the faults are done to.
+type cluster interface {
+	Addrs() []string
+	Brokers() []int32
+	Kill(id int32) error
+	Start(id int32) error
+	Pause(id int32) error
+	Resume(id int32) error
+	// Cut takes a broker off the network; false: this level cannot.
+	Cut(id int32) (bool, error)
+	Heal(id int32) error
+	WaitReady(ctx context.Context, id int32) error
+	Close()
+}
+
+type options struct {
+	level      string
+	binary     string
+	kills      int
+	seed       uint64
+	partitions int
+	plain      bool
+	keep       string
+	timeout    time.Duration
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.level, "level", "process", "process: brokerd processes; compose: the containers of deploy/docker-compose.yml, which must be up")
+	flag.StringVar(&o.binary, "brokerd", "bin/brokerd", "the broker, at level process")
+	flag.IntVar(&o.kills, "kills", 10, "how many times the leader of a partition is killed")
+	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "decides the faults")
+	flag.IntVar(&o.partitions, "partitions", 6, "partitions of the topic")
+	flag.BoolVar(&o.plain, "without-idempotence", false, "the counter-run: it succeeds only if duplicates are found and nothing is lost")
+	flag.StringVar(&o.keep, "history", "", "write the history to this file")
+	flag.DurationVar(&o.timeout, "timeout", 10*time.Minute, "bounds the whole run")
+	flag.Parse()
+	if err := run(o); err != nil {
+		fmt.Fprintf(os.Stderr, "chaos: %v (seed %d)\n", err, o.seed)
+		os.Exit(1)
+	}
+}
+
+func run(o options) error {
+	ctx, cancel := context.WithTimeout(context.Background(), o.timeout)
+	defer cancel()
+	fmt.Printf("chaos: level %s, seed %d, %d leader kills, idempotence %t\n", o.level, o.seed, o.kills, !o.plain)
+	c, err := open(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	cl, err := client.New(client.Config{Bootstrap: c.Addrs(), RequestTimeout: 2 * time.Second})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		end, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = cl.Close(end)
+	}()
+	topic := fmt.Sprintf("chaos-%d", o.seed)
+	if err := create(ctx, cl, topic, o.partitions); err != nil {
+		return err
+	}
+	runner := workload.New(workload.Options{Topic: topic, Partitions: int32(o.partitions), Plain: o.plain, Seed: o.seed})
+	stop, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- runner.Run(ctx, cl, stop) }()
+	faultErr := (&faults{c: c, cl: cl, topic: topic, rng: rand.New(rand.NewPCG(o.seed, 1)), runner: runner}).run(ctx, o.kills)
+	close(stop)
+	if err := errors.Join(faultErr, <-done); err != nil {
+		return err
+	}
+	return judge(ctx, cl, runner, topic, o)
+}
+
+func open(ctx context.Context, o options) (cluster, error) {
+	switch o.level {
+	case "process":
+		return openProcesses(ctx, o.binary)
+	case "compose":
+		return openCompose(ctx)
+	default:
+		return nil, fmt.Errorf("level %q: want process or compose", o.level)
+	}
+}
+
+// create makes the topic; it asks again while the cluster settles.
+func create(ctx context.Context, cl *client.Client, topic string, partitions int) error {
+	for {
+		_, err := cl.CreateTopic(ctx, client.TopicSpec{Name: topic, Partitions: int32(partitions), ReplicationFactor: 3})
+		if err == nil {
+			return cl.WaitReady(ctx, topic)
+		}
+		var e *client.Error
+		if errors.As(err, &e) && e.Reason == "TOPIC_ALREADY_EXISTS" {
+			return cl.WaitReady(ctx, topic)
+		}
+		if !pause(ctx, 200*time.Millisecond) {
+			return fmt.Errorf("create topic: %w", err)
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// judge reads back, checks, and compares the replicas.
+func judge(ctx context.Context, cl *client.Client, runner *workload.Runner, topic string, o options) error {
+	reads, err := workload.ReadBack(ctx, cl, topic)
+	if err != nil {
+		return err
+	}
+	sends := runner.Sends()
+	if o.keep != "" {
+		if err := save(o.keep, sends, reads); err != nil {
+			return err
+		}
+	}
+	report := history.Check(sends, reads)
+	fmt.Printf("chaos: %s\n", report)
+	agree, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := workload.CompareReplicas(agree, cl, topic, 3); err != nil {
+		return err
+	}
+	fmt.Println("chaos: the replicas agree")
+	switch {
+	case report.Written == 0:
+		return errors.New("nothing was written: the run proves nothing")
+	case !o.plain && !report.OK():
+		return errors.New("a promise was broken")
+	case o.plain && report.Counts[history.Lost]+report.Counts[history.Inconsistent] > 0:
+		return errors.New("without idempotence, too, nothing acknowledged may be lost")
+	case o.plain && report.Counts[history.Duplicate] == 0:
+		return errors.New("no duplicates without idempotence: the faults do not bite, or the checker is blind")
+	}
+	return nil
+}
+
+func save(file string, sends []history.Send, reads []history.Read) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	if err := history.WriteTo(f, sends, reads); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	return f.Close()
+}
+
+// faults breaks and mends the cluster.
+type faults struct {
+	c      cluster
+	cl     *client.Client
+	topic  string
+	rng    *rand.Rand
+	runner *workload.Runner
+	acked  int64
+}
+
+// run kills leaders until there were enough, with pauses and cuts between.
+func (f *faults) run(ctx context.Context, kills int) error {
+	if err := f.progress(ctx, "before the first fault"); err != nil {
+		return err
+	}
+	for done := 0; done < kills; {
+		id, err := f.leader(ctx)
+		if err != nil {
+			return err
+		}
+		what := "kill"
+		switch f.rng.IntN(4) {
+		case 0:
+			what = "pause"
+		case 1:
+			what = "cut"
+		}
+		if what == "cut" {
+			ok, err := f.c.Cut(id)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				what = "kill"
+			}
+		}
+		if err := f.one(ctx, what, id); err != nil {
+			return fmt.Errorf("%s broker %d: %w", what, id, err)
+		}
+		if what == "kill" {
+			done++
+		}
+		fmt.Printf("chaos: %s of broker %d survived, %d of %d kills, %d records acknowledged\n", what, id, done, kills, f.runner.Acked())
+	}
+	return nil
+}
+
+// one breaks a broker, lets the others go on, mends it, and waits until it is ready.
+func (f *faults) one(ctx context.Context, what string, id int32) error {
+	var err error
+	switch what {
+	case "kill":
+		err = f.c.Kill(id)
+	case "pause":
+		err = f.c.Pause(id)
+	}
+	if err != nil {
+		return err
+	}
+	// The other two have a quorum and must go on without it.
+	if err := f.progress(ctx, "without the broker"); err != nil {
+		return err
+	}
+	pause(ctx, time.Duration(f.rng.IntN(1000))*time.Millisecond)
+	switch what {
+	case "kill":
+		err = f.c.Start(id)
+	case "pause":
+		err = f.c.Resume(id)
+	case "cut":
+		err = f.c.Heal(id)
+	}
+	if err != nil {
+		return err
+	}
+	ready, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := f.c.WaitReady(ready, id); err != nil {
+		return err
+	}
+	return f.progress(ctx, "with the broker again")
+}
+
+// progress waits until more records have been acknowledged.
+func (f *faults) progress(ctx context.Context, when string) error {
+	want := f.runner.Acked() + 200
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for f.runner.Acked() < want {
+		if !pause(ctx, 10*time.Millisecond) {
+			return fmt.Errorf("no progress for 30 s %s", when)
+		}
+	}
+	return nil
+}
+
+// leader picks a broker that leads a partition.
+func (f *faults) leader(ctx context.Context) (int32, error) {
+	for {
+		m, err := f.cl.Metadata(ctx, f.topic)
+		if err == nil && len(m.Topics) == 1 && len(m.Topics[0].Partitions) > 0 {
+			p := m.Topics[0].Partitions[f.rng.IntN(len(m.Topics[0].Partitions))]
+			if p.Leader >= 0 {
+				return p.Leader, nil
+			}
+		}
+		if !pause(ctx, 20*time.Millisecond) {
+			return -1, fmt.Errorf("no leader is known: %w", errors.Join(err, ctx.Err()))
+		}
+	}
+}
