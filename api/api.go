@@ -16,7 +16,6 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -227,6 +226,3 @@ type service struct {
 	*Server
 	listener string
 }
-
-// now is the broker's clock in ms since 1970.
-func now() int64 { return time.Now().UnixMilli() }

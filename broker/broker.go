@@ -62,7 +62,6 @@ type Broker struct {
 	grpc         map[string]net.Listener
 
 	ready chan struct{}
-	parts *parts
 
 	// mu guards closed and running.
 	mu      sync.Mutex

@@ -4,7 +4,6 @@ package brokerproc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -234,14 +233,14 @@ func (p *Process) Resume() error { return p.Signal(syscall.SIGCONT) }
 
 // WaitReady waits until /readyz says so; it fails early when the process has exited.
 func (p *Process) WaitReady(ctx context.Context) error {
-	last := errors.New("not asked")
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		if !p.Running() {
 			return fmt.Errorf("broker %d has exited; see %s", p.ID, p.LogFile())
 		}
-		if last = p.readyz(ctx); last == nil {
+		last := p.readyz(ctx)
+		if last == nil {
 			return nil
 		}
 		select {

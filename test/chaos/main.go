@@ -182,7 +182,6 @@ type faults struct {
 	topic  string
 	rng    *rand.Rand
 	runner *workload.Runner
-	acked  int64
 }
 
 // run kills leaders until there were enough, with pauses and cuts between.
