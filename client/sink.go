@@ -115,10 +115,10 @@ func (s *sink) connect() (*stream, *Error) {
 	})
 	st.rpc, err = client.Produce(st.ctx)
 	if !slow.Stop() || err != nil {
-		st.cancel(nil)
-		if err == nil || st.ctx.Err() != nil {
+		if st.ctx.Err() != nil { // too slow, or the producer is closed: the cause says more
 			err = context.Cause(st.ctx)
 		}
+		st.cancel(nil)
 		return nil, fromCall(err, s.addr)
 	}
 	s.p.wg.Go(st.receive)
