@@ -131,6 +131,7 @@ func (c *confirmer) round() error {
 
 type termAnswer struct {
 	term record.Term
+	led  bool // it knows a leader
 	err  error
 }
 
@@ -148,10 +149,11 @@ func (t *transport) askTerm(id raft.ServerID, done func(termAnswer)) {
 				err = answerError(f)
 			}
 			var term uint64
+			var led bool
 			if err == nil {
-				term, _, err = decodeTermFlag(f.body)
+				term, led, err = decodeTermFlag(f.body)
 			}
-			done(termAnswer{raftTerm(term), err})
+			done(termAnswer{raftTerm(term), led, err})
 		}})
 	}
 	if l := to.peer.control.current(); l != nil {

@@ -99,8 +99,19 @@ func (e *engine) open() (r *raft.Raft, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if snapshot := uint64(g.snapshots.newest()); first > snapshot+1 {
+	last, err := g.logs.LastIndex()
+	if err != nil {
+		return nil, err
+	}
+	snapshot := uint64(g.snapshots.newest())
+	if first > snapshot+1 {
 		return nil, fmt.Errorf("log begins at index %d, and the newest good snapshot ends at %d: entries are missing", first, snapshot)
+	}
+	if last > 0 && last < snapshot {
+		// We died after a snapshot was installed and before the log it replaces was emptied.
+		if err := g.logs.trim(last); err != nil {
+			return nil, err
+		}
 	}
 	stable := &guardedStable{engine: e, inner: g.stable}
 	conf := g.raftConfig(e.notify)
@@ -259,34 +270,34 @@ func (e *engine) reopenSoon() {
 
 // bootstrap writes the first configuration if this replica has no state. A crash in the middle
 // leaves term 1 and an empty log, from where it starts over: nothing but this makes that state.
-func (g *Group) bootstrap() (fresh bool, err error) {
+func (g *Group) bootstrap() error {
 	if len(g.config.Bootstrap) == 0 {
-		return false, nil
+		return nil
 	}
 	last, err := g.logs.LastIndex()
 	if err != nil {
-		return false, err
+		return err
 	}
 	term, err := g.stable.GetUint64(keyCurrentTerm)
 	if err != nil && !errors.Is(err, errNotFound) {
-		return false, err
+		return err
 	}
 	vote, err := g.stable.GetUint64(keyLastVoteTerm)
 	if err != nil && !errors.Is(err, errNotFound) {
-		return false, err
+		return err
 	}
 	if last > 0 || term > 1 || vote > 0 || g.snapshots.newest() > 0 {
-		return false, nil
+		return nil
 	}
 	c, err := bootstrapConfiguration(g.config)
 	if err != nil {
-		return false, err
+		return err
 	}
 	if err := g.stable.SetUint64(keyCurrentTerm, 1); err != nil {
-		return false, err
+		return err
 	}
 	entry := &raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(c)}
-	return true, g.logs.StoreLogs([]*raft.Log{entry})
+	return g.logs.StoreLogs([]*raft.Log{entry})
 }
 
 func bootstrapConfiguration(c GroupConfig) (raft.Configuration, error) {

@@ -681,3 +681,51 @@ func TestCloseTellsAll(t *testing.T) {
 		})
 	}
 }
+
+// When all brokers come back together nobody waits for a timeout.
+func TestClusterComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		var ids []GroupID
+		for g := range GroupID(10) {
+			ids = append(ids, g+10)
+			c.openAll(g + 10)
+		}
+		for _, id := range ids {
+			_, r := c.leader(id)
+			r.propose(t, "before")
+		}
+		for _, id := range ids {
+			c.agree(id, []string{"before"})
+		}
+		for _, n := range c.nodes { // A power cut: nobody notices that the others die.
+			c.net.isolate(true, n.name, names(c.nodes)...)
+		}
+		for _, n := range c.nodes {
+			c.stop(n)
+		}
+		c.net.change(func() { clear(c.net.cut) })
+		started := time.Now()
+		for _, n := range c.nodes {
+			c.restart(n, ids...)
+		}
+		for _, id := range ids {
+			_, r := c.leader(id)
+			r.propose(t, "after")
+		}
+		if took := time.Since(started); took > 700*time.Millisecond {
+			t.Errorf("leaders after %v", took)
+		}
+		// One that comes back alone disturbs nobody.
+		n, r := c.leader(ids[0])
+		term, _ := r.group.IsReady()
+		for _, o := range c.others(n) {
+			c.stop(o)
+			c.restart(o, ids...)
+			time.Sleep(3 * time.Second)
+		}
+		if now, ok := r.group.IsReady(); !ok || now != term {
+			t.Errorf("leadership of term %d was lost over followers that came back: %+v", term, r.group.Status())
+		}
+	})
+}

@@ -519,3 +519,62 @@ func TestStaleBatchesAreRefusedInTheLog(t *testing.T) {
 		time.Sleep(time.Second)
 	})
 }
+
+// A crash between a snapshot's installation and the emptying of the log leaves a log that ends
+// below the snapshot.
+func TestLogBelowSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3, func(c *cluster) {
+			c.group = func(_ *node, gc *GroupConfig) { gc.SnapshotBytes = 8 << 10 }
+		})
+		c.openAll(7)
+		n, r := c.leader(7)
+		var want []string
+		for i := range 50 {
+			want = append(want, padded("command %d", i))
+			r.propose(t, want[i])
+		}
+		c.agree(7, want)
+		synctest.Wait()
+		victim := c.others(n)[0]
+		newest := uint64(victim.replicas[7].group.snapshots.newest())
+		dir := victim.replicas[7].group.config.Dir
+		c.stop(victim)
+		l, err := openBoltLog(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.truncateTail(newest - 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.close(); err != nil {
+			t.Fatal(err)
+		}
+		c.restart(victim, 7)
+		if first, _ := victim.replicas[7].group.logs.FirstIndex(); first != 0 && first <= newest {
+			t.Errorf("log begins at %d, the snapshot ends at %d", first, newest)
+		}
+		r.propose(t, "last")
+		c.agree(7, append(want, "last"))
+	})
+}
+
+// An entry that the log does not take costs its proposer a refusal, and not the replica.
+func TestUnwritableEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stores := map[int32]*faultyStore{}
+		c := newCluster(t, 3, faulty(stores), withRecordLogs)
+		c.openAll(7)
+		n, r := c.leader(7)
+		bad := fmt.Errorf("append: %w", recordlog.ErrInvalidEntry)
+		stores[n.id].store.Store(&bad)
+		_, err := r.group.Propose(t.Context(), Command{Data: []byte("bad")})
+		if err == nil || OutcomeOf(err) != DidNotHappen {
+			t.Errorf("the proposer was told %v", err)
+		}
+		stores[n.id].store.Store(nil)
+		_, r = c.leader(7)
+		r.propose(t, "good")
+		c.agree(7, []string{"good"})
+	})
+}

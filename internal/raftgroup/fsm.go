@@ -191,7 +191,9 @@ func (f *fsm) Restore(source io.ReadCloser) (err error) {
 	if got := f.group.config.Machine.Applied(); got > r.index {
 		return fmt.Errorf("machine restored to index %d says it is at %d", r.index, got)
 	}
-	f.group.restored(r.index)
+	// Only now: what an installed snapshot refers to is in the log's place since Restore.
+	f.group.snapshotStands(uint64(r.index))
+	f.group.pending.Store(0)
 	return nil
 }
 
@@ -283,6 +285,7 @@ func (k *raftSink) Close() error {
 			return err
 		}
 		g.snapshotDone(k.head.index, "taken")
+		g.snapshotStands(k.head.index)
 		return nil
 	}
 	if err := k.finish(k.catchUp); err != nil {

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-
-	"github.com/oncelog/oncelog/record"
 )
 
 // Group is one replica of one Raft group. Its methods may be called from any goroutine.
@@ -54,7 +52,6 @@ type Group struct {
 	snapshotting atomic.Bool
 	retrySnap    atomic.Int64 // pending must reach this before the next attempt
 
-	fresh bool // bootstrapped just now
 	// replacing is the term whose dead leader this replica tries to replace.
 	replacing atomic.Uint64
 
@@ -108,7 +105,7 @@ func openGroup(h *Host, c GroupConfig) (*Group, error) {
 	if c.wrapLog != nil {
 		g.logs = c.wrapLog(g.logs)
 	}
-	if g.fresh, err = g.bootstrap(); err != nil {
+	if err = g.bootstrap(); err != nil {
 		return nil, errors.Join(err, g.logs.close())
 	}
 	e, err := g.startEngine()
@@ -265,9 +262,6 @@ func (g *Group) applied(bytes int64) {
 	}
 }
 
-// restored is told after a snapshot has replaced the state.
-func (g *Group) restored(record.Index) { g.pending.Store(0) }
-
 // snapshotSoon takes a snapshot in a goroutine of its own, if none is being taken.
 func (g *Group) snapshotSoon() {
 	if !g.snapshotting.CompareAndSwap(false, true) {
@@ -302,6 +296,10 @@ func (g *Group) snapshotSoon() {
 func (g *Group) snapshotDone(index uint64, how string) {
 	g.metrics().snapshots.WithLabelValues(how).Inc()
 	g.logger.Info("state snapshot", "how", how, "index", index)
+}
+
+// snapshotStands tells the log that what a snapshot covers is in the machine, durably.
+func (g *Group) snapshotStands(index uint64) {
 	if err := g.logs.snapshotAt(index); err != nil {
 		// The log then only keeps more than it need.
 		g.logger.Warn("log not told of the snapshot", "index", index, "err", err)
@@ -322,9 +320,10 @@ func (g *Group) Snapshot(ctx context.Context) error {
 	})
 }
 
-// firstElection spares a group the wait for its first leader. A group that begins now elects the
-// member that its id picks as soon as a majority has opened it; a group of one voter elects that
-// one at every start. All others wait for their timeouts.
+// firstElection spares a group that starts without a leader the wait for its timeouts: when it
+// begins, and when the whole cluster comes back. The voter that the group's id picks stands for
+// election as soon as a majority has opened the group and nobody knows a leader. A group of one
+// voter elects that one at once. If it comes to nothing, the timeouts are still there.
 func (g *Group) firstElection() {
 	e := g.engine.Load()
 	if e == nil {
@@ -338,7 +337,7 @@ func (g *Group) firstElection() {
 	switch {
 	case !self:
 		return
-	case len(voters) > 1 && (!g.fresh || voters[uint64(g.config.ID)%uint64(len(voters))] != g.config.Self):
+	case len(voters) > 1 && voters[uint64(g.config.ID)%uint64(len(voters))] != g.config.Self:
 		return
 	case len(voters) > 1 && !g.awaitMembers(e, voters):
 		return
@@ -355,52 +354,63 @@ func timeoutNow(g *Group) *raft.TimeoutNowRequest {
 }
 
 const (
-	// membersPoll is how often a group that begins asks whether its other members have opened it.
-	membersPoll = 25 * time.Millisecond
+	// membersPoll is how long a group that starts waits before it asks its members again, at first;
+	// membersPollMax is the longest it waits.
+	membersPoll    = 25 * time.Millisecond
+	membersPollMax = 200 * time.Millisecond
 	// allMembersWait is how long it waits for all of them, once it has a majority.
 	allMembersWait = 250 * time.Millisecond
 )
 
-// awaitMembers waits until the other voters of a group that begins have opened it: all, or after a
+// awaitMembers waits until the other voters of a group that starts have opened it: all, or after a
 // while a majority. False: there is a leader already, or the wait is over.
 func (g *Group) awaitMembers(e *engine, voters []ServerID) bool {
 	started := time.Now()
-	ticker := time.NewTicker(membersPoll)
-	defer ticker.Stop()
-	for time.Since(started) < g.host.config.HeartbeatTimeout {
-		answers := make(chan termAnswer, len(voters))
-		for _, v := range voters {
-			if v != g.config.Self {
-				e.transport.askTerm(raft.ServerID(v), func(a termAnswer) { answers <- a })
-			}
-		}
-		open := 1
-		for pending := len(voters) - 1; pending > 0; {
-			select {
-			case a := <-answers:
-				if pending--; a.err == nil {
-					open++
-				}
-				continue
-			case <-ticker.C:
-			case <-e.stopping:
-				return false
-			}
-			break
-		}
-		if _, leader := e.raft.LeaderWithID(); leader != "" || e.raft.CurrentTerm() > 1 {
+	for poll := membersPoll; time.Since(started) < g.host.config.HeartbeatTimeout; poll = min(2*poll, membersPollMax) {
+		open, led := g.countMembers(e, voters, poll)
+		if _, leader := e.raft.LeaderWithID(); led || leader != "" {
 			return false
 		}
 		if open == len(voters) || open > len(voters)/2 && time.Since(started) >= allMembersWait {
 			return true
 		}
+		timer := time.NewTimer(poll)
 		select {
-		case <-ticker.C:
+		case <-timer.C:
 		case <-e.stopping:
+			timer.Stop()
 			return false
 		}
 	}
 	return false
+}
+
+// countMembers asks the voters once: how many have opened the group, this one among them, and does
+// one know a leader?
+func (g *Group) countMembers(e *engine, voters []ServerID, wait time.Duration) (open int, led bool) {
+	answers := make(chan termAnswer, len(voters))
+	for _, v := range voters {
+		if v != g.config.Self {
+			e.transport.askTerm(raft.ServerID(v), func(a termAnswer) { answers <- a })
+		}
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	open = 1
+	for range len(voters) - 1 {
+		select {
+		case a := <-answers:
+			if a.err == nil {
+				open++
+				led = led || a.led
+			}
+		case <-timer.C:
+			return open, led
+		case <-e.stopping:
+			return open, led
+		}
+	}
+	return open, led
 }
 
 func (g *Group) voters(e *engine) []ServerID {

@@ -110,7 +110,7 @@ func (s *guardedLog) StoreLogs(logs []*raft.Log) error {
 		return nil
 	}
 	err = fmt.Errorf("store log entries from %d: %w", logs[0].Index, err)
-	if !nothingWritten(err) {
+	if !nothingWritten(err) && !(unwritable(err) && s.engine.raft.State() == raft.Leader) {
 		s.engine.fault(err)
 	} else if s.cut && !s.engine.opening.Load() {
 		// Raft goes on believing in the tail that was removed before.

@@ -29,7 +29,7 @@ var quiet = []string{
 	"failed to appendEntries to", "failed to heartbeat to", "failed to make requestVote RPC", "failed to contact",
 	"failed to start pipeline replication", "failed to pipeline appendEntries", "peer has newer term",
 	"rejecting vote request", "rejecting pre-vote request", "appendEntries rejected", "previous log term mis-match",
-	"failed to get previous log", "Election timeout reached", "heartbeat timeout reached", "no known peers",
+	"failed to get previous log", "failed to get log", "Election timeout reached", "heartbeat timeout reached", "no known peers",
 	"not part of stable configuration", "failed to send snapshot to", "duplicate requestVote", "skipping application of old log",
 	"target does not support pre-vote",
 }

@@ -24,13 +24,14 @@ type Host struct {
 	owned  sync.WaitGroup
 
 	// mu guards what follows. Nothing blocks under it; no other lock is taken under it.
-	mu      sync.RWMutex
-	groups  map[GroupID]*Group
-	opening map[GroupID]bool
-	peers   map[int32]*peer
-	wires   map[*wire]struct{}
-	closing bool // no new groups
-	closed  bool // no new goroutines
+	mu       sync.RWMutex
+	groups   map[GroupID]*Group
+	opening  map[GroupID]bool
+	peers    map[int32]*peer
+	wires    map[*wire]struct{}
+	sessions map[sessionKey]*wire // the newest connection of each kind from each broker
+	closing  bool                 // no new groups
+	closed   bool                 // no new goroutines
 }
 
 // NewHost opens the stable stores and begins to accept connections.
@@ -43,12 +44,13 @@ func NewHost(c Config) (*Host, error) {
 		return nil, err
 	}
 	h := &Host{
-		config:  c,
-		logger:  c.Logger,
-		groups:  make(map[GroupID]*Group),
-		opening: make(map[GroupID]bool),
-		peers:   make(map[int32]*peer),
-		wires:   make(map[*wire]struct{}),
+		config:   c,
+		logger:   c.Logger,
+		groups:   make(map[GroupID]*Group),
+		opening:  make(map[GroupID]bool),
+		peers:    make(map[int32]*peer),
+		wires:    make(map[*wire]struct{}),
+		sessions: make(map[sessionKey]*wire),
 	}
 	h.metrics = newMetrics(c.Registerer, h)
 	if h.stable, err = openStableFiles(c.Dir, h.logger); err != nil {

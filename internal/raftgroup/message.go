@@ -442,6 +442,11 @@ type remoteError struct {
 	text string
 }
 
+// Is makes errors.Is find ErrUnknownGroup.
+func (e *remoteError) Is(target error) bool {
+	return target == ErrUnknownGroup && e.code == codeUnknownGroup
+}
+
 func (e *remoteError) Error() string {
 	switch e.code {
 	case codeUnknownGroup:

@@ -1,6 +1,7 @@
 package raftgroup
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -133,7 +134,7 @@ type groupCollector struct {
 
 func newGroupCollector(h *Host) *groupCollector {
 	desc := func(name, help string) *prometheus.Desc {
-		return prometheus.NewDesc("brokerd_raft_"+name, help, []string{"group"}, nil)
+		return prometheus.NewDesc("brokerd_raft_"+name, help, []string{"group", "id"}, nil)
 	}
 	return &groupCollector{
 		host:    h,
@@ -155,9 +156,9 @@ func (c *groupCollector) Describe(out chan<- *prometheus.Desc) {
 // Collect satisfies prometheus.Collector.
 func (c *groupCollector) Collect(out chan<- prometheus.Metric) {
 	for _, g := range c.host.Groups() {
-		name := g.config.Name
+		name, id := g.config.Name, strconv.FormatUint(uint64(g.config.ID), 10)
 		emit := func(d *prometheus.Desc, v float64) {
-			out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, name)
+			out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, name, id)
 		}
 		one := func(b bool) float64 {
 			if b {

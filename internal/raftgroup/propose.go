@@ -299,7 +299,7 @@ func (g *Group) sortError(err error, handed bool) error {
 		return g.notLeader()
 	case errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return ErrTransferring
-	case errors.Is(err, raft.ErrEnqueueTimeout), nothingWritten(err):
+	case errors.Is(err, raft.ErrEnqueueTimeout), nothingWritten(err), unwritable(err):
 		return &refusedError{err}
 	case !handed && errors.Is(err, raft.ErrRaftShutdown):
 		return ErrStopped

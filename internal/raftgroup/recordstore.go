@@ -44,7 +44,8 @@ func (s *recordStore) GetLog(index uint64, l *raft.Log) error {
 		return err
 	}
 	toRaft(&e, l)
-	if len(l.Data) > lazyAbove {
+	// Raft itself reads what is in a configuration.
+	if len(l.Data) > lazyAbove && l.Type == raft.LogCommand {
 		l.Data = lazyData
 	}
 	return nil
@@ -121,3 +122,7 @@ func (s *recordStore) close() error { return nil }
 
 // nothingWritten tells the failures of a log that leave it as it was: the replica need not halt.
 func nothingWritten(err error) bool { return errors.Is(err, recordlog.ErrNoSpace) }
+
+// unwritable tells an entry that the log does not take, of which nothing was written either. A
+// leader can do without it; a follower that cannot take what its leader has is lost.
+func unwritable(err error) bool { return errors.Is(err, recordlog.ErrInvalidEntry) }

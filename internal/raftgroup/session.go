@@ -56,12 +56,16 @@ func (h *Host) serve(conn net.Conn) {
 	_ = conn.SetDeadline(time.Now().Add(dialTimeout))
 	from, err := h.welcome(w)
 	if err != nil {
-		h.logger.Warn("refused a raft connection", "remote", conn.RemoteAddr().String(), "err", err)
 		w.fail(err)
+		if errors.Is(err, io.EOF) || h.ctx.Err() != nil {
+			return
+		}
+		h.logger.Warn("refused a raft connection", "remote", conn.RemoteAddr().String(), "err", err)
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
-	h.peer(from).seen()
+	h.connected(from, w)
+	defer h.disconnected(from, w)
 	s := &session{wire: w, host: h, peer: from, streams: make(map[uint64]*snapshotStream)}
 	drained := make(chan struct{})
 	go func() {
@@ -80,6 +84,39 @@ func (h *Host) serve(conn net.Conn) {
 	<-drained
 	h.suspect(from)
 }
+
+type sessionKey struct {
+	broker int32
+	class  class
+}
+
+// connected notes that a broker has connected. It has one connection of each class: an older one is
+// what is left of a connection that it has given up.
+func (h *Host) connected(broker int32, w *wire) {
+	key := sessionKey{broker, w.class}
+	h.mu.Lock()
+	old := h.sessions[key]
+	h.sessions[key] = w
+	p := h.peers[broker]
+	h.mu.Unlock()
+	if old != nil {
+		old.fail(errReplaced)
+	}
+	if p != nil {
+		p.seen()
+	}
+}
+
+func (h *Host) disconnected(broker int32, w *wire) {
+	key := sessionKey{broker, w.class}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.sessions[key] == w {
+		delete(h.sessions, key)
+	}
+}
+
+var errReplaced = errors.New("the broker has connected again")
 
 // welcome reads the hello and answers it.
 func (h *Host) welcome(w *wire) (from int32, err error) {
@@ -207,7 +244,8 @@ func (s *session) term(f *frame) {
 	e, code := s.host.find(f.group, f.to)
 	answer := frame{kind: frameTermAck, code: code, request: f.request, group: f.group, from: f.to, to: f.from}
 	if code == codeOK {
-		answer.body = appendTermFlag(nil, e.raft.CurrentTerm(), true)
+		_, leader := e.raft.LeaderWithID()
+		answer.body = appendTermFlag(nil, e.raft.CurrentTerm(), leader != "")
 	}
 	s.queue(&answer)
 }

@@ -19,6 +19,9 @@ const suspectStagger = 4
 
 // suspect looks at a broker whose connection to this one has broken.
 func (h *Host) suspect(broker int32) {
+	if len(h.ledBy(broker)) == 0 {
+		return
+	}
 	p := h.peer(broker)
 	if !p.suspected.CompareAndSwap(false, true) {
 		return

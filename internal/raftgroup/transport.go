@@ -69,8 +69,14 @@ func (t *transport) DecodePeer(b []byte) raft.ServerAddress { return raft.Server
 // SetHeartbeatHandler keeps Raft's own handler for heartbeats that need not wait.
 func (t *transport) SetHeartbeatHandler(handle func(raft.RPC)) { t.engine.heartbeat.Store(&handle) }
 
-// target finds the broker of a server.
+// target finds the broker of a server. Once the engine is stopping nothing goes out any more: after
+// a fault Raft may believe to have stored what it has not.
 func (t *transport) target(id raft.ServerID) (target, error) {
+	select {
+	case <-t.engine.stopping:
+		return target{}, ErrStopped
+	default:
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if to, ok := t.targets[id]; ok {
@@ -229,22 +235,28 @@ func (t *transport) sendChunk(to target, c *chunk, resp *raft.AppendEntriesRespo
 	if err != nil {
 		return err
 	}
-	answer := make(chan error, 1)
+	type result struct {
+		resp raft.AppendEntriesResponse
+		err  error
+	}
+	answer := make(chan result, 1)
 	started := time.Now()
 	id, err := t.writeChunk(l, to, c, t.engine.stopping, func(f *frame, err error) {
-		if err == nil {
-			err = answerError(f)
+		r := result{err: err}
+		if r.err == nil {
+			r.err = answerError(f)
 		}
-		if err == nil {
-			err = decodeAppendAck(f.body, resp)
+		if r.err == nil {
+			r.err = decodeAppendAck(f.body, &r.resp)
 		}
-		answer <- err
+		answer <- r
 	})
 	if err != nil {
 		return err
 	}
 	select {
-	case err = <-answer:
+	case r := <-answer:
+		*resp, err = r.resp, r.err
 	case <-t.engine.stopping:
 		l.abandon(id)
 		err = ErrStopped

@@ -455,3 +455,26 @@ func TestBudget(t *testing.T) {
 		}
 	})
 }
+
+// A broker has one connection of each class; what is left of an older one goes.
+func TestOlderConnectionGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		n := c.nodes[0]
+		first, _ := dialRaw(t, c, n, goodHello(n, classControl))
+		other, _ := dialRaw(t, c, n, goodHello(n, classBulk))
+		second, _ := dialRaw(t, c, n, goodHello(n, classControl))
+		_ = first.SetReadDeadline(time.Now().Add(time.Second))
+		if _, err := io.ReadAll(first); err != nil {
+			t.Errorf("the older connection: %v", err)
+		}
+		for _, conn := range []net.Conn{other, second} {
+			_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+			if _, err := io.ReadAll(conn); err == nil {
+				t.Error("a connection was closed for no reason")
+			}
+			_ = conn.Close()
+		}
+		_ = first.Close()
+	})
+}
