@@ -1,272 +1,132 @@
-// Package history judges from outside whether a log held its promise: what was sent, what was
-// answered and what is stored must fit.
+// Package history records what clients did and saw, and decides whether a log could have behaved so.
 //
-// A Recorder takes down each send with its outcome, in the order in which a process made them. Check
-// compares it with what was read back. Values are unique within a partition; that is what makes a
-// duplicate visible. Memory is about 60 bytes for each value.
+// A history is a list of events in the order in which they happened: producers say what they are
+// about to send and what became of it, consumers say what they read and where, replicas say what
+// they hold. Check reads a history, from memory or from a file, and reports everything that a log
+// that holds each acknowledged record exactly once, in each producer's order, cannot have done.
+//
+// Every record's value is unique within its partition: the process that sent it and a number that
+// this process counts for each partition from 0. The checker therefore needs no search: it follows
+// each value once, in time and memory that grow with their number (see Options.MaxBytes).
+//
+// The rules are those of Jepsen's Kafka workload for sends and polls without transactions; the
+// names of the kinds say what is wrong rather than what it is called there. docs/formats/history.md
+// describes the file, and keeps room for transactions.
 package history
 
 import (
-	"cmp"
-	"encoding/json"
 	"fmt"
-	"io"
-	"slices"
-	"strings"
-	"sync"
-
-	"github.com/oncelog/oncelog/record"
+	"time"
 )
 
-// Outcome is what the sender was told.
-type Outcome string
+// Process is one producer or consumer: one instance of a client, from its start to its end. Each
+// has another number; a client that is started again is another process.
+type Process uint32
 
-// The outcomes. A send that was never answered stays Unknown.
+// Key names a partition, as "topic/partition".
+type Key string
+
+// Value is what one record carries. It is unique within its key.
+type Value struct {
+	// Process sent it.
+	Process Process
+	// N counts what the process has sent to the key, from 0, in the order of sending.
+	N uint64
+}
+
+// String gives "process:n".
+func (v Value) String() string { return fmt.Sprintf("%d:%d", v.Process, v.N) }
+
+// NoOffset stands where an offset is not known.
+const NoOffset int64 = -1
+
+// Event is one thing that happened. Which fields count depends on the kind.
+type Event struct {
+	Kind EventKind
+	// At is the time since the history began, by the recorder's clock. It is shown to people; the
+	// rules go by the order of events.
+	At time.Duration
+	// Process that did or saw it; for Checksum the broker's id.
+	Process Process
+	Key     Key
+	// First and Count are the values sent: First, First+1, and so on. For Send, OK, Fail, Info.
+	First uint64
+	Count uint64
+	// Offset of the first value (OK; NoOffset if the client was not told), position (Assign), first
+	// offset covered (Final, Checksum).
+	Offset int64
+	// End is exclusive. For Final and Checksum.
+	End int64
+	// Records that were read, in the order in which the consumer got them.
+	Records []Record
+	// CRC and Batches of a replica's stored records from Offset to End. For Checksum.
+	CRC     uint32
+	Batches int64
+	// Text says what was done (Fault), or why it failed (Fail, Info).
+	Text string
+}
+
+// EventKind is what happened.
+type EventKind uint8
+
 const (
-	Written    Outcome = "written"
-	NotWritten Outcome = "not_written"
-	Unknown    Outcome = "unknown"
+	// Send: the process is about to send Count values from First on, as one or more batches. It
+	// comes before anything is sent.
+	Send EventKind = iota + 1
+	// OK: they are written, at Offset and following.
+	OK
+	// Fail: they are certainly not written, and never will be.
+	Fail
+	// Info: nobody knows. A Send without any of the three counts as Info.
+	Info
+	// Read: the process got Records of Key, next in order after what it got before.
+	Read
+	// Assign: the process will read Key from Offset on. Until then it begins where its first Read does.
+	Assign
+	// Final: the process has read Key from Offset, where the log starts, up to End, where it ends
+	// now that nothing is sent to it any more. Whatever was acknowledged must have been read.
+	Final
+	// Checksum: the replica on broker Process holds records from Offset to End with this CRC.
+	Checksum
+	// Fault: somebody did something to the cluster. It is shown with what went wrong around it.
+	Fault
+
+	eventKinds
 )
 
-// Send is one value that one process sent to one partition.
-type Send struct {
-	Process   int           `json:"process"`
-	Topic     string        `json:"topic"`
-	Partition int32         `json:"partition"`
-	Value     uint64        `json:"value"`
-	Outcome   Outcome       `json:"outcome"`
-	Offset    record.Offset `json:"offset"` // -1 unless written
-}
+var eventNames = [eventKinds]string{Send: "send", OK: "ok", Fail: "fail", Info: "info", Read: "read",
+	Assign: "assign", Final: "final", Checksum: "checksum", Fault: "fault"}
 
-// Read is one stored record.
-type Read struct {
-	Topic     string        `json:"topic"`
-	Partition int32         `json:"partition"`
-	Offset    record.Offset `json:"offset"`
-	Value     uint64        `json:"value"`
-}
-
-// Recorder takes sends down. It may be used by many goroutines; sends of one process must be begun in
-// the order in which they are made.
-type Recorder struct {
-	mu    sync.Mutex
-	sends []Send
-}
-
-// Begin notes a send before it is made and gives its number for End.
-func (r *Recorder) Begin(process int, tp record.TopicPartition, value uint64) int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.sends = append(r.sends, Send{Process: process, Topic: tp.Topic, Partition: tp.Partition, Value: value, Outcome: Unknown, Offset: record.NoOffset})
-	return len(r.sends) - 1
-}
-
-// End notes what the sender was told.
-func (r *Recorder) End(n int, o Outcome, offset record.Offset) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.sends[n].Outcome, r.sends[n].Offset = o, offset
-}
-
-// Sends gives all sends so far, in order.
-func (r *Recorder) Sends() []Send {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.sends)
-}
-
-// Kind is a way in which a log can break its promise.
-type Kind string
-
-// What Check finds.
-const (
-	// Lost: acknowledged and not stored.
-	Lost Kind = "lost"
-	// Duplicate: one value at two offsets.
-	Duplicate Kind = "duplicate"
-	// Phantom: stored and never sent, or sent with the answer that it was not written.
-	Phantom Kind = "phantom"
-	// Moved: stored at another offset than the one acknowledged.
-	Moved Kind = "moved"
-	// Reordered: stored before a value that the same process sent earlier to the same partition.
-	Reordered Kind = "reordered"
-	// Inconsistent: one offset was read with two values.
-	Inconsistent Kind = "inconsistent"
-)
-
-// Anomaly is one broken promise with the shortest history that shows it.
-type Anomaly struct {
-	Kind      Kind   `json:"kind"`
-	Topic     string `json:"topic"`
-	Partition int32  `json:"partition"`
-	Value     uint64 `json:"value"`
-	History   string `json:"history"`
-}
-
-// Report is what Check says.
-type Report struct {
-	Sent       int `json:"sent"`
-	Written    int `json:"written"`
-	NotWritten int `json:"not_written"`
-	Unknown    int `json:"unknown"`
-	Stored     int `json:"stored"`
-	// Counts holds how many anomalies of each kind there are; Anomalies the first of them.
-	Counts    map[Kind]int `json:"counts"`
-	Anomalies []Anomaly    `json:"anomalies"`
-}
-
-// maxShown bounds the anomalies that a report spells out.
-const maxShown = 20
-
-// OK says whether nothing was found.
-func (r *Report) OK() bool { return len(r.Counts) == 0 }
-
-// String is a line or more for a person.
-func (r *Report) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d sent: %d written, %d not written, %d unknown; %d stored", r.Sent, r.Written, r.NotWritten, r.Unknown, r.Stored)
-	if r.OK() {
-		b.WriteString(": every promise held")
-		return b.String()
+// String gives the name that the file uses.
+func (k EventKind) String() string {
+	if k > 0 && k < eventKinds {
+		return eventNames[k]
 	}
-	for _, k := range []Kind{Lost, Duplicate, Reordered, Phantom, Moved, Inconsistent} {
-		if n := r.Counts[k]; n > 0 {
-			fmt.Fprintf(&b, "; %d %s", n, k)
-		}
-	}
-	for _, a := range r.Anomalies {
-		fmt.Fprintf(&b, "\n  %s %s/%d value %d: %s", a.Kind, a.Topic, a.Partition, a.Value, a.History)
-	}
-	return b.String()
+	return fmt.Sprintf("EventKind(%d)", uint8(k))
 }
 
-func (r *Report) add(k Kind, s Read, format string, args ...any) {
-	if r.Counts == nil {
-		r.Counts = make(map[Kind]int)
-	}
-	r.Counts[k]++
-	if len(r.Anomalies) < maxShown {
-		r.Anomalies = append(r.Anomalies, Anomaly{Kind: k, Topic: s.Topic, Partition: s.Partition, Value: s.Value, History: fmt.Sprintf(format, args...)})
-	}
+// Record is a run of Count records that were read: Value at Offset, the next value of the same
+// process at the next offset, and so on. Recorders join what fits.
+type Record struct {
+	Offset int64
+	Value  Value
+	Count  uint64
+	// Bad says why a record holds no value of ours; Value means nothing then, and Count is 1.
+	Bad string
 }
 
-// key names a value for all time: values are unique within a partition.
-type key struct {
-	topic     string
-	partition int32
-	value     uint64
-}
+// Source gives the events of a history in order, from the first one on each time it is called. It
+// ends with yield's error, or with its own.
+type Source func(yield func(*Event) error) error
 
-// Check compares what was sent with everything that is stored. reads hold each partition from its
-// beginning to its end, in the order read.
-func Check(sends []Send, reads []Read) *Report {
-	r := &Report{Sent: len(sends), Stored: len(reads)}
-	sent := make(map[key]int, len(sends))
-	for i, s := range sends {
-		sent[key{s.Topic, s.Partition, s.Value}] = i
-		switch s.Outcome {
-		case Written:
-			r.Written++
-		case NotWritten:
-			r.NotWritten++
-		default:
-			r.Unknown++
-		}
-	}
-	stored := r.checkReads(sends, sent, reads)
-	for _, s := range sends {
-		if at, ok := stored[key{s.Topic, s.Partition, s.Value}]; s.Outcome == Written && !ok {
-			r.add(Lost, Read{s.Topic, s.Partition, s.Offset, s.Value}, "process %d was told: written at offset %d; it is not stored", s.Process, s.Offset)
-		} else if s.Outcome == Written && s.Offset != record.NoOffset && at != s.Offset {
-			r.add(Moved, Read{s.Topic, s.Partition, at, s.Value}, "process %d was told: written at offset %d; it is stored at %d", s.Process, s.Offset, at)
-		}
-	}
-	return r
-}
-
-// checkReads looks at what is stored, in order of offset, and gives the first offset of each value.
-func (r *Report) checkReads(sends []Send, sent map[key]int, reads []Read) map[key]record.Offset {
-	reads = slices.Clone(reads)
-	slices.SortStableFunc(reads, func(a, b Read) int {
-		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Offset, b.Offset))
-	})
-	type lane struct {
-		topic     string
-		partition int32
-		process   int
-	}
-	stored := make(map[key]record.Offset, len(reads))
-	last := make(map[lane]int) // the latest send of a process that has been met in a partition
-	for i, x := range reads {
-		if i > 0 && reads[i-1].Topic == x.Topic && reads[i-1].Partition == x.Partition && reads[i-1].Offset == x.Offset {
-			if reads[i-1].Value != x.Value {
-				r.add(Inconsistent, x, "offset %d was read as %d and as %d", x.Offset, reads[i-1].Value, x.Value)
+// Events makes a Source of events in memory.
+func Events(events []Event) Source {
+	return func(yield func(*Event) error) error {
+		for i := range events {
+			if err := yield(&events[i]); err != nil {
+				return err
 			}
-			continue
 		}
-		k := key{x.Topic, x.Partition, x.Value}
-		if first, ok := stored[k]; ok {
-			r.add(Duplicate, x, "stored at offset %d and at offset %d", first, x.Offset)
-			continue
-		}
-		stored[k] = x.Offset
-		n, ok := sent[k]
-		if !ok {
-			r.add(Phantom, x, "stored at offset %d; nobody sent it", x.Offset)
-			continue
-		}
-		s := sends[n]
-		if s.Outcome == NotWritten {
-			r.add(Phantom, x, "stored at offset %d; process %d was told: not written", x.Offset, s.Process)
-		}
-		l := lane{x.Topic, x.Partition, s.Process}
-		if before, ok := last[l]; ok && before > n {
-			r.add(Reordered, x, "stored at offset %d, behind value %d, which process %d sent later", x.Offset, sends[before].Value, s.Process)
-			continue
-		}
-		last[l] = n
-	}
-	return stored
-}
-
-// line is one line of a history file: a send or a read.
-type line struct {
-	Send *Send `json:"send,omitempty"`
-	Read *Read `json:"read,omitempty"`
-}
-
-// WriteTo writes a history as JSON lines (docs/formats/history.md).
-func WriteTo(w io.Writer, sends []Send, reads []Read) error {
-	enc := json.NewEncoder(w)
-	for i := range sends {
-		if err := enc.Encode(line{Send: &sends[i]}); err != nil {
-			return err
-		}
-	}
-	for i := range reads {
-		if err := enc.Encode(line{Read: &reads[i]}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// ReadFrom reads what WriteTo wrote. The error names the line.
-func ReadFrom(r io.Reader) (sends []Send, reads []Read, err error) {
-	dec := json.NewDecoder(r)
-	for n := 1; ; n++ {
-		var l line
-		switch err := dec.Decode(&l); {
-		case err == io.EOF:
-			return sends, reads, nil
-		case err != nil:
-			return nil, nil, fmt.Errorf("history line %d: %w", n, err)
-		case l.Send != nil:
-			sends = append(sends, *l.Send)
-		case l.Read != nil:
-			reads = append(reads, *l.Read)
-		default:
-			return nil, nil, fmt.Errorf("history line %d holds neither send nor read", n)
-		}
+		return nil
 	}
 }

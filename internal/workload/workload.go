@@ -1,5 +1,5 @@
 // Package workload sends unique values to a topic while somebody breaks the cluster, reads everything
-// back, and hands both to package history to judge.
+// back, and hands both to package checker to judge.
 package workload
 
 import (
@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/oncelog/oncelog/client"
-	"github.com/oncelog/oncelog/internal/history"
+	"github.com/oncelog/oncelog/internal/checker"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -36,7 +36,7 @@ type Options struct {
 // Runner sends until it is stopped.
 type Runner struct {
 	options  Options
-	recorder history.Recorder
+	recorder checker.Recorder
 	acked    atomic.Int64
 }
 
@@ -61,7 +61,7 @@ func New(o Options) *Runner {
 func (r *Runner) Acked() int64 { return r.acked.Load() }
 
 // Sends gives the history so far.
-func (r *Runner) Sends() []history.Send { return r.recorder.Sends() }
+func (r *Runner) Sends() []checker.Send { return r.recorder.Sends() }
 
 // Run sends from all producers until stop is closed, then waits until every record is decided.
 func (r *Runner) Run(ctx context.Context, cl *client.Client, stop <-chan struct{}) error {
@@ -106,15 +106,15 @@ func (r *Runner) produce(ctx context.Context, cl *client.Client, process int, st
 			switch res.Outcome {
 			case client.Written:
 				r.acked.Add(1)
-				r.recorder.End(n, history.Written, res.Offset)
+				r.recorder.End(n, checker.Written, res.Offset)
 			case client.NotWritten:
-				r.recorder.End(n, history.NotWritten, record.NoOffset)
+				r.recorder.End(n, checker.NotWritten, record.NoOffset)
 			default:
-				r.recorder.End(n, history.Unknown, record.NoOffset)
+				r.recorder.End(n, checker.Unknown, record.NoOffset)
 			}
 		})
 		if err != nil {
-			r.recorder.End(n, history.NotWritten, record.NoOffset)
+			r.recorder.End(n, checker.NotWritten, record.NoOffset)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -134,7 +134,7 @@ func Decode(b []byte) (uint64, error) {
 }
 
 // ReadBack reads a topic from its beginning to its end as of the call.
-func ReadBack(ctx context.Context, cl *client.Client, topic string) ([]history.Read, error) {
+func ReadBack(ctx context.Context, cl *client.Client, topic string) ([]checker.Read, error) {
 	ends, err := ends(ctx, cl, topic)
 	if err != nil {
 		return nil, err
@@ -153,7 +153,7 @@ func ReadBack(ctx context.Context, cl *client.Client, topic string) ([]history.R
 			left[tp] = end
 		}
 	}
-	var reads []history.Read
+	var reads []checker.Read
 	for len(left) > 0 {
 		fetched, err := k.Poll(ctx)
 		if err != nil {
@@ -172,7 +172,7 @@ func ReadBack(ctx context.Context, cl *client.Client, topic string) ([]history.R
 				if err != nil {
 					return nil, err
 				}
-				reads = append(reads, history.Read{Topic: f.Topic, Partition: f.Partition, Offset: rec.Offset, Value: v})
+				reads = append(reads, checker.Read{Topic: f.Topic, Partition: f.Partition, Offset: rec.Offset, Value: v})
 			}
 			if f.Next >= left[f.TopicPartition] {
 				delete(left, f.TopicPartition)

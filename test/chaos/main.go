@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/oncelog/oncelog/client"
-	"github.com/oncelog/oncelog/internal/history"
+	"github.com/oncelog/oncelog/internal/checker"
 	"github.com/oncelog/oncelog/internal/workload"
 )
 
@@ -143,7 +143,7 @@ func judge(ctx context.Context, cl *client.Client, runner *workload.Runner, topi
 			return err
 		}
 	}
-	report := history.Check(sends, reads)
+	report := checker.Check(sends, reads)
 	fmt.Printf("chaos: %s\n", report)
 	agree, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -156,20 +156,20 @@ func judge(ctx context.Context, cl *client.Client, runner *workload.Runner, topi
 		return errors.New("nothing was written: the run proves nothing")
 	case !o.plain && !report.OK():
 		return errors.New("a promise was broken")
-	case o.plain && report.Counts[history.Lost]+report.Counts[history.Inconsistent] > 0:
+	case o.plain && report.Counts[checker.Lost]+report.Counts[checker.Inconsistent] > 0:
 		return errors.New("without idempotence, too, nothing acknowledged may be lost")
-	case o.plain && report.Counts[history.Duplicate] == 0:
+	case o.plain && report.Counts[checker.Duplicate] == 0:
 		return errors.New("no duplicates without idempotence: the faults do not bite, or the checker is blind")
 	}
 	return nil
 }
 
-func save(file string, sends []history.Send, reads []history.Read) error {
+func save(file string, sends []checker.Send, reads []checker.Read) error {
 	f, err := os.Create(file)
 	if err != nil {
 		return err
 	}
-	if err := history.WriteTo(f, sends, reads); err != nil {
+	if err := checker.WriteTo(f, sends, reads); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	return f.Close()
