@@ -378,7 +378,7 @@ func names(nodes []*node) []string {
 func (r *replica) propose(t *testing.T, what string) {
 	t.Helper()
 	if _, err := r.group.Propose(t.Context(), Command{Data: []byte(what)}); err != nil {
-		t.Fatalf("propose %q: %v", what, err)
+		t.Fatalf("propose %.40q: %v", what, err)
 	}
 }
 
