@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -109,7 +110,7 @@ type Error struct {
 	Retriable bool
 	// RetryAfter is how long the broker asks to wait; 0 when it does not say.
 	RetryAfter time.Duration
-	// TopicPartition is set where one partition is meant; Topic may be alone.
+	// TopicPartition is set where one partition is meant; with Partition -1 the topic is.
 	TopicPartition record.TopicPartition
 	// Leader is who leads the partition, where the broker that was asked does not and knows better.
 	Leader *Leader
@@ -122,9 +123,11 @@ type Error struct {
 // Error gives reason, partition and message on one line.
 func (e *Error) Error() string {
 	var b strings.Builder
-	if e.TopicPartition.Topic != "" {
-		b.WriteString(e.TopicPartition.String())
-		b.WriteString(": ")
+	switch tp := e.TopicPartition; {
+	case tp.Topic != "" && tp.Partition >= 0:
+		b.WriteString(tp.String() + ": ")
+	case tp.Topic != "":
+		b.WriteString("topic " + tp.Topic + ": ")
 	}
 	b.WriteString(e.Reason)
 	if e.Message != "" {
@@ -212,7 +215,7 @@ func fromCall(err error, broker string) *Error {
 		return e
 	}
 	st, _ := status.FromError(err)
-	e.Message += st.Message()
+	e.Message += plain(st.Message())
 	switch st.Code() {
 	case codes.DeadlineExceeded:
 		e.Message = fmt.Sprintf("broker %s did not answer in time", broker)
@@ -228,6 +231,20 @@ func fromCall(err error, broker string) *Error {
 		e.Outcome = NotWritten
 	}
 	return e
+}
+
+// plain takes gRPC's wrapping off the description of a broken connection.
+func plain(message string) string {
+	if _, quoted, ok := strings.Cut(message, "connection error: desc = "); ok {
+		if inner, err := strconv.Unquote(quoted); err == nil {
+			message = inner
+		}
+	}
+	message = strings.TrimPrefix(message, "transport: ")
+	if cause, ok := strings.CutPrefix(message, "Error while dialing: "); ok {
+		return "cannot connect: " + cause
+	}
+	return message
 }
 
 // staleMetadata says that an error calls for fresh metadata.

@@ -300,7 +300,7 @@ func (m *metadata) merge(old *view, resp *clientv1.GetMetadataResponse) *view {
 func mergeTopic(old *topicView, t *clientv1.Topic) *topicView {
 	next := &topicView{id: t.GetTopicId(), err: fromProto(t.GetError())}
 	if next.err != nil {
-		next.err.TopicPartition.Topic = t.GetName()
+		next.err.TopicPartition = record.TopicPartition{Topic: t.GetName(), Partition: -1}
 		return next
 	}
 	next.parts = make([]partView, 0, len(t.GetPartitions()))

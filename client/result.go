@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/oncelog/oncelog/record"
@@ -31,7 +32,11 @@ func (r Result) String() string {
 	case r.Outcome == Written && r.Offset != record.NoOffset:
 		return fmt.Sprintf("%v: written at offset %d", r.TopicPartition, r.Offset)
 	case r.Err != nil:
-		return fmt.Sprintf("%v: %v: %v", r.TopicPartition, r.Outcome, r.Err)
+		err := r.Err
+		if e := (*Error)(nil); errors.As(err, &e) && e.TopicPartition == r.TopicPartition {
+			err = e.at(record.TopicPartition{}) // not named twice
+		}
+		return fmt.Sprintf("%v: %v: %v", r.TopicPartition, r.Outcome, err)
 	default:
 		return fmt.Sprintf("%v: %v", r.TopicPartition, r.Outcome)
 	}

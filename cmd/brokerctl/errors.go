@@ -44,7 +44,13 @@ func exitCodesTopic() *cobra.Command {
 // usageError is the caller's mistake.
 type usageError struct{ err error }
 
-func (e *usageError) Error() string { return e.err.Error() }
+// Error gives the text of a configuration's error without its reason, which is for programs.
+func (e *usageError) Error() string {
+	if c, ok := e.err.(*client.Error); ok {
+		return c.Message
+	}
+	return e.err.Error()
+}
 func (e *usageError) Unwrap() error { return e.err }
 
 func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
@@ -99,8 +105,6 @@ func (p *program) report(err error) int {
 		return exitFailed
 	case !errors.As(err, &e):
 		return exitFailed
-	case e.Reason == client.ReasonInvalidConfig && !strings.Contains(e.Message, "config"):
-		return exitUsage
 	case e.Reason == client.ReasonNetwork && (e.Outcome == client.NotWritten || !changes(err)),
 		errors.Is(err, context.DeadlineExceeded) && !changes(err):
 		return exitUnreachable
@@ -131,8 +135,11 @@ func changing(err error) error {
 
 // nextStep says what to do about an error; "" where there is nothing better than its text.
 func nextStep(err error) string {
-	var e *client.Error
-	if !errors.As(err, &e) {
+	var (
+		e     *client.Error
+		usage *usageError
+	)
+	if !errors.As(err, &e) || errors.As(err, &usage) {
 		return ""
 	}
 	if changes(err) && e.Outcome == client.Unknown {

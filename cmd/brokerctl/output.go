@@ -142,12 +142,12 @@ func (f *sizeFlag) Set(s string) error {
 	return err
 }
 
-// stamp writes a time in ms since 1970, "-" for none.
-func stamp(ms int64) string {
+// shortStamp writes a time in ms since 1970 for a table, "-" for none.
+func shortStamp(ms int64) string {
 	if ms < 0 {
 		return "-"
 	}
-	return time.UnixMilli(ms).UTC().Format("2006-01-02 15:04:05.000")
+	return time.UnixMilli(ms).UTC().Format("01-02 15:04:05")
 }
 
 // plural is "1 record", "2 records", "3 anomalies".

@@ -95,16 +95,25 @@ func producersJSON(states []client.ProducerState) []producerJSON {
 
 // producerTable has a line per batch of the window; what belongs to the producer stands on its first.
 func producerTable(states []client.ProducerState) *table {
-	t := newTable(">PRODUCER", ">EPOCH", ">LAST SEQ", ">OPEN TXN", "WINDOW: SEQUENCES", "OFFSETS", "TIME (UTC)")
+	open := slices.ContainsFunc(states, func(s client.ProducerState) bool { return s.TxnStart >= 0 })
+	headers := []string{">PRODUCER", ">EPOCH", ">LAST SEQ", "SEQUENCES", "OFFSETS", "TIME (UTC)"}
+	if open {
+		headers = slices.Insert(headers, 3, ">OPEN TXN")
+	}
+	t := newTable(headers...)
 	for _, s := range states {
-		head := []any{s.ID, s.Epoch, dash(s.LastSequence), dash(s.TxnStart)}
+		head := []any{s.ID, s.Epoch, dash(s.LastSequence)}
+		blank := []any{"", "", ""}
+		if open {
+			head, blank = append(head, dash(s.TxnStart)), append(blank, "")
+		}
 		if len(s.Batches) == 0 {
-			t.row(append(head, "-", "-", stamp(s.LastTimestamp))...)
+			t.row(append(head, "-", "-", shortStamp(s.LastTimestamp))...)
 		}
 		for i := len(s.Batches) - 1; i >= 0; i-- {
 			b := s.Batches[i]
-			t.row(append(head, span(b.BaseSequence, b.LastSequence), span(b.BaseOffset, b.LastOffset), stamp(b.Timestamp))...)
-			head = []any{"", "", "", ""}
+			t.row(append(slices.Clone(head), span(b.BaseSequence, b.LastSequence), span(b.BaseOffset, b.LastOffset), shortStamp(b.Timestamp))...)
+			head = blank
 		}
 	}
 	return t
