@@ -116,7 +116,7 @@ func TestInstallSnapshotCatchesUp(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var broken atomic.Bool
 			var attempts atomic.Int64
-			var c *cluster = newCluster(t, 3, append(options, func(c *cluster) {
+			c := newCluster(t, 3, append(options, func(c *cluster) {
 				c.group = func(n *node, gc *GroupConfig) {
 					gc.SnapshotBytes = 8 << 10
 					gc.CatchUp = func(_ context.Context, info SnapshotInfo, state []byte) error {
@@ -172,7 +172,7 @@ func TestInstallSnapshotCatchesUp(t *testing.T) {
 func TestSnapshotInsideTail(t *testing.T) {
 	eachLog(t, func(t *testing.T, options ...func(*cluster)) {
 		synctest.Test(t, func(t *testing.T) {
-			var c *cluster = newCluster(t, 3, append(options, func(c *cluster) {
+			c := newCluster(t, 3, append(options, func(c *cluster) {
 				c.group = func(n *node, gc *GroupConfig) {
 					gc.SnapshotBytes = 4 << 10
 					gc.CatchUp = func(_ context.Context, info SnapshotInfo, state []byte) error { return pull(c, n, info, state) }
