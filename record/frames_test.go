@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -78,7 +79,11 @@ func readFrame(t testing.TB, file string) []byte {
 func TestDecompressRefusesDialects(t *testing.T) {
 	text := frameText()
 	dict := lz4Frame(func(h []byte) []byte { h[4] |= lz4Dictionary; return h })
-	repeats := s2.Encode(nil, append(text, strings.Repeat("abcdefgh", 1000)...))
+	// "abcd", four bytes from four back, and four more from the offset before.
+	repeats := []byte{12, 3 << 2, 'a', 'b', 'c', 'd', 1, 4, 1, 0}
+	if got, err := s2.Decode(nil, repeats); err != nil || string(got) != "abcdabcdabcd" {
+		t.Fatalf("not an S2 block: %q, %v", got, err)
+	}
 	for name, tc := range map[string]struct {
 		codec Codec
 		src   []byte
@@ -113,6 +118,9 @@ func TestLZ4HeaderFields(t *testing.T) {
 	if got, err := decompress(nil, CodecLZ4, good, 5); err != nil || string(got) != "hello" {
 		t.Fatalf("%q, %v", got, err)
 	}
+	if _, err := decompress(nil, CodecLZ4, good, 4); !errors.Is(err, errTooLarge) {
+		t.Errorf("stored block above the limit: %v", err)
+	}
 	sized := func(n uint64) func([]byte) []byte {
 		return func(h []byte) []byte {
 			h[4] |= lz4ContentSize
@@ -135,8 +143,8 @@ func TestLZ4HeaderFields(t *testing.T) {
 		"content size 2^63": {lz4Frame(sized(1 << 63)), errLZ4},
 		"content size 2^40": {lz4Frame(sized(1 << 40)), errTooLarge},
 		"header checksum":   {change(good, 6, 0xff), errLZ4},
-		"block above 64 KiB": {append(lz4Frame(same)[:7], binary.LittleEndian.AppendUint32(nil,
-			lz4Stored|(64<<10+1))...), errLZ4},
+		"block above 64 KiB": {slices.Concat(good[:7], binary.LittleEndian.AppendUint32(nil, lz4Stored|(64<<10+1)),
+			make([]byte, 64<<10+1), make([]byte, 4)), errLZ4},
 	} {
 		if _, err := decompress(nil, CodecLZ4, tc.frame, 1<<20); !errors.Is(err, tc.want) {
 			t.Errorf("%s: %v, want %v", name, err, tc.want)
