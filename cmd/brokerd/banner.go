@@ -37,7 +37,12 @@ func writeBanner(w io.Writer, b banner) {
 	first := b.configs[0]
 	fmt.Fprintf(w, `
 Try next, in another terminal:
+  export BROKERCTL_BOOTSTRAP=%s
+  brokerctl topic create greetings --partitions 3      (or: go run ./cmd/brokerctl ...)
+  printf 'one\ntwo\n' | brokerctl produce greetings
+  brokerctl consume greetings
+  brokerctl cluster status
   brokerd healthcheck --address %s
 Ctrl-C stops the cluster.
-`, first.HTTP.Listen)
+`, first.GRPC[broker.DefaultListener].Listen, first.HTTP.Listen)
 }
