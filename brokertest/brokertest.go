@@ -99,12 +99,26 @@ func Start(t testing.TB, o Options) *Cluster {
 	}
 	t.Cleanup(c.close)
 	for _, n := range c.nodes {
+		c.format(n)
 		c.startNode(n)
 	}
 	for _, n := range c.nodes {
 		c.waitReady(n)
 	}
 	return c
+}
+
+// format makes the data directory on a new disk, durably: what a crash takes is what the broker does.
+func (c *Cluster) format(n *node) {
+	dir := filepath.Join(c.dir, n.host)
+	if err := n.disk.MkdirAll(dir); err != nil {
+		c.t.Fatal(err)
+	}
+	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if err := n.disk.SyncDir(filepath.Dir(dir)); err != nil {
+			c.t.Fatal(err)
+		}
+	}
 }
 
 func (c *Cluster) close() {

@@ -1,0 +1,3 @@
+// Package test holds the tests of whole clusters: the promises of docs/guarantees.md, each under
+// faults.
+package test
