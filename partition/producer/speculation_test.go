@@ -71,6 +71,15 @@ func (l *leader) run(steps int) {
 		if l.tail.Len() > l.limit {
 			l.t.Fatalf("%d in flight, limit %d", l.tail.Len(), l.limit)
 		}
+		fresh := 0
+		for _, p := range l.pipeline {
+			if !p.stale {
+				fresh++
+			}
+		}
+		if l.tail.Len() != fresh {
+			l.t.Fatalf("%d in flight, %d proposed since the last discard", l.tail.Len(), fresh)
+		}
 	}
 	for len(l.pipeline) > 0 {
 		l.apply()
