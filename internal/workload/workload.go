@@ -182,8 +182,23 @@ func ReadBack(ctx context.Context, cl *client.Client, topic string) ([]checker.R
 	return reads, nil
 }
 
-// ends are the high watermarks of all partitions.
+// ends are the high watermarks of all partitions. A leader may just be moving: it asks again until
+// ctx ends.
 func ends(ctx context.Context, cl *client.Client, topic string) (map[record.TopicPartition]record.Offset, error) {
+	for {
+		found, err := endsNow(ctx, cl, topic)
+		if err == nil {
+			return found, nil
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+func endsNow(ctx context.Context, cl *client.Client, topic string) (map[record.TopicPartition]record.Offset, error) {
 	m, err := cl.Metadata(ctx, topic)
 	if err != nil {
 		return nil, err
