@@ -154,6 +154,34 @@ func TestFailedSyncIsNotForgiven(t *testing.T) {
 	}
 }
 
+// Bytes that a failed sync lost are durable once they were written again and synced.
+func TestWrittenAgainAfterFailedSync(t *testing.T) {
+	for seed := range uint64(100) {
+		m := newTestMem(t)
+		f := create(t, m, "d/a", []byte("0123456789"))
+		must(t, f.Sync())
+		must(t, m.SyncDir("d"))
+		m.FailNth(OpSync, "d/a", 1, syscall.EIO)
+		_, err := f.WriteAt([]byte("abcdef"), 2)
+		must(t, err)
+		if err := f.Sync(); err == nil {
+			t.Fatal("sync did not fail")
+		}
+		_, err = f.WriteAt([]byte("CD"), 4)
+		must(t, err)
+		must(t, f.Sync())
+		got := string(content(t, m.CrashClone(random(seed)), "d/a"))
+		if len(got) != 10 || got[:2] != "01" || got[4:6] != "CD" || got[8:] != "89" {
+			t.Fatalf("seed %d: %q", seed, got)
+		}
+		must(t, f.Truncate(3))
+		must(t, f.Sync())
+		if got := content(t, m.CrashClone(random(seed)), "d/a"); len(got) != 3 {
+			t.Fatalf("seed %d: %q", seed, got)
+		}
+	}
+}
+
 func TestKillCloneKeepsWhatIsVisible(t *testing.T) {
 	m := newTestMem(t)
 	f := create(t, m, "d/a", []byte("one"))

@@ -199,7 +199,8 @@ func (f *memFile) forgetOverwritten(w memWrite) {
 	}
 }
 
-// sync moves what is pending into the durable image, except what an earlier failure doomed.
+// sync moves what is pending into the durable image, except what an earlier failure doomed. What is
+// written again over doomed bytes replaces them.
 func (f *memFile) sync() {
 	var doomed []memWrite
 	for _, w := range f.pending {
@@ -208,8 +209,37 @@ func (f *memFile) sync() {
 			continue
 		}
 		f.synced = w.applyTo(f.synced)
+		doomed = w.replace(doomed)
 	}
 	f.pending = doomed
+}
+
+// replace takes out of doomed writes what w writes or cuts off after them.
+func (w memWrite) replace(doomed []memWrite) []memWrite {
+	var left []memWrite
+	for _, d := range doomed {
+		switch {
+		case d.data == nil && w.data == nil:
+			// The size is set anew.
+		case d.data == nil:
+			left = append(left, d)
+		case w.data == nil:
+			if keep := w.off - d.off; keep > 0 {
+				d.data = d.data[:min(keep, int64(len(d.data)))]
+				left = append(left, d)
+			}
+		default:
+			end, dEnd := w.off+int64(len(w.data)), d.off+int64(len(d.data))
+			if d.off < w.off {
+				left = append(left, memWrite{off: d.off, data: d.data[:min(w.off, dEnd)-d.off], doomed: true})
+			}
+			if dEnd > end {
+				from := max(end, d.off)
+				left = append(left, memWrite{off: from, data: d.data[from-d.off:], doomed: true})
+			}
+		}
+	}
+	return left
 }
 
 // applyTo does the write on an image and returns it.

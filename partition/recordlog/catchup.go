@@ -18,7 +18,7 @@ import (
 // Reset begins a log beside the present one, for a peer whose log starts above our end. The
 // following AppendCatchUp go there, beginning with entry next; the present log stays what Raft
 // and readers see. It takes the present one's place in Restore of a layout that needs it. Another
-// Reset begins anew; DiscardCatchUp and Open without such a snapshot throw it away. start is the
+// Reset begins anew; DiscardCatchUp, an Append by Raft and Open without such a snapshot throw it away. start is the
 // peer's log start.
 func (l *Log) Reset(next record.Index, start record.Offset) error {
 	l.lock()

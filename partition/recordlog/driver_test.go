@@ -22,8 +22,9 @@ type driver struct {
 	// flight is the change that is under way, for those who look at the disk meanwhile.
 	flight flight
 	step   int
-	// leader is the log of a peer that catch-up pulls from: committed entries by index.
-	trace []string
+	trace  []string
+	// tolerant sees errors before they end the test.
+	tolerant func(error)
 }
 
 // flight is a change of which any part may be on disk.
@@ -32,6 +33,8 @@ type flight struct {
 	from record.Index
 	// entries may be there, from the first one on, behind what is not gone.
 	entries []Entry
+	// pulled: the entries come from a peer.
+	pulled bool
 	// replaced: all of the log may have become entries, if the snapshot is beyond its end.
 	replaced *model
 }
@@ -54,15 +57,13 @@ func (d *driver) options(o *Options) {
 func (d *driver) open(fsys *vfs.Mem) *Log {
 	d.t.Helper()
 	l, err := tryOpen(fsys, d.options)
-	if err != nil {
-		d.fatal("open: %v", err)
-	}
+	d.must(err, "open")
 	return l
 }
 
 func (d *driver) fatal(format string, args ...any) {
 	d.t.Helper()
-	from := max(len(d.trace)-40, 0)
+	from := max(len(d.trace)-120, 0)
 	for _, s := range d.trace[from:] {
 		d.t.Log(s)
 	}
@@ -76,6 +77,9 @@ func (d *driver) did(format string, args ...any) {
 func (d *driver) must(err error, what string) {
 	d.t.Helper()
 	if err != nil {
+		if d.tolerant != nil {
+			d.tolerant(err)
+		}
 		d.fatal("%s: %v", what, err)
 	}
 }
@@ -157,8 +161,8 @@ func (d *driver) append() {
 	m := d.model
 	first := m.windowLast + 1
 	if m.windowFirst > m.windowLast {
-		// Raft's log is empty: it goes on behind its snapshot, and may give up a tail.
-		first = m.kept() + 1 + record.Index(d.rng.Uint64N(uint64(m.last-m.kept())+1))
+		// Raft's log is empty: it goes on behind its snapshot, and gives up a tail.
+		first = m.snapshot.index + 1
 	}
 	if first <= m.kept() {
 		return // the window ends below a snapshot; Raft would be opened anew
@@ -289,7 +293,7 @@ func (d *driver) catchUp() {
 	if len(more) > 0 && at <= m.last {
 		d.flight.from = at
 	}
-	d.flight.entries = more
+	d.flight.entries, d.flight.pulled = more, true
 	d.did("catch up %d to %d, conflict at %d", from, from+record.Index(len(entries))-1, at)
 	d.must(d.log.AppendCatchUp(entries), "catch up")
 	if len(more) > 0 {
@@ -435,14 +439,12 @@ func (d *driver) reopen(fsys *vfs.Mem) {
 	if la != 0 && la != m.last {
 		d.fatal("window ends at %d, log at %d", la, m.last)
 	}
-	// What Raft trimmed may be back, but nothing that it has may be missing.
 	if la == 0 {
-		if m.windowFirst <= m.windowLast {
-			d.fatal("window is empty, want %d to %d", m.windowFirst, m.windowLast)
-		}
 		f, la = m.last+1, m.last
-	} else if f > m.windowFirst && m.windowFirst <= m.windowLast {
-		d.fatal("window begins at %d, want %d or below", f, m.windowFirst)
+	}
+	// Raft trims up to its snapshot only. What it trimmed may be back; nothing above may be missing.
+	if most := max(m.windowFirst, m.snapshot.index+1); f > most {
+		d.fatal("window begins with %d, want %d or below", f, most)
 	}
 	m.windowFirst, m.windowLast = f, la
 	d.must(m.replay(d.log), "replay")

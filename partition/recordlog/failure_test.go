@@ -216,3 +216,73 @@ func TestDamageOnReading(t *testing.T) {
 		t.Fatalf("%v corruptions counted", n)
 	}
 }
+
+// Scrubbing finds damage in closed segments that nobody reads.
+func TestScrub(t *testing.T) {
+	fsys := newMem(t, 1)
+	l := filled(t, fsys, 100)
+	rounds := 0
+	for next := record.Index(1); next != 0; rounds++ {
+		var err error
+		if next, err = l.Scrub(next, 3000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if rounds < 5 {
+		t.Fatalf("%d rounds", rounds)
+	}
+	s := l.live.segments[2]
+	must(t, fsys.FlipBit(l.path(s.name), segmentHeaderSize+frameHeaderSize+20, 3))
+	next, err := record.Index(1), error(nil)
+	for next != 0 && err == nil {
+		next, err = l.Scrub(next, 3000)
+	}
+	var damage *CorruptionError
+	if !errors.As(err, &damage) || damage.Index != s.first || next != s.first {
+		t.Fatalf("scrubbing stopped at %d: %v", next, err)
+	}
+}
+
+// Raft goes on with its own log when a catch-up fails; what was pulled is thrown away.
+func TestAppendEndsCatchUp(t *testing.T) {
+	fsys := newMem(t, 1)
+	l := filled(t, fsys, 5)
+	must(t, l.Reset(100, 50))
+	must(t, l.AppendCatchUp([]Entry{plainEntry(100, 2, "pulled")}))
+	if l.LastIndex() != 100 || l.StartIndex() != 100 {
+		t.Fatalf("pulled %d to %d", l.StartIndex(), l.LastIndex())
+	}
+	wantWindow(t, l, 1, 5)
+	must(t, l.Append([]Entry{plainEntry(6, 2, "appended")}))
+	if l.LastIndex() != 6 || l.StartIndex() != 1 {
+		t.Fatalf("log is %d to %d", l.StartIndex(), l.LastIndex())
+	}
+	if n := len(segmentsOf(t, fsys)); n != 1 {
+		t.Fatalf("%d segment files", n)
+	}
+}
+
+// After a failed sync the kernel shows bytes that it will never write. A log that is opened on them
+// writes them again before it counts on them.
+func TestOpenAfterFailedSync(t *testing.T) {
+	fsys := newMem(t, 1)
+	l := filled(t, fsys, 5)
+	fsys.FailNth(vfs.OpSync, segmentSuffix, 1, syscall.EIO)
+	if err := l.Append([]Entry{plainEntry(6, 1, "six"), plainEntry(7, 1, "seven")}); !errors.Is(err, ErrFailed) {
+		t.Fatal(err)
+	}
+	killed := fsys.KillClone()
+	l = open(t, killed)
+	_, last := l.Window()
+	if last != 7 {
+		t.Fatalf("window ends at %d", last)
+	}
+	must(t, l.Close())
+	for seed := range uint64(50) {
+		l := open(t, killed.CrashClone(random(seed)))
+		if _, got := l.Window(); got != last {
+			t.Fatalf("seed %d: window ended at %d, and at %d after a power cut", seed, last, got)
+		}
+		must(t, l.Close())
+	}
+}

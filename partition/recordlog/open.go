@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/oncelog/oncelog/internal/vfs"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -197,6 +198,8 @@ type recovery struct {
 	// claimed is up to where entries were on disk, as far as is known outside the segments; mark
 	// is the part of it that the mark tells.
 	claimed, mark record.Index
+	// synced is up to where the last frame of all says that entries are on disk.
+	synced record.Index
 }
 
 // chain checks that the segments hold begin and everything after it, without gaps.
@@ -307,6 +310,7 @@ func (r *recovery) segment(s *segment, from scanLimits, k int, closed bool) (tor
 		return false, err
 	}
 	s.summary = found.summary
+	r.synced = max(r.synced, found.synced)
 	if found.bad != nil {
 		return false, r.cutTorn(s, h, &found, closed)
 	}
@@ -339,14 +343,14 @@ func (r *recovery) cutTorn(s *segment, h *handle, found *scanned, closed bool) e
 	}
 	l.logger.Info("cutting a torn tail", "dir", l.o.Dir, "segment", s.name, "position", s.size, "index", uint64(bad), "reason", found.bad)
 	l.metrics.tornTails.Inc()
-	if err := h.Truncate(s.size); err != nil {
-		return err
-	}
 	s.index = found.index
-	return h.Sync()
+	return nil // finish sets the file back, before anything is written behind the cut
 }
 
-// finish makes what was found durable: the process that wrote it may have died before its sync.
+// finish makes what was found durable. The process that wrote it may have died before its sync; or
+// its sync failed, and then the kernel shows bytes that it will never write, not even if the next
+// sync succeeds, because it takes them for clean. Therefore what is not known to be on disk is
+// written again.
 func (r *recovery) finish(c *chain) error {
 	l := r.log
 	if s := c.active(); s != nil {
@@ -355,17 +359,70 @@ func (r *recovery) finish(c *chain) error {
 				return err
 			}
 		}
-		h, err := l.files.acquire(s)
-		if err != nil {
-			return err
-		}
-		err = h.Sync()
-		l.files.release(h)
-		if err != nil {
+		if err := r.rewriteTail(s); err != nil {
 			return err
 		}
 	}
 	return l.o.FS.SyncDir(l.o.Dir)
+}
+
+// rewriteTail writes a segment's header and frames above the known ones again, in place, sets its
+// size, and syncs it. If we die meanwhile, the bytes are the same as before.
+func (r *recovery) rewriteTail(s *segment) error {
+	l := r.log
+	known := min(max(r.claimed, r.synced), s.last)
+	h, err := l.files.acquire(s)
+	if err != nil {
+		return err
+	}
+	defer l.files.release(h)
+	if known < s.last || s.empty() {
+		from := int64(0)
+		if known >= s.first {
+			if from, err = l.positionOf(s, known+1); err != nil {
+				return err
+			}
+		}
+		if err := rewrite(h, from, s.size); err != nil {
+			return err
+		}
+	}
+	if err := h.Truncate(s.size); err != nil {
+		return err
+	}
+	return h.Sync()
+}
+
+// positionOf gives where entry i of a segment begins.
+func (l *Log) positionOf(s *segment, i record.Index) (int64, error) {
+	l.mu.RLock()
+	x := l.extentOf(s)
+	l.mu.RUnlock()
+	c, err := l.openCursor(x, lookChunk)
+	if err != nil {
+		return 0, err
+	}
+	defer c.close()
+	if err := c.seekIndex(i); err != nil {
+		return 0, err
+	}
+	return c.position, nil
+}
+
+// rewrite writes a part of a file over itself.
+func rewrite(f vfs.File, from, to int64) error {
+	b := make([]byte, min(to-from, scanChunk))
+	for from < to {
+		b = b[:min(to-from, int64(len(b)))]
+		if err := readFull(f, b, from); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(b, from); err != nil {
+			return err
+		}
+		from += int64(len(b))
+	}
+	return nil
 }
 
 // reopened makes the index of a segment grow again.

@@ -46,7 +46,7 @@ func seedOfRun(t testing.TB) uint64 {
 // The log and a dumb second implementation agree over long random runs, restarts included.
 func TestAgreesWithModel(t *testing.T) {
 	seed := seedOfRun(t)
-	until := time.Now().Add(budget(t, 4*time.Second))
+	until := time.Now().Add(budget(t, 2*time.Second))
 	steps := 0
 	for ; time.Now().Before(until); seed++ {
 		d := newDriver(t, seed, newMem(t, seed))

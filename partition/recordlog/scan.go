@@ -12,6 +12,8 @@ import (
 type scanned struct {
 	summary
 	index sparse
+	// synced is the synced-through index of the last intact frame.
+	synced record.Index
 	// bad says what is wrong with the frame at summary.size; nil: the file ends there.
 	bad error
 	// claimed is the highest synced-through index that any intact frame header after the bad one
@@ -46,6 +48,7 @@ func scan(file io.ReaderAt, s *segment, size int64, every int, from scanLimits) 
 		switch {
 		case err == nil:
 			out.add(&out.index, &h, position, every)
+			out.synced = h.synced
 		case errors.As(err, &m):
 			out.bad = err
 			out.claimed, err = claims(f, position, size)
