@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/oncelog/oncelog/internal/raftgroup"
@@ -17,7 +18,13 @@ type PullFunc func(ctx context.Context, from raftgroup.ServerID, group raftgroup
 // snapshot becomes visible (raftgroup calls it). Entries that this replica holds already are kept
 // where index and term agree: they may be part of a majority. Only from the first conflict on is
 // the tail cut, and what conflicts with committed entries was never committed.
-func (r *Replica) catchUp(ctx context.Context, info raftgroup.SnapshotInfo, state []byte) error {
+func (r *Replica) catchUp(ctx context.Context, info raftgroup.SnapshotInfo, state []byte) (err error) {
+	defer func() {
+		if err != nil {
+			// What was pulled beside the log must not meet the next attempt.
+			err = errors.Join(err, r.log.DiscardCatchUp())
+		}
+	}()
 	s, err := decodeSnapshot(state)
 	if err != nil {
 		return fmt.Errorf("catch up %s: %w", r.spec, err)

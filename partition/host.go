@@ -319,7 +319,9 @@ func (h *Host) Limits(tp record.TopicPartition) (record.Limits, error) {
 	c := r.config.Load()
 	return record.Limits{
 		MaxBatchBytes:      c.MaxMessageBytes,
+		SegmentBytes:       int(c.SegmentBytes),
 		Compacted:          c.Compacted,
+		LogAppendTime:      c.LogAppendTime,
 		TimestampBeforeMax: c.TimestampBeforeMax,
 		TimestampAfterMax:  c.TimestampAfterMax,
 		Now:                time.Now().UnixMilli(),
