@@ -1,0 +1,122 @@
+package test
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+	"testing"
+
+	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/client"
+	"github.com/oncelog/oncelog/record"
+)
+
+// TestRetryToNewLeaderIsAnsweredWithFirstOffset: what a producer sent is remembered by all replicas.
+func TestRetryToNewLeaderIsAnsweredWithFirstOffset(t *testing.T) {
+	s := begin(t)
+	s.write(s.producer(client.ProducerConfig{}), "other")
+	b := batchOf(s.newID(), 0, "a", "b", "c")
+	s.wantWritten(s.produce(b), 1, false)
+	old := s.leader()
+	s.c.Kill(old)
+	s.until("see another leader", func() bool { return s.leader() != old })
+	s.wantWritten(s.produce(b), 1, true)
+	s.wantStored("other", "a", "b", "c")
+}
+
+// TestGapIsRefused: a batch that is not the next one is not written.
+func TestGapIsRefused(t *testing.T) {
+	s := begin(t)
+	id := s.newID()
+	s.wantWritten(s.produce(batchOf(id, 0, "a")), 0, false)
+	wantRefused(t, s.produce(batchOf(id, 2, "c")).GetError(), client.ReasonOutOfOrderSequence)
+	s.wantWritten(s.produce(batchOf(id, 1, "b")), 1, false)
+	s.wantStored("a", "b")
+}
+
+// TestRetryOlderThanFiveBatches: five are recognised, the sixth is refused, none is written twice.
+func TestRetryOlderThanFiveBatches(t *testing.T) {
+	s := begin(t)
+	id := s.newID()
+	for i := range 6 {
+		s.wantWritten(s.produce(batchOf(id, record.Sequence(i), strconv.Itoa(i))), int64(i), false)
+	}
+	for i := 1; i < 6; i++ {
+		s.wantWritten(s.produce(batchOf(id, record.Sequence(i), strconv.Itoa(i))), int64(i), true)
+	}
+	if e := s.produce(batchOf(id, 0, "0")).GetError(); e.GetReason() != client.ReasonOutOfOrderSequence {
+		t.Errorf("the sixth last batch: %v", e)
+	}
+	s.wantStored(numbers(6)...)
+}
+
+// TestPowerCutKeepsProducerMemory: all machines lose their power at once; what was acknowledged is
+// there, and a retry of it is recognised.
+func TestPowerCutKeepsProducerMemory(t *testing.T) {
+	s := begin(t)
+	b := batchOf(s.newID(), 0, "a", "b")
+	s.wantWritten(s.produce(b), 0, false)
+	s.c.PowerCut()
+	for _, id := range s.c.Brokers() {
+		s.c.StartAgain(id)
+	}
+	for _, id := range s.c.Brokers() {
+		s.c.WaitReady(id)
+	}
+	s.wantWritten(s.produce(b), 0, true)
+	s.wantStored("a", "b")
+	s.replicasAgree()
+}
+
+// TestBadInput: what cannot be done is refused with a reason, and certainly did nothing.
+func TestBadInput(t *testing.T) {
+	s := begin(t)
+	plain := func() record.Batch { return batchOf(record.NoProducerID, record.NoSequence, "x") }
+	damaged := func(at int, bits byte) record.Batch {
+		b := plain()
+		b[at] ^= bits
+		return b
+	}
+	requests := []struct {
+		name   string
+		reason string
+		r      *clientv1.ProduceRequest
+	}{
+		{"unknown topic", "UNKNOWN_TOPIC_OR_PARTITION", &clientv1.ProduceRequest{Topic: "nowhere", Batch: plain()}},
+		{"unknown partition", "UNKNOWN_TOPIC_OR_PARTITION", &clientv1.ProduceRequest{Topic: topic, Partition: 7, Batch: plain()}},
+		{"invalid acks", "INVALID_REQUIRED_ACKS", &clientv1.ProduceRequest{Topic: topic, Acks: 9, Batch: plain()}},
+		{"bad CRC", "CORRUPT_MESSAGE", &clientv1.ProduceRequest{Topic: topic, Batch: damaged(len(plain())-1, 1)}},
+		{"control batch", "INVALID_RECORD", &clientv1.ProduceRequest{Topic: topic, Batch: record.ControlBatch(record.Marker{ProducerID: 1})}},
+		{"too large", "MESSAGE_TOO_LARGE", &clientv1.ProduceRequest{Topic: topic, Batch: batchOf(record.NoProducerID, record.NoSequence, strings.Repeat("x", 2<<20))}},
+		{"future magic", "CORRUPT_MESSAGE", &clientv1.ProduceRequest{Topic: topic, Batch: damaged(16, 1)}},
+		{"no batch", "INVALID_REQUEST", &clientv1.ProduceRequest{Topic: topic}},
+	}
+	for _, tt := range requests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.r.RequestId = 1
+			res, err := s.ask(s.leader(), tt.r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantRefused(t, res.GetError(), tt.reason)
+		})
+	}
+	topics := []struct {
+		name   string
+		reason string
+		spec   client.TopicSpec
+	}{
+		{"bad topic name", "INVALID_TOPIC_EXCEPTION", client.TopicSpec{Name: "a/b"}},
+		{"more replicas than brokers", "INVALID_REPLICATION_FACTOR", client.TopicSpec{Name: "five", ReplicationFactor: 5}},
+		{"unknown config key", "INVALID_CONFIG", client.TopicSpec{Name: "odd", Configs: map[string]string{"no.such.key": "1"}}},
+	}
+	for _, tt := range topics {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := s.cl.CreateTopic(s.ctx, tt.spec)
+			if !errors.Is(err, &client.Error{Reason: tt.reason}) || client.OutcomeOf(err) != client.NotWritten {
+				t.Errorf("answered %v, want %s, not written", err, tt.reason)
+			}
+		})
+	}
+	s.wantStored()
+}
