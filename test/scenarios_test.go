@@ -69,10 +69,16 @@ func TestProducerRestartedWithNewID(t *testing.T) {
 func TestOrderWithFiveInFlightUnderRetries(t *testing.T) {
 	s := begin(t)
 	p := s.producer(client.ProducerConfig{Linger: client.NoLinger, BatchBytes: 1 << 10, RequestTimeout: time.Second})
+	for _, id := range s.c.Brokers() {
+		s.c.SlowDisk(id, 50*time.Millisecond) // So that what has been sent is still in flight when links break.
+	}
+	var sent int64
 	s.writeMany(p, 2000, func(i int) {
 		if i%300 != 299 {
 			return
 		}
+		s.until("a batch is on its way", func() bool { return int64(p.Stats().BatchesSent) > sent })
+		sent = int64(p.Stats().BatchesSent)
 		for _, id := range s.c.Brokers() {
 			s.c.Network.ResetConns(s.c.Host(id), "client")
 		}
