@@ -2,7 +2,6 @@ package raftgroup
 
 import (
 	"log/slog"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -24,7 +23,7 @@ func testBatch() []byte {
 func openBatches(t *testing.T, c *cluster, n *node) {
 	t.Helper()
 	dir := filepath.Join(n.dir, "group-7")
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+	if err := n.fs.MkdirAll(dir); err != nil {
 		t.Fatal(err)
 	}
 	classify := func(ext, data []byte) (int32, int64) {

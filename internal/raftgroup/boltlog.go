@@ -24,11 +24,12 @@ const (
 	boltLogCache = 256 // entries
 )
 
-func openBoltLog(dir string) (*boltLog, error) {
+func openBoltLog(dir string, noSync bool) (*boltLog, error) {
 	path := filepath.Join(dir, boltLogName)
 	b, err := raftboltdb.New(raftboltdb.Options{
 		Path:                    path,
 		BoltOptions:             &bbolt.Options{Timeout: boltTimeout, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true},
+		NoSync:                  noSync,
 		MsgpackUseNewTimeFormat: true,
 	})
 	if err != nil {

@@ -184,6 +184,9 @@ func newCluster(t *testing.T, size int, options ...func(*cluster)) *cluster {
 	}
 	for i := range size {
 		n := &node{id: int32(i + 1), name: fmt.Sprintf("b%d", i+1), dir: t.TempDir(), fs: vfs.OS()}
+		if c.records {
+			n.fs = vfs.NewMem(uint64(i))
+		}
 		c.nodes = append(c.nodes, n)
 		c.start(n)
 	}
@@ -209,7 +212,7 @@ func (c *cluster) start(n *node) {
 	conf := Config{
 		Broker: n.id, Dir: n.dir, FS: n.fs, Listener: c.net.listen(n.name),
 		Dial:    func(ctx context.Context, addr string) (net.Conn, error) { return c.net.dial(ctx, n.name, addr) },
-		Resolve: c.resolve, Logger: logger, Registerer: n.registry,
+		Resolve: c.resolve, Logger: logger, Registerer: n.registry, noSync: true,
 	}
 	if c.config != nil {
 		c.config(&conf)
@@ -258,7 +261,7 @@ func (c *cluster) close() {
 // open opens a group on a broker.
 func (c *cluster) open(n *node, id GroupID, self ServerID, bootstrap []Server) (*replica, error) {
 	dir := filepath.Join(n.dir, fmt.Sprintf("group-%d", id))
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+	if err := errors.Join(os.MkdirAll(dir, 0o750), n.fs.MkdirAll(dir)); err != nil {
 		return nil, err
 	}
 	r := &replica{machine: &journal{}, events: make(chan LeadershipEvent, 1000)}

@@ -63,6 +63,9 @@ type Config struct {
 	// Logger and Registerer default to none.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
+
+	// noSync spares tests the waiting for the disk.
+	noSync bool
 }
 
 const (

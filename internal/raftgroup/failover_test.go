@@ -176,7 +176,7 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 			for caller := range 4 {
 				wg.Go(func() { h.run(c, caller, stop) })
 			}
-			for range 6 {
+			for range 5 {
 				time.Sleep(time.Duration(rng.IntN(2000)) * time.Millisecond)
 				n, _ := c.leader(7)
 				switch rng.IntN(3) {
@@ -228,7 +228,7 @@ func (h *history) run(c *cluster, caller int, stop <-chan struct{}) {
 	slots := make(chan struct{}, 8)
 	for i := 0; ; i++ {
 		// Virtual time only passes while everyone waits.
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(25 * time.Millisecond)
 		select {
 		case <-stop:
 			for range cap(slots) {
@@ -324,7 +324,7 @@ func TestOrder(t *testing.T) {
 			c := newCluster(t, 3, options...)
 			c.openAll(7)
 			_, r := c.leader(7)
-			const n = 5000
+			const n = 3000
 			var told []int
 			done := make(chan struct{})
 			for i := range n {

@@ -245,7 +245,7 @@ func TestStableWriteFails(t *testing.T) {
 
 // Once a file of votes has failed it stays failed: what a failed sync left is not known.
 func TestStableFileStaysFailed(t *testing.T) {
-	f, err := openStableFile(filepath.Join(t.TempDir(), "s.db"), testLogger())
+	f, err := openStableFile(filepath.Join(t.TempDir(), "s.db"), false, testLogger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +325,7 @@ func TestDiskIsFullOverConflict(t *testing.T) {
 // A replica under a new incarnation finds nothing of the old one.
 func TestStableStoresAreApart(t *testing.T) {
 	dir := t.TempDir()
-	s, err := openStableFiles(dir, testLogger())
+	s, err := openStableFiles(dir, false, testLogger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -373,7 +373,7 @@ func TestStableStoresAreApart(t *testing.T) {
 	if err := s.close(); err != nil {
 		t.Fatal(err)
 	}
-	if s, err = openStableFiles(dir, testLogger()); err != nil {
+	if s, err = openStableFiles(dir, false, testLogger()); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = s.close() }()
@@ -540,7 +540,7 @@ func TestLogBelowSnapshot(t *testing.T) {
 		newest := uint64(victim.replicas[7].group.snapshots.newest())
 		dir := victim.replicas[7].group.config.Dir
 		c.stop(victim)
-		l, err := openBoltLog(dir)
+		l, err := openBoltLog(dir, true)
 		if err != nil {
 			t.Fatal(err)
 		}

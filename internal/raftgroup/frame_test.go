@@ -44,7 +44,7 @@ func TestAppendTravels(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 2))
-	for range 300 {
+	for range 100 {
 		c := &chunk{term: 9, prevIndex: rng.Uint64N(1 << 40), prevTerm: rng.Uint64N(9), commit: rng.Uint64N(1 << 40)}
 		for i := range rng.IntN(20) {
 			l := &raft.Log{Index: c.prevIndex + 1 + uint64(i), Term: 1 + rng.Uint64N(9), Type: []raft.LogType{raft.LogCommand, raft.LogNoop, raft.LogBarrier}[rng.IntN(3)]}

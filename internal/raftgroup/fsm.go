@@ -156,6 +156,8 @@ func (f *fsm) Snapshot() (s raft.FSMSnapshot, err error) {
 	if err != nil {
 		return nil, err
 	}
+	// Apply runs on this goroutine: these are exactly the bytes that the snapshot covers.
+	f.group.captured.Store(f.group.pending.Load())
 	return &fsmSnapshot{state: state, engine: f.engine}, nil
 }
 

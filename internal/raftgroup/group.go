@@ -49,6 +49,7 @@ type Group struct {
 	// pending is how many bytes have been applied since the last snapshot; snapshotting is set
 	// while one is taken.
 	pending      atomic.Int64
+	captured     atomic.Int64 // pending when the snapshot under way was captured
 	snapshotting atomic.Bool
 	retrySnap    atomic.Int64 // pending must reach this before the next attempt
 
@@ -99,7 +100,7 @@ func openGroup(h *Host, c GroupConfig) (*Group, error) {
 	if g.snapshots, err = openSnapshots(h.config.FS, c.Dir, g.logger, h.metrics.badSnapshots.Inc); err != nil {
 		return nil, err
 	}
-	if g.logs, err = openLog(c); err != nil {
+	if g.logs, err = openLog(c, h.config.noSync); err != nil {
 		return nil, err
 	}
 	if c.wrapLog != nil {
@@ -116,9 +117,9 @@ func openGroup(h *Host, c GroupConfig) (*Group, error) {
 	return g, nil
 }
 
-func openLog(c GroupConfig) (logStore, error) {
+func openLog(c GroupConfig, noSync bool) (logStore, error) {
 	if c.Log == nil {
-		return openBoltLog(c.Dir)
+		return openBoltLog(c.Dir, noSync)
 	}
 	return newRecordStore(c.Log), nil
 }
@@ -267,7 +268,6 @@ func (g *Group) snapshotSoon() {
 	if !g.snapshotting.CompareAndSwap(false, true) {
 		return
 	}
-	covered := g.pending.Load()
 	take := func() {
 		defer g.snapshotting.Store(false)
 		e := g.engine.Load()
@@ -285,7 +285,7 @@ func (g *Group) snapshotSoon() {
 			return
 		}
 		g.retrySnap.Store(0)
-		g.pending.Add(-covered)
+		g.pending.Add(-g.captured.Load())
 	}
 	if !g.goroutine(take) {
 		g.snapshotting.Store(false)

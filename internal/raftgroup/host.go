@@ -53,7 +53,7 @@ func NewHost(c Config) (*Host, error) {
 		sessions: make(map[sessionKey]*wire),
 	}
 	h.metrics = newMetrics(c.Registerer, h)
-	if h.stable, err = openStableFiles(c.Dir, h.logger); err != nil {
+	if h.stable, err = openStableFiles(c.Dir, c.noSync, h.logger); err != nil {
 		return nil, err
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())

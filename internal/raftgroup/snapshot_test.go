@@ -52,7 +52,7 @@ func TestSnapshotsByBytes(t *testing.T) {
 			if previous := r.group.snapshots.previous(); s.FirstIndex != previous+1 || previous+8 > s.SnapshotIndex {
 				t.Errorf("log begins at %d, the snapshot before the newest, %d, is at %d", s.FirstIndex, s.SnapshotIndex, previous)
 			}
-			names, _ := os.ReadDir(filepath.Join(r.group.config.Dir, snapshotDir))
+			names, _ := r.group.host.config.FS.List(filepath.Join(r.group.config.Dir, snapshotDir))
 			if len(names) != snapshotsKept {
 				t.Errorf("%d snapshot files, want %d", len(names), snapshotsKept)
 			}
@@ -297,14 +297,14 @@ func TestMissingSnapshotIsFound(t *testing.T) {
 func TestLargeSnapshotTravels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 3, func(c *cluster) {
-			c.group = func(_ *node, gc *GroupConfig) { gc.SnapshotBytes = 2 << 20 }
+			c.group = func(_ *node, gc *GroupConfig) { gc.SnapshotBytes = 1 << 20 }
 		})
 		c.openAll(7)
 		n, r := c.leader(7)
 		behind := c.others(n)[0]
 		c.stop(behind)
 		var want []string
-		for i := range 8 {
+		for i := range 5 {
 			want = append(want, fmt.Sprintf("%d", i)+strings.Repeat("x", 1<<20))
 			r.propose(t, want[i])
 		}

@@ -46,10 +46,10 @@ type stableFiles struct {
 }
 
 // openStableFiles opens or creates the files in dir.
-func openStableFiles(dir string, logger *slog.Logger) (*stableFiles, error) {
+func openStableFiles(dir string, noSync bool, logger *slog.Logger) (*stableFiles, error) {
 	s := &stableFiles{}
 	for i := range s.files {
-		f, err := openStableFile(filepath.Join(dir, fmt.Sprintf("stable-%d.db", i)), logger)
+		f, err := openStableFile(filepath.Join(dir, fmt.Sprintf("stable-%d.db", i)), noSync, logger)
 		if err != nil {
 			return nil, errors.Join(err, s.close())
 		}
@@ -148,8 +148,8 @@ type stableWrite struct {
 	result chan error
 }
 
-func openStableFile(path string, logger *slog.Logger) (*stableFile, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: boltTimeout, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true})
+func openStableFile(path string, noSync bool, logger *slog.Logger) (*stableFile, error) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: boltTimeout, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true, NoSync: noSync})
 	if err != nil {
 		return nil, fmt.Errorf("open stable store %s: %w", path, err)
 	}

@@ -215,7 +215,7 @@ func TestBadFramesCloseTheConnection(t *testing.T) {
 
 // Heartbeats of all groups between two brokers travel together, and cost little.
 func TestManyIdleGroups(t *testing.T) {
-	const groups, seconds = 100, 20
+	const groups, seconds = 100, 8
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 3)
 		for g := range GroupID(groups) {
@@ -462,8 +462,10 @@ func TestOlderConnectionGoes(t *testing.T) {
 		c := newCluster(t, 1)
 		n := c.nodes[0]
 		first, _ := dialRaw(t, c, n, goodHello(n, classControl))
+		synctest.Wait()
 		other, _ := dialRaw(t, c, n, goodHello(n, classBulk))
 		second, _ := dialRaw(t, c, n, goodHello(n, classControl))
+		synctest.Wait()
 		_ = first.SetReadDeadline(time.Now().Add(time.Second))
 		if _, err := io.ReadAll(first); err != nil {
 			t.Errorf("the older connection: %v", err)
