@@ -225,7 +225,7 @@ func DefaultConfig() Config {
 		Raft: RaftConfig{
 			HeartbeatTimeout:   time.Second,
 			ElectionTimeout:    time.Second,
-			LeaderLeaseTimeout: 200 * time.Millisecond,
+			LeaderLeaseTimeout: 500 * time.Millisecond,
 			CommitTimeout:      time.Second,
 			HeartbeatBatch:     20 * time.Millisecond,
 			SnapshotBytes:      64 * MiB,
