@@ -202,7 +202,7 @@ func (c *Cluster) findCluster(ctx context.Context) ([]raftgroup.ServerID, error)
 			d.reason = reason
 		}
 		if d.reason != said {
-			c.logger.Info("waiting for "+d.reason, "broker", c.config.Broker)
+			c.logger.Info("waiting for " + d.reason)
 			said = d.reason
 		}
 		if !sleep(ctx, formed, pause) {
@@ -394,7 +394,7 @@ func (c *Cluster) changeIdentity(change func(*identity)) error {
 	}
 	c.node.Store(&n)
 	if n.clusterID != old.clusterID || n.membership != old.membership {
-		c.logger.Info("node identity", "broker", n.broker, "cluster", n.clusterID, "membership", n.membership.String())
+		c.logger.Info("node identity", "cluster", n.clusterID, "membership", n.membership.String())
 	}
 	return nil
 }

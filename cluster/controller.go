@@ -25,7 +25,7 @@ func (c *Cluster) onLeadership(e raftgroup.LeadershipEvent) {
 	}
 	c.leaders.lead(metadata.MetadataGroup, e.Term, true)
 	c.metrics.controller.Set(1)
-	c.logger.Info("this broker is the controller", "broker", c.config.Broker, "term", uint64(e.Term))
+	c.logger.Info("this broker is the controller", "term", uint64(e.Term))
 	c.controllers.Go(func() { c.control(e.Context, e.Term) })
 }
 
@@ -118,7 +118,7 @@ func (c *Cluster) followMembers(ctx context.Context, t term, img *metadata.Image
 		if err := t.group.AddLearner(ctx, id); err != nil {
 			return err
 		}
-		c.logger.Info("broker follows the metadata group", "broker", b.ID, "server", string(id))
+		c.logger.Info("broker follows the metadata group", "peer", b.ID, "server", string(id))
 	}
 	for _, id := range st.Learners {
 		if slices.Contains(registered, id) {

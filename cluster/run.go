@@ -51,7 +51,7 @@ func (c *Cluster) run(open func(raftgroup.GroupConfig) (group, error)) error {
 	if err := c.registerAndCatchUp(ctx); err != nil {
 		return errors.Join(err, ended(ctx))
 	}
-	c.logger.Info("broker is registered", "broker", c.config.Broker, "cluster", c.ClusterID(), "index", c.machine.Applied())
+	c.logger.Info("broker is registered", "cluster", c.ClusterID(), "index", c.machine.Applied())
 	c.metrics.ready.Set(1)
 	close(c.ready)
 	<-ctx.Done()
@@ -112,7 +112,7 @@ func (c *Cluster) registerAndCatchUp(ctx context.Context) error {
 		}
 		if err.Error() != said {
 			said = err.Error()
-			c.logger.Info("not registered yet", "broker", c.config.Broker, "cluster", c.ClusterID(), "err", err)
+			c.logger.Info("not registered yet", "cluster", c.ClusterID(), "err", err)
 		}
 		if !sleep(ctx, nil, pause) {
 			return ctx.Err()

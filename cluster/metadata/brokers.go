@@ -118,19 +118,25 @@ func BrokerToProto(b *Broker) *statev1.BrokerState {
 	return p
 }
 
+// unregisterBroker forgets a broker. Replicas that it was to remove go with it: who unregisters a broker
+// says that its data directory is not coming back.
 func (s *State) unregisterBroker(c *statev1.UnregisterBroker, r *Result) {
 	id := c.GetBrokerId()
 	if r.Err = s.checkBroker(id, c.GetNodeIncarnation()); r.Err != nil {
 		return
 	}
+	e := &topicEdits{s: s}
 	for _, t := range s.img.byID {
 		for p := range t.Partitions {
-			if rep, ok := t.Partitions[p].Replica(id); ok && !rep.Deleted {
+			if rep, ok := t.Partitions[p].Replica(id); ok && !t.Deleting {
 				r.Err = refuse(ResourceInUse, "broker_id", "broker %d holds a replica of %s/%d", id, t.Name, p)
 				return
+			} else if ok && !rep.Deleted {
+				e.partition(t.Partitions[p].Group, func(p *Partition) bool { return markDeleted(p, id) })
 			}
 		}
 	}
+	e.finish()
 	i, _ := s.img.findBroker(id)
 	img := s.editBrokers()
 	img.brokers = slices.Delete(img.brokers, i, i+1)

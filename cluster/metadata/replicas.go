@@ -64,6 +64,14 @@ func (s *State) activatePartitions(c *statev1.ActivatePartitions, r *Result) {
 	r.Changed = e.finish()
 }
 
+// markDeleted enters that a broker's replica of a partition that is being deleted is gone.
+func markDeleted(p *Partition, broker int32) bool {
+	i := slices.IndexFunc(p.Replicas, func(r Replica) bool { return r.Broker == broker })
+	p.Replicas = slices.Clone(p.Replicas)
+	p.Replicas[i].Deleted = true
+	return true
+}
+
 // topicEdits changes partitions of some topics, copying each topic once.
 type topicEdits struct {
 	s *State

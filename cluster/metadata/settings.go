@@ -163,7 +163,7 @@ func alterConfigs(have, set []Config, unset []string, level uint16) ([]Config, *
 func checkSettings(s Settings, replication int) *Error {
 	if majority := replication/2 + 1; s.MinInsyncReplicas > majority {
 		return refuse(InvalidConfig, "min.insync.replicas",
-			"min.insync.replicas=%d is above the majority of %d replicas; a batch is acknowledged when a majority, here %d, has it on disk",
+			"min.insync.replicas=%d is above the majority of %d replica(s); a batch is acknowledged when a majority, here %d, has it on disk",
 			s.MinInsyncReplicas, replication, majority).limit(majority)
 	}
 	if s.MinCompactionLagMS > s.MaxCompactionLagMS {

@@ -134,7 +134,7 @@ func (s *State) checkPartitions(n, now int, added []*statev1.Placement, replicat
 	for p, placement := range added {
 		ids := placement.GetBrokerIds()
 		if len(ids) != replication {
-			return refuse(InvalidReplicaAssignment, "partitions", "partition %d has %d replicas, not %d", now+p, len(ids), replication).limit(replication)
+			return refuse(InvalidReplicaAssignment, "partitions", "partition %d is placed on %d brokers, not on %d", now+p, len(ids), replication).limit(replication)
 		}
 		for i, b := range ids {
 			if slices.Contains(ids[:i], b) {

@@ -417,7 +417,8 @@ func (x *RegisterBroker) GetClusterId() string {
 	return ""
 }
 
-// UnregisterBroker forgets a broker that holds no replica.
+// UnregisterBroker forgets a broker that holds no replica, or only such as are being deleted; those
+// count as deleted.
 type UnregisterBroker struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	BrokerId        int32                  `protobuf:"varint,1,opt,name=broker_id,json=brokerId,proto3" json:"broker_id,omitempty"`
