@@ -31,7 +31,7 @@ func (h peerHandler) PullEntries(ctx context.Context, _ peer.Identity, req peer.
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		entries, err := h.p.partitions.Entries(raftgroup.GroupID(req.Group), next, req.Through, pullChunkBytes)
+		entries, err := h.p.partitions.Entries(raftgroup.GroupID(req.Group), req.Incarnation, next, req.Through, pullChunkBytes)
 		if err != nil {
 			return err
 		}

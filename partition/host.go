@@ -112,34 +112,50 @@ func (h *Host) Create(spec ReplicaSpec) error {
 // Open starts a replica whose directory exists. A replica that cannot be opened is remembered
 // with its reason (Groups shows it) and stays closed.
 func (h *Host) Open(spec ReplicaSpec) error {
-	h.mu.Lock()
-	switch {
-	case h.closed:
-		h.mu.Unlock()
-		return fmt.Errorf("open %s: the broker is stopping", spec)
-	case h.byGroup[spec.Group] != nil:
-		h.mu.Unlock()
+	h.mu.RLock()
+	closed, open, hosted := h.closed, h.byGroup[spec.Group] != nil, len(h.byGroup)
+	h.mu.RUnlock()
+	if open {
 		return nil
-	case len(h.byGroup) >= h.config.MaxReplicas:
-		h.mu.Unlock()
-		return fmt.Errorf("open %s: this broker hosts %d replicas already, the limit is limits.max_replicas", spec, h.config.MaxReplicas)
 	}
-	h.mu.Unlock()
-	r, err := h.openReplica(spec)
+	var r *Replica
+	err := fmt.Errorf("this broker hosts %d replicas already, as many as limits.max_partitions allows", hosted)
+	switch {
+	case closed:
+		return errStopping
+	case hosted < h.config.MaxReplicas:
+		r, err = h.openReplica(spec)
+	}
+	if err == nil {
+		if h.adopt(r) {
+			return nil
+		}
+		return errors.Join(errStopping, r.close())
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if err != nil {
-		h.problems[spec.Group] = problem{spec, err}
-		h.metrics.quarantined.Set(float64(len(h.problems)))
-		h.logger.Error("replica is quarantined", "topic", spec.Topic, "partition", spec.Partition, "group", uint64(spec.Group), "err", err)
-		return err
-	}
-	delete(h.problems, spec.Group)
+	h.problems[spec.Group] = problem{spec, err}
 	h.metrics.quarantined.Set(float64(len(h.problems)))
-	h.byGroup[spec.Group] = r
-	h.byName[spec.TopicPartition] = r
+	h.logger.Error("replica is quarantined", "topic", spec.Topic, "partition", spec.Partition, "group", uint64(spec.Group), "err", err)
+	return fmt.Errorf("open %s: %w", spec, err)
+}
+
+// errStopping refuses a replica because the host is being closed.
+var errStopping = errors.New("the broker is stopping")
+
+// adopt lets a replica that is open be found; false: the host has been closed meanwhile.
+func (h *Host) adopt(r *Replica) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return false
+	}
+	delete(h.problems, r.spec.Group)
+	h.metrics.quarantined.Set(float64(len(h.problems)))
+	h.byGroup[r.spec.Group] = r
+	h.byName[r.spec.TopicPartition] = r
 	h.metrics.replicas.Set(float64(len(h.byGroup)))
-	return nil
+	return true
 }
 
 func (h *Host) openReplica(spec ReplicaSpec) (*Replica, error) {
@@ -149,13 +165,14 @@ func (h *Host) openReplica(spec ReplicaSpec) (*Replica, error) {
 	}
 	snapshot, err := h.config.Raft.LatestSnapshot(dir)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", spec, err)
+		return nil, err
 	}
 	r := &Replica{
 		host:   h,
 		spec:   spec,
 		logger: h.logger.With("topic", spec.Topic, "partition", spec.Partition, "group", uint64(spec.Group)),
 		state:  newState(),
+		opened: make(chan struct{}),
 	}
 	r.config.Store(&spec.Config)
 	r.admission.init(r)
@@ -172,7 +189,7 @@ func (h *Host) openReplica(spec ReplicaSpec) (*Replica, error) {
 		Metrics:       h.logs,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", spec, err)
+		return nil, err
 	}
 	r.group, err = h.config.Raft.Open(raftgroup.GroupConfig{
 		ID:            spec.Group,
@@ -187,8 +204,9 @@ func (h *Host) openReplica(spec ReplicaSpec) (*Replica, error) {
 		OnLeadership:  r.onLeadership,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", spec, errors.Join(err, r.log.Close()))
+		return nil, errors.Join(err, r.log.Close())
 	}
+	close(r.opened)
 	return r, nil
 }
 
@@ -351,13 +369,14 @@ func (h *Host) TransferLeadership(ctx context.Context, tp record.TopicPartition,
 	return r.group.TransferLeadership(ctx, target)
 }
 
-// Entries reads log entries for a peer that catches up (catchup.go).
-func (h *Host) Entries(group raftgroup.GroupID, from, through record.Index, maxBytes int) ([]recordlog.Entry, error) {
+// Entries reads log entries of the replica with an incarnation, for a peer that catches up
+// (catchup.go).
+func (h *Host) Entries(group raftgroup.GroupID, incarnation uint64, from, through record.Index, maxBytes int) ([]recordlog.Entry, error) {
 	h.mu.RLock()
 	r := h.byGroup[group]
 	h.mu.RUnlock()
-	if r == nil {
-		return nil, fmt.Errorf("group %d has no replica on broker %d", group, h.config.Broker)
+	if r == nil || r.spec.Self != raftgroup.MakeServerID(h.config.Broker, incarnation) {
+		return nil, fmt.Errorf("group %d has no replica of incarnation %d on broker %d", group, incarnation, h.config.Broker)
 	}
 	return r.log.EntriesForPeer(from, through, maxBytes)
 }

@@ -10,6 +10,11 @@ import (
 // lead does what only the leader does, until its term ends: it brings the replicated settings in
 // line with the configuration and forgets idle producers.
 func (r *Replica) lead(ctx context.Context) {
+	select {
+	case <-r.opened:
+	case <-ctx.Done():
+		return
+	}
 	ticker := time.NewTicker(r.host.config.ExpirationCheckInterval)
 	defer ticker.Stop()
 	r.proposeSettings(ctx)

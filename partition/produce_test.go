@@ -164,3 +164,35 @@ func TestFetchBounds(t *testing.T) {
 		t.Errorf("future epoch: %+v", f)
 	}
 }
+
+// TestReplicaAboveTheLimitIsShown: what is not served for want of room is listed with the reason.
+func TestReplicaAboveTheLimitIsShown(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.host.config.MaxReplicas = 1
+	more := r.spec
+	more.Group, more.Partition = 1001, 4
+	if err := r.host.Create(more); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.host.Open(more); err == nil {
+		t.Fatal("a second replica was opened")
+	}
+	if g := r.host.Groups(); len(g) != 2 || g[1].Problem == "" {
+		t.Fatalf("groups: %+v", g)
+	}
+}
+
+// TestEntriesNeedTheIncarnation: a peer that means another replica gets nothing of this one's log.
+func TestEntriesNeedTheIncarnation(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.mustProduce(batch(5, 0, 0, 1), 0)
+	last := r.host.replica(testTP).log.LastIndex()
+	if e, err := r.host.Entries(r.spec.Group, 7, 1, last, 1<<20); err != nil || len(e) != int(last) {
+		t.Fatalf("%d entries, %v", len(e), err)
+	}
+	if _, err := r.host.Entries(r.spec.Group, 8, 1, last, 1<<20); err == nil {
+		t.Fatal("another incarnation got entries")
+	}
+}

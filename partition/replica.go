@@ -20,6 +20,8 @@ type Replica struct {
 	logger *slog.Logger
 	log    *recordlog.Log
 	group  *raftgroup.Group
+	// opened is closed once group is set: its first term can begin before that.
+	opened chan struct{}
 
 	config atomic.Pointer[Config]
 
