@@ -32,8 +32,6 @@ func (h *Host) Produce(req ProduceRequest, done func(ProduceResult, error)) {
 	now := time.Now()
 	if c := r.config.Load(); c.LogAppendTime {
 		req.Batch.SetLogAppendTime(now.UnixMilli())
-	} else if req.Batch.Attributes()&record.AttrLogAppendTime != 0 {
-		req.Batch.ClearLogAppendTime()
 	}
 	r.admission.admit(req.Batch, term, now, waiter{done: done, deadline: now.Add(req.Timeout)})
 }
@@ -157,6 +155,8 @@ func (a *admission) answerDuplicate(v producer.Verdict, w waiter) {
 	a.confirming--
 	a.mu.Unlock()
 	if err != nil {
+		// The batch is in the log that we know: whatever this attempt did, it may well be written.
+		err.Outcome = raftgroup.MayHaveHappened
 		w.done(noResult, err)
 		return
 	}

@@ -6,8 +6,10 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/partition/producer"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -194,5 +196,29 @@ func TestEntriesNeedTheIncarnation(t *testing.T) {
 	}
 	if _, err := r.host.Entries(r.spec.Group, 8, 1, last, 1<<20); err == nil {
 		t.Fatal("another incarnation got entries")
+	}
+}
+
+// TestUnconfirmedDuplicateMayBeWritten: a batch that is in the log is never said not to have
+// happened, though leadership cannot be proved (R1, R2).
+func TestUnconfirmedDuplicateMayBeWritten(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	b := batch(5, 0, 0, 1)
+	r.mustProduce(b, 0)
+	replica := r.host.replica(testTP)
+	if err := replica.group.Close(); err != nil {
+		t.Fatal(err)
+	}
+	v := replica.state.producers.Check(batchOf(b, producer.Knew{}))
+	if v.Code != producer.Duplicate {
+		t.Fatalf("verdict %+v", v)
+	}
+	told := make(chan error, 1)
+	replica.admission.answerDuplicate(v, waiter{deadline: time.Now().Add(time.Second),
+		done: func(_ ProduceResult, err error) { told <- err }})
+	var e *Error
+	if err := <-told; !errors.As(err, &e) || e.Outcome != raftgroup.MayHaveHappened {
+		t.Fatalf("told %v", err)
 	}
 }
