@@ -148,8 +148,6 @@ func (b *Broker) Run(ctx context.Context) error {
 	b.running = true
 	b.mu.Unlock()
 	defer close(b.stopped)
-	stop := context.AfterFunc(b.ctx, func() {})
-	defer stop()
 	p, err := b.assemble()
 	if err != nil {
 		return errors.Join(err, p.stop())

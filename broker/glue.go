@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/oncelog/oncelog/api"
@@ -70,54 +69,6 @@ func (p *parts) pull(ctx context.Context, from raftgroup.ServerID, group raftgro
 	})
 }
 
-// log is the partitions as the API sees them. What this broker holds no replica of, the metadata
-// names: unknown, or led by another.
-type log struct {
-	*partition.Host
-	cluster *cluster.Cluster
-}
-
-// Limits are what a batch for the partition is validated with (api.Log).
-func (l log) Limits(tp record.TopicPartition) (record.Limits, error) {
-	limits, err := l.Host.Limits(tp)
-	return limits, l.explain(tp, err)
-}
-
-// Produce appends a batch (api.Log).
-func (l log) Produce(req partition.ProduceRequest, done func(partition.ProduceResult, error)) {
-	l.Host.Produce(req, func(r partition.ProduceResult, err error) { done(r, l.explain(req.TopicPartition, err)) })
-}
-
-// Fetch reads (api.Log).
-func (l log) Fetch(ctx context.Context, req partition.FetchRequest) []partition.FetchedPartition {
-	answers := l.Host.Fetch(ctx, req)
-	for i := range answers {
-		if answers[i].Err != nil {
-			_ = errors.As(l.explain(answers[i].TopicPartition, answers[i].Err), &answers[i].Err)
-		}
-	}
-	return answers
-}
-
-// explain adds to NOT_LEADER what the metadata knows.
-func (l log) explain(tp record.TopicPartition, err error) error {
-	var e *partition.Error
-	if err == nil || !errors.As(err, &e) || e.Code != partition.CodeNotLeader || e.Outcome != raftgroup.DidNotHappen {
-		return err
-	}
-	t, ok := l.cluster.Image().Topic(tp.Topic)
-	if !ok || tp.Partition < 0 || int(tp.Partition) >= len(t.Partitions) {
-		return &partition.Error{Code: partition.CodeUnknownTopicOrPartition, Outcome: raftgroup.DidNotHappen,
-			Message: fmt.Sprintf("there is no partition %s", tp)}
-	}
-	if lead, ok := l.cluster.Leader(t.Partitions[tp.Partition].Group); ok && lead.Ready && lead.Broker != l.cluster.Self().Broker {
-		known := *e
-		known.Leader = &partition.Leader{Broker: lead.Broker, Epoch: int32(lead.Term)}
-		return &known
-	}
-	return err
-}
-
 // view is the cluster as the API sees it.
 type view struct {
 	*cluster.Cluster
@@ -183,7 +134,7 @@ func (v view) allLed(t *metadata.Topic) bool {
 }
 
 var (
-	_ api.Log      = log{}
+	_ api.Log      = (*partition.Host)(nil)
 	_ api.Replicas = (*partition.Host)(nil)
 	_ api.Cluster  = view{}
 	_ api.Health   = (*health)(nil)

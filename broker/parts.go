@@ -120,7 +120,7 @@ func (b *Broker) assemble() (*parts, error) {
 		parallel: 8, open: make(map[metadata.GroupID]opened),
 	}
 	p.api, err = api.New(api.Config{
-		Log: log{p.partitions, p.cluster}, Replicas: p.partitions, Cluster: view{p.cluster, p}, Health: p.health,
+		Log: p.partitions, Replicas: p.partitions, Cluster: view{p.cluster, p}, Health: p.health,
 		HTTPListener: httpListenerName, Reflection: true,
 		MaxMessageBytes: int(b.cfg.Limits.MaxMessageBytes),
 		ProduceBytes:    int64(b.cfg.Limits.ProduceBytes), FetchBytes: int64(b.cfg.Limits.FetchBytes),

@@ -152,12 +152,6 @@ func (b Batch) SetLogAppendTime(ts int64) {
 	b.seal()
 }
 
-// ClearLogAppendTime drops the flag of a batch whose topic keeps the producer's timestamps (P28).
-func (b Batch) ClearLogAppendTime() {
-	b.setAttributes(b.Attributes() &^ AttrLogAppendTime)
-	b.seal()
-}
-
 func (b Batch) setProducer(pid ProducerID, epoch Epoch, baseSeq Sequence) {
 	binary.BigEndian.PutUint64(b[offProducerID:], uint64(pid))
 	binary.BigEndian.PutUint16(b[offProducerEpoch:], uint16(epoch))
