@@ -342,6 +342,7 @@ func (p *program) runBenchConsume(ctx context.Context, c *client.Client, topic c
 	if err != nil {
 		return err
 	}
+	defer func() { _ = k.Close(ctx) }() // never fails; the topic may be deleted next
 	if err := k.AssignTopic(ctx, topic.Name, client.Beginning()); err != nil {
 		return err
 	}

@@ -34,6 +34,7 @@ type fakeCluster struct {
 	silent map[string]bool
 	// refuse, by topic, is what every batch is answered with.
 	refuse    map[string]*clientv1.Error
+	twice     bool   // every batch is stored twice
 	problem   string // of broker 3's replica of the first partition
 	checksums map[int32]uint32
 }
@@ -247,6 +248,12 @@ func (f *fakeCluster) Produce(stream grpc.BidiStreamingServer[clientv1.ProduceRe
 			b.SetBaseOffset(record.Offset(l.end))
 			l.end += int64(b.Count())
 			l.batches = append(l.batches, b)
+			if f.twice {
+				again := record.Batch(slices.Clone(req.Batch))
+				again.SetBaseOffset(record.Offset(l.end))
+				l.end += int64(b.Count())
+				l.batches = append(l.batches, again)
+			}
 		}
 		f.mu.Unlock()
 		if err := stream.Send(resp); err != nil {
@@ -261,6 +268,10 @@ func (f *fakeCluster) Fetch(ctx context.Context, req *clientv1.FetchRequest) (*c
 	n := 0
 	for _, fp := range req.Partitions {
 		l := f.log(fp.Topic, fp.Partition)
+		if l == nil {
+			resp.Partitions = append(resp.Partitions, &clientv1.FetchedPartition{Topic: fp.Topic, Partition: fp.Partition, Error: f.proto("").Error})
+			continue
+		}
 		out := &clientv1.FetchedPartition{Topic: fp.Topic, Partition: fp.Partition, HighWatermark: l.end, LastStableOffset: l.end}
 		for _, b := range l.batches {
 			if int64(b.BaseOffset())+int64(b.LastOffsetDelta()) >= fp.Offset {

@@ -280,8 +280,9 @@ func (p *program) clusterChecksums() *cobra.Command {
 	return &cobra.Command{
 		Use:   "checksums TOPIC[/PARTITION,...]",
 		Short: "Compare the replicas of partitions by checksum",
-		Long: `Ask every replica for a checksum over its records and compare, up to what the one
-that is furthest behind has if it does not catch up within two seconds. Replicas that differ hold different records: exit code 5.`,
+		Long: `Ask every replica for a checksum over its records and compare, up to what the one that
+is furthest behind has if it does not catch up within two seconds. Replicas that differ
+hold different records: exit code 5.`,
 		Example: `  brokerctl cluster checksums orders
   brokerctl cluster checksums orders/0,3`,
 		Args:              exactly("TOPIC"),

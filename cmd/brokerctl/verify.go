@@ -50,8 +50,8 @@ what the producers were told. Break the cluster meanwhile: kill, pause, disconne
   replicas differ       replicas with the same end and other records
 
 Records whose outcome is unknown may be there once or not at all. Exit code 5 if
-anything is found. With --no-idempotence duplicates are to be expected, which shows
-that the faults bite and that the check sees.`,
+anything is found, or if nothing was written. With --no-idempotence duplicates are to
+be expected, which shows that the faults bite and that the check sees.`,
 		Example: `  brokerctl verify --duration 1m
   brokerctl verify --partitions 8 --producers 8 --history run.jsonl
   brokerctl verify --check run.jsonl
@@ -130,6 +130,7 @@ func (p *program) judge(h *history, most int) error {
 		}
 	}
 	v.Sent = v.Written + v.NotWritten + v.Unknown
+	v.OK = v.OK && v.Written > 0
 	for _, a := range found {
 		v.Anomalies[a.Kind]++
 	}
@@ -138,6 +139,9 @@ func (p *program) judge(h *history, most int) error {
 	}
 	if err := p.printVerdict(v, len(found)); err != nil {
 		return err
+	}
+	if v.Written == 0 && len(found) == 0 {
+		return &checkError{"nothing was written: the run proves nothing; write for longer, or look at why records are refused"}
 	}
 	if !v.OK {
 		return &checkError{"the history is not what it should be: " + plural(int64(len(found)), "anomaly")}
@@ -159,6 +163,9 @@ func (p *program) printVerdict(v verdictJSON, found int) error {
 	}
 	var b strings.Builder
 	b.WriteString("\n")
+	if found == 0 {
+		b.WriteString("nothing was written\n")
+	}
 	for _, kind := range anomalyKinds {
 		if n := v.Anomalies[kind]; n > 0 {
 			fmt.Fprintf(&b, "%-20s %d\n", kind, n)
