@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"internal/vfs":        {},
 	"internal/watermark":  {},
 	"internal/lifecycle":  {},
+	"internal/memnet":     {},
 	"internal/mux":        {},
 	"internal/buildinfo":  {},
 	"internal/brokerproc": {},

@@ -7,7 +7,7 @@
 //	c.Restart(1)
 //
 // The brokers are the real ones, with real Raft and a real record log; what is replaced is the
-// network (Network), the disk below the record log (vfs.Mem), and, inside testing/synctest, the
+// network (memnet), the disk below the record log (vfs.Mem), and, inside testing/synctest, the
 // clock. Terms, votes and the metadata group are in real files under the test's own directory:
 // a crash keeps what their last commit made durable.
 package brokertest
@@ -30,6 +30,7 @@ import (
 
 	"github.com/oncelog/oncelog/broker"
 	"github.com/oncelog/oncelog/client"
+	"github.com/oncelog/oncelog/internal/memnet"
 	"github.com/oncelog/oncelog/internal/vfs"
 )
 
@@ -52,7 +53,7 @@ type Cluster struct {
 	options Options
 	dir     string
 	// Network connects brokers and clients; its hosts are "b1", "b2" ... and "client".
-	Network *Network
+	Network *memnet.Network
 
 	// mu guards what follows.
 	mu      sync.Mutex
@@ -93,7 +94,7 @@ func Start(t testing.TB, o Options) *Cluster {
 	if o.LogLevel == nil {
 		o.LogLevel = slog.LevelError
 	}
-	c := &Cluster{t: t, options: o, dir: t.TempDir(), Network: NewNetwork(), rng: rand.New(rand.NewPCG(o.Seed, 0))}
+	c := &Cluster{t: t, options: o, dir: t.TempDir(), Network: memnet.New(), rng: rand.New(rand.NewPCG(o.Seed, 0))}
 	for i := range o.Brokers {
 		c.nodes = append(c.nodes, &node{id: int32(i + 1), host: fmt.Sprintf("b%d", i+1), disk: vfs.NewMem(o.Seed + uint64(i)), gate: &gate{}})
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/cluster/peer"
+	"github.com/oncelog/oncelog/internal/memnet"
 	"github.com/oncelog/oncelog/internal/mux"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 )
@@ -23,7 +24,7 @@ import (
 // virtual time.
 type rig struct {
 	t     *testing.T
-	net   *memNet
+	net   *memnet.Network
 	dir   string
 	seeds []string
 	nodes map[int32]*node
@@ -49,7 +50,7 @@ func onVirtualTime(t *testing.T, f func(r *rig)) {
 	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		r := &rig{t: t, net: newMemNet(), dir: dir, nodes: make(map[int32]*node)}
+		r := &rig{t: t, net: memnet.New(), dir: dir, nodes: make(map[int32]*node)}
 		defer r.stopAll()
 		f(r)
 	})
@@ -94,7 +95,7 @@ func (n *node) start() error {
 		return err
 	}
 	host := fmt.Sprintf("b%d", n.id)
-	dialer := mux.Dialer{Dial: func(ctx context.Context, a string) (net.Conn, error) { return n.r.net.dial(ctx, host, a) }}
+	dialer := mux.Dialer{Dial: func(ctx context.Context, a string) (net.Conn, error) { return n.r.net.Dial(ctx, host, a) }}
 	c := Config{
 		Broker: n.id, Dir: filepath.Join(n.dir(), "cluster"),
 		Listeners: []metadata.Listener{{Name: metadata.PeerListener, Address: n.address}},
@@ -107,7 +108,11 @@ func (n *node) start() error {
 	if n.cluster, err = New(c); err != nil {
 		return err
 	}
-	n.mux = mux.New(n.r.net.listen(host, n.address), mux.Config{})
+	l, err := n.r.net.Listen(n.address)
+	if err != nil {
+		return err
+	}
+	n.mux = mux.New(l, mux.Config{})
 	n.server = peer.NewServer(peer.ServerConfig{Self: n.cluster.Self, Handler: handler{n.cluster}, Logger: c.Logger})
 	n.served = make(chan error, 1)
 	server, listener := n.server, n.mux.Peer()

@@ -1,4 +1,8 @@
-package brokertest
+// Package memnet is a network in memory, for tests: whole clusters of hosts whose links a test can cut,
+// delay and break.
+//
+// All waiting is on channels and timers, so that it runs on virtual time (testing/synctest).
+package memnet
 
 import (
 	"context"
@@ -13,10 +17,8 @@ import (
 	"time"
 )
 
-// Network is an in-memory network between named hosts. Addresses are "host:port". Every link can
-// be cut in one direction or both, delayed, or reset, while connections are open.
-//
-// Blocking is on channels and timers only, so that it runs on virtual time.
+// Network connects named hosts. Addresses are "host:port". Every link can be cut in one direction or
+// both, delayed, or reset, while connections are open. Its methods may be called from many goroutines.
 type Network struct {
 	// mu guards all that follows, and is never held while blocking.
 	mu        sync.Mutex
@@ -36,8 +38,8 @@ type link struct{ from, to string }
 // connBuffer bounds the bytes in flight in one direction of a connection, as a socket's buffers do.
 const connBuffer = 256 << 10
 
-// NewNetwork makes a network without hosts; a host exists once it listens or dials.
-func NewNetwork() *Network {
+// New makes a network without hosts; a host exists once it listens or dials.
+func New() *Network {
 	return &Network{
 		listeners: make(map[string]*listener),
 		conns:     make(map[*conn]struct{}),

@@ -1,4 +1,4 @@
-package brokertest
+package memnet
 
 import (
 	"context"
@@ -31,9 +31,9 @@ func pair(t *testing.T, n *Network) (client, server net.Conn) {
 	return client, server
 }
 
-func TestNetworkCutHangsAndHeals(t *testing.T) {
+func TestCutHangsAndHeals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := NewNetwork()
+		n := New()
 		client, server := pair(t, n)
 		n.Cut("a", "b")
 		if _, err := client.Write([]byte("hello")); err != nil {
@@ -55,9 +55,9 @@ func TestNetworkCutHangsAndHeals(t *testing.T) {
 	})
 }
 
-func TestNetworkDelayCloseAndReset(t *testing.T) {
+func TestDelayCloseAndReset(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := NewNetwork()
+		n := New()
 		client, server := pair(t, n)
 		n.Delay("a", "b", 50*time.Millisecond)
 		start := time.Now()
@@ -71,7 +71,7 @@ func TestNetworkDelayCloseAndReset(t *testing.T) {
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
-		n := NewNetwork()
+		n := New()
 		client, server := pair(t, n)
 		_, _ = client.Write(make([]byte, connBuffer))
 		_ = client.SetWriteDeadline(time.Now().Add(time.Second))
