@@ -23,7 +23,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/cluster/peer"
@@ -55,10 +54,8 @@ type Config struct {
 	// Seeds are the peer addresses of the brokers that found the cluster. If this broker's own is not
 	// among them, it joins what they found. Empty: it founds a cluster alone, unless it belongs to one.
 	Seeds []string
-	// Dial connects to a peer address and chooses the peer RPC.
+	// Dial connects to a peer address and chooses the peer RPC. It makes TLS where it is configured.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
-	// Credentials make TLS on the peer RPC; nil: Dial has done what there is to do.
-	Credentials credentials.TransportCredentials
 
 	// StatusInterval is how often peers are told that we live and what we lead. Default 200 ms.
 	StatusInterval time.Duration
@@ -222,7 +219,7 @@ func New(c Config) (*Cluster, error) {
 	cl.book = openAddressBook(c.FS, filepath.Join(c.Dir, hintsFile), cl.logger)
 	cl.leaders = newLeaders(c.Broker, c.DeadAfter)
 	cl.ids = newProducerIDs()
-	cl.client = peer.NewClient(peer.ClientConfig{Self: cl.Self, Dial: c.Dial, Credentials: c.Credentials})
+	cl.client = peer.NewClient(peer.ClientConfig{Self: cl.Self, Dial: c.Dial})
 	return cl, nil
 }
 

@@ -132,6 +132,9 @@ func (c *Cluster) attempt(ctx context.Context, req *peerv1.ForwardRequest, r *ro
 	resp, err := c.client.Forward(ctx, to, req)
 	if err != nil {
 		var e *peer.Error
+		if errors.As(err, &e) && e.Reason == peer.TooLarge {
+			return nil, &metadata.Error{Code: metadata.PolicyViolation, Message: e.Message}
+		}
 		if errors.As(err, &e) && !e.MayHaveHappened {
 			return nil, &Error{Code: NotController, Message: err.Error(), Outcome: raftgroup.DidNotHappen, Cause: err}
 		}

@@ -15,21 +15,19 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // ClientConfig is what a Client needs.
 type ClientConfig struct {
 	// Self is who we are, asked at each call.
 	Self func() Identity
-	// Dial connects to a peer address.
+	// Dial connects to a peer address, and makes TLS where it is configured.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
-	// Credentials make TLS; nil: Dial's connections are as safe as they need to be.
-	Credentials credentials.TransportCredentials
 }
 
 const (
@@ -61,9 +59,6 @@ type conn struct {
 
 // NewClient makes a client without connections.
 func NewClient(c ClientConfig) *Client {
-	if c.Credentials == nil {
-		c.Credentials = insecure.NewCredentials()
-	}
 	return &Client{c: c, conns: make(map[string]*conn)}
 }
 
@@ -144,6 +139,9 @@ func (c *Client) PullEntries(ctx context.Context, to Target, req PullRequest, yi
 func call[Req, Resp any](ctx context.Context, c *Client, to Target,
 	method func(peerv1.PeerServiceClient, context.Context, *Req, ...grpc.CallOption) (*Resp, error), req *Req,
 ) (*Resp, error) {
+	if n := proto.Size(any(req).(proto.Message)); n > maxMessageBytes {
+		return nil, &Error{Reason: TooLarge, Message: fmt.Sprintf("%v: the request has %d bytes; at most %d are allowed", to, n, maxMessageBytes)}
+	}
 	cn, err := c.conn(to)
 	if err != nil {
 		return nil, err
@@ -212,7 +210,7 @@ func (c *Client) makeRoom() error {
 func (c *Client) newConn(address string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+address,
 		grpc.WithContextDialer(c.c.Dial),
-		grpc.WithTransportCredentials(c.c.Credentials),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithConnectParams(grpc.ConnectParams{

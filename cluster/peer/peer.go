@@ -59,6 +59,8 @@ const (
 	DuplicateBroker = "DUPLICATE_BROKER_REGISTRATION"
 	// Malformed: the call does not say who calls, or the answer cannot be what was asked for.
 	Malformed = "INVALID_REQUEST"
+	// TooLarge: the request is larger than a message may be.
+	TooLarge = "MESSAGE_TOO_LARGE"
 	// Failed: the other side's handler failed.
 	Failed = "UNKNOWN_SERVER_ERROR"
 )

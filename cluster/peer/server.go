@@ -12,8 +12,6 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 )
@@ -51,9 +49,7 @@ type ServerConfig struct {
 	// Self is who we are, asked at each call: the cluster id is learned on the way.
 	Self    func() Identity
 	Handler Handler
-	// Credentials make TLS; nil: the listener's connections are as safe as they need to be.
-	Credentials credentials.TransportCredentials
-	Logger      *slog.Logger
+	Logger  *slog.Logger
 }
 
 // Server serves the peer RPC.
@@ -64,15 +60,12 @@ type Server struct {
 
 // NewServer makes a server; Serve starts it.
 func NewServer(c ServerConfig) *Server {
-	if c.Credentials == nil {
-		c.Credentials = insecure.NewCredentials()
-	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{c: c}
 	s.grpc = grpc.NewServer(
-		grpc.Creds(c.Credentials),
+		grpc.WaitForHandlers(true),
 		grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.MaxSendMsgSize(maxMessageBytes),
 		grpc.MaxConcurrentStreams(maxStreams),
@@ -83,7 +76,7 @@ func NewServer(c ServerConfig) *Server {
 	return s
 }
 
-// Serve accepts connections until Close; then it returns nil.
+// Serve accepts connections until Close; then it returns nil. TLS, where configured, is the listener's.
 func (s *Server) Serve(l net.Listener) error {
 	if err := s.grpc.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("peer server: %w", err)
@@ -136,13 +129,12 @@ func refusal(code codes.Code, reason, format string, args ...any) error {
 	return with.Err()
 }
 
-// failure is the status of a handler's error.
+// failure is the status of a handler's error: always Unknown, and without details. An error that the
+// handler was given by another peer may wrap that one's refusal, which would tell the caller that the
+// handler had not been reached.
 func failure(err error) error {
 	if err == nil {
 		return nil
-	}
-	if _, ok := status.FromError(err); ok {
-		return err
 	}
 	return status.Error(codes.Unknown, err.Error())
 }
