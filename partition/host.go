@@ -179,10 +179,11 @@ func (h *Host) openReplica(spec ReplicaSpec) (*Replica, error) {
 	r.publish()
 	r.log, err = recordlog.Open(recordlog.Options{
 		FS:            h.config.FS,
-		Dir:           filepath.Join(dir, "log"),
+		Dir:           filepath.Join(dir, logDirName),
 		SegmentBytes:  spec.Config.SegmentBytes,
 		CacheBytes:    h.config.CacheBytes,
 		SnapshotIndex: snapshot,
+		MustExist:     true,
 		Classify:      Classify,
 		LeaderEpoch:   r.leaderEpoch,
 		Logger:        r.logger,

@@ -10,6 +10,7 @@ import (
 
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/internal/vfs"
+	"github.com/oncelog/oncelog/partition/recordlog"
 )
 
 // identityFile names the replica a directory belongs to:
@@ -22,6 +23,8 @@ import (
 //	34 server id uint16 length and bytes
 //	   CRC32C of all before uint32
 const (
+	logDirName = "log"
+
 	identityFile    = "replica"
 	identityMagic   = "OLRI"
 	identityVersion = 1
@@ -53,14 +56,19 @@ func (i identity) encode() []byte {
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
-// createReplicaDir makes the directory and its identity durable. If we die in between, the file
-// is absent or fails its CRC, nobody was told of the replica, and Create is called again.
+// createReplicaDir makes the directory, an empty log and, last, the identity durable. If we die in
+// between, the identity is absent or fails its CRC, nobody was told of the replica, and Create is
+// called again. Where the identity is, a log that is gone has been lost.
 func createReplicaDir(fsys vfs.FS, dir string, id identity) error {
 	if err := checkReplicaDir(fsys, dir, id); err == nil {
 		return nil
 	}
-	if err := fsys.MkdirAll(filepath.Join(dir, "log")); err != nil {
+	logDir := filepath.Join(dir, logDirName)
+	if err := fsys.MkdirAll(logDir); err != nil {
 		return fmt.Errorf("create replica directory: %w", err)
+	}
+	if err := recordlog.Create(fsys, logDir); err != nil {
+		return err
 	}
 	if err := vfs.WriteFileAtomic(fsys, filepath.Join(dir, identityFile), id.encode()); err != nil {
 		return fmt.Errorf("create replica directory: %w", err)

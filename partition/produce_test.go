@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition/producer"
+	"github.com/oncelog/oncelog/partition/recordlog"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -112,6 +115,38 @@ func TestMissingDirectoryIsQuarantined(t *testing.T) {
 	}
 	if err := r.host.Open(r.spec); err == nil {
 		t.Fatal("opened another topic's directory")
+	}
+}
+
+// TestEmptiedLogIsQuarantined: a replica whose log was wiped, whole or in part, while its directory is there, does
+// not start empty either.
+func TestEmptiedLogIsQuarantined(t *testing.T) {
+	for _, suffix := range []string{"", "meta", ".seg"} {
+		r := newRig(t)
+		r.start()
+		r.mustProduce(batch(9, 0, 0, 2), 0)
+		r.stop()
+		logDir := filepath.Join("/", "partitions", "1000-7", logDirName)
+		names, err := r.disk.List(logDir)
+		if err != nil || len(names) < 2 {
+			t.Fatalf("log files %v, %v", names, err)
+		}
+		for _, n := range names {
+			if strings.HasSuffix(n, suffix) {
+				if err := r.disk.Remove(filepath.Join(logDir, n)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		r.startHosts()
+		var damage *recordlog.CorruptionError
+		if err := r.host.Open(r.spec); !errors.As(err, &damage) {
+			t.Errorf("open without %q of the log: %v", "*"+suffix, err)
+		}
+		if g := r.host.Groups(); len(g) != 1 || g[0].Problem == "" {
+			t.Errorf("groups: %+v", g)
+		}
+		r.stop()
 	}
 }
 

@@ -24,8 +24,10 @@ const (
 	boltLogCache = 256 // entries
 )
 
+func boltLogPath(dir string) string { return filepath.Join(dir, boltLogName) }
+
 func openBoltLog(dir string, noSync bool) (*boltLog, error) {
-	path := filepath.Join(dir, boltLogName)
+	path := boltLogPath(dir)
 	b, err := raftboltdb.New(raftboltdb.Options{
 		Path:                    path,
 		BoltOptions:             &bbolt.Options{Timeout: boltTimeout, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true},
@@ -74,7 +76,7 @@ func (l *boltLog) close() error { return l.bolt.Close() }
 
 // removeBoltLog removes the file, if there is one.
 func removeBoltLog(dir string) error {
-	err := os.Remove(filepath.Join(dir, boltLogName))
+	err := os.Remove(boltLogPath(dir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

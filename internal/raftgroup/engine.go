@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -278,16 +279,9 @@ func (g *Group) bootstrap() error {
 	if err != nil {
 		return err
 	}
-	term, err := g.stable.GetUint64(keyCurrentTerm)
-	if err != nil && !errors.Is(err, errNotFound) {
+	_, active, err := g.remembered()
+	if err != nil || active || last > 0 || g.snapshots.newest() > 0 {
 		return err
-	}
-	vote, err := g.stable.GetUint64(keyLastVoteTerm)
-	if err != nil && !errors.Is(err, errNotFound) {
-		return err
-	}
-	if last > 0 || term > 1 || vote > 0 || g.snapshots.newest() > 0 {
-		return nil
 	}
 	c, err := bootstrapConfiguration(g.config)
 	if err != nil {
@@ -298,6 +292,50 @@ func (g *Group) bootstrap() error {
 	}
 	entry := &raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(c)}
 	return g.logs.StoreLogs([]*raft.Log{entry})
+}
+
+// remembered says what the stable store knows of this replica: anything, and whether it has been
+// in contact with its group, more than bootstrap leaves behind.
+func (g *Group) remembered() (known, active bool, err error) {
+	term, err := g.stable.GetUint64(keyCurrentTerm)
+	if err != nil && !errors.Is(err, errNotFound) {
+		return false, false, err
+	}
+	vote, err := g.stable.GetUint64(keyLastVoteTerm)
+	if err != nil && !errors.Is(err, errNotFound) {
+		return false, false, err
+	}
+	return term > 0 || vote > 0, term > 1 || vote > 0, nil
+}
+
+// checkLogExists refuses a replica that remembers its group and whose log is gone. Starting it empty
+// could elect a leader without what this replica acknowledged. A log of its owner's is checked there.
+func (g *Group) checkLogExists() error {
+	if g.config.Log != nil {
+		return nil
+	}
+	_, active, err := g.remembered()
+	if err != nil || !active {
+		return err
+	}
+	if _, err := os.Stat(boltLogPath(g.config.Dir)); err != nil {
+		return fmt.Errorf("%w: term and vote are there, the log %s is not: %w", ErrStateLost, boltLogPath(g.config.Dir), err)
+	}
+	return nil
+}
+
+// checkStableExists refuses a replica that has a log or a snapshot and knows no term: without its
+// vote it could vote a second time in a term. Raft stores the term before the first entry.
+func (g *Group) checkStableExists() error {
+	last, err := g.logs.LastIndex()
+	if err != nil || last == 0 && g.snapshots.newest() == 0 {
+		return err
+	}
+	if known, _, err := g.remembered(); known || err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: it has a log up to entry %d and a snapshot of entry %d, and the stable store %s knows neither term nor vote",
+		ErrStateLost, last, g.snapshots.newest(), g.stable.file.path)
 }
 
 func bootstrapConfiguration(c GroupConfig) (raft.Configuration, error) {

@@ -35,6 +35,10 @@ var (
 	ErrTooLarge = errors.New("command is larger than an entry may be")
 	// ErrUnknownGroup says that no such group is open on this broker.
 	ErrUnknownGroup = errors.New("group is not open on this broker")
+	// ErrStateLost says that a part of what this replica must never forget is gone while another
+	// part is there. It must not take part in its group again under its identity: it could vote
+	// twice in a term, or for a leader that lacks what it acknowledged.
+	ErrStateLost = errors.New("the replica has lost what it must not forget")
 	// ErrNotConfirmed says that no majority answered a leadership check.
 	ErrNotConfirmed = errors.New("no majority confirmed the leadership")
 )

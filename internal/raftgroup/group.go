@@ -100,8 +100,14 @@ func openGroup(h *Host, c GroupConfig) (*Group, error) {
 	if g.snapshots, err = openSnapshots(h.config.FS, c.Dir, g.logger, h.metrics.badSnapshots.Inc); err != nil {
 		return nil, err
 	}
+	if err = g.checkLogExists(); err != nil {
+		return nil, err
+	}
 	if g.logs, err = openLog(c, h.config.noSync); err != nil {
 		return nil, err
+	}
+	if err = g.checkStableExists(); err != nil {
+		return nil, errors.Join(err, g.logs.close())
 	}
 	if c.wrapLog != nil {
 		g.logs = c.wrapLog(g.logs)

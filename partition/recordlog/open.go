@@ -12,6 +12,21 @@ import (
 	"github.com/oncelog/oncelog/record"
 )
 
+// Create makes an empty log in dir, which must exist durably, unless there is one. What it made is on disk when it returns. An
+// owner who remembers that it has created a log opens it with Options.MustExist from then on: if
+// all files are gone, that is loss and not a new beginning.
+func Create(fsys vfs.FS, dir string) error {
+	found, err := vfs.Exists(fsys, filepath.Join(dir, metaName))
+	if err == nil && !found {
+		l := &Log{o: Options{FS: fsys, Dir: dir}}
+		err = l.createMeta(decision{generation: 1, sequence: 1, begin: 1})
+	}
+	if err != nil {
+		return fmt.Errorf("create record log %s: %w", dir, err)
+	}
+	return nil
+}
+
 // Open opens a log, or makes an empty one. What was appended before is there; a tail that was never
 // synced may be cut off. Afterwards everything that is visible is on disk.
 //
@@ -91,6 +106,9 @@ func (l *Log) findMeta(names []string) error {
 		if _, first, _, ok := parseSegmentName(n); ok {
 			return corrupt(metaName, 0, first, differ("a meta file beside the segments", "none"))
 		}
+	}
+	if l.o.MustExist {
+		return corrupt(metaName, 0, 1, differ("the meta file of a log that was created", "none"))
 	}
 	if l.o.SnapshotIndex > 0 {
 		return fmt.Errorf("%w: log is empty, snapshot is of %d", ErrBehindSnapshot, l.o.SnapshotIndex)

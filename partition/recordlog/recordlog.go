@@ -66,6 +66,8 @@ type Options struct {
 	OpenSegments int
 	// SnapshotIndex is the index of the newest good state snapshot, 0: none.
 	SnapshotIndex record.Index
+	// MustExist: Create has made the log, so that one without a meta file has lost what was in it.
+	MustExist bool
 	// Classify tells how many offsets an entry's batches take and their largest timestamp; 0
 	// records: no batches. nil: Entry.Records and MaxTimestamp are taken as given.
 	Classify func(ext, data []byte) (records int32, maxTimestamp int64)
