@@ -208,6 +208,24 @@ func TestTransferAndChecksums(t *testing.T) {
 	}
 }
 
+func TestDeleteRecords(t *testing.T) {
+	r := newRig(t, nil)
+	r.replicas.deleteRecords = func(tp record.TopicPartition, before record.Offset) (record.Offset, error) {
+		if tp.Topic == "orders" {
+			return record.NoOffset, &partition.Error{Code: partition.CodePolicyViolation, Message: "compacted"}
+		}
+		return before + 5, nil
+	}
+	got, err := r.admin.DeleteRecords(r.ctx(), &clientv1.DeleteRecordsRequest{Topic: "t", BeforeOffset: proto.Int64(50)})
+	if err != nil || got.LogStartOffset != 55 {
+		t.Errorf("delete before 50: %v, %v", got, err)
+	}
+	_, err = r.admin.DeleteRecords(r.ctx(), &clientv1.DeleteRecordsRequest{Topic: "orders", BeforeOffset: proto.Int64(-1)})
+	if e, _, _ := clientv1.ErrorOf(err); e.GetReason() != "POLICY_VIOLATION" {
+		t.Errorf("delete from a compacted topic: %v", err)
+	}
+}
+
 func TestProducerCalls(t *testing.T) {
 	r := newRig(t, nil)
 	r.cluster.nextID = func(context.Context) (record.ProducerID, error) { return 4711, nil }

@@ -35,6 +35,9 @@ type Replicas interface {
 	TransferLeadership(ctx context.Context, tp record.TopicPartition, to int32) error
 	// Checksums sums the records of the local replica below upTo; upTo below 0: below its high watermark.
 	Checksums(tp record.TopicPartition, upTo record.Offset) (partition.Checksum, error)
+	// DeleteRecords raises the log start to before and gives the one that holds then;
+	// partition.DeleteBefore: to the high watermark.
+	DeleteRecords(ctx context.Context, tp record.TopicPartition, before record.Offset) (record.Offset, error)
 }
 
 // Cluster is what all brokers agree on, and what this one has heard from the others.

@@ -107,3 +107,19 @@ func (s *service) GetChecksums(_ context.Context, req *clientv1.GetChecksumsRequ
 	}
 	return &clientv1.GetChecksumsResponse{From: int64(sum.From), UpTo: int64(sum.UpTo), Crc32C: sum.CRC32C, Batches: sum.Batches}, nil
 }
+
+// DeleteRecords raises the log start of a partition that this broker leads (L25).
+func (s *service) DeleteRecords(ctx context.Context, req *clientv1.DeleteRecordsRequest) (*clientv1.DeleteRecordsResponse, error) {
+	tp, refusal := checkPartition(req.Topic, req.Partition)
+	if refusal == nil && req.BeforeOffset == nil {
+		refusal = refused(reasonInvalidRequest, "before_offset", "", "before_offset is not set: want an offset, or -1 for the high watermark")
+	}
+	if refusal != nil {
+		return nil, s.failed(refusal)
+	}
+	start, err := s.c.Replicas.DeleteRecords(ctx, tp, record.Offset(*req.BeforeOffset))
+	if err != nil {
+		return nil, s.failed(s.ofPartition(tp, err))
+	}
+	return &clientv1.DeleteRecordsResponse{LogStartOffset: int64(start)}, nil
+}

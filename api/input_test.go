@@ -336,6 +336,10 @@ func TestCallsRefuseBadInput(t *testing.T) {
 			_, err := r.admin.GetChecksums(ctx, &clientv1.GetChecksumsRequest{Topic: "t", UpTo: proto.Int64(-2)})
 			return err
 		}, reasonInvalidRequest, "up_to"},
+		"delete records without an offset": {func() error {
+			_, err := r.admin.DeleteRecords(ctx, &clientv1.DeleteRecordsRequest{Topic: "t"})
+			return err
+		}, reasonInvalidRequest, "before_offset"},
 	} {
 		err := c.call()
 		e, _, ok := clientv1.ErrorOf(err)

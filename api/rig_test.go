@@ -246,6 +246,8 @@ type fakeReplicas struct {
 	groups    []partition.GroupStatus
 	transfer  func(record.TopicPartition, int32) error
 	checksums func(record.TopicPartition, record.Offset) (partition.Checksum, error)
+	// deleteRecords answers with what it is given where it is nil.
+	deleteRecords func(record.TopicPartition, record.Offset) (record.Offset, error)
 }
 
 func (r *fakeReplicas) Groups() []partition.GroupStatus { return r.groups }
@@ -254,6 +256,13 @@ func (r *fakeReplicas) TransferLeadership(_ context.Context, tp record.TopicPart
 }
 func (r *fakeReplicas) Checksums(tp record.TopicPartition, upTo record.Offset) (partition.Checksum, error) {
 	return r.checksums(tp, upTo)
+}
+
+func (r *fakeReplicas) DeleteRecords(_ context.Context, tp record.TopicPartition, before record.Offset) (record.Offset, error) {
+	if r.deleteRecords == nil {
+		return before, nil
+	}
+	return r.deleteRecords(tp, before)
 }
 
 // fakeCluster has three brokers and the topics t (2 partitions) and orders (1).

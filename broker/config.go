@@ -50,6 +50,10 @@ type Config struct {
 	// ProducerIDExpirationCheck is how often a leader looks for idle producers,
 	// 1 second to 1 day.
 	ProducerIDExpirationCheck time.Duration `koanf:"producer_id_expiration_check"`
+	// RetentionCheck is how often a leader looks for records to delete, and every
+	// replica for disk space to free, 100 ms to 1 day (Kafka:
+	// log.retention.check.interval.ms).
+	RetentionCheck time.Duration `koanf:"retention_check"`
 	// ShutdownTimeout is how long a stopping broker may take to hand over what
 	// it leads and to answer what it has taken, 0 to 10 minutes.
 	ShutdownTimeout time.Duration `koanf:"shutdown_timeout"`
@@ -233,6 +237,7 @@ func DefaultConfig() Config {
 		},
 		ProducerIDExpiration:      24 * time.Hour,
 		ProducerIDExpirationCheck: 10 * time.Minute,
+		RetentionCheck:            5 * time.Minute,
 		ShutdownTimeout:           30 * time.Second,
 		Log:                       LogConfig{Level: "info", Format: LogAuto},
 	}

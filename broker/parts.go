@@ -112,6 +112,7 @@ func (b *Broker) assemble() (*parts, error) {
 		SnapshotBytes:           int64(b.cfg.Raft.SnapshotBytes),
 		MaxReplicas:             b.cfg.Limits.MaxPartitions,
 		ExpirationCheckInterval: b.cfg.ProducerIDExpirationCheck,
+		RetentionCheckInterval:  b.cfg.RetentionCheck,
 		Logger:                  p.logger,
 		Registerer:              reg,
 	})

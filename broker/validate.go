@@ -34,6 +34,8 @@ func (c Config) Validate() error {
 		"a producer that pauses longer than this can write a duplicate")
 	v.duration("producer_id_expiration_check", c.ProducerIDExpirationCheck, time.Second, 24*time.Hour,
 		"idle producers hold memory until the next check")
+	v.duration("retention_check", c.RetentionCheck, 100*time.Millisecond, 24*time.Hour,
+		"what retention no longer keeps stays until the next check")
 	v.duration("shutdown_timeout", c.ShutdownTimeout, 0, 10*time.Minute,
 		"a service manager kills what stops too slowly")
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")

@@ -71,6 +71,26 @@ func (c *Client) listOne(ctx context.Context, level clientv1.IsolationLevel, tp 
 	return out
 }
 
+// DeleteRecords deletes the records of a partition below an offset, and gives the log start that
+// holds then; record.NoOffset: all records that can be read. An offset below the log start changes
+// nothing, so doing it again does no harm. Disk space is freed later, in whole segments.
+//
+// Errors: OFFSET_OUT_OF_RANGE beyond the high watermark, POLICY_VIOLATION where the topic is only
+// compacted; outcome Unknown when the answer was lost.
+func (c *Client) DeleteRecords(ctx context.Context, tp record.TopicPartition, before record.Offset) (record.Offset, error) {
+	start := record.NoOffset
+	err := c.atLeader(ctx, tp, func(ctx context.Context, cc *grpc.ClientConn) error {
+		r, err := clientv1.NewAdminServiceClient(cc).DeleteRecords(ctx, &clientv1.DeleteRecordsRequest{
+			Topic: tp.Topic, Partition: tp.Partition, BeforeOffset: (*int64)(&before)})
+		start = record.Offset(r.GetLogStartOffset())
+		return err
+	})
+	if err != nil {
+		return record.NoOffset, err
+	}
+	return start, nil
+}
+
 // ProducerState is what a partition remembers of a producer.
 type ProducerState struct {
 	ID    record.ProducerID

@@ -26,6 +26,7 @@ const (
 	CodeOffsetNotAvailable      Code = "OFFSET_NOT_AVAILABLE"
 	CodeStorage                 Code = "KAFKA_STORAGE_ERROR"
 	CodeInvalidRecord           Code = "INVALID_RECORD"
+	CodePolicyViolation         Code = "POLICY_VIOLATION"
 	CodeInvalidRequest          Code = "INVALID_REQUEST"
 	CodeUnknown                 Code = "UNKNOWN_SERVER_ERROR"
 )

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -39,8 +41,11 @@ type HostConfig struct {
 	MaxReplicas int
 	// ExpirationCheckInterval is how often a leader looks for idle producers (P25).
 	ExpirationCheckInterval time.Duration
-	Logger                  *slog.Logger
-	Registerer              prometheus.Registerer
+	// RetentionCheckInterval is how often a leader looks for records to delete, and every replica
+	// for disk space to free. Default 5 min.
+	RetentionCheckInterval time.Duration
+	Logger                 *slog.Logger
+	Registerer             prometheus.Registerer
 }
 
 // Host holds this broker's replicas. Its methods may be called from many goroutines.
@@ -75,6 +80,9 @@ func NewHost(c HostConfig) *Host {
 	if c.ExpirationCheckInterval <= 0 {
 		c.ExpirationCheckInterval = 10 * time.Minute
 	}
+	if c.RetentionCheckInterval <= 0 {
+		c.RetentionCheckInterval = 5 * time.Minute
+	}
 	if c.MaxReplicas <= 0 {
 		c.MaxReplicas = 4000
 	}
@@ -89,6 +97,7 @@ func NewHost(c HostConfig) *Host {
 		problems: make(map[raftgroup.GroupID]problem),
 	}
 	h.background(h.sweepTimeouts)
+	h.background(h.sweepSpace)
 	return h
 }
 
@@ -300,6 +309,13 @@ func (h *Host) replica(tp record.TopicPartition) *Replica {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return h.byName[tp]
+}
+
+// all lists the open replicas.
+func (h *Host) all() []*Replica {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return slices.Collect(maps.Values(h.byGroup))
 }
 
 // leading finds a replica that leads and is ready.

@@ -8,7 +8,7 @@ import (
 )
 
 // lead does what only the leader does, until its term ends: it brings the replicated settings in
-// line with the configuration and forgets idle producers.
+// line with the configuration, forgets idle producers and lets old records go.
 func (r *Replica) lead(ctx context.Context) {
 	select {
 	case <-r.opened:
@@ -17,6 +17,8 @@ func (r *Replica) lead(ctx context.Context) {
 	}
 	ticker := time.NewTicker(r.host.config.ExpirationCheckInterval)
 	defer ticker.Stop()
+	retention := time.NewTicker(r.host.config.RetentionCheckInterval)
+	defer retention.Stop()
 	r.proposeSettings(ctx)
 	for {
 		select {
@@ -26,8 +28,11 @@ func (r *Replica) lead(ctx context.Context) {
 			return
 		case <-r.admission.configured:
 			r.proposeSettings(ctx)
+			r.retain(ctx, time.Now())
 		case <-ticker.C:
 			r.expireProducers(ctx, time.Now())
+		case now := <-retention.C:
+			r.retain(ctx, now)
 		}
 	}
 }

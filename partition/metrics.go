@@ -18,6 +18,7 @@ type metrics struct {
 	expired     prometheus.Counter
 	accepted    prometheus.Counter
 	duplicates  prometheus.Counter
+	retained    prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -32,10 +33,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		evicted:     prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_producer_evicted_total", Help: "Idle producers forgotten because the partition's bound was reached."}),
 		expired:     prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_producer_expired_total", Help: "Producers forgotten because they were idle longer than producer.id.expiration.ms."}),
 	}
+	m.retained = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_retention_records_total", Help: "Offsets that retention put below the log start of partitions led here."})
 	m.accepted = m.batches.WithLabelValues("accepted")
 	m.duplicates = m.batches.WithLabelValues("duplicate")
 	if reg != nil {
-		reg.MustRegister(m.replicas, m.quarantined, m.batches, m.refusedBusy, m.timedOut, m.inFlight, m.evicted, m.expired)
+		reg.MustRegister(m.replicas, m.quarantined, m.batches, m.refusedBusy, m.timedOut, m.inFlight, m.evicted, m.expired, m.retained)
 	}
 	return m
 }

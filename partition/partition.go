@@ -41,6 +41,12 @@ type Config struct {
 	TimestampBeforeMax, TimestampAfterMax int64
 	// Compacted: records need a key (P29).
 	Compacted bool
+	// Deletes: old records go by time and size (cleanup.policy holds delete).
+	Deletes bool
+	// RetentionMS and RetentionBytes bound what is kept, -1: no bound (L28).
+	RetentionMS, RetentionBytes int64
+	// SegmentMS is the age at which a segment is closed (L30).
+	SegmentMS int64
 	// SegmentBytes is the size at which a segment is closed.
 	SegmentBytes int64
 	// ProducerExpiration is how long an idle producer is remembered (P25).
@@ -56,6 +62,10 @@ func DefaultConfig() Config {
 		MaxMessageBytes:    1048588,
 		TimestampBeforeMax: never,
 		TimestampAfterMax:  int64(time.Hour / time.Millisecond),
+		Deletes:            true,
+		RetentionMS:        int64(7 * 24 * time.Hour / time.Millisecond),
+		RetentionBytes:     -1,
+		SegmentMS:          int64(7 * 24 * time.Hour / time.Millisecond),
 		SegmentBytes:       64 << 20,
 		ProducerExpiration: 24 * time.Hour,
 		MaxProducers:       10_000,

@@ -30,11 +30,17 @@ var only = record.TopicPartition{Topic: topic}
 
 func begin(t *testing.T) *scenario {
 	t.Helper()
-	c := brokertest.Start(t, brokertest.Options{})
+	return beginWith(t, brokertest.Options{}, nil)
+}
+
+// beginWith begins on brokers and with a topic that are not the usual ones.
+func beginWith(t *testing.T, o brokertest.Options, configs map[string]string) *scenario {
+	t.Helper()
+	c := brokertest.Start(t, o)
 	ctx, cancel := context.WithTimeout(context.Background(), 45*time.Second)
 	t.Cleanup(cancel)
 	s := &scenario{t: t, ctx: ctx, c: c, cl: c.Client()}
-	if _, err := s.cl.CreateTopic(ctx, client.TopicSpec{Name: topic, Partitions: 1, ReplicationFactor: 3}); err != nil {
+	if _, err := s.cl.CreateTopic(ctx, client.TopicSpec{Name: topic, Partitions: 1, ReplicationFactor: 3, Configs: configs}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.cl.WaitReady(ctx, topic); err != nil {

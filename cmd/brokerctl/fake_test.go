@@ -348,6 +348,16 @@ func (f *fakeCluster) TransferLeadership(_ context.Context, req *clientv1.Transf
 	return &clientv1.TransferLeadershipResponse{}, nil
 }
 
+func (f *fakeCluster) DeleteRecords(_ context.Context, req *clientv1.DeleteRecordsRequest) (*clientv1.DeleteRecordsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	start := req.GetBeforeOffset()
+	if start < 0 {
+		start = f.log(req.Topic, req.Partition).end
+	}
+	return &clientv1.DeleteRecordsResponse{LogStartOffset: start}, nil
+}
+
 // GetChecksums answers for brokers in turn, since all are one server.
 func (f *fakeCluster) GetChecksums(_ context.Context, req *clientv1.GetChecksumsRequest) (*clientv1.GetChecksumsResponse, error) {
 	f.mu.Lock()

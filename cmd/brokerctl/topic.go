@@ -22,7 +22,7 @@ func (p *program) topicCommand() *cobra.Command {
 		Aliases: []string{"topics"},
 		Short:   "Create, show, change and delete topics",
 	})
-	cmd.AddCommand(p.topicCreate(), p.topicList(), p.topicDescribe(), p.topicAlter(), p.topicDelete())
+	cmd.AddCommand(p.topicCreate(), p.topicList(), p.topicDescribe(), p.topicAlter(), p.topicDelete(), p.topicDeleteRecords())
 	return cmd
 }
 

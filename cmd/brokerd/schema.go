@@ -88,6 +88,7 @@ var kafkaNames = map[string]string{
 	"max.message.bytes":                   "limits.max_message_bytes",
 	"producer.id.expiration.ms":           "producer_id_expiration",
 	"producer.id.expiration.check.interval.ms": "producer_id_expiration_check",
+	"log.retention.check.interval.ms":          "retention_check",
 }
 
 // unknown describes a key that does not exist, with the one that was probably meant.

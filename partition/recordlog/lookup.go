@@ -190,6 +190,24 @@ func (l *Log) Term(i record.Index) (record.Term, error) {
 	return term, err
 }
 
+// AppendedAt is when the leader appended an entry of the live log, inside the raft window or not,
+// unix ns; 0: unknown. ErrNotFound: the log does not hold it.
+func (l *Log) AppendedAt(i record.Index) (int64, error) {
+	if l.closed.Load() {
+		return 0, ErrClosed
+	}
+	var at int64
+	err := l.at(i, peerReader, func(c *cursor) error {
+		h, err := c.header()
+		if err != nil {
+			return c.damage(err)
+		}
+		at = h.appendedAt
+		return nil
+	})
+	return at, err
+}
+
 // termIn gives the term of entry i of a segment.
 func (l *Log) termIn(x extent, i record.Index) (record.Term, error) {
 	var term record.Term

@@ -3109,6 +3109,113 @@ func (x *GetChecksumsResponse) GetBatches() int64 {
 	return 0
 }
 
+type DeleteRecordsRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Topic     string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	// The lowest offset to keep, 0 to the high watermark; -1: the high watermark. One below the log
+	// start changes nothing. Absent is refused: nothing is deleted by leaving a field out.
+	BeforeOffset  *int64 `protobuf:"varint,3,opt,name=before_offset,json=beforeOffset,proto3,oneof" json:"before_offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRecordsRequest) Reset() {
+	*x = DeleteRecordsRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRecordsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRecordsRequest) ProtoMessage() {}
+
+func (x *DeleteRecordsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRecordsRequest.ProtoReflect.Descriptor instead.
+func (*DeleteRecordsRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *DeleteRecordsRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *DeleteRecordsRequest) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *DeleteRecordsRequest) GetBeforeOffset() int64 {
+	if x != nil && x.BeforeOffset != nil {
+		return *x.BeforeOffset
+	}
+	return 0
+}
+
+type DeleteRecordsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The log start that holds now.
+	LogStartOffset int64 `protobuf:"varint,1,opt,name=log_start_offset,json=logStartOffset,proto3" json:"log_start_offset,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *DeleteRecordsResponse) Reset() {
+	*x = DeleteRecordsResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRecordsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRecordsResponse) ProtoMessage() {}
+
+func (x *DeleteRecordsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRecordsResponse.ProtoReflect.Descriptor instead.
+func (*DeleteRecordsResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *DeleteRecordsResponse) GetLogStartOffset() int64 {
+	if x != nil {
+		return x.LogStartOffset
+	}
+	return 0
+}
+
 var File_client_v1_client_proto protoreflect.FileDescriptor
 
 const file_client_v1_client_proto_rawDesc = "" +
@@ -3374,7 +3481,14 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x13\n" +
 	"\x05up_to\x18\x02 \x01(\x03R\x04upTo\x12\x16\n" +
 	"\x06crc32c\x18\x03 \x01(\rR\x06crc32c\x12\x18\n" +
-	"\abatches\x18\x04 \x01(\x03R\abatches*J\n" +
+	"\abatches\x18\x04 \x01(\x03R\abatches\"\x86\x01\n" +
+	"\x14DeleteRecordsRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12(\n" +
+	"\rbefore_offset\x18\x03 \x01(\x03H\x00R\fbeforeOffset\x88\x01\x01B\x10\n" +
+	"\x0e_before_offset\"A\n" +
+	"\x15DeleteRecordsResponse\x12(\n" +
+	"\x10log_start_offset\x18\x01 \x01(\x03R\x0elogStartOffset*J\n" +
 	"\x04Acks\x12\x14\n" +
 	"\x10ACKS_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bACKS_ALL\x10\x01\x12\x0f\n" +
@@ -3394,7 +3508,7 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x05Fetch\x12\x1f.oncelog.client.v1.FetchRequest\x1a .oncelog.client.v1.FetchResponse\x12\\\n" +
 	"\vListOffsets\x12%.oncelog.client.v1.ListOffsetsRequest\x1a&.oncelog.client.v1.ListOffsetsResponse\x12e\n" +
 	"\x0eInitProducerId\x12(.oncelog.client.v1.InitProducerIdRequest\x1a).oncelog.client.v1.InitProducerIdResponse\x12n\n" +
-	"\x11DescribeProducers\x12+.oncelog.client.v1.DescribeProducersRequest\x1a,.oncelog.client.v1.DescribeProducersResponse2\xa2\x06\n" +
+	"\x11DescribeProducers\x12+.oncelog.client.v1.DescribeProducersRequest\x1a,.oncelog.client.v1.DescribeProducersResponse2\x86\a\n" +
 	"\fAdminService\x12\\\n" +
 	"\vGetMetadata\x12%.oncelog.client.v1.GetMetadataRequest\x1a&.oncelog.client.v1.GetMetadataResponse\x12\\\n" +
 	"\vCreateTopic\x12%.oncelog.client.v1.CreateTopicRequest\x1a&.oncelog.client.v1.CreateTopicResponse\x12Y\n" +
@@ -3404,7 +3518,8 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\rDescribeTopic\x12'.oncelog.client.v1.DescribeTopicRequest\x1a(.oncelog.client.v1.DescribeTopicResponse\x12e\n" +
 	"\x0eListRaftGroups\x12(.oncelog.client.v1.ListRaftGroupsRequest\x1a).oncelog.client.v1.ListRaftGroupsResponse\x12q\n" +
 	"\x12TransferLeadership\x12,.oncelog.client.v1.TransferLeadershipRequest\x1a-.oncelog.client.v1.TransferLeadershipResponse\x12_\n" +
-	"\fGetChecksums\x12&.oncelog.client.v1.GetChecksumsRequest\x1a'.oncelog.client.v1.GetChecksumsResponseB9Z7github.com/oncelog/oncelog/api/proto/client/v1;clientv1b\x06proto3"
+	"\fGetChecksums\x12&.oncelog.client.v1.GetChecksumsRequest\x1a'.oncelog.client.v1.GetChecksumsResponse\x12b\n" +
+	"\rDeleteRecords\x12'.oncelog.client.v1.DeleteRecordsRequest\x1a(.oncelog.client.v1.DeleteRecordsResponseB9Z7github.com/oncelog/oncelog/api/proto/client/v1;clientv1b\x06proto3"
 
 var (
 	file_client_v1_client_proto_rawDescOnce sync.Once
@@ -3419,7 +3534,7 @@ func file_client_v1_client_proto_rawDescGZIP() []byte {
 }
 
 var file_client_v1_client_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_client_v1_client_proto_goTypes = []any{
 	(Acks)(0),                          // 0: oncelog.client.v1.Acks
 	(Outcome)(0),                       // 1: oncelog.client.v1.Outcome
@@ -3467,9 +3582,11 @@ var file_client_v1_client_proto_goTypes = []any{
 	(*TransferLeadershipResponse)(nil), // 43: oncelog.client.v1.TransferLeadershipResponse
 	(*GetChecksumsRequest)(nil),        // 44: oncelog.client.v1.GetChecksumsRequest
 	(*GetChecksumsResponse)(nil),       // 45: oncelog.client.v1.GetChecksumsResponse
-	nil,                                // 46: oncelog.client.v1.Error.MetadataEntry
-	nil,                                // 47: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
-	nil,                                // 48: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	(*DeleteRecordsRequest)(nil),       // 46: oncelog.client.v1.DeleteRecordsRequest
+	(*DeleteRecordsResponse)(nil),      // 47: oncelog.client.v1.DeleteRecordsResponse
+	nil,                                // 48: oncelog.client.v1.Error.MetadataEntry
+	nil,                                // 49: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	nil,                                // 50: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
 }
 var file_client_v1_client_proto_depIdxs = []int32{
 	0,  // 0: oncelog.client.v1.ProduceRequest.acks:type_name -> oncelog.client.v1.Acks
@@ -3479,7 +3596,7 @@ var file_client_v1_client_proto_depIdxs = []int32{
 	8,  // 4: oncelog.client.v1.ProduceResponse.error:type_name -> oncelog.client.v1.Error
 	1,  // 5: oncelog.client.v1.Error.outcome:type_name -> oncelog.client.v1.Outcome
 	9,  // 6: oncelog.client.v1.Error.leader:type_name -> oncelog.client.v1.Leader
-	46, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
+	48, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
 	11, // 8: oncelog.client.v1.FetchRequest.partitions:type_name -> oncelog.client.v1.FetchPartition
 	2,  // 9: oncelog.client.v1.FetchRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
 	13, // 10: oncelog.client.v1.FetchResponse.partitions:type_name -> oncelog.client.v1.FetchedPartition
@@ -3496,9 +3613,9 @@ var file_client_v1_client_proto_depIdxs = []int32{
 	28, // 21: oncelog.client.v1.GetMetadataResponse.topics:type_name -> oncelog.client.v1.Topic
 	8,  // 22: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
 	29, // 23: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
-	47, // 24: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	49, // 24: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
 	28, // 25: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	48, // 26: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	50, // 26: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
 	28, // 27: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
 	28, // 28: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
 	38, // 29: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
@@ -3516,21 +3633,23 @@ var file_client_v1_client_proto_depIdxs = []int32{
 	39, // 41: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
 	42, // 42: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
 	44, // 43: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
-	7,  // 44: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
-	12, // 45: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
-	17, // 46: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
-	20, // 47: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
-	22, // 48: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
-	26, // 49: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
-	31, // 50: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
-	33, // 51: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
-	35, // 52: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
-	37, // 53: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
-	40, // 54: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
-	43, // 55: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
-	45, // 56: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
-	44, // [44:57] is the sub-list for method output_type
-	31, // [31:44] is the sub-list for method input_type
+	46, // 44: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
+	7,  // 45: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
+	12, // 46: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
+	17, // 47: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
+	20, // 48: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
+	22, // 49: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
+	26, // 50: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
+	31, // 51: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
+	33, // 52: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
+	35, // 53: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
+	37, // 54: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
+	40, // 55: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
+	43, // 56: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
+	45, // 57: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
+	47, // 58: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
+	45, // [45:59] is the sub-list for method output_type
+	31, // [31:45] is the sub-list for method input_type
 	31, // [31:31] is the sub-list for extension type_name
 	31, // [31:31] is the sub-list for extension extendee
 	0,  // [0:31] is the sub-list for field type_name
@@ -3548,13 +3667,14 @@ func file_client_v1_client_proto_init() {
 	file_client_v1_client_proto_msgTypes[36].OneofWrappers = []any{}
 	file_client_v1_client_proto_msgTypes[39].OneofWrappers = []any{}
 	file_client_v1_client_proto_msgTypes[41].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[43].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_client_v1_client_proto_rawDesc), len(file_client_v1_client_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   46,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -296,6 +296,7 @@ const (
 	AdminService_ListRaftGroups_FullMethodName     = "/oncelog.client.v1.AdminService/ListRaftGroups"
 	AdminService_TransferLeadership_FullMethodName = "/oncelog.client.v1.AdminService/TransferLeadership"
 	AdminService_GetChecksums_FullMethodName       = "/oncelog.client.v1.AdminService/GetChecksums"
+	AdminService_DeleteRecords_FullMethodName      = "/oncelog.client.v1.AdminService/DeleteRecords"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -318,6 +319,9 @@ type AdminServiceClient interface {
 	// GetChecksums gives a checksum over the stored records of each local replica of a partition,
 	// up to an offset, so that replicas can be compared.
 	GetChecksums(ctx context.Context, in *GetChecksumsRequest, opts ...grpc.CallOption) (*GetChecksumsResponse, error)
+	// DeleteRecords raises the log start of a partition that this broker leads. Doing it again does
+	// no harm.
+	DeleteRecords(ctx context.Context, in *DeleteRecordsRequest, opts ...grpc.CallOption) (*DeleteRecordsResponse, error)
 }
 
 type adminServiceClient struct {
@@ -408,6 +412,16 @@ func (c *adminServiceClient) GetChecksums(ctx context.Context, in *GetChecksumsR
 	return out, nil
 }
 
+func (c *adminServiceClient) DeleteRecords(ctx context.Context, in *DeleteRecordsRequest, opts ...grpc.CallOption) (*DeleteRecordsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteRecordsResponse)
+	err := c.cc.Invoke(ctx, AdminService_DeleteRecords_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -428,6 +442,9 @@ type AdminServiceServer interface {
 	// GetChecksums gives a checksum over the stored records of each local replica of a partition,
 	// up to an offset, so that replicas can be compared.
 	GetChecksums(context.Context, *GetChecksumsRequest) (*GetChecksumsResponse, error)
+	// DeleteRecords raises the log start of a partition that this broker leads. Doing it again does
+	// no harm.
+	DeleteRecords(context.Context, *DeleteRecordsRequest) (*DeleteRecordsResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -461,6 +478,9 @@ func (UnimplementedAdminServiceServer) TransferLeadership(context.Context, *Tran
 }
 func (UnimplementedAdminServiceServer) GetChecksums(context.Context, *GetChecksumsRequest) (*GetChecksumsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetChecksums not implemented")
+}
+func (UnimplementedAdminServiceServer) DeleteRecords(context.Context, *DeleteRecordsRequest) (*DeleteRecordsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteRecords not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -627,6 +647,24 @@ func _AdminService_GetChecksums_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_DeleteRecords_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteRecordsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DeleteRecords(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DeleteRecords_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DeleteRecords(ctx, req.(*DeleteRecordsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -665,6 +703,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetChecksums",
 			Handler:    _AdminService_GetChecksums_Handler,
+		},
+		{
+			MethodName: "DeleteRecords",
+			Handler:    _AdminService_DeleteRecords_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
