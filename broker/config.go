@@ -54,11 +54,21 @@ type Config struct {
 	// replica for disk space to free, 100 ms to 1 day (Kafka:
 	// log.retention.check.interval.ms).
 	RetentionCheck time.Duration `koanf:"retention_check"`
+	// Scrub says how the logs are searched for damage.
+	Scrub ScrubConfig `koanf:"scrub"`
 	// ShutdownTimeout is how long a stopping broker may take to hand over what
 	// it leads and to answer what it has taken, 0 to 10 minutes.
 	ShutdownTimeout time.Duration `koanf:"shutdown_timeout"`
 	// Log says what is logged and how.
 	Log LogConfig `koanf:"log"`
+}
+
+// ScrubConfig says how the logs are searched for damage: they are read through, slowly.
+type ScrubConfig struct {
+	// Interval is the time from one look at all logs to the next, 1 second to 1 year.
+	Interval time.Duration `koanf:"interval"`
+	// BytesPerSecond is how much is read at most, 64 KiB to 64 GiB.
+	BytesPerSecond Bytes `koanf:"bytes_per_second"`
 }
 
 // ListenerConfig is one address to listen on, and the address others are told.
@@ -238,6 +248,7 @@ func DefaultConfig() Config {
 		ProducerIDExpiration:      24 * time.Hour,
 		ProducerIDExpirationCheck: 10 * time.Minute,
 		RetentionCheck:            5 * time.Minute,
+		Scrub:                     ScrubConfig{Interval: 24 * time.Hour, BytesPerSecond: 8 * MiB},
 		ShutdownTimeout:           30 * time.Second,
 		Log:                       LogConfig{Level: "info", Format: LogAuto},
 	}

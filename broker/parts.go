@@ -113,6 +113,8 @@ func (b *Broker) assemble() (*parts, error) {
 		MaxReplicas:             b.cfg.Limits.MaxPartitions,
 		ExpirationCheckInterval: b.cfg.ProducerIDExpirationCheck,
 		RetentionCheckInterval:  b.cfg.RetentionCheck,
+		ScrubBytes:              int64(b.cfg.Scrub.BytesPerSecond),
+		ScrubInterval:           b.cfg.Scrub.Interval,
 		Logger:                  p.logger,
 		Registerer:              reg,
 	})

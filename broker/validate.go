@@ -36,6 +36,10 @@ func (c Config) Validate() error {
 		"idle producers hold memory until the next check")
 	v.duration("retention_check", c.RetentionCheck, 100*time.Millisecond, 24*time.Hour,
 		"what retention no longer keeps stays until the next check")
+	v.duration("scrub.interval", c.Scrub.Interval, time.Second, 365*24*time.Hour,
+		"damage is found only while others still have what it destroyed")
+	v.size("scrub.bytes_per_second", c.Scrub.BytesPerSecond, 64*KiB, 64*GiB,
+		"the search shares the disk with clients")
 	v.duration("shutdown_timeout", c.ShutdownTimeout, 0, 10*time.Minute,
 		"a service manager kills what stops too slowly")
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")

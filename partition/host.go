@@ -44,8 +44,12 @@ type HostConfig struct {
 	// RetentionCheckInterval is how often a leader looks for records to delete, and every replica
 	// for disk space to free. Default 5 min.
 	RetentionCheckInterval time.Duration
-	Logger                 *slog.Logger
-	Registerer             prometheus.Registerer
+	// ScrubBytes is how much of the logs is read in a second to look for damage, default 8 MiB;
+	// ScrubInterval is how long from one look at all of them to the next, default 1 day.
+	ScrubBytes    int64
+	ScrubInterval time.Duration
+	Logger        *slog.Logger
+	Registerer    prometheus.Registerer
 }
 
 // Host holds this broker's replicas. Its methods may be called from many goroutines.
@@ -83,6 +87,12 @@ func NewHost(c HostConfig) *Host {
 	if c.RetentionCheckInterval <= 0 {
 		c.RetentionCheckInterval = 5 * time.Minute
 	}
+	if c.ScrubBytes <= 0 {
+		c.ScrubBytes = 8 << 20
+	}
+	if c.ScrubInterval <= 0 {
+		c.ScrubInterval = 24 * time.Hour
+	}
 	if c.MaxReplicas <= 0 {
 		c.MaxReplicas = 4000
 	}
@@ -98,6 +108,7 @@ func NewHost(c HostConfig) *Host {
 	}
 	h.background(h.sweepTimeouts)
 	h.background(h.sweepSpace)
+	h.background(h.scrub)
 	return h
 }
 
@@ -170,6 +181,9 @@ func (h *Host) adopt(r *Replica) bool {
 func (h *Host) openReplica(spec ReplicaSpec) (*Replica, error) {
 	dir := h.replicaDir(spec)
 	if err := checkReplicaDir(h.config.FS, dir, identityOf(spec)); err != nil {
+		return nil, err
+	}
+	if err := checkUndamaged(h.config.FS, dir, spec.Self); err != nil {
 		return nil, err
 	}
 	snapshot, err := h.config.Raft.LatestSnapshot(dir)
@@ -438,6 +452,9 @@ func (r *Replica) status() GroupStatus {
 	s := GroupStatus{Spec: r.spec, Raft: r.group.Status(), LogStart: b.start, HighWater: b.highWatermark,
 		Stable: b.lastStable, LogBytes: r.log.Bytes()}
 	s.Problem = s.Raft.Problem
+	if damage := r.damaged.Load(); damage != nil && s.Problem == "" {
+		s.Problem = (*damage).Error()
+	}
 	r.mu.RLock()
 	s.Producers = r.state.producers.Len()
 	r.mu.RUnlock()

@@ -19,6 +19,8 @@ type metrics struct {
 	accepted    prometheus.Counter
 	duplicates  prometheus.Counter
 	retained    prometheus.Counter
+	damaged     prometheus.Counter
+	scrubs      prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -34,10 +36,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		expired:     prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_producer_expired_total", Help: "Producers forgotten because they were idle longer than producer.id.expiration.ms."}),
 	}
 	m.retained = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_retention_records_total", Help: "Offsets that retention put below the log start of partitions led here."})
+	m.damaged = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_replicas_damaged_total", Help: "Replicas in whose log damage was found while they ran."})
+	m.scrubs = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_scrubs_total", Help: "How often all logs of this broker have been read through to look for damage."})
 	m.accepted = m.batches.WithLabelValues("accepted")
 	m.duplicates = m.batches.WithLabelValues("duplicate")
 	if reg != nil {
-		reg.MustRegister(m.replicas, m.quarantined, m.batches, m.refusedBusy, m.timedOut, m.inFlight, m.evicted, m.expired, m.retained)
+		reg.MustRegister(m.replicas, m.quarantined, m.batches, m.refusedBusy, m.timedOut, m.inFlight, m.evicted, m.expired, m.retained, m.damaged, m.scrubs)
 	}
 	return m
 }

@@ -68,6 +68,7 @@ func (r *Replica) lookUpTime(timestamp int64, limit record.Offset) (ListedOffset
 	offset, at, term, found, err := find(timestamp, limit)
 	if err != nil {
 		r.logger.Error("time look-up failed", "timestamp", timestamp, "err", err)
+		r.noticed(err)
 		e := refused(CodeStorage, "looking up time %d in %s failed", timestamp, r.spec.TopicPartition)
 		e.Cause = err
 		return none, e
@@ -115,6 +116,7 @@ func (h *Host) Checksums(tp record.TopicPartition, upTo record.Offset) (Checksum
 	c := Checksum{From: b.start, UpTo: max(min(upTo, b.highWatermark), b.start)}
 	crc, n, err := r.log.Checksum(c.From, c.UpTo)
 	if err != nil {
+		r.noticed(err)
 		e := refused(CodeStorage, "summing %s from %d to %d failed", tp, c.From, c.UpTo)
 		e.Cause = err
 		return Checksum{}, e

@@ -64,6 +64,7 @@ func (r *Replica) read(ctx context.Context, q FetchPartition, committed bool, ma
 		return f
 	case err != nil:
 		r.logger.Error("read failed", "offset", int64(q.Offset), "err", err)
+		r.noticed(err)
 		f.Err = refused(CodeStorage, "reading %s at offset %d failed; the replica's disk needs a look", q.TopicPartition, q.Offset)
 		f.Err.Cause = err
 		return f

@@ -24,6 +24,8 @@ type Replica struct {
 	opened chan struct{}
 
 	config atomic.Pointer[Config]
+	// damaged is the damage that was found in the log since it was opened; nil: none.
+	damaged atomic.Pointer[error]
 
 	// mu guards state. Apply writes it; requests read it. Taken after admission.mu, never before.
 	mu    sync.RWMutex

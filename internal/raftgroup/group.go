@@ -186,6 +186,14 @@ func (g *Group) stopEngine(e *engine) {
 	e.stop()
 }
 
+// Fail ends this replica because its owner has found that it must not go on, such as by damage in
+// its log: it halts like after a fault of its own, and Status says why.
+func (g *Group) Fail(err error) {
+	if e := g.engine.Load(); e != nil {
+		e.fault(err)
+	}
+}
+
 // halt ends the group because of a fault; it stays open and says why.
 func (g *Group) halt(e *engine, err error) {
 	g.problemMu.Lock()

@@ -1,0 +1,79 @@
+package test
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/oncelog/oncelog/broker"
+	"github.com/oncelog/oncelog/brokertest"
+	"github.com/oncelog/oncelog/client"
+	"github.com/oncelog/oncelog/internal/vfs"
+)
+
+// flip turns a bit in the middle of the first segment of a broker's only replica of the topic.
+func (s *scenario) flip(id int32) {
+	s.t.Helper()
+	found := ""
+	disk := s.c.Disk(id)
+	var walk func(dir string)
+	walk = func(dir string) {
+		names, err := disk.List(dir)
+		if err != nil {
+			return // a file
+		}
+		for _, n := range names {
+			if strings.HasSuffix(n, ".seg") && found == "" {
+				found = filepath.Join(dir, n)
+			}
+			walk(filepath.Join(dir, n))
+		}
+	}
+	walk("/")
+	if found == "" {
+		s.t.Fatalf("broker %d has no segment", id)
+	}
+	content, err := vfs.ReadFile(disk, found)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := disk.FlipBit(found, int64(len(content)/2), 3); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// A bit that turned at rest is found by the search for damage. The replica that has it hands its
+// leadership over, stops, says so, and is not opened again; the others have every record.
+func TestDamageAtRestIsFound(t *testing.T) {
+	s := beginWith(t, brokertest.Options{Configure: func(c *broker.Config) {
+		c.Scrub.Interval = time.Second
+	}}, map[string]string{"segment.bytes": "65536"})
+	p := s.producer(client.ProducerConfig{BatchBytes: 8 << 10})
+	s.writeMany(p, 20_000, func(int) {})
+	leader := s.leader()
+	s.flip(leader)
+	problem := func() string {
+		groups, _, err := s.cl.RaftGroups(s.ctx, topic)
+		if err != nil {
+			return ""
+		}
+		for _, g := range groups {
+			if g.Broker == leader {
+				return g.Problem
+			}
+		}
+		return ""
+	}
+	s.until("the damage is found", func() bool { return strings.Contains(problem(), "damaged") })
+	s.until("another leader", func() bool { return s.leader() != leader })
+	if n := s.c.Metric(leader, "brokerd_replicas_damaged_total"); n != 1 {
+		t.Errorf("metric says %v damaged replicas", n)
+	}
+	s.write(p, "20000")
+	s.wantStored(numbers(20_001)...)
+
+	s.c.Stop(leader)
+	s.c.StartAgain(leader)
+	s.until("the replica is quarantined", func() bool { return strings.Contains(problem(), "must be replaced by a new replica") })
+}
