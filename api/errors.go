@@ -193,7 +193,7 @@ func (s *service) ofDomain(err error) *clientv1.Error {
 		k = kindOf[reasonUnknown]
 		e.Reason, e.Message = reasonUnknown, "the broker failed in a way that it has no name for; see its log"
 	}
-	e.Retriable = k.retry != retryNever
+	e.Retriable = k.retry != retryNever && (recordErr == nil || !recordErr.Permanent)
 	e.Message = valid(e.Message)
 	return e
 }

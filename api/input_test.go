@@ -2,7 +2,9 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,23 +29,29 @@ func damaged(change func(b record.Batch)) []byte {
 	return b
 }
 
-// Whatever a client sends is answered with a reason that names what is wrong; nothing has happened
-// then, and the stream goes on.
-func TestProduceRefusesBadInput(t *testing.T) {
+// badRequest is a produce request that must be refused.
+type badRequest struct {
+	name   string
+	req    *clientv1.ProduceRequest
+	reason string
+	// in are parts of message, field and limit that the answer has to name.
+	in []string
+}
+
+func withRecords(change func(*clientv1.Records)) *clientv1.ProduceRequest {
+	r := &clientv1.Records{Records: []*clientv1.Record{{Value: []byte("v")}}}
+	change(r)
+	return &clientv1.ProduceRequest{Topic: "t", Records: r}
+}
+
+func withBatch(b []byte) *clientv1.ProduceRequest {
+	return &clientv1.ProduceRequest{Topic: "t", Batch: b}
+}
+
+// badFields are wrong outside of the batch.
+func badFields() []badRequest {
 	long := strings.Repeat("n", 250)
-	records := func(change func(*clientv1.Records)) *clientv1.ProduceRequest {
-		r := &clientv1.Records{Records: []*clientv1.Record{{Value: []byte("v")}}}
-		change(r)
-		return &clientv1.ProduceRequest{Topic: "t", Records: r}
-	}
-	batch := func(b []byte) *clientv1.ProduceRequest { return &clientv1.ProduceRequest{Topic: "t", Batch: b} }
-	for _, c := range []struct {
-		name   string
-		req    *clientv1.ProduceRequest
-		reason string
-		// in are parts of message, field and limit that the answer has to name.
-		in []string
-	}{
+	return []badRequest{
 		{"empty", &clientv1.ProduceRequest{}, "INVALID_TOPIC_EXCEPTION", []string{"topic", "empty"}},
 		{"long topic", request(1, long, "x"), "INVALID_TOPIC_EXCEPTION", []string{"topic", "250", "249"}},
 		{"huge topic", request(1, strings.Repeat("n", 50_000), "x"), "INVALID_TOPIC_EXCEPTION", []string{"topic", "50000", "249"}},
@@ -58,39 +66,56 @@ func TestProduceRefusesBadInput(t *testing.T) {
 		{"neither batch nor records", &clientv1.ProduceRequest{Topic: "t"}, "INVALID_REQUEST", []string{"batch, records", "neither"}},
 		{"batch and records", &clientv1.ProduceRequest{Topic: "t", Batch: batchOf("x"), Records: &clientv1.Records{}}, "INVALID_REQUEST", []string{"batch, records", "both"}},
 		{"no record", &clientv1.ProduceRequest{Topic: "t", Records: &clientv1.Records{}}, "INVALID_RECORD", []string{"records", "at least one"}},
-		{"producer id alone", records(func(r *clientv1.Records) { r.ProducerId = proto.Int64(1) }), "INVALID_REQUEST", []string{"producer_id, producer_epoch, base_sequence", "all three"}},
-		{"negative producer id", records(func(r *clientv1.Records) {
+		{"producer id alone", withRecords(func(r *clientv1.Records) { r.ProducerId = proto.Int64(1) }), "INVALID_REQUEST", []string{"producer_id, producer_epoch, base_sequence", "all three"}},
+		{"negative producer id", withRecords(func(r *clientv1.Records) {
 			r.ProducerId, r.ProducerEpoch, r.BaseSequence = proto.Int64(-1), proto.Int32(0), proto.Int32(0)
 		}), "INVALID_REQUEST", []string{"producer_id", "-1"}},
-		{"epoch above int16", records(func(r *clientv1.Records) {
+		{"epoch above int16", withRecords(func(r *clientv1.Records) {
 			r.ProducerId, r.ProducerEpoch, r.BaseSequence = proto.Int64(1), proto.Int32(32768), proto.Int32(0)
 		}), "INVALID_REQUEST", []string{"producer_epoch", "32768", "32767"}},
-		{"negative sequence", records(func(r *clientv1.Records) {
+		{"negative sequence", withRecords(func(r *clientv1.Records) {
 			r.ProducerId, r.ProducerEpoch, r.BaseSequence = proto.Int64(1), proto.Int32(0), proto.Int32(-5)
 		}), "INVALID_REQUEST", []string{"base_sequence", "-5"}},
-		{"negative timestamp", records(func(r *clientv1.Records) { r.Records[0].TimestampMs = -2 }), "INVALID_TIMESTAMP", []string{"record 0", "timestamp_ms", "-2"}},
-		{"timestamp in the far future", records(func(r *clientv1.Records) { r.Records[0].TimestampMs = time.Now().UnixMilli() + 7_200_000 }), "INVALID_TIMESTAMP", []string{"message.timestamp.after.max.ms"}},
-		{"records above max.message.bytes", records(func(r *clientv1.Records) {
+		{"negative timestamp", withRecords(func(r *clientv1.Records) { r.Records[0].TimestampMs = -2 }), "INVALID_TIMESTAMP", []string{"record 0", "timestamp_ms", "-2"}},
+		{"timestamp in the far future", withRecords(func(r *clientv1.Records) { r.Records[0].TimestampMs = time.Now().UnixMilli() + 7_200_000 }), "INVALID_TIMESTAMP", []string{"message.timestamp.after.max.ms"}},
+		{"records above max.message.bytes", withRecords(func(r *clientv1.Records) {
 			r.Records = append(r.Records, &clientv1.Record{Value: make([]byte, 1<<20)})
 		}), "MESSAGE_TOO_LARGE", []string{"record 1", "max.message.bytes", "1048576"}},
-		{"batch above max.message.bytes", batch(batchOf(strings.Repeat("x", 1<<20))), "MESSAGE_TOO_LARGE", []string{"max.message.bytes", "1048576"}},
-		{"bad CRC", batch(func() []byte { b := batchOf("v"); b[len(b)-1] ^= 1; return b }()), "CORRUPT_MESSAGE", []string{"CRC"}},
-		{"cut short", batch(batchOf("v")[:65]), "INVALID_RECORD", []string{"bytes"}},
-		{"less than a header", batch([]byte{1, 2, 3}), "INVALID_RECORD", []string{"3 bytes"}},
-		{"two batches", batch(append(batchOf("v"), batchOf("w")...)), "INVALID_RECORD", []string{"exactly one batch"}},
-		{"magic 3", batch(damaged(func(b record.Batch) { b[16] = 3 })), "CORRUPT_MESSAGE", []string{"magic 3"}},
-		{"magic 1", batch(damaged(func(b record.Batch) { b[16] = 1 })), "INVALID_RECORD", []string{"magic 1"}},
-		{"codec 7", batch(damaged(func(b record.Batch) { b[22] |= 7 })), "UNSUPPORTED_COMPRESSION_TYPE", []string{"codec 7"}},
-		{"base offset 5", batch(damaged(func(b record.Batch) { b.SetBaseOffset(5) })), "INVALID_RECORD", []string{"base offset", "5"}},
-		{"count 9", batch(damaged(func(b record.Batch) { b[60] = 9 })), "INVALID_RECORD", []string{"last offset delta"}},
-		{"control bit", batch(damaged(func(b record.Batch) { b[22] |= 0x20 })), "INVALID_RECORD", []string{"control"}},
-		{"transactional bit", batch(func() []byte {
+	}
+}
+
+// badBatches are wrong inside.
+func badBatches() []badRequest {
+	return []badRequest{
+		{"batch above max.message.bytes", withBatch(batchOf(strings.Repeat("x", 1<<20))), "MESSAGE_TOO_LARGE", []string{"max.message.bytes", "1048576"}},
+		{"bad CRC", withBatch(func() []byte { b := batchOf("v"); b[len(b)-1] ^= 1; return b }()), "CORRUPT_MESSAGE", []string{"CRC"}},
+		{"cut short", withBatch(batchOf("v")[:65]), "INVALID_RECORD", []string{"bytes"}},
+		{"less than a header", withBatch([]byte{1, 2, 3}), "INVALID_RECORD", []string{"3 bytes"}},
+		{"two batches", withBatch(append(batchOf("v"), batchOf("w")...)), "INVALID_RECORD", []string{"exactly one batch"}},
+		{"magic 3", withBatch(damaged(func(b record.Batch) { b[16] = 3 })), "CORRUPT_MESSAGE", []string{"magic 3"}},
+		{"magic 1", withBatch(damaged(func(b record.Batch) { b[16] = 1 })), "INVALID_RECORD", []string{"magic 1"}},
+		{"undecompressable", withBatch(damaged(func(b record.Batch) { b[22] |= 2 })), "CORRUPT_MESSAGE", []string{"snappy"}},
+		{"codec 7", withBatch(damaged(func(b record.Batch) { b[22] |= 7 })), "UNSUPPORTED_COMPRESSION_TYPE", []string{"codec 7"}},
+		{"base offset 5", withBatch(damaged(func(b record.Batch) { b.SetBaseOffset(5) })), "INVALID_RECORD", []string{"base offset", "5"}},
+		{"count 9", withBatch(damaged(func(b record.Batch) { b[60] = 9 })), "INVALID_RECORD", []string{"last offset delta"}},
+		{"control bit", withBatch(damaged(func(b record.Batch) { b[22] |= 0x20 })), "INVALID_RECORD", []string{"control"}},
+		{"transactional bit", withBatch(func() []byte {
 			b := batchOf("v")
 			b[22] |= 0x10
 			b.Rewrite(7, 0, 0)
 			return b
 		}()), "TRANSACTIONAL_ID_AUTHORIZATION_FAILED", []string{"transactional"}},
-	} {
+	}
+}
+
+// final are the refusals that Kafka calls retriable, for damage on the way, and that will stay
+// as they are however often the same bytes are sent.
+var final = []string{"magic 3", "undecompressable"}
+
+// Whatever a client sends is answered with a reason that names what is wrong; nothing has happened
+// then, and the stream goes on.
+func TestProduceRefusesBadInput(t *testing.T) {
+	for _, c := range append(badFields(), badBatches()...) {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, nil)
 			s := r.produce()
@@ -100,6 +125,9 @@ func TestProduceRefusesBadInput(t *testing.T) {
 			e := a.Error
 			if e.GetReason() != c.reason || e.Outcome != clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN || a.RequestId != 77 || a.BaseOffset != -1 || a.LogAppendTimeMs != -1 {
 				t.Fatalf("answer %v, want %s", a, c.reason)
+			}
+			if want := kindOf[c.reason].retry != retryNever && !slices.Contains(final, c.name); e.Retriable != want {
+				t.Errorf("retriable: %t, want %t", e.Retriable, want)
 			}
 			text := e.Message + " " + e.Metadata["field"] + " " + e.Metadata["limit"]
 			for _, part := range c.in {
@@ -249,105 +277,125 @@ func TestProducedBatchesStayAsTheyWere(t *testing.T) {
 	}
 }
 
-// The other calls name what is wrong as well.
-func TestCallsRefuseBadInput(t *testing.T) {
-	r := newRig(t, nil)
-	many := make([]*clientv1.FetchPartition, maxPartitions+1)
-	lists := make([]*clientv1.ListOffsetsPartition, maxPartitions+1)
-	one := []*clientv1.FetchPartition{{Topic: "t"}}
-	ctx := r.ctx()
-	for name, c := range map[string]struct {
-		call   func() error
-		reason string
-		field  string
-	}{
-		"fetch nothing":  {func() error { _, err := r.client.Fetch(ctx, &clientv1.FetchRequest{}); return err }, reasonInvalidRequest, "partitions"},
-		"fetch too much": {func() error { _, err := r.client.Fetch(ctx, &clientv1.FetchRequest{Partitions: many}); return err }, reasonInvalidRequest, "partitions"},
-		"fetch wait": {func() error {
-			_, err := r.client.Fetch(ctx, &clientv1.FetchRequest{Partitions: one, MaxWaitMs: 60_001})
+// badCall is a call that must be refused because of a field.
+type badCall struct {
+	name   string
+	call   func(ctx context.Context, r *rig) error
+	reason string
+	field  string
+}
+
+func fetching(change func(*clientv1.FetchRequest)) func(context.Context, *rig) error {
+	return func(ctx context.Context, r *rig) error {
+		req := &clientv1.FetchRequest{Partitions: []*clientv1.FetchPartition{{Topic: "t"}}}
+		change(req)
+		_, err := r.client.Fetch(ctx, req)
+		return err
+	}
+}
+
+func listing(req *clientv1.ListOffsetsRequest) func(context.Context, *rig) error {
+	return func(ctx context.Context, r *rig) error {
+		_, err := r.client.ListOffsets(ctx, req)
+		return err
+	}
+}
+
+// badLogCalls are of the service for records.
+func badLogCalls() []badCall {
+	describing := func(req *clientv1.DescribeProducersRequest) func(context.Context, *rig) error {
+		return func(ctx context.Context, r *rig) error {
+			_, err := r.client.DescribeProducers(ctx, req)
 			return err
-		}, reasonInvalidRequest, "max_wait_ms"},
-		"fetch negative wait": {func() error {
-			_, err := r.client.Fetch(ctx, &clientv1.FetchRequest{Partitions: one, MaxWaitMs: -1})
-			return err
-		}, reasonInvalidRequest, "max_wait_ms"},
-		"fetch min bytes": {func() error {
-			_, err := r.client.Fetch(ctx, &clientv1.FetchRequest{Partitions: one, MinBytes: -1})
-			return err
-		}, reasonInvalidRequest, "min_bytes"},
-		"fetch max bytes": {func() error {
-			_, err := r.client.Fetch(ctx, &clientv1.FetchRequest{Partitions: one, MaxBytes: -1})
-			return err
-		}, reasonInvalidRequest, "max_bytes"},
-		"fetch isolation": {func() error {
-			_, err := r.client.Fetch(ctx, &clientv1.FetchRequest{Partitions: one, IsolationLevel: 9})
-			return err
-		}, reasonInvalidRequest, "isolation_level"},
-		"list nothing": {func() error { _, err := r.client.ListOffsets(ctx, &clientv1.ListOffsetsRequest{}); return err }, reasonInvalidRequest, "partitions"},
-		"list too much": {func() error {
-			_, err := r.client.ListOffsets(ctx, &clientv1.ListOffsetsRequest{Partitions: lists})
-			return err
-		}, reasonInvalidRequest, "partitions"},
-		"list isolation": {func() error {
-			_, err := r.client.ListOffsets(ctx, &clientv1.ListOffsetsRequest{IsolationLevel: 3})
-			return err
-		}, reasonInvalidRequest, "isolation_level"},
-		"describe producers": {func() error {
-			_, err := r.client.DescribeProducers(ctx, &clientv1.DescribeProducersRequest{Topic: "t", Partition: -1})
-			return err
-		}, reasonInvalidRequest, "partition"},
-		"describe too many": {func() error {
-			_, err := r.client.DescribeProducers(ctx, &clientv1.DescribeProducersRequest{Topic: "t", ProducerIds: make([]int64, maxProducers+1)})
-			return err
-		}, reasonInvalidRequest, "producer_ids"},
-		"metadata of too many": {func() error {
+		}
+	}
+	return []badCall{
+		{"fetch nothing", fetching(func(q *clientv1.FetchRequest) { q.Partitions = nil }), reasonInvalidRequest, "partitions"},
+		{"fetch too much", fetching(func(q *clientv1.FetchRequest) { q.Partitions = make([]*clientv1.FetchPartition, maxPartitions+1) }), reasonInvalidRequest, "partitions"},
+		{"fetch wait", fetching(func(q *clientv1.FetchRequest) { q.MaxWaitMs = 60_001 }), reasonInvalidRequest, "max_wait_ms"},
+		{"fetch negative wait", fetching(func(q *clientv1.FetchRequest) { q.MaxWaitMs = -1 }), reasonInvalidRequest, "max_wait_ms"},
+		{"fetch min bytes", fetching(func(q *clientv1.FetchRequest) { q.MinBytes = -1 }), reasonInvalidRequest, "min_bytes"},
+		{"fetch max bytes", fetching(func(q *clientv1.FetchRequest) { q.MaxBytes = -1 }), reasonInvalidRequest, "max_bytes"},
+		{"fetch isolation", fetching(func(q *clientv1.FetchRequest) { q.IsolationLevel = 9 }), reasonInvalidRequest, "isolation_level"},
+		{"list nothing", listing(&clientv1.ListOffsetsRequest{}), reasonInvalidRequest, "partitions"},
+		{"list too much", listing(&clientv1.ListOffsetsRequest{Partitions: make([]*clientv1.ListOffsetsPartition, maxPartitions+1)}), reasonInvalidRequest, "partitions"},
+		{"list isolation", listing(&clientv1.ListOffsetsRequest{IsolationLevel: 3}), reasonInvalidRequest, "isolation_level"},
+		{"describe producers", describing(&clientv1.DescribeProducersRequest{Topic: "t", Partition: -1}), reasonInvalidRequest, "partition"},
+		{"describe too many", describing(&clientv1.DescribeProducersRequest{Topic: "t", ProducerIds: make([]int64, maxProducers+1)}), reasonInvalidRequest, "producer_ids"},
+	}
+}
+
+// badAdminCalls are of the service for topics and the cluster.
+func badAdminCalls() []badCall {
+	return []badCall{
+		{"metadata of too many", func(ctx context.Context, r *rig) error {
 			_, err := r.admin.GetMetadata(ctx, &clientv1.GetMetadataRequest{Topics: make([]string, maxTopicsNamed+1)})
 			return err
 		}, reasonInvalidRequest, "topics"},
-		"create without a name": {func() error { _, err := r.admin.CreateTopic(ctx, &clientv1.CreateTopicRequest{}); return err }, "INVALID_TOPIC_EXCEPTION", "topic"},
-		"create and wait for ever": {func() error {
+		{"create without a name", func(ctx context.Context, r *rig) error {
+			_, err := r.admin.CreateTopic(ctx, &clientv1.CreateTopicRequest{})
+			return err
+		}, "INVALID_TOPIC_EXCEPTION", "topic"},
+		{"create and wait for ever", func(ctx context.Context, r *rig) error {
 			_, err := r.admin.CreateTopic(ctx, &clientv1.CreateTopicRequest{Name: "n", WaitReadyMs: 600_001})
 			return err
 		}, reasonInvalidRequest, "wait_ready_ms"},
-		"alter without a name": {func() error { _, err := r.admin.AlterTopic(ctx, &clientv1.AlterTopicRequest{}); return err }, "INVALID_TOPIC_EXCEPTION", "topic"},
-		"alter nothing":        {func() error { _, err := r.admin.AlterTopic(ctx, &clientv1.AlterTopicRequest{Name: "t"}); return err }, reasonInvalidRequest, "partitions, set_configs, unset_configs"},
-		"delete a bad name":    {func() error { _, err := r.admin.DeleteTopic(ctx, &clientv1.DeleteTopicRequest{Name: "ä"}); return err }, "INVALID_TOPIC_EXCEPTION", "topic"},
-		"describe a bad name": {func() error {
+		{"alter without a name", func(ctx context.Context, r *rig) error {
+			_, err := r.admin.AlterTopic(ctx, &clientv1.AlterTopicRequest{})
+			return err
+		}, "INVALID_TOPIC_EXCEPTION", "topic"},
+		{"alter nothing", func(ctx context.Context, r *rig) error {
+			_, err := r.admin.AlterTopic(ctx, &clientv1.AlterTopicRequest{Name: "t"})
+			return err
+		}, reasonInvalidRequest, "partitions, set_configs, unset_configs"},
+		{"delete a bad name", func(ctx context.Context, r *rig) error {
+			_, err := r.admin.DeleteTopic(ctx, &clientv1.DeleteTopicRequest{Name: "ä"})
+			return err
+		}, "INVALID_TOPIC_EXCEPTION", "topic"},
+		{"describe a bad name", func(ctx context.Context, r *rig) error {
 			_, err := r.admin.DescribeTopic(ctx, &clientv1.DescribeTopicRequest{Name: "."})
 			return err
 		}, "INVALID_TOPIC_EXCEPTION", "topic"},
-		"describe an unknown one": {func() error {
+		{"describe an unknown one", func(ctx context.Context, r *rig) error {
 			_, err := r.admin.DescribeTopic(ctx, &clientv1.DescribeTopicRequest{Name: "gone"})
 			return err
 		}, reasonUnknownTopic, "topic"},
-		"groups of a partition only": {func() error {
+		{"groups of a partition only", func(ctx context.Context, r *rig) error {
 			_, err := r.admin.ListRaftGroups(ctx, &clientv1.ListRaftGroupsRequest{Partition: proto.Int32(0)})
 			return err
 		}, reasonInvalidRequest, "topic"},
-		"groups of a negative one": {func() error {
+		{"groups of a negative one", func(ctx context.Context, r *rig) error {
 			_, err := r.admin.ListRaftGroups(ctx, &clientv1.ListRaftGroupsRequest{Topic: "t", Partition: proto.Int32(-1)})
 			return err
 		}, reasonInvalidRequest, "partition"},
-		"transfer to broker -2": {func() error {
+		{"transfer to broker -2", func(ctx context.Context, r *rig) error {
 			_, err := r.admin.TransferLeadership(ctx, &clientv1.TransferLeadershipRequest{Topic: "t", ToBroker: proto.Int32(-2)})
 			return err
 		}, reasonInvalidRequest, "to_broker"},
-		"checksum up to -2": {func() error {
+		{"checksum up to -2", func(ctx context.Context, r *rig) error {
 			_, err := r.admin.GetChecksums(ctx, &clientv1.GetChecksumsRequest{Topic: "t", UpTo: proto.Int64(-2)})
 			return err
 		}, reasonInvalidRequest, "up_to"},
-		"delete records without an offset": {func() error {
+		{"delete records without an offset", func(ctx context.Context, r *rig) error {
 			_, err := r.admin.DeleteRecords(ctx, &clientv1.DeleteRecordsRequest{Topic: "t"})
 			return err
 		}, reasonInvalidRequest, "before_offset"},
-	} {
-		err := c.call()
-		e, _, ok := clientv1.ErrorOf(err)
-		if !ok || e.Reason != c.reason || e.Metadata["field"] != c.field || e.Outcome != clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN {
-			t.Errorf("%s: %v (%v), want %s for field %s", name, err, e, c.reason, c.field)
-		}
-		if k := kindOf[c.reason]; status.Code(err) != k.grpc {
-			t.Errorf("%s: gRPC code %v, want %v", name, status.Code(err), k.grpc)
-		}
+	}
+}
+
+// The other calls name what is wrong as well.
+func TestCallsRefuseBadInput(t *testing.T) {
+	r := newRig(t, nil)
+	for _, c := range append(badLogCalls(), badAdminCalls()...) {
+		t.Run(c.name, func(t *testing.T) {
+			err := c.call(r.ctx(), r)
+			e, _, ok := clientv1.ErrorOf(err)
+			if !ok || e.Reason != c.reason || e.Metadata["field"] != c.field || e.Outcome != clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN {
+				t.Errorf("%v (%v), want %s for field %s", err, e, c.reason, c.field)
+			}
+			if k := kindOf[c.reason]; status.Code(err) != k.grpc {
+				t.Errorf("gRPC code %v, want %v", status.Code(err), k.grpc)
+			}
+		})
 	}
 }

@@ -171,7 +171,7 @@ func (b Batch) content(buf *[]byte, limit int) ([]byte, error) {
 	case errors.Is(err, errTooLarge):
 		return nil, refuse(ErrMessageTooLarge, "records of the batch exceed %d bytes when decompressed", limit)
 	case err != nil:
-		return nil, refuse(ErrCorruptMessage, "records cannot be decompressed as %s: %v", c, err)
+		return nil, refuseForGood(ErrCorruptMessage, "records cannot be decompressed as %s: %v", c, err)
 	}
 	return out, nil
 }

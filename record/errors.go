@@ -50,6 +50,9 @@ type Error struct {
 	Code Code
 	// Message names the field or the limit, the value found and the value wanted.
 	Message string
+	// Permanent: the same bytes will be refused however often they are sent. Only ErrCorruptMessage needs it, which else
+	// may mean damage on the way.
+	Permanent bool
 	// Record is the ordinal of the offending record in the batch, from 0; -1 when the batch as
 	// a whole is meant.
 	Record int
@@ -74,4 +77,9 @@ func refuse(c Code, format string, args ...any) error {
 // refuseRecord makes the error for one record of a batch.
 func refuseRecord(c Code, ordinal int32, format string, args ...any) error {
 	return &Error{Code: c, Message: fmt.Sprintf(format, args...), Record: int(ordinal)}
+}
+
+// refuseForGood makes the error for a batch that no repetition makes better.
+func refuseForGood(c Code, format string, args ...any) error {
+	return &Error{Code: c, Message: fmt.Sprintf(format, args...), Permanent: true, Record: -1}
 }

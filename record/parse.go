@@ -21,7 +21,7 @@ func Parse(b []byte) (batch Batch, rest []byte, err error) {
 		if m := int8(b[offMagic]); m == 0 || m == 1 {
 			return nil, nil, refuse(ErrInvalidRecord, "magic %d is no longer accepted, only %d", m, magicV2)
 		}
-		return nil, nil, refuse(ErrCorruptMessage, "unknown magic %d, want %d", int8(b[offMagic]), magicV2)
+		return nil, nil, refuseForGood(ErrCorruptMessage, "unknown magic %d, want %d", int8(b[offMagic]), magicV2)
 	}
 	if len(b) < HeaderSize {
 		return nil, nil, refuse(ErrInvalidRecord, "batch of %d bytes is shorter than a batch header (%d)", len(b), HeaderSize)
