@@ -80,7 +80,9 @@ type part struct {
 	pos     record.Offset // of what Poll returns next
 	queue   []Fetched     // fetched, not yet returned
 	bytes   int64
-	stopped bool // an error that only Seek ends has been reported
+	stopped bool      // an error that only Seek ends has been reported
+	topic   string    // id of the topic that position belongs to; empty until it is known
+	missing time.Time // since when the partition does not exist; zero: it does
 
 	flight   *flight // the question that is out for it
 	failures int
@@ -204,6 +206,7 @@ func (k *Consumer) Seek(tp record.TopicPartition, to Position) error {
 	}
 	k.drop(p)
 	k.place(p, to)
+	p.topic, p.missing = "", time.Time{}
 	signal(k.wake)
 	return nil
 }

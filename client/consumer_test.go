@@ -524,3 +524,78 @@ func TestConsumerConfigNamesTheField(t *testing.T) {
 		}
 	}
 }
+
+// failure polls until a partition reports an error.
+func (k *Consumer) failure(t testing.TB) *Error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(bg, time.Minute)
+	defer cancel()
+	for {
+		fs, err := k.Poll(ctx)
+		if err != nil {
+			t.Fatalf("no partition failed: %v", err)
+		}
+		for _, f := range fs {
+			if e := (*Error)(nil); errors.As(f.Err, &e) {
+				return e
+			}
+		}
+	}
+}
+
+// A consumer of a topic that is deleted is told so, instead of waiting for ever.
+func TestConsumerOfDeletedTopicIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newFakeCluster(t, 3)
+		c.topic("t", 1)
+		c.put(t, "0 1 2")
+		cl := c.connect(t)
+		k := consumer(t, cl, ConsumerConfig{Reset: ResetEarliest})
+		if err := k.Assign(bg, tp(0)); err != nil {
+			t.Fatal(err)
+		}
+		read(t, k, 3)
+		begin := time.Now()
+		if err := cl.DeleteTopic(bg, "t"); err != nil {
+			t.Fatal(err)
+		}
+		if e := k.failure(t); e.Reason != ReasonUnknownTopicOrPartition || e.TopicPartition != tp(0) {
+			t.Fatalf("told %v", e)
+		}
+		if d := time.Since(begin); d > 2*unknownTopicGrace {
+			t.Errorf("told after %v", d)
+		}
+		nothing(t, k)
+		// The name may be used again. What was read says nothing about the new topic.
+		c.topic("t", 1)
+		c.put(t, "3 4")
+		k.mustSeek(t, Beginning())
+		if got := read(t, k, 2); !slices.Equal(got, []string{"3", "4"}) {
+			t.Errorf("read %v of the new topic", got)
+		}
+	})
+}
+
+// A position in a topic that was deleted is not one in the next topic of that name: to go on from it
+// would skip records without a word.
+func TestConsumerNoticesAnotherTopicOfTheName(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newFakeCluster(t, 3)
+		c.topic("t", 1)
+		c.put(t, "0 1 2")
+		k := consumer(t, c.connect(t), ConsumerConfig{Reset: ResetEarliest})
+		if err := k.Assign(bg, tp(0)); err != nil {
+			t.Fatal(err)
+		}
+		read(t, k, 3)
+		c.topic("t", 1).partitions[0].epoch = 9
+		c.put(t, "3 4 5 6 7")
+		if e := k.failure(t); e.Reason != ReasonInconsistentTopicID {
+			t.Fatalf("told %v", e)
+		}
+		k.mustSeek(t, Beginning())
+		if got := read(t, k, 5); !slices.Equal(got, strings.Fields("3 4 5 6 7")) {
+			t.Errorf("read %v of the new topic", got)
+		}
+	})
+}

@@ -53,6 +53,7 @@ const (
 	ReasonFencedLeaderEpoch       = "FENCED_LEADER_EPOCH"
 	ReasonUnknownLeaderEpoch      = "UNKNOWN_LEADER_EPOCH"
 	ReasonUnknownTopicOrPartition = "UNKNOWN_TOPIC_OR_PARTITION"
+	ReasonInconsistentTopicID     = "INCONSISTENT_TOPIC_ID"
 	ReasonTopicAlreadyExists      = "TOPIC_ALREADY_EXISTS"
 	ReasonOffsetOutOfRange        = "OFFSET_OUT_OF_RANGE"
 	ReasonOffsetNotAvailable      = "OFFSET_NOT_AVAILABLE"

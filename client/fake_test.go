@@ -40,6 +40,7 @@ type fakeCluster struct {
 	mu     sync.Mutex
 	topics map[string]*fakeTopic
 	pids   int64
+	made   int // topics, deleted ones too
 	// script, when set, is asked about every produce request that reaches a leader.
 	script     func(req *clientv1.ProduceRequest, values []string) fault
 	seen       []string                     // what reached leaders, for messages
@@ -129,7 +130,8 @@ func (b *fakeBroker) kill() {
 func (c *fakeCluster) topic(name string, partitions int) *fakeTopic {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t := &fakeTopic{id: fmt.Sprintf("%032d", len(c.topics)+1), configs: map[string]string{}}
+	c.made++
+	t := &fakeTopic{id: fmt.Sprintf("%032d", c.made), configs: map[string]string{}}
 	for i := range partitions {
 		t.partitions = append(t.partitions, &fakePartition{
 			c: c, tp: record.TopicPartition{Topic: name, Partition: int32(i)}, leader: int32(i%len(c.brokers)) + 1, epoch: 1,

@@ -81,6 +81,16 @@ func (k *Consumer) launch(v *view, now time.Time) time.Duration {
 		if p.stopped {
 			continue
 		}
+		if wait, err := p.checkTopic(v, now); wait {
+			k.leave(p)
+			if err != nil {
+				k.fail(p, err)
+				continue
+			}
+			k.c.meta.refresh()
+			later(now.Add(k.c.cfg.RetryBackoff))
+			continue
+		}
 		broker, addr, epoch, ok := v.leaderOf(p.tp)
 		if p.flight != nil {
 			if ok && p.flight.broker.id != broker {
@@ -119,6 +129,31 @@ func (k *Consumer) launch(v *view, now time.Time) time.Duration {
 		}
 	}
 	return next
+}
+
+// checkTopic says whether the view has the topic that the position belongs to. If not, the partition is to wait,
+// because the broker that was asked may be behind; after unknownTopicGrace err says why it gives nothing any
+// more. Offsets of a deleted topic mean nothing in the next one of its name. Needs mu.
+func (p *part) checkTopic(v *view, now time.Time) (wait bool, err *Error) {
+	t := v.topics[p.tp.Topic]
+	switch {
+	case t == nil || t.err != nil && t.err.Reason != ReasonUnknownTopicOrPartition:
+		return false, nil // not asked about yet, or passes by itself
+	case t.err != nil || int(p.tp.Partition) >= len(t.parts):
+		err = refusal(ReasonUnknownTopicOrPartition, "the topic or partition does not exist any more")
+	case p.topic != "" && t.id != p.topic:
+		err = refusal(ReasonInconsistentTopicID, "the topic was deleted, and another one of its name created; Seek says where to read that")
+	default:
+		p.topic, p.missing = t.id, time.Time{}
+		return false, nil
+	}
+	if p.missing.IsZero() {
+		p.missing = now
+	}
+	if now.Sub(p.missing) < unknownTopicGrace {
+		return true, nil
+	}
+	return true, err.at(p.tp)
 }
 
 // join adds a partition to the question that its broker is about to be asked. Needs mu.
