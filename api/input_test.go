@@ -154,7 +154,7 @@ func TestProduceRefusesBadInput(t *testing.T) {
 }
 
 // A batch within the broker's cap and above the topic's limit leaves the stream usable; what is
-// above the cap is not even read, and gRPC ends the stream.
+// above the cap is not even read, and gRPC ends the stream, whose header has told the cap.
 func TestProduceRefusesWhatIsTooLargeToRead(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.MaxMessageBytes = 1 << 20 })
 	s := r.produce()
@@ -170,6 +170,10 @@ func TestProduceRefusesWhatIsTooLargeToRead(t *testing.T) {
 	_, err := s.Recv()
 	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), strconv.Itoa(1<<20+messageSlack)) {
 		t.Fatalf("the stream ended with %v, want RESOURCE_EXHAUSTED with the limit", err)
+	}
+	header, err := s.Header()
+	if got := header.Get(clientv1.MaxRequestBytesHeader); err != nil || !slices.Equal(got, []string{strconv.Itoa(1<<20 + messageSlack)}) {
+		t.Fatalf("header %v, %v", header, err)
 	}
 }
 

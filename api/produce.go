@@ -3,10 +3,12 @@ package api
 import (
 	"errors"
 	"io"
+	"strconv"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
@@ -27,6 +29,10 @@ func (s *service) Produce(stream grpc.BidiStreamingServer[clientv1.ProduceReques
 		answers: make(chan produceAnswer, s.c.StreamRequests),
 		read:    make(chan readEnd, 1),
 		room:    make(chan struct{}, 1),
+	}
+	limit := metadata.Pairs(clientv1.MaxRequestBytesHeader, strconv.Itoa(s.c.MaxMessageBytes+messageSlack))
+	if err := stream.SendHeader(limit); err != nil {
+		return err
 	}
 	s.metrics.produceStreams.Inc()
 	defer s.metrics.produceStreams.Dec()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +13,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
+	grpcmeta "google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/record"
@@ -41,6 +45,8 @@ type fakeCluster struct {
 	topics map[string]*fakeTopic
 	pids   int64
 	made   int // topics, deleted ones too
+	// maxRequest, when above 0, is the largest produce request that brokers read.
+	maxRequest int
 	// script, when set, is asked about every produce request that reaches a leader.
 	script     func(req *clientv1.ProduceRequest, values []string) fault
 	seen       []string                     // what reached leaders, for messages
@@ -241,10 +247,19 @@ func (b *fakeBroker) Produce(stream grpc.BidiStreamingServer[clientv1.ProduceReq
 		defer mu.Unlock()
 		_ = stream.Send(r)
 	}
+	b.c.mu.Lock()
+	most := b.c.maxRequest
+	b.c.mu.Unlock()
+	if most > 0 {
+		_ = stream.SendHeader(grpcmeta.Pairs(clientv1.MaxRequestBytesHeader, strconv.Itoa(most)))
+	}
 	for {
 		req, err := stream.Recv()
 		if err != nil {
 			return nil
+		}
+		if most > 0 && proto.Size(req) > most {
+			return status.Error(codes.ResourceExhausted, "scripted: message larger than max")
 		}
 		b.host.wait()
 		resp, f := b.decide(req)

@@ -345,10 +345,15 @@ func verdictOf(err *Error) verdict {
 }
 
 // lost takes the news that an attempt's stream has ended without an answer.
-func (l *lane) lost(a *attempt, err *Error) {
+func (l *lane) lost(a *attempt, err *Error) { l.unanswered(a, verdictLost, err) }
+
+// tooLarge takes the news that the broker did not read an attempt because of its size.
+func (l *lane) tooLarge(a *attempt, err *Error) { l.unanswered(a, verdictTooLarge, err) }
+
+func (l *lane) unanswered(a *attempt, v verdict, err *Error) {
 	now := time.Now()
 	l.mu.Lock()
-	l.led.failed(a, verdictLost, err.at(l.tp), now)
+	l.led.failed(a, v, err.at(l.tp), now)
 	done := l.settled(now)
 	l.mu.Unlock()
 	l.p.finish(done)

@@ -212,6 +212,43 @@ func TestTooLargeIsSplit(t *testing.T) {
 	})
 }
 
+// A request above what the broker reads ends the stream. It is cut, or not written, at once, and costs
+// the others no more than a retry.
+func TestTooLargeToReadIsSplit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newFakeCluster(t, 1)
+		c.topic("t", 2)
+		c.maxRequest = 2000
+		begin := time.Now()
+		p := producer(t, c.connect(t), ProducerConfig{})
+		r := newResults()
+		big := strings.Repeat("x", 3000)
+		var want []string
+		for i := range 100 {
+			v := fmt.Sprintf("%0*d", 1+i, i)
+			if i == 50 {
+				v = big
+			}
+			r.send(t, p, v)
+			if i != 50 {
+				want = append(want, v)
+			}
+		}
+		flush(t, p)
+		for _, v := range want {
+			r.want(t, v, Written, "")
+		}
+		r.want(t, big, NotWritten, ReasonMessageTooLarge)
+		if err := r.got[big].Err; !strings.Contains(err.Error(), "2000") {
+			t.Errorf("%v does not name the limit", err)
+		}
+		c.wantLog(t, want...)
+		if d := time.Since(begin); d > time.Minute {
+			t.Errorf("it took %v", d)
+		}
+	})
+}
+
 // Before anything was sent, the delivery timeout means not written.
 func TestDeliveryTimeoutBeforeSend(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -5,10 +5,14 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 )
@@ -159,10 +163,7 @@ func (st *stream) register(a *attempt) bool {
 // send hands a registered attempt to the transport. It blocks while the broker takes nothing. A
 // failure ends the stream, and receive then tells all lanes.
 func (st *stream) send(a *attempt) {
-	err := st.rpc.Send(&clientv1.ProduceRequest{
-		RequestId: a.id, Topic: a.lane.tp.Topic, Partition: a.lane.tp.Partition, Acks: a.lane.acks,
-		TimeoutMs: int32(st.s.p.brokerTimeout.Milliseconds()), Batch: a.b.wire,
-	})
+	err := st.rpc.Send(st.request(a))
 	if a.lane.acks != clientv1.Acks_ACKS_NONE {
 		return // the answer, or the end of the stream, comes by receive
 	}
@@ -171,6 +172,14 @@ func (st *stream) send(a *attempt) {
 		return
 	}
 	a.lane.gone(a)
+}
+
+// request is what an attempt looks like on the wire.
+func (st *stream) request(a *attempt) *clientv1.ProduceRequest {
+	return &clientv1.ProduceRequest{
+		RequestId: a.id, Topic: a.lane.tp.Topic, Partition: a.lane.tp.Partition, Acks: a.lane.acks,
+		TimeoutMs: int32(st.s.p.brokerTimeout.Milliseconds()), Batch: a.b.wire,
+	}
 }
 
 // receive takes answers until the stream ends, and then reports every attempt that has none.
@@ -200,6 +209,7 @@ func (st *stream) end(cause error) {
 	if errors.Is(cause, io.EOF) {
 		cause = &Error{Reason: ReasonNetwork, Message: "broker at " + st.s.addr + " ended the stream", Outcome: Unknown, Retriable: true}
 	}
+	unread := st.unread(cause)
 	err := *fromCall(cause, st.s.addr)
 	err.Outcome = Unknown // whatever the cause: the broker may have taken what it has not answered
 	st.mu.Lock()
@@ -217,8 +227,30 @@ func (st *stream) end(cause error) {
 	}
 	slices.SortFunc(lost, func(a, b *attempt) int { return int(a.id) - int(b.id) })
 	for _, a := range lost {
-		a.lane.lost(a, &err)
+		if size := proto.Size(st.request(a)); unread > 0 && size > unread {
+			a.lane.tooLarge(a, refusal(ReasonMessageTooLarge, "the request takes %d bytes, and broker %d reads %d at most (limits.max_message_bytes)", size, st.s.broker, unread))
+		} else {
+			a.lane.lost(a, &err)
+		}
 	}
+}
+
+// unread is the size above which the broker has read no request: the one that it told when the
+// stream began, if the stream ended because of such a request; else 0.
+func (st *stream) unread(cause error) int {
+	if status.Code(cause) != codes.ResourceExhausted {
+		return 0
+	}
+	header, err := st.rpc.Header()
+	if err != nil {
+		return 0
+	}
+	for _, v := range header.Get(clientv1.MaxRequestBytesHeader) {
+		if n, err := strconv.Atoi(v); err == nil {
+			return n
+		}
+	}
+	return 0
 }
 
 // abort ends a stream whose broker does not answer, and gives its connection up with it.

@@ -165,6 +165,7 @@ func (o *consumeOptions) plan(ctx context.Context, c *client.Client) (map[record
 		return nil, err
 	}
 	plan := make(map[record.TopicPartition]consumed, len(topic.Partitions))
+	var beyond *client.Error // the first partition that ends before --from
 	for _, part := range topic.Partitions {
 		start, end := e[part.Partition][0], e[part.Partition][1]
 		if err := errors.Join(start.Err, end.Err); err != nil {
@@ -174,9 +175,16 @@ func (o *consumeOptions) plan(ctx context.Context, c *client.Client) (map[record
 		if err != nil {
 			return nil, err
 		}
+		tp := record.TopicPartition{Topic: o.topic, Partition: part.Partition}
 		if o.follow || at < end.Offset {
-			plan[record.TopicPartition{Topic: o.topic, Partition: part.Partition}] = consumed{from: from, stop: end.Offset}
+			plan[tp] = consumed{from: from, stop: end.Offset}
+		} else if at > end.Offset && beyond == nil {
+			beyond = &client.Error{Reason: client.ReasonOffsetOutOfRange, Outcome: client.NotWritten, TopicPartition: tp,
+				Message: fmt.Sprintf("there is no offset %d yet, the end is %d", at, end.Offset)}
 		}
+	}
+	if len(plan) == 0 && beyond != nil {
+		return nil, beyond
 	}
 	return plan, nil
 }

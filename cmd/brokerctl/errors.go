@@ -159,7 +159,7 @@ func nextStep(err error) string {
 	case "INVALID_CONFIG":
 		return "brokerctl topic describe TOPIC --configs shows every setting with its meaning"
 	case client.ReasonMessageTooLarge:
-		return "brokerctl topic alter TOPIC --set max.message.bytes=N raises the topic's limit"
+		return "brokerctl topic alter TOPIC --set max.message.bytes=N raises the topic's limit, up to limits.max_message_bytes of the brokers"
 	case client.ReasonOffsetOutOfRange:
 		return "--from beginning or --from end always work; brokerctl topic describe TOPIC shows the range"
 	case client.ReasonDeliveryTimeout, client.ReasonBufferExhausted:

@@ -87,7 +87,8 @@ func (p *program) completeCodecs(cmd *cobra.Command) {
 
 // producerConfig reads the flags that produce and bench share.
 func producerConfig(acks, compression string, linger time.Duration, plain bool) (client.ProducerConfig, error) {
-	cfg := client.ProducerConfig{DisableIdempotence: plain, Linger: linger}
+	// How large a record may be is for the topic to say.
+	cfg := client.ProducerConfig{DisableIdempotence: plain, Linger: linger, MaxRequestBytes: 64 << 20, BufferBytes: 64 << 20}
 	if linger == 0 {
 		cfg.Linger = client.NoLinger
 	}

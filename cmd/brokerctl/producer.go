@@ -50,7 +50,8 @@ that is sent again and is in the window is answered with its first offset; one t
 is older, or does not follow LAST SEQ, is refused with OUT_OF_ORDER_SEQUENCE_NUMBER.`,
 		Example: `  brokerctl producer describe orders/0
   brokerctl producer describe orders/0 --id 4001 -o json`,
-		Args: exactly("TOPIC/PARTITION"),
+		Args:              exactly("TOPIC/PARTITION"),
+		ValidArgsFunction: p.completePartitions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			tp, err := parseTopicPartition(args[0])
 			if err != nil {

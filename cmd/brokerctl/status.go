@@ -399,7 +399,8 @@ func (p *program) clusterTransfer() *cobra.Command {
 		Short: "Make another replica lead a partition",
 		Example: `  brokerctl cluster transfer orders/0
   brokerctl cluster transfer orders/0 --to 2`,
-		Args: exactly("TOPIC/PARTITION"),
+		Args:              exactly("TOPIC/PARTITION"),
+		ValidArgsFunction: p.completePartitions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			tp, err := parseTopicPartition(args[0])
 			if err != nil {
@@ -413,6 +414,9 @@ func (p *program) clusterTransfer() *cobra.Command {
 					p.sayf("%v is led by another broker now", tp)
 				} else {
 					p.sayf("%v is led by broker %d now", tp, to)
+				}
+				if p.json() {
+					return p.writeJSON(map[string]any{"topic": tp.Topic, "partition": tp.Partition, "transferred": true})
 				}
 				return nil
 			})

@@ -340,6 +340,7 @@ Records with keys may go to another partition once there are more of them.`,
 					return p.show(describedTopic(t), partitionTable(t, nil))
 				}
 				p.sayf("topic %s changed: %s", change.Name, strings.Join(changesOf(change), ", "))
+				t = p.awaitLeaders(cmd.Context(), c, t)
 				return p.show(describedTopic(t), partitionTable(t, nil))
 			})
 		},
@@ -350,6 +351,22 @@ Records with keys may go to another partition once there are more of them.`,
 	f.StringArrayVar(&change.Unset, "unset", nil, "name of a setting to return to its default, repeatable")
 	f.BoolVar(&change.ValidateOnly, "dry-run", false, "check only")
 	return cmd
+}
+
+// awaitLeaders gives the topic as it is when all its partitions have leaders, or when the time for one
+// request is over: the change itself is done.
+func (p *program) awaitLeaders(ctx context.Context, c *client.Client, t client.Topic) client.Topic {
+	ctx, cancel := context.WithTimeout(ctx, p.flags.timeout)
+	defer cancel()
+	for slices.ContainsFunc(t.Partitions, func(part client.Partition) bool { return part.Leader < 0 }) {
+		if !wait(ctx, 50*time.Millisecond) {
+			break
+		}
+		if m, err := c.Metadata(ctx, t.Name); err == nil && m.Topics[0].Err == nil && len(m.Topics[0].Partitions) >= len(t.Partitions) {
+			t = m.Topics[0]
+		}
+	}
+	return t
 }
 
 func changesOf(c client.TopicChange) []string {
@@ -406,6 +423,22 @@ func (p *program) topicDelete() *cobra.Command {
 
 // completeTopics offers topic names to the shell.
 func (p *program) completeTopics(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return p.complete(cmd, args, func(t client.Topic) []string { return []string{t.Name} })
+}
+
+// completePartitions offers TOPIC/PARTITION.
+func (p *program) completePartitions(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return p.complete(cmd, args, func(t client.Topic) []string {
+		names := make([]string, len(t.Partitions))
+		for i, part := range t.Partitions {
+			names[i] = record.TopicPartition{Topic: t.Name, Partition: part.Partition}.String()
+		}
+		return names
+	})
+}
+
+// complete offers what every topic gives for the one argument of a command.
+func (p *program) complete(cmd *cobra.Command, args []string, offer func(client.Topic) []string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -414,7 +447,7 @@ func (p *program) completeTopics(cmd *cobra.Command, args []string, _ string) ([
 	err := p.with(func(c *client.Client) error {
 		m, err := c.Metadata(cmd.Context())
 		for _, t := range m.Topics {
-			names = append(names, t.Name)
+			names = append(names, offer(t)...)
 		}
 		return err
 	})

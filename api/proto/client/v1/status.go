@@ -61,6 +61,10 @@ func ToStatus(e *Error, code codes.Code, retryAfter time.Duration) *status.Statu
 	return st // code OK, which no failed call has
 }
 
+// MaxRequestBytesHeader is the header in which a Produce stream tells, when it begins, how many bytes one request
+// may have. A larger one is not read: it did not happen, and gRPC ends the stream with RESOURCE_EXHAUSTED.
+const MaxRequestBytesHeader = "oncelog-max-request-bytes"
+
 // ErrorOf gives what a broker said of a failed call, and how long it asks to wait before a retry
 // (0: it does not say). ok is false when the error did not come from a broker of ours: the
 // connection broke, the deadline passed, the server is something else. Whether such a call
