@@ -41,6 +41,7 @@ var mayImport = map[string][]string{
 	// Machines: pure and deterministic.
 	"partition/producer": {"record", "api/proto/state"},
 	"cluster/metadata":   {"record", "api/proto/state"},
+	"coordinator/txn":    {"record", "api/proto/state"},
 
 	// The log, and what makes machines replicated. raftgroup adapts recordlog to
 	// Raft's store (docs/decisions/0002).
@@ -70,7 +71,7 @@ var whole = []string{"test", "bench"}
 
 // machines decide for all replicas alike: the same command in the same state
 // must give the same answer on every machine, for ever.
-var machines = []string{"partition/producer", "cluster/metadata"}
+var machines = []string{"partition/producer", "cluster/metadata", "coordinator/txn"}
 
 // notForMachines are where differences come from: clocks, disks, networks,
 // chance, schedulers.

@@ -1,17 +1,15 @@
 package metadata
 
 import (
-	"errors"
 	"fmt"
 
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // ErrUnknownCommand: the log holds a command, or a field of one, that this program does not know.
 // Going on would make replicas differ, so the replica stops.
-var ErrUnknownCommand = errors.New("metadata: command of a newer version")
+var ErrUnknownCommand = statev1.ErrNewer
 
 // EncodeCommand gives the bytes that are proposed. Equal commands are equal bytes.
 func EncodeCommand(c *statev1.MetadataCommand) ([]byte, error) {
@@ -34,31 +32,10 @@ func DecodeCommand(b []byte) (*statev1.MetadataCommand, error) {
 	if err := proto.Unmarshal(b, c); err != nil {
 		return nil, fmt.Errorf("metadata: command: %w", err)
 	}
-	if c.Command == nil || hasUnknown(c.ProtoReflect()) {
-		return nil, ErrUnknownCommand
+	if c.Command == nil || statev1.HasUnknown(c.ProtoReflect()) {
+		return nil, fmt.Errorf("metadata: command: %w", ErrUnknownCommand)
 	}
 	return c, nil
-}
-
-// hasUnknown tells whether a message holds fields that this program does not know.
-func hasUnknown(m protoreflect.Message) bool {
-	if len(m.GetUnknown()) > 0 {
-		return true
-	}
-	found := false
-	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		switch {
-		case fd.Message() == nil:
-		case fd.IsList():
-			for i := range v.List().Len() {
-				found = found || hasUnknown(v.List().Get(i).Message())
-			}
-		default:
-			found = hasUnknown(v.Message())
-		}
-		return !found
-	})
-	return found
 }
 
 func configsFromProto(in []*statev1.ConfigValue) []Config {

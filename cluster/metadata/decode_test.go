@@ -83,14 +83,13 @@ func TestNewerSnapshotIsNamed(t *testing.T) {
 	}
 }
 
-func body(snapshot []byte) []byte { return bytes.Clone(snapshot[snapshotHeader:]) }
+func body(snapshot []byte) []byte { return bytes.Clone(snapshot[statev1.FormatHeader:]) }
 
 // seal puts a right header before a body.
 func seal(body []byte) []byte {
-	b := append([]byte(snapshotMagic), 0, snapshotVersion, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-	binary.BigEndian.PutUint32(b[8:], uint32(len(body)))
-	binary.BigEndian.PutUint32(b[12:], snapshotCRC(b[:12], body))
-	return append(b, body...)
+	b := append(make([]byte, statev1.FormatHeader), body...)
+	snapshotFormat.Seal(b)
+	return b
 }
 
 // A snapshot whose checksum is right can still hold what no machine ever wrote.
@@ -221,8 +220,8 @@ func TestTextThatIsNotUTF8IsRefused(t *testing.T) {
 }
 
 func FuzzRestore(f *testing.F) {
-	f.Add(snapshot(f, emptyImage())[snapshotHeader:])
-	f.Add(snapshot(f, sample(f))[snapshotHeader:])
+	f.Add(snapshot(f, emptyImage())[statev1.FormatHeader:])
+	f.Add(snapshot(f, sample(f))[statev1.FormatHeader:])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		img, err := RestoreImage(seal(b))
 		if err != nil {

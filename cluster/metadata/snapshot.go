@@ -2,90 +2,41 @@ package metadata
 
 import (
 	"cmp"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"hash/crc32"
 	"math"
 	"slices"
 
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
-	"google.golang.org/protobuf/proto"
 )
 
-// A snapshot, big endian (docs/formats/metadata.md):
-//
-//	 0 magic    [4]byte "OLMD"
-//	 4 version  uint16  1
-//	 6 reserved uint16  0
-//	 8 length   uint32  of the body
-//	12 CRC32C   uint32  of bytes 0 to 11 and the body
-//	16 body             oncelog.state.v1.MetadataState
-//
-// The body's lists are sorted and it has no maps, so equal state is equal bytes.
-const (
-	snapshotMagic   = "OLMD"
-	snapshotVersion = 1
-	snapshotHeader  = 16
-)
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// snapshotFormat is that of a metadata snapshot: one oncelog.state.v1.MetadataState.
+var snapshotFormat = statev1.Format{Magic: "OLMD", Version: 1, MaxBytes: MaxSnapshotBytes}
 
 // ErrBadSnapshot: the bytes are not a whole snapshot, or what they hold cannot be a state. The error
 // that wraps it says what is wrong.
-var ErrBadSnapshot = errors.New("metadata: bad snapshot")
+var ErrBadSnapshot = statev1.ErrDamaged
 
 // ErrNewerSnapshot: the snapshot has a format that this program does not know.
-var ErrNewerSnapshot = errors.New("metadata: snapshot of a newer format")
+var ErrNewerSnapshot = statev1.ErrNewer
 
 func bad(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", ErrBadSnapshot, fmt.Sprintf(format, args...))
+	return fmt.Errorf("metadata: snapshot: %w: %s", ErrBadSnapshot, fmt.Sprintf(format, args...))
 }
 
 // AppendSnapshot appends the image's snapshot. Equal images give equal bytes.
 func (img *Image) AppendSnapshot(buf []byte) ([]byte, error) {
-	start := len(buf)
-	buf = append(buf, snapshotMagic...)
-	buf = binary.BigEndian.AppendUint16(buf, snapshotVersion)
-	buf = append(buf, make([]byte, snapshotHeader-6)...)
-	buf, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(buf, img.toProto())
+	buf, err := snapshotFormat.Append(buf, img.toProto())
 	if err != nil {
-		return nil, fmt.Errorf("metadata: encode snapshot: %w", err)
+		return nil, fmt.Errorf("metadata: %w", err)
 	}
-	body := buf[start+snapshotHeader:]
-	if len(body) > MaxSnapshotBytes {
-		return nil, fmt.Errorf("metadata: snapshot of %d bytes; at most %d can be read", len(body), MaxSnapshotBytes)
-	}
-	binary.BigEndian.PutUint32(buf[start+8:], uint32(len(body)))
-	binary.BigEndian.PutUint32(buf[start+12:], snapshotCRC(buf[start:start+12], body))
 	return buf, nil
-}
-
-func snapshotCRC(header, body []byte) uint32 {
-	return crc32.Update(crc32.Checksum(header, castagnoli), castagnoli, body)
 }
 
 // RestoreImage reads a snapshot and checks every invariant that apply keeps.
 func RestoreImage(b []byte) (*Image, error) {
-	if len(b) < snapshotHeader || string(b[:4]) != snapshotMagic {
-		return nil, bad("no header")
-	}
-	if v := binary.BigEndian.Uint16(b[4:]); v != snapshotVersion {
-		return nil, fmt.Errorf("%w: %d; this program reads up to %d", ErrNewerSnapshot, v, snapshotVersion)
-	}
-	body := b[snapshotHeader:]
-	if n := binary.BigEndian.Uint32(b[8:]); uint64(n) != uint64(len(body)) {
-		return nil, bad("%d bytes of body, header says %d", len(body), n)
-	}
-	if got, want := snapshotCRC(b[:12], body), binary.BigEndian.Uint32(b[12:]); got != want {
-		return nil, bad("CRC is %08x, header says %08x", got, want)
-	}
 	p := new(statev1.MetadataState)
-	if err := proto.Unmarshal(body, p); err != nil {
-		return nil, bad("%v", err)
-	}
-	if hasUnknown(p.ProtoReflect()) {
-		return nil, fmt.Errorf("%w: unknown fields", ErrNewerSnapshot)
+	if err := snapshotFormat.Read(b, p); err != nil {
+		return nil, fmt.Errorf("metadata: snapshot: %w", err)
 	}
 	return imageFromProto(p)
 }
