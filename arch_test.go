@@ -35,8 +35,8 @@ var mayImport = map[string][]string{
 	"internal/mux":        {},
 	"internal/buildinfo":  {},
 	"internal/brokerproc": {},
-	"internal/checker":    {"record"},
-	"internal/workload":   {"record", "client", "internal/checker"},
+	"internal/history":    {"record"},
+	"internal/workload":   {"record", "client", "internal/history"},
 
 	// Machines: pure and deterministic.
 	"partition/producer": {"record", "api/proto/state"},
@@ -62,7 +62,7 @@ var mayImport = map[string][]string{
 	"client":        {"record", "api/proto/client"},
 	"brokertest":    {"broker", "client", "record", "api/proto/client", "partition", "cluster", "internal"},
 	"cmd/brokerd":   {"broker", "internal/buildinfo"},
-	"cmd/brokerctl": {"client", "record", "api/proto/client", "internal/buildinfo"},
+	"cmd/brokerctl": {"client", "record", "api/proto/client", "internal/buildinfo", "internal/history", "internal/workload"},
 }
 
 // whole are the trees that may import everything: they test, measure or check
