@@ -11,6 +11,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -30,6 +31,8 @@ type Options struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// FS holds the record logs. Nil: the real disk.
 	FS vfs.FS
+	// Wall gives the time of day. Nil: time.Now.
+	Wall func() time.Time
 }
 
 func (o *Options) setDefaults() {

@@ -115,6 +115,7 @@ func (b *Broker) assemble() (*parts, error) {
 		RetentionCheckInterval:  b.cfg.RetentionCheck,
 		ScrubBytes:              int64(b.cfg.Scrub.BytesPerSecond),
 		ScrubInterval:           b.cfg.Scrub.Interval,
+		Wall:                    b.options.Wall,
 		Logger:                  p.logger,
 		Registerer:              reg,
 	})

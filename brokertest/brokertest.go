@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,6 +74,8 @@ type node struct {
 	cancel   context.CancelFunc
 	done     chan error
 	gate     *gate
+	// ahead is by how much the time of day is wrong, in ns.
+	ahead atomic.Int64
 }
 
 // gate is what a paused broker's disk waits at.
@@ -171,6 +174,7 @@ func (c *Cluster) startNode(n *node) {
 		Logger:   slog.New(slog.NewTextHandler(logWriter{c.t}, &slog.HandlerOptions{Level: c.options.LogLevel})).With("broker", n.id),
 		Registry: n.registry,
 		FS:       disk,
+		Wall:     func() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) },
 		Listen:   func(_, addr string) (net.Listener, error) { return c.Network.Listen(addr) },
 		Dial:     func(ctx context.Context, _, addr string) (net.Conn, error) { return c.Network.Dial(ctx, n.host, addr) },
 	})
@@ -226,6 +230,10 @@ func (c *Cluster) Host(id int32) string { return c.node(id).host }
 
 // Disk is a broker's disk below the record logs.
 func (c *Cluster) Disk(id int32) *vfs.Mem { return c.node(id).disk }
+
+// SetClock makes a broker's time of day wrong from now on: ahead by so much, or behind if it is
+// negative. What waits goes by another clock, which nobody can set.
+func (c *Cluster) SetClock(id int32, ahead time.Duration) { c.node(id).ahead.Store(int64(ahead)) }
 
 // Running says whether a broker runs.
 func (c *Cluster) Running(id int32) bool { return c.node(id).broker != nil }

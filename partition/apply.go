@@ -24,8 +24,8 @@ type state struct {
 }
 
 func newState() state {
-	s := settings{maxProducers: uint32(DefaultConfig().MaxProducers)}
-	return state{settings: s, producers: producer.New(producer.Limits{MaxProducers: int(s.maxProducers)})}
+	s := settings{maxProducers: firstMaxProducers, minIdle: minIdleMS}
+	return state{settings: s, producers: producer.New(s.limits())}
 }
 
 // lastStable is the offset below which every transaction is decided (L5, L6).
@@ -148,11 +148,11 @@ func (r *Replica) applyBatch(b record.Batch, knew producer.Knew, now int64) appe
 }
 
 func (r *Replica) applyExpire(e *raftgroup.Entry) any {
-	cutoff, list, err := decodeExpire(e.Data)
+	cutoff, below, list, err := decodeExpire(e.Data)
 	if err != nil {
 		panic(fmt.Sprintf("partition %s: entry %d: %v", r.spec, e.Index, err))
 	}
-	return r.state.producers.Expire(list, cutoff)
+	return r.state.producers.Expire(list, cutoff, below)
 }
 
 func (r *Replica) applySettings(e *raftgroup.Entry) any {
@@ -161,7 +161,7 @@ func (r *Replica) applySettings(e *raftgroup.Entry) any {
 		panic(fmt.Sprintf("partition %s: entry %d: %v", r.spec, e.Index, err))
 	}
 	r.state.settings = s
-	r.state.producers.SetLimits(producer.Limits{MaxProducers: int(s.maxProducers)})
+	r.state.producers.SetLimits(s.limits())
 	return nil
 }
 

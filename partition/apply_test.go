@@ -99,14 +99,23 @@ func TestSettingsAndExpiryAreReplicated(t *testing.T) {
 	r := newRig(t)
 	r.start()
 	r.mustProduce(batch(5, 0, 0, 1), 0)
-	r.propose([]byte{commandVersion, cmdSettings}, settings{maxProducers: 1}.encode())
-	r.mustProduce(batch(6, 0, 0, 1), 1) // the bound is 1: producer 5 goes
+	r.propose([]byte{commandVersion, cmdSettings}, settings{maxProducers: 1, minIdle: minIdleMS}.encode())
+	if o := r.produce(batch(6, 0, 0, 1)); codeOf(o.err) != CodeTooManyProducers {
+		t.Fatalf("the bound is 1, and producer 5 was active a moment ago: %+v", o)
+	}
+	r.ahead = minIdleMS * time.Millisecond
+	r.mustProduce(batch(6, 0, 0, 1), 1) // producer 5 goes
 	list, _, err := r.host.DescribeProducers(context.Background(), testTP, nil, 10)
 	if err != nil || len(list) != 1 || list[0].ProducerID != 6 {
 		t.Fatalf("after the bound was lowered: %+v, %v", list, err)
 	}
 	replica := r.host.replica(testTP)
-	replica.expireProducers(context.Background(), time.Now().Add(2*DefaultConfig().ProducerExpiration))
+	later := time.Now().Add(2 * DefaultConfig().ProducerExpiration)
+	replica.expireProducers(context.Background(), later, 1)
+	if list, _, _ := r.host.DescribeProducers(context.Background(), testTP, nil, 10); len(list) != 1 {
+		t.Fatalf("expired although it wrote at offset 1: %+v", list)
+	}
+	replica.expireProducers(context.Background(), later, 2)
 	if list, _, _ := r.host.DescribeProducers(context.Background(), testTP, nil, 10); len(list) != 0 {
 		t.Fatalf("after expiry: %+v", list)
 	}

@@ -115,9 +115,13 @@ func Classify(ext, payload []byte) (records int32, maxTimestamp int64) {
 	return records, maxTimestamp
 }
 
-func encodeExpire(cutoff int64, list []producer.Expirable) []byte {
-	b := make([]byte, 0, 16+len(list)*10)
+// expireHeader is cutoff, offset and count.
+const expireHeader = 8 + 8 + 4
+
+func encodeExpire(cutoff int64, below record.Offset, list []producer.Expirable) []byte {
+	b := make([]byte, 0, expireHeader+len(list)*10)
 	b = binary.BigEndian.AppendUint64(b, uint64(cutoff))
+	b = binary.BigEndian.AppendUint64(b, uint64(below))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(list)))
 	for _, e := range list {
 		b = binary.BigEndian.AppendUint64(b, uint64(e.ProducerID))
@@ -126,22 +130,23 @@ func encodeExpire(cutoff int64, list []producer.Expirable) []byte {
 	return b
 }
 
-func decodeExpire(p []byte) (cutoff int64, list []producer.Expirable, err error) {
-	if len(p) < 12 {
-		return 0, nil, fmt.Errorf("expire command of %d bytes, want at least 12", len(p))
+func decodeExpire(p []byte) (cutoff int64, below record.Offset, list []producer.Expirable, err error) {
+	if len(p) < expireHeader {
+		return 0, 0, nil, fmt.Errorf("expire command of %d bytes, want at least %d", len(p), expireHeader)
 	}
 	cutoff = int64(binary.BigEndian.Uint64(p))
-	n := int(binary.BigEndian.Uint32(p[8:]))
-	p = p[12:]
+	below = record.Offset(binary.BigEndian.Uint64(p[8:]))
+	n := int(binary.BigEndian.Uint32(p[16:]))
+	p = p[expireHeader:]
 	if n > maxExpiredPerCommand || len(p) != n*10 {
-		return 0, nil, fmt.Errorf("expire command names %d producers in %d bytes", n, len(p))
+		return 0, 0, nil, fmt.Errorf("expire command names %d producers in %d bytes", n, len(p))
 	}
 	list = make([]producer.Expirable, n)
 	for i := range list {
 		list[i].ProducerID = record.ProducerID(binary.BigEndian.Uint64(p[i*10:]))
 		list[i].Epoch = record.Epoch(binary.BigEndian.Uint16(p[i*10+8:]))
 	}
-	return cutoff, list, nil
+	return cutoff, below, list, nil
 }
 
 func encodeOffset(o record.Offset) []byte {
@@ -160,15 +165,31 @@ func decodeOffset(p []byte) (record.Offset, error) {
 type settings struct {
 	// maxProducers bounds the producers that the partition remembers.
 	maxProducers uint32
+	// minIdle is how long one of them must have been idle, in ms, before it is forgotten for a new one.
+	minIdle uint32
 }
 
-func (s settings) encode() []byte { return binary.BigEndian.AppendUint32(nil, s.maxProducers) }
+// What a partition begins with. These are part of the format: a broker that begins with others
+// applies differently.
+const (
+	firstMaxProducers = 10_000
+	minIdleMS         = 60_000
+)
+
+func (s settings) limits() producer.Limits {
+	return producer.Limits{MaxProducers: int(s.maxProducers), MinIdle: int64(s.minIdle)}
+}
+
+func (s settings) encode() []byte {
+	b := binary.BigEndian.AppendUint32(nil, s.maxProducers)
+	return binary.BigEndian.AppendUint32(b, s.minIdle)
+}
 
 func decodeSettings(p []byte) (settings, error) {
-	if len(p) < 4 {
-		return settings{}, fmt.Errorf("settings of %d bytes, want at least 4", len(p))
+	if len(p) < 8 {
+		return settings{}, fmt.Errorf("settings of %d bytes, want at least 8", len(p))
 	}
-	s := settings{maxProducers: binary.BigEndian.Uint32(p)}
+	s := settings{maxProducers: binary.BigEndian.Uint32(p), minIdle: binary.BigEndian.Uint32(p[4:])}
 	if s.maxProducers == 0 {
 		return settings{}, fmt.Errorf("settings with max producers 0")
 	}

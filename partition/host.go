@@ -48,8 +48,11 @@ type HostConfig struct {
 	// ScrubInterval is how long from one look at all of them to the next, default 1 day.
 	ScrubBytes    int64
 	ScrubInterval time.Duration
-	Logger        *slog.Logger
-	Registerer    prometheus.Registerer
+	// Wall gives the time of day, for stamps and ages; nil: time.Now. What waits goes by the
+	// process's own time.
+	Wall       func() time.Time
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
 }
 
 // Host holds this broker's replicas. Its methods may be called from many goroutines.
@@ -58,6 +61,7 @@ type Host struct {
 	logger  *slog.Logger
 	metrics *metrics
 	logs    *recordlog.Metrics
+	clock   *steadyClock
 
 	stopping chan struct{}
 	owned    sync.WaitGroup
@@ -96,15 +100,23 @@ func NewHost(c HostConfig) *Host {
 	if c.MaxReplicas <= 0 {
 		c.MaxReplicas = 4000
 	}
+	if c.Wall == nil {
+		c.Wall = time.Now
+	}
 	h := &Host{
 		config:   c,
 		logger:   c.Logger,
 		metrics:  newMetrics(c.Registerer),
 		logs:     recordlog.NewMetrics(c.Registerer),
+		clock:    newSteadyClock(c.Wall),
 		stopping: make(chan struct{}),
 		byName:   make(map[record.TopicPartition]*Replica),
 		byGroup:  make(map[raftgroup.GroupID]*Replica),
 		problems: make(map[raftgroup.GroupID]problem),
+	}
+	if c.Registerer != nil {
+		c.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "brokerd_producers",
+			Help: "Idempotent producers remembered by the replicas of this broker, all partitions together; each is bounded by limits.max_producers_per_partition."}, h.producers))
 	}
 	h.background(h.sweepTimeouts)
 	h.background(h.sweepSpace)
@@ -373,7 +385,7 @@ func (h *Host) Limits(tp record.TopicPartition) (record.Limits, error) {
 		LogAppendTime:      c.LogAppendTime,
 		TimestampBeforeMax: c.TimestampBeforeMax,
 		TimestampAfterMax:  c.TimestampAfterMax,
-		Now:                time.Now().UnixMilli(),
+		Now:                h.config.Wall().UnixMilli(),
 	}, nil
 }
 
@@ -423,6 +435,17 @@ type GroupStatus struct {
 	Producers int
 	// Problem is why the replica is stopped or quarantined; empty for a healthy one.
 	Problem string
+}
+
+// producers counts what all replicas remember.
+func (h *Host) producers() float64 {
+	n := 0
+	for _, r := range h.all() {
+		r.mu.RLock()
+		n += r.state.producers.Len()
+		r.mu.RUnlock()
+	}
+	return float64(n)
 }
 
 // Groups lists this broker's replicas, quarantined ones too, by topic and partition.

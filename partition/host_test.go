@@ -21,6 +21,8 @@ type rig struct {
 	raft *raftgroup.Host
 	host *Host
 	spec ReplicaSpec
+	// ahead is by how much the time of day is wrong.
+	ahead time.Duration
 }
 
 var testTP = record.TopicPartition{Topic: "orders", Partition: 3}
@@ -63,7 +65,8 @@ func (r *rig) startHosts() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.host = NewHost(HostConfig{Broker: 1, Dir: filepath.Join("/", "partitions"), FS: r.disk, Raft: r.raft})
+	r.host = NewHost(HostConfig{Broker: 1, Dir: filepath.Join("/", "partitions"), FS: r.disk, Raft: r.raft,
+		Wall: func() time.Time { return time.Now().Add(r.ahead) }})
 }
 
 func (r *rig) waitReady() {

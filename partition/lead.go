@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/record"
 )
 
 // lead does what only the leader does, until its term ends: it brings the replicated settings in
@@ -20,6 +21,8 @@ func (r *Replica) lead(ctx context.Context) {
 	retention := time.NewTicker(r.host.config.RetentionCheckInterval)
 	defer retention.Stop()
 	r.proposeSettings(ctx)
+	var seen marks
+	seen.note(time.Now(), r.bounds.Load().highWatermark, 0)
 	for {
 		select {
 		case <-ctx.Done():
@@ -28,11 +31,12 @@ func (r *Replica) lead(ctx context.Context) {
 			return
 		case <-r.admission.configured:
 			r.proposeSettings(ctx)
-			r.retain(ctx, time.Now())
+			r.retain(ctx, r.host.judge())
 		case <-ticker.C:
-			r.expireProducers(ctx, time.Now())
-		case now := <-retention.C:
-			r.retain(ctx, now)
+			watch := min(r.config.Load().ProducerExpiration, idleWatch)
+			r.expireProducers(ctx, r.host.judge(), seen.note(time.Now(), r.bounds.Load().highWatermark, watch))
+		case <-retention.C:
+			r.retain(ctx, r.host.judge())
 		}
 	}
 }
@@ -40,7 +44,7 @@ func (r *Replica) lead(ctx context.Context) {
 // proposeSettings makes the configuration that apply needs a part of the log (R5). A failure is
 // left to the next change or the next leader: until then the old bound holds.
 func (r *Replica) proposeSettings(ctx context.Context) {
-	want := settings{maxProducers: uint32(max(r.config.Load().MaxProducers, 1))}
+	want := settings{maxProducers: uint32(max(r.config.Load().MaxProducers, 1)), minIdle: minIdleMS}
 	r.mu.RLock()
 	have := r.state.settings
 	r.mu.RUnlock()
@@ -48,25 +52,25 @@ func (r *Replica) proposeSettings(ctx context.Context) {
 		return
 	}
 	_, err := r.group.Propose(ctx, raftgroup.Command{
-		Meta: []byte{commandVersion, cmdSettings}, Data: want.encode(), AppendTime: time.Now().UnixMilli()})
+		Meta: []byte{commandVersion, cmdSettings}, Data: want.encode(), AppendTime: r.host.config.Wall().UnixMilli()})
 	if err != nil && ctx.Err() == nil {
 		r.logger.Warn("settings not agreed", "err", err)
 	}
 }
 
-// expireProducers names the producers idle for longer than the limit; apply checks each again
-// (P25, R5).
-func (r *Replica) expireProducers(ctx context.Context, now time.Time) {
+// expireProducers names the producers idle for longer than the limit, with nothing at or above an
+// offset; apply checks each again (P25, R5).
+func (r *Replica) expireProducers(ctx context.Context, now time.Time, below record.Offset) {
 	cutoff := now.Add(-r.config.Load().ProducerExpiration).UnixMilli()
 	for ctx.Err() == nil {
 		r.mu.RLock()
-		idle := r.state.producers.Idle(cutoff, maxExpiredPerCommand)
+		idle := r.state.producers.Idle(cutoff, below, maxExpiredPerCommand)
 		r.mu.RUnlock()
 		if len(idle) == 0 {
 			return
 		}
 		n, err := r.group.Propose(ctx, raftgroup.Command{
-			Meta: []byte{commandVersion, cmdExpireProducers}, Data: encodeExpire(cutoff, idle), AppendTime: now.UnixMilli()})
+			Meta: []byte{commandVersion, cmdExpireProducers}, Data: encodeExpire(cutoff, below, idle), AppendTime: now.UnixMilli()})
 		if err != nil {
 			if ctx.Err() == nil {
 				r.logger.Warn("idle producers not expired", "err", err)

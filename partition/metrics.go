@@ -16,6 +16,7 @@ type metrics struct {
 	inFlight    prometheus.Gauge
 	evicted     prometheus.Counter
 	expired     prometheus.Counter
+	clockJump   prometheus.Gauge
 	accepted    prometheus.Counter
 	duplicates  prometheus.Counter
 	retained    prometheus.Counter
@@ -34,6 +35,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		inFlight:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "brokerd_produce_in_flight", Help: "Batches proposed and not answered."}),
 		evicted:     prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_producer_evicted_total", Help: "Idle producers forgotten because the partition's bound was reached."}),
 		expired:     prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_producer_expired_total", Help: "Producers forgotten because they were idle longer than producer.id.expiration.ms."}),
+		clockJump:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "brokerd_clock_jump_seconds", Help: "By how much the clock has jumped forward since the broker started; ages are judged without it. 0: it has not, or is back."}),
 	}
 	m.retained = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_retention_records_total", Help: "Offsets that retention put below the log start of partitions led here."})
 	m.damaged = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_replicas_damaged_total", Help: "Replicas in whose log damage was found while they ran."})
@@ -41,7 +43,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.accepted = m.batches.WithLabelValues("accepted")
 	m.duplicates = m.batches.WithLabelValues("duplicate")
 	if reg != nil {
-		reg.MustRegister(m.replicas, m.quarantined, m.batches, m.refusedBusy, m.timedOut, m.inFlight, m.evicted, m.expired, m.retained, m.damaged, m.scrubs)
+		reg.MustRegister(m.replicas, m.quarantined, m.batches, m.refusedBusy, m.timedOut, m.inFlight, m.evicted, m.expired, m.clockJump, m.retained, m.damaged, m.scrubs)
 	}
 	return m
 }

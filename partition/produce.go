@@ -29,11 +29,11 @@ func (h *Host) Produce(req ProduceRequest, done func(ProduceResult, error)) {
 	if req.Timeout <= 0 {
 		req.Timeout = DefaultProduceTimeout
 	}
-	now := time.Now()
+	stamp := h.config.Wall().UnixMilli()
 	if c := r.config.Load(); c.LogAppendTime {
-		req.Batch.SetLogAppendTime(now.UnixMilli())
+		req.Batch.SetLogAppendTime(stamp)
 	}
-	r.admission.admit(req.Batch, term, now, waiter{done: done, deadline: now.Add(req.Timeout)})
+	r.admission.admit(req.Batch, term, stamp, waiter{done: done, deadline: time.Now().Add(req.Timeout)})
 }
 
 // noResult goes with every error (F17).
@@ -97,7 +97,7 @@ func (a *admission) reconfigured() {
 }
 
 // admit proposes a batch, or lets it wait for the one in flight that it repeats.
-func (a *admission) admit(b record.Batch, term record.Term, now time.Time, w waiter) {
+func (a *admission) admit(b record.Batch, term record.Term, stamp int64, w waiter) {
 	a.mu.Lock()
 	if a.term != term {
 		a.tail.Discard()
@@ -133,7 +133,7 @@ func (a *admission) admit(b record.Batch, term record.Term, now time.Time, w wai
 	}
 	a.r.host.metrics.inFlight.Inc()
 	a.r.group.ProposeAsync(raftgroup.Command{
-		Meta: appendMeta, Data: b, AppendTime: now.UnixMilli(), Term: term,
+		Meta: appendMeta, Data: b, AppendTime: stamp, Term: term,
 	}, func(result any, err error) { a.resolve(p, result, err) })
 	a.mu.Unlock()
 }

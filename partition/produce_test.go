@@ -245,7 +245,7 @@ func TestUnconfirmedDuplicateMayBeWritten(t *testing.T) {
 	if err := replica.group.Close(); err != nil {
 		t.Fatal(err)
 	}
-	v := replica.state.producers.Check(batchOf(b, producer.Knew{}))
+	v := replica.state.producers.Check(batchOf(b, producer.Knew{}), 0)
 	if v.Code != producer.Duplicate {
 		t.Fatalf("verdict %+v", v)
 	}

@@ -137,7 +137,7 @@ func (h *Host) DeleteRecords(ctx context.Context, tp record.TopicPartition, befo
 	if before <= b.start {
 		return b.start, nil
 	}
-	if err := r.advanceStart(ctx, before, time.Now()); err != nil {
+	if err := r.advanceStart(ctx, before, h.config.Wall()); err != nil {
 		return record.NoOffset, r.proposalError(err)
 	}
 	r.logger.Info("records deleted", "from", int64(b.start), "to", int64(before))

@@ -120,7 +120,7 @@ func decodeSnapshot(b []byte) (*stateSnapshot, error) {
 	if s.layout, err = recordlog.DecodeLayout(sections[2]); err != nil {
 		return nil, err
 	}
-	s.state.producers, err = producer.Decode(sections[3], producer.Limits{MaxProducers: int(s.state.settings.maxProducers)})
+	s.state.producers, err = producer.Decode(sections[3], s.state.settings.limits())
 	if err != nil {
 		return nil, err
 	}

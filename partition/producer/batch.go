@@ -87,7 +87,7 @@ func (v Verdict) Message(b Batch) string {
 		}
 		return who + ": a plain batch while its transaction is open here"
 	case TooManyProducers:
-		return who + ": the partition remembers as many producers as it may, and cannot forget those with open transactions"
+		return who + ": the partition remembers as many producers as it may, and cannot forget those with open transactions or active lately"
 	case Malformed:
 		return fmt.Sprintf("%s: impossible header: %d records, sequences %d to %d", who, b.Records, b.BaseSequence, b.LastSequence)
 	}
@@ -112,8 +112,9 @@ const (
 	InvalidTxnState
 	// CoordinatorFenced: a marker of a coordinator that has been replaced (P21).
 	CoordinatorFenced
-	// TooManyProducers: a new producer, Limits.MaxProducers are known and none of them may be
-	// forgotten. To be retried later, like a throttle.
+	// TooManyProducers: a new producer, Limits.MaxProducers are known and not enough of them may be
+	// forgotten: a transaction is open, or they are idle for less than Limits.MinIdle. To be retried
+	// later, like a throttle.
 	TooManyProducers
 	// Malformed: numbers that no valid batch has. The listener refuses such batches (P28), so in an
 	// entry it means that validation was left out.

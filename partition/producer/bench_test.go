@@ -2,6 +2,7 @@ package producer
 
 import (
 	"fmt"
+	"math"
 	"testing"
 
 	"github.com/oncelog/oncelog/record"
@@ -70,7 +71,7 @@ func BenchmarkDuplicate(b *testing.B) {
 			s := crowd(n, false)
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				if v := s.Check(next(record.ProducerID(i*7919%n), 0)); v.Code != Duplicate {
+				if v := s.Check(next(record.ProducerID(i*7919%n), 0), 0); v.Code != Duplicate {
 					b.Fatal(v)
 				}
 			}
@@ -131,7 +132,7 @@ func BenchmarkSnapshot(b *testing.B) {
 	})
 	b.Run("Idle", func(b *testing.B) {
 		for b.Loop() {
-			s.Idle(-1, 10_000)
+			s.Idle(-1, math.MaxInt64, 10_000)
 		}
 	})
 }

@@ -242,7 +242,7 @@ func disturb(s *State, r *rand.Rand) {
 		case 0:
 			s.EndTransaction(Marker{ProducerID: id, Epoch: epoch, CoordinatorEpoch: math.MaxInt32, Version: int8(r.IntN(3))}, s.end, r.Int64())
 		case 1:
-			s.Expire(s.Idle(math.MaxInt64, r.IntN(3)), math.MaxInt64)
+			s.Expire(s.Idle(math.MaxInt64, math.MaxInt64, r.IntN(3)), math.MaxInt64, math.MaxInt64)
 		case 2:
 			s.TruncateStart(s.logStart + record.Offset(r.IntN(9)))
 		default:

@@ -45,7 +45,7 @@ func (s *State) EndTransaction(m Marker, at record.Offset, now int64) MarkerVerd
 	}
 	e := s.table.peek(place)
 	v := MarkerVerdict{StoredEpoch: e.epoch, StoredCoordinatorEpoch: e.coordinatorEpoch, First: record.NoOffset}
-	v.Code = s.judge(&m, e, place)
+	v.Code = s.judge(&m, e, place, now)
 	if v.Code != Accepted {
 		return v
 	}
@@ -69,7 +69,7 @@ func (s *State) EndTransaction(m Marker, at record.Offset, now int64) MarkerVerd
 }
 
 // judge decides on a marker of the producer e.
-func (s *State) judge(m *Marker, e *entry, place slot) Code {
+func (s *State) judge(m *Marker, e *entry, place slot, now int64) Code {
 	switch {
 	case m.ProducerID < 0:
 		return Malformed
@@ -79,7 +79,7 @@ func (s *State) judge(m *Marker, e *entry, place slot) Code {
 		return InvalidProducerEpoch // P20: TV2 ends a transaction with the next epoch only
 	case m.CoordinatorEpoch < e.coordinatorEpoch:
 		return CoordinatorFenced // P21
-	case place == noSlot && !s.canMakeRoom():
+	case place == noSlot && !s.canMakeRoom(now):
 		return TooManyProducers
 	}
 	return Accepted

@@ -12,6 +12,7 @@ import (
 // history again. Nothing in it is shared with the real machine but the types of the questions and answers.
 type model struct {
 	max      int
+	minIdle  int64
 	stories  map[record.ProducerID][]event
 	ended    []Aborted // aborted transactions that had data, in marker order; LastStable is not filled in
 	logStart record.Offset
@@ -32,8 +33,8 @@ type event struct {
 	version          int8
 }
 
-func newModel(max int) *model {
-	return &model{max: max, stories: make(map[record.ProducerID][]event)}
+func newModel(max int, minIdle int64) *model {
+	return &model{max: max, minIdle: minIdle, stories: make(map[record.ProducerID][]event)}
 }
 
 func (m *model) known(id record.ProducerID) bool { return len(m.stories[id]) > 0 }
@@ -115,7 +116,7 @@ func (m *model) append(b Batch, base record.Offset, now int64) Verdict {
 			return v
 		}
 		if !m.known(b.ProducerID) {
-			evicted, ok := m.evict()
+			evicted, ok := m.evict(now)
 			if !ok {
 				v.Code = TooManyProducers
 				return v
@@ -200,8 +201,9 @@ func (m *model) add(id record.ProducerID, ev event) {
 	m.stories[id] = append(m.stories[id], ev)
 }
 
-// evict forgets those longest idle until one more has room, or forgets none and says no.
-func (m *model) evict() (evicted []record.ProducerID, ok bool) {
+// evict forgets those longest idle until one more has room, or forgets none and says no: nobody goes who was
+// active within minIdle, unless by a clock that was ahead of now.
+func (m *model) evict(now int64) (evicted []record.ProducerID, ok bool) {
 	type candidate struct {
 		id   record.ProducerID
 		last int
@@ -221,6 +223,11 @@ func (m *model) evict() (evicted []record.ProducerID, ok bool) {
 		return nil, false
 	}
 	slices.SortFunc(idle, func(a, b candidate) int { return a.last - b.last })
+	for _, c := range idle[:max(0, n+1-m.max)] {
+		if last := m.lastTimestamp(c.id); last <= now && last+m.minIdle > now {
+			return nil, false
+		}
+	}
 	for ; n+1 > m.max; n-- {
 		evicted = append(evicted, idle[0].id)
 		delete(m.stories, idle[0].id)
@@ -254,7 +261,7 @@ func (m *model) end(k Marker, at record.Offset, now int64) MarkerVerdict {
 		return v
 	}
 	if !m.known(k.ProducerID) {
-		evicted, ok := m.evict()
+		evicted, ok := m.evict(now)
 		if !ok {
 			v.Code = TooManyProducers
 			return v
@@ -279,14 +286,19 @@ func (m *model) lastTimestamp(id record.ProducerID) int64 {
 }
 
 // expirable says whether the producer may be forgotten (P25).
-func (m *model) expirable(id record.ProducerID, cutoff int64) bool {
+func (m *model) expirable(id record.ProducerID, cutoff int64, below record.Offset) bool {
+	for _, ev := range m.stories[id] {
+		if ev.last >= below {
+			return false
+		}
+	}
 	return m.known(id) && m.open(id) == -1 && m.lastTimestamp(id) <= cutoff
 }
 
-func (m *model) expire(candidates []Expirable, cutoff int64) int {
+func (m *model) expire(candidates []Expirable, cutoff int64, below record.Offset) int {
 	n := 0
 	for _, c := range candidates {
-		if m.expirable(c.ProducerID, cutoff) && m.epoch(c.ProducerID) == c.Epoch {
+		if m.expirable(c.ProducerID, cutoff, below) && m.epoch(c.ProducerID) == c.Epoch {
 			delete(m.stories, c.ProducerID)
 			n++
 		}
@@ -295,10 +307,10 @@ func (m *model) expire(candidates []Expirable, cutoff int64) int {
 }
 
 // idle lists all that may be forgotten, by their latest event.
-func (m *model) idle(cutoff int64) []Expirable {
+func (m *model) idle(cutoff int64, below record.Offset) []Expirable {
 	var found []Expirable
 	for id := range m.stories {
-		if m.expirable(id, cutoff) {
+		if m.expirable(id, cutoff, below) {
 			found = append(found, Expirable{id, m.epoch(id)})
 		}
 	}

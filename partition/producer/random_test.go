@@ -85,6 +85,7 @@ type episode struct {
 	sent      map[record.ProducerID][]Batch // what was tried of late, for retries
 	picked    []Expirable                   // idle at some time, not yet proposed
 	cutoff    int64
+	below     record.Offset
 	log       []logged
 	codes     map[string]int
 }
@@ -108,10 +109,10 @@ const (
 
 func newEpisode(t *testing.T, seed, number uint64, codes map[string]int) *episode {
 	r := rand.New(rand.NewPCG(seed, number))
-	limit := 2 + r.IntN(14)
+	limits := Limits{MaxProducers: 2 + r.IntN(14), MinIdle: int64(max(0, r.IntN(120)-40))}
 	return &episode{
 		t: t, r: r, seed: seed, number: number, codes: codes,
-		model: newModel(limit), plain: New(Limits{MaxProducers: limit}), traveled: New(Limits{MaxProducers: limit}),
+		model: newModel(limits.MaxProducers, limits.MinIdle), plain: New(limits), traveled: New(limits),
 		producers: 2 + r.IntN(10), now: 1000, sent: make(map[record.ProducerID][]Batch),
 	}
 }
@@ -251,7 +252,7 @@ func (e *episode) append() {
 	b := e.batch()
 	e.ops = append(e.ops, b)
 	want := e.model.append(b, e.end, e.now)
-	foreseen := e.plain.Check(b)
+	foreseen := e.plain.Check(b, e.now)
 	got := e.plain.Append(b, e.end, e.now)
 	if !equalVerdicts(got, want) {
 		e.fatalf("got   %+v\nmodel %+v", got, want)
@@ -342,13 +343,17 @@ func (e *episode) pick() {
 	if id := e.id(); e.one(2) && e.model.known(id) { // the very moment, or just before
 		e.cutoff = e.model.lastTimestamp(id) - int64(e.r.IntN(2))
 	}
-	e.ops = append(e.ops, fmt.Sprintf("pick idle at %d", e.cutoff))
-	e.picked = e.plain.Idle(e.cutoff, math.MaxInt)
-	if want := e.model.idle(e.cutoff); !slices.Equal(e.picked, want) {
+	e.below = e.end
+	if e.one(3) {
+		e.below -= record.Offset(e.r.IntN(50))
+	}
+	e.ops = append(e.ops, fmt.Sprintf("pick idle at %d below %d", e.cutoff, e.below))
+	e.picked = e.plain.Idle(e.cutoff, e.below, math.MaxInt)
+	if want := e.model.idle(e.cutoff, e.below); !slices.Equal(e.picked, want) {
 		e.fatalf("idle %v, model %v", e.picked, want)
 	}
-	if n := e.r.IntN(3); !slices.Equal(e.plain.Idle(e.cutoff, n), e.picked[:min(n, len(e.picked))]) {
-		e.fatalf("idle, at most %d: %v", n, e.plain.Idle(e.cutoff, n))
+	if n := e.r.IntN(3); !slices.Equal(e.plain.Idle(e.cutoff, e.below, n), e.picked[:min(n, len(e.picked))]) {
+		e.fatalf("idle, at most %d: %v", n, e.plain.Idle(e.cutoff, e.below, n))
 	}
 }
 
@@ -357,9 +362,9 @@ func (e *episode) expire() {
 	id := e.id()
 	other := e.id()
 	candidates := append(slices.Clone(e.picked), Expirable{id, record.Epoch(e.r.IntN(2))}, Expirable{other, e.model.epoch(other)})
-	e.ops = append(e.ops, fmt.Sprintf("expire %v at %d", candidates, e.cutoff))
-	want := e.model.expire(candidates, e.cutoff)
-	got, traveled := e.plain.Expire(candidates, e.cutoff), e.traveled.Expire(candidates, e.cutoff)
+	e.ops = append(e.ops, fmt.Sprintf("expire %v at %d below %d", candidates, e.cutoff, e.below))
+	want := e.model.expire(candidates, e.cutoff, e.below)
+	got, traveled := e.plain.Expire(candidates, e.cutoff, e.below), e.traveled.Expire(candidates, e.cutoff, e.below)
 	if got != want || traveled != want {
 		e.fatalf("expired %d, traveled %d, model %d", got, traveled, want)
 	}
@@ -420,7 +425,7 @@ func (e *episode) thaw() {
 		end = e.frozen.end
 	}
 	e.frozen.TruncateStart(end)
-	e.frozen.Expire(e.frozen.Idle(math.MaxInt64, 3), math.MaxInt64)
+	e.frozen.Expire(e.frozen.Idle(math.MaxInt64, math.MaxInt64, 3), math.MaxInt64, math.MaxInt64)
 	if !bytes.Equal(e.traveled.AppendTo(nil), before) {
 		e.fatalf("a clone changed its other side")
 	}

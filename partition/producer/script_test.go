@@ -13,7 +13,7 @@ import (
 
 // TestScripts runs testdata: one command per step against one State, whose offsets and clock the script keeps.
 //
-//	new [max=N]                              start over; at most N producers
+//	new [max=N] [idle=MS]                    start over; at most N producers, evicted when idle for MS
 //	clock now=T                              the leader's clock from now on; it may go back
 //	append pid= seq= [epoch=] [n=] [ts=] [txn] [verified] [tv=] [marker=] [lowest=] [group]
 //	check  (same)                            what Append would say
@@ -21,7 +21,7 @@ import (
 //	describe [pid=] [max=]                   what is remembered
 //	asked pid= [epoch=]                      what the leader notes before it asks the coordinator
 //	lso [hw=]  aborted from= upto=  truncate start=
-//	idle cutoff= [max=]   expire pid= epoch= cutoff=
+//	idle cutoff= [below=] [max=]   expire pid= epoch= cutoff= [below=]
 //	reload [max=]                            go on with Decode(AppendTo)
 //	speculate limit=   admit (as append)   done key=   discard
 func TestScripts(t *testing.T) {
@@ -52,7 +52,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	defer checkInvariants(t, s.state)
 	switch d.Cmd {
 	case "new":
-		s.state, s.end = New(Limits{MaxProducers: number(t, d, "max", 0)}), 0
+		s.state, s.end = New(Limits{MaxProducers: number(t, d, "max", 0), MinIdle: number(t, d, "idle", int64(0))}), 0
 		return "ok"
 	case "clock":
 		s.now = number(t, d, "now", s.now)
@@ -61,7 +61,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		return s.append(t, d)
 	case "check":
 		b := s.batch(t, d)
-		return s.verdict(b, s.state.Check(b))
+		return s.verdict(b, s.state.Check(b, s.now))
 	case "marker":
 		return s.marker(t, d)
 	case "describe":
@@ -77,10 +77,10 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		s.state.TruncateStart(number(t, d, "start", record.Offset(0)))
 		return fmt.Sprintf("start=%d aborted=%d producers=%d", s.state.LogStart(), s.state.AbortedLen(), s.state.Len())
 	case "idle":
-		return fmt.Sprint(s.state.Idle(number(t, d, "cutoff", int64(0)), number(t, d, "max", 100)))
+		return fmt.Sprint(s.state.Idle(number(t, d, "cutoff", int64(0)), number(t, d, "below", s.end), number(t, d, "max", 100)))
 	case "expire":
 		c := Expirable{ProducerID: record.ProducerID(number(t, d, "pid", 0)), Epoch: number(t, d, "epoch", record.Epoch(0))}
-		return fmt.Sprintf("%d forgotten", s.state.Expire([]Expirable{c}, number(t, d, "cutoff", int64(0))))
+		return fmt.Sprintf("%d forgotten", s.state.Expire([]Expirable{c}, number(t, d, "cutoff", int64(0)), number(t, d, "below", s.end)))
 	case "reload":
 		return s.reload(t, d)
 	default:
@@ -110,7 +110,7 @@ func (s *script) append(t *testing.T, d *datadriven.TestData) string {
 	t.Helper()
 	b := s.batch(t, d)
 	before := s.state.AppendTo(nil)
-	foreseen := s.state.Check(b)
+	foreseen := s.state.Check(b, s.now)
 	v := s.state.Append(b, s.end, s.now)
 	if foreseen.Code != v.Code || foreseen.Expected != v.Expected || foreseen.StoredEpoch != v.StoredEpoch {
 		t.Fatalf("%s: Check said %+v, Append %+v", d.Pos, foreseen, v)

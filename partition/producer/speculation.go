@@ -87,7 +87,7 @@ func (sp *Speculation) Admit(s *State, b Batch) Answer {
 	if _, ok := sp.inFlight[key]; ok {
 		return Answer{Action: DuplicateInFlight, Key: key}
 	}
-	if v := s.Check(b); v.Code == Duplicate {
+	if v, _ := s.decide(&b, 0); v.Code == Duplicate { // which the time has no part in
 		return Answer{Action: CommittedDuplicate, Verdict: v}
 	}
 	if len(sp.inFlight) >= sp.limit {

@@ -14,6 +14,9 @@ const DefaultMaxProducers = 100_000
 type Limits struct {
 	// MaxProducers is the largest number of producers remembered; 0 or less means DefaultMaxProducers.
 	MaxProducers int
+	// MinIdle is how long a producer must have been idle, by the leaders' clocks, before another one takes its place, in
+	// ms; 0: not at all. A full partition refuses newcomers rather than forget whom it may still hear from.
+	MinIdle int64
 }
 
 func (l Limits) maxProducers() int {
@@ -59,7 +62,7 @@ func (s *State) OpenTransactions() int { return s.table.open.n }
 // A producer with an id but epoch -1 is kept as Kafka keeps it: exact duplicates are found, but its sequences
 // are not held to any order (P28, P13).
 func (s *State) Append(b Batch, base record.Offset, now int64) Verdict {
-	v, at := s.decide(&b)
+	v, at := s.decide(&b, now)
 	if v.Code != Accepted {
 		return v
 	}
@@ -87,13 +90,13 @@ func (s *State) Append(b Batch, base record.Offset, now int64) Verdict {
 // or go on and propose. Any refusal is a guess, because batches in flight may be applied first; it may be told to a
 // client only when nothing is in flight here and leadership was confirmed after the call.
 // For batches in flight see Speculation.
-func (s *State) Check(b Batch) Verdict {
-	v, _ := s.decide(&b)
+func (s *State) Check(b Batch, now int64) Verdict {
+	v, _ := s.decide(&b, now)
 	return v
 }
 
 // decide is the one place where a batch's fate is decided. It also gives the producer's slot.
-func (s *State) decide(b *Batch) (Verdict, slot) {
+func (s *State) decide(b *Batch, now int64) (Verdict, slot) {
 	v := Verdict{
 		Code: Accepted, Base: record.NoOffset, Last: record.NoOffset, Timestamp: NoTimestamp,
 		Expected: record.NoSequence, Got: b.BaseSequence, StoredEpoch: record.NoEpoch,
@@ -132,7 +135,7 @@ func (s *State) decide(b *Batch) (Verdict, slot) {
 		v.Code = InvalidTxnState
 		return v, at
 	}
-	if at == noSlot && !s.canMakeRoom() {
+	if at == noSlot && !s.canMakeRoom(now) {
 		v.Code = TooManyProducers
 	}
 	return v, at
@@ -161,8 +164,19 @@ func (s *State) advance(first, last record.Offset) {
 }
 
 // canMakeRoom says whether one more producer can be remembered, if need be by evicting idle ones.
-func (s *State) canMakeRoom() bool {
-	return s.table.len()+1-s.limits.maxProducers() <= s.table.idle.n
+func (s *State) canMakeRoom(now int64) bool {
+	excess := s.table.len() + 1 - s.limits.maxProducers()
+	if excess > s.table.idle.n {
+		return false
+	}
+	for at := s.table.idle.head; excess > 0; excess-- {
+		// A clock that has gone back protects nobody: it may stay back for long.
+		if idle := now - s.table.entries.at(at).lastTimestamp; idle >= 0 && idle < s.limits.MinIdle {
+			return false
+		}
+		at = s.table.links.at(at).next
+	}
+	return true
 }
 
 // makeRoom evicts until one more producer can be remembered: those longest idle, that is, whose latest

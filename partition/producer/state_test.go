@@ -26,7 +26,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 		b := Batch{ProducerID: record.ProducerID(id), BaseSequence: record.Sequence(round + seqs[id]), Records: 1}
 		b.LastSequence = b.BaseSequence
 		seqs[id]++
-		if v := s.Check(b); v.Code != Accepted {
+		if v := s.Check(b, 0); v.Code != Accepted {
 			t.Fatal(v.Message(b))
 		}
 		if v := s.Append(b, s.end, 5); v.Code != Accepted {
@@ -93,7 +93,7 @@ func TestClonesRunFree(t *testing.T) {
 				t.Error("the clone encodes to other bytes")
 			}
 			for id := range record.ProducerID(10) {
-				c.Check(next(id, 0))
+				c.Check(next(id, 0), 0)
 			}
 			c.EndTransaction(Marker{ProducerID: 10, Epoch: 100}, c.end, 0)
 			c.Aborted(0, c.end)
@@ -105,7 +105,7 @@ func TestClonesRunFree(t *testing.T) {
 		id := record.ProducerID(round * 10)
 		s.EndTransaction(Marker{ProducerID: id, Epoch: 99}, s.end, 0)
 		s.TruncateStart(s.logStart + 100)
-		s.Expire([]Expirable{{ProducerID: record.ProducerID(round*10 + 1)}}, math.MaxInt64)
+		s.Expire([]Expirable{{ProducerID: record.ProducerID(round*10 + 1)}}, math.MaxInt64, math.MaxInt64)
 		s.Append(next(record.ProducerID(10_000+round), 0), s.end, 0)
 	}
 	checkInvariants(t, s)
