@@ -50,6 +50,10 @@ type Config struct {
 	// ProducerIDExpirationCheck is how often a leader looks for idle producers,
 	// 1 second to 1 day.
 	ProducerIDExpirationCheck time.Duration `koanf:"producer_id_expiration_check"`
+	// LeaderBalance is how often this broker hands partitions back to their
+	// preferred leaders, 1 second to 1 day; 0: never (Kafka:
+	// leader.imbalance.check.interval.seconds).
+	LeaderBalance time.Duration `koanf:"leader_balance"`
 	// RetentionCheck is how often a leader looks for records to delete, and every
 	// replica for disk space to free, 100 ms to 1 day (Kafka:
 	// log.retention.check.interval.ms).
@@ -247,6 +251,7 @@ func DefaultConfig() Config {
 		},
 		ProducerIDExpiration:      24 * time.Hour,
 		ProducerIDExpirationCheck: 10 * time.Minute,
+		LeaderBalance:             10 * time.Second,
 		RetentionCheck:            5 * time.Minute,
 		Scrub:                     ScrubConfig{Interval: 24 * time.Hour, BytesPerSecond: 8 * MiB},
 		ShutdownTimeout:           30 * time.Second,

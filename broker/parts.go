@@ -219,6 +219,11 @@ func (p *parts) serve(ctx, abort context.Context, ready chan<- struct{}) error {
 	}
 	p.background(func() error { p.reconcile(p.ctx); return nil })
 	p.background(func() error { p.health.watch(p.ctx); return nil })
+	if every := p.cfg.LeaderBalance; every > 0 {
+		balance := &balancer{self: p.cfg.BrokerID, interval: every, preferred: p.preferredLeader, heard: p.cluster.LastHeard,
+			groups: p.partitions.Groups, transfer: p.partitions.TransferLeadership, logger: p.logger}
+		p.background(func() error { balance.run(p.ctx); return nil })
+	}
 	for name, l := range p.grpcListeners {
 		p.background(func() error {
 			if err := p.api.Serve(name, l); !errors.Is(err, api.ErrStopped) {
@@ -273,6 +278,15 @@ func (p *parts) leadershipChanged(group raftgroup.GroupID, term record.Term, rea
 		p.cluster.ClearLeading(metadata.GroupID(group), term)
 	}
 	p.health.poke()
+}
+
+// preferredLeader is the broker that shall lead a partition's group.
+func (p *parts) preferredLeader(group raftgroup.GroupID) (int32, bool) {
+	t, number, ok := p.cluster.Image().Group(metadata.GroupID(group))
+	if !ok || len(t.Partitions[number].Replicas) == 0 {
+		return 0, false
+	}
+	return t.Partitions[number].Replicas[0].Broker, true
 }
 
 // drain hands over every partition that this broker leads, so that clients go on elsewhere before

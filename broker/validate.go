@@ -34,6 +34,10 @@ func (c Config) Validate() error {
 		"a producer that pauses longer than this can write a duplicate")
 	v.duration("producer_id_expiration_check", c.ProducerIDExpirationCheck, time.Second, 24*time.Hour,
 		"idle producers hold memory until the next check")
+	if c.LeaderBalance != 0 {
+		v.duration("leader_balance", c.LeaderBalance, time.Second, 24*time.Hour,
+			"a broker that comes back leads nothing until then; 0 switches it off")
+	}
 	v.duration("retention_check", c.RetentionCheck, 100*time.Millisecond, 24*time.Hour,
 		"what retention no longer keeps stays until the next check")
 	v.duration("scrub.interval", c.Scrub.Interval, time.Second, 365*24*time.Hour,

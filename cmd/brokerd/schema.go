@@ -88,6 +88,7 @@ var kafkaNames = map[string]string{
 	"max.message.bytes":                   "limits.max_message_bytes",
 	"producer.id.expiration.ms":           "producer_id_expiration",
 	"producer.id.expiration.check.interval.ms": "producer_id_expiration_check",
+	"leader.imbalance.check.interval.seconds":  "leader_balance",
 	"log.retention.check.interval.ms":          "retention_check",
 }
 

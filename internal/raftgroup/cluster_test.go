@@ -312,11 +312,13 @@ func members(n int) []Server {
 	return list
 }
 
-// openAll opens a group on all brokers.
+// openAll opens a group on all brokers; which one is first in it differs from group to group.
 func (c *cluster) openAll(id GroupID) {
 	c.t.Helper()
+	list := members(len(c.nodes))
+	first := int(id) % len(list)
 	for _, n := range c.nodes {
-		c.mustOpen(n, id, MakeServerID(n.id, 1), members(len(c.nodes)))
+		c.mustOpen(n, id, MakeServerID(n.id, 1), append(list[first:len(list):len(list)], list[:first]...))
 	}
 }
 

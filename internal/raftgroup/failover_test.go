@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -502,6 +503,73 @@ func TestResetIsNoDeath(t *testing.T) {
 			if got := value(n.host.metrics.deadBrokers); got != 0 {
 				t.Errorf("broker %d found %v dead", n.id, got)
 			}
+		}
+	})
+}
+
+// A follower that was away for long is sent what it missed as soon as it is back: the library would
+// pause for up to 10 s, while the group has one replica less than it seems.
+func TestReturnedFollowerIsFedAtOnce(t *testing.T) {
+	eachLog(t, func(t *testing.T, options ...func(*cluster)) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, 3, options...)
+			c.openAll(7)
+			n, r := c.leader(7)
+			away, other := c.others(n)[0], c.others(n)[1]
+			c.stop(away)
+			for i := range 60 { // Each is an attempt to send to it.
+				r.propose(t, fmt.Sprintf("while away %d", i))
+				time.Sleep(time.Second)
+			}
+			c.start(away)
+			time.Sleep(3 * time.Second) // It answers, and is still opening its groups.
+			c.mustOpen(away, 7, MakeServerID(away.id, 1), members(3))
+			opened := time.Now()
+			c.stop(other) // Nothing commits without the one that is back.
+			r.propose(t, "with its help")
+			if took := time.Since(opened); took > 1200*time.Millisecond {
+				t.Errorf("a follower that is back helps to commit after %v", took)
+			}
+		})
+	})
+}
+
+// Nothing waits for a follower that is gone for good when leadership ends or it is removed.
+func TestGoneFollowerHoldsNothingUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		c.openAll(7)
+		n, r := c.leader(7)
+		gone, other := c.others(n)[0], c.others(n)[1]
+		c.stop(gone)
+		for i := range 5 {
+			r.propose(t, fmt.Sprintf("while away %d", i))
+			time.Sleep(time.Second)
+		}
+		terms := func(n int, at, to *node) int {
+			for range n {
+				_, r := c.leader(7, at)
+				r.propose(t, "again")
+				if err := r.group.TransferLeadership(t.Context(), MakeServerID(to.id, 1)); err != nil {
+					t.Fatal(err)
+				}
+				at, to = to, at
+			}
+			c.leader(7, at)
+			time.Sleep(5 * time.Second)
+			return runtime.NumGoroutine()
+		}
+		before := terms(4, n, other)
+		if after := terms(40, n, other); after > before+3 {
+			t.Errorf("%d goroutines after 44 terms, %d after 4", after, before)
+		}
+		_, r = c.leader(7, n)
+		if err := r.group.Remove(t.Context(), MakeServerID(gone.id, 1)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		if after := runtime.NumGoroutine(); after >= before {
+			t.Errorf("%d goroutines after the follower was removed, %d before", after, before)
 		}
 	})
 }

@@ -335,8 +335,8 @@ func (g *Group) Snapshot(ctx context.Context) error {
 }
 
 // firstElection spares a group that starts without a leader the wait for its timeouts: when it
-// begins, and when the whole cluster comes back. The voter that the group's id picks stands for
-// election as soon as a majority has opened the group and nobody knows a leader. A group of one
+// begins, and when the whole cluster comes back. The first voter, where its owner wants the leader to
+// be, stands for election as soon as a majority has opened the group and nobody knows a leader. A group of one
 // voter elects that one at once. If it comes to nothing, the timeouts are still there.
 func (g *Group) firstElection() {
 	e := g.engine.Load()
@@ -351,7 +351,7 @@ func (g *Group) firstElection() {
 	switch {
 	case !self:
 		return
-	case len(voters) > 1 && voters[uint64(g.config.ID)%uint64(len(voters))] != g.config.Self:
+	case len(voters) > 1 && voters[0] != g.config.Self:
 		return
 	case len(voters) > 1 && !g.awaitMembers(e, voters):
 		return

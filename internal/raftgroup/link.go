@@ -247,6 +247,7 @@ func (d *dialer) dial(id ServerID) {
 		return
 	}
 	h.metrics.dials.WithLabelValues("connected").Inc()
+	d.peer.wake()
 	h.logger.Debug("connected to broker", "peer", d.peer.broker, "class", d.class.String())
 	drained := make(chan struct{})
 	go func() {

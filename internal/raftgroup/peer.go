@@ -16,10 +16,14 @@ type peer struct {
 	beats         beater
 	suspected     atomic.Bool  // somebody looks whether it is alive
 	died          atomic.Int64 // when it was found dead, unix ns; 0: it has connected since
+
+	// mu guards connected, which is closed when a connection from or to the broker is made.
+	mu        sync.Mutex
+	connected chan struct{}
 }
 
 func newPeer(h *Host, broker int32) *peer {
-	p := &peer{host: h, broker: broker}
+	p := &peer{host: h, broker: broker, connected: make(chan struct{})}
 	p.bulk = dialer{peer: p, class: classBulk}
 	p.control = dialer{peer: p, class: classControl}
 	p.beats = beater{peer: p, wake: make(chan struct{}, 1)}
@@ -34,6 +38,21 @@ func (p *peer) seen() {
 		d.retryAt, d.failures = time.Time{}, 0
 		d.mu.Unlock()
 	}
+	p.wake()
+}
+
+// woken gives a channel that is closed at the next sign that the broker is there.
+func (p *peer) woken() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.connected
+}
+
+func (p *peer) wake() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.connected)
+	p.connected = make(chan struct{})
 }
 
 var errTimeout = errors.New("no answer in time")

@@ -158,15 +158,22 @@ func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, q *raf
 	if isHeartbeat(q) {
 		return t.sendHeartbeat(to, q, resp)
 	}
+	// To a follower that is absent, only a question goes out again: what it lacks Raft sends after the
+	// answer, and nothing is held for it meanwhile.
+	return t.patiently(to, q.Term, func() error { return t.sendEntries(to, q, resp) }, func() { q.Entries = nil })
+}
+
+func (t *transport) sendEntries(to target, q *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	for rest := q.Entries; ; {
-		var c *chunk
-		if c, rest, err = t.nextChunk(q, rest); err != nil {
-			return err
+		c, more, err := t.nextChunk(q, rest)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errLocal, err)
 		}
+		rest = more
 		if err := t.sendChunk(to, c, resp); err != nil {
 			return err
 		}
-		resp.RPCHeader = t.header(id)
+		resp.RPCHeader = t.header(raft.ServerID(to.id))
 		if len(rest) == 0 || !resp.Success || resp.Term > q.Term {
 			return nil
 		}
@@ -294,7 +301,11 @@ func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, q *r
 	if err != nil {
 		return err
 	}
-	l, err := to.peer.bulk.get(to.id, t.engine.stopping)
+	var l *link
+	err = t.patiently(to, q.Term, func() (err error) {
+		l, err = to.peer.bulk.get(to.id, t.engine.stopping)
+		return err
+	}, func() {})
 	if err != nil {
 		return err
 	}

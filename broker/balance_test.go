@@ -1,0 +1,90 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/partition"
+	"github.com/oncelog/oncelog/record"
+)
+
+// status makes a group that this broker leads, or follows.
+func status(group raftgroup.GroupID, role string, ready bool) partition.GroupStatus {
+	return partition.GroupStatus{
+		Spec: partition.ReplicaSpec{TopicPartition: record.TopicPartition{Topic: "t", Partition: int32(group)}, Group: group},
+		Raft: raftgroup.Status{Role: role, Ready: ready},
+	}
+}
+
+// A partition goes back to its preferred leader once that has been alive for a whole interval, is
+// offered once, and again only after a while.
+func TestBalancerOffers(t *testing.T) {
+	alive := map[int32]bool{2: true, 3: false}
+	prefers := map[raftgroup.GroupID]int32{1: 1, 2: 2, 3: 3, 4: 2, 5: 2}
+	now := time.Unix(0, 0)
+	b := &balancer{self: 1, looked: now,
+		heard: func(id int32) time.Time {
+			if alive[id] {
+				return now
+			}
+			return time.Unix(0, 0)
+		},
+		preferred: func(g raftgroup.GroupID) (int32, bool) { to, ok := prefers[g]; return to, ok },
+		groups: func() []partition.GroupStatus {
+			return []partition.GroupStatus{
+				status(1, raftgroup.RoleLeader, true),   // ours
+				status(2, raftgroup.RoleLeader, true),   // 2 shall have it
+				status(3, raftgroup.RoleLeader, true),   // 3 shall, and is dead
+				status(4, raftgroup.RoleFollower, true), // somebody else leads
+				status(5, raftgroup.RoleLeader, false),  // has just been won
+				status(9, raftgroup.RoleLeader, true),   // no longer in the metadata
+			}
+		}}
+	offered := func(partition, to int32) []offer {
+		return []offer{{record.TopicPartition{Topic: "t", Partition: partition}, to}}
+	}
+	for i, step := range []struct {
+		after  time.Duration
+		change func()
+		want   []offer
+	}{
+		{time.Second, nil, nil}, // 2 may have come up just now
+		{time.Second, nil, offered(2, 2)},
+		{time.Second, nil, nil},
+		{time.Second, func() { alive[3] = true }, nil},
+		{time.Second, func() { alive[3] = false }, nil}, // not for a whole interval
+		{time.Second, func() { alive[3] = true }, nil},
+		{time.Second, nil, offered(3, 3)},
+		{offerAgain - 5*time.Second - 1, nil, nil},
+		{1, nil, offered(2, 2)},
+	} {
+		now = now.Add(step.after)
+		if step.change != nil {
+			step.change()
+		}
+		if got := b.look(now); !reflect.DeepEqual(got, step.want) {
+			t.Errorf("step %d: offers %v, want %v", i, got, step.want)
+		}
+	}
+}
+
+func TestBalancerGoesOnAfterARefusal(t *testing.T) {
+	tried := 0
+	b := &balancer{logger: slog.New(slog.DiscardHandler), transfer: func(ctx context.Context, _ record.TopicPartition, _ int32) error {
+		if _, bounded := ctx.Deadline(); !bounded {
+			t.Error("a hand-over has no time limit")
+		}
+		tried++
+		return errors.New("it lags")
+	}}
+	b.hand(t.Context(), offer{})
+	b.hand(t.Context(), offer{})
+	if tried != 2 {
+		t.Errorf("tried %d times", tried)
+	}
+}

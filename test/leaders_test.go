@@ -1,0 +1,71 @@
+package test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/oncelog/oncelog/broker"
+	"github.com/oncelog/oncelog/brokertest"
+	"github.com/oncelog/oncelog/client"
+)
+
+// A broker that was away gets back the partitions that it is preferred for, while producers write on.
+func TestPreferredLeadersComeBack(t *testing.T) {
+	c := brokertest.Start(t, brokertest.Options{Configure: func(c *broker.Config) { c.LeaderBalance = 2 * time.Second }})
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	s := &scenario{t: t, ctx: ctx, c: c, cl: c.Client()}
+	if _, err := s.cl.CreateTopic(ctx, client.TopicSpec{Name: topic, Partitions: 6, ReplicationFactor: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cl.WaitReady(ctx, topic); err != nil {
+		t.Fatal(err)
+	}
+	partitions := func() []client.Partition {
+		m, err := s.cl.Metadata(ctx, topic)
+		if err != nil || len(m.Topics) != 1 {
+			return nil
+		}
+		return m.Topics[0].Partitions
+	}
+	spread := func() bool {
+		list := partitions()
+		for _, p := range list {
+			if p.Leader != p.Replicas[0] {
+				return false
+			}
+		}
+		return len(list) == 6
+	}
+	s.until("leaders are spread at first", spread)
+	s.c.Crash(1)
+	s.until("broker 1 leads nothing", func() bool {
+		list := partitions()
+		for _, p := range list {
+			if p.Leader == 1 || p.Leader < 0 {
+				return false
+			}
+		}
+		return len(list) == 6
+	})
+	s.until("broker 1 is missed", func() bool {
+		m, err := s.cl.Metadata(ctx)
+		if err != nil {
+			return false
+		}
+		for _, b := range m.Brokers {
+			if b.ID == 1 {
+				return !b.Alive
+			}
+		}
+		return false
+	})
+	s.c.Restart(1)
+	p := s.producer(client.ProducerConfig{})
+	for n := 0; !spread(); n++ {
+		if res := p.SendSync(ctx, client.Record{Topic: topic, Value: []byte("while leaders move")}); res.Outcome != client.Written {
+			t.Fatalf("record %d: %v", n, res)
+		}
+	}
+}
