@@ -5,58 +5,90 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/cluster/peer"
 	"github.com/oncelog/oncelog/internal/memnet"
 	"github.com/oncelog/oncelog/internal/mux"
 	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/internal/vfs"
 )
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
 // rig is a cluster of real brokers' ends (raftgroup on Bolt files, gRPC) over a network in memory, on
-// virtual time.
+// virtual time. The identity, the hints and the snapshots are on disks in memory, which can crash.
 type rig struct {
 	t     *testing.T
 	net   *memnet.Network
 	dir   string
 	seeds []string
 	nodes map[int32]*node
+	// rng decides what a crash loses.
+	rng *rand.Rand
+	log *testLog
 }
 
 // node is one broker, running or not.
 type node struct {
 	r       *rig
 	id      int32
+	host    string
 	address string
 	seeds   []string
 	change  func(*Config)
+	disk    *vfs.Mem
+	// wiped counts the disks that were lost: each has paths of its own.
+	wiped int
 
 	cluster *Cluster
 	mux     *mux.Mux
 	server  *peer.Server
 	raft    *raftgroup.Host
 	served  chan error
+	// produced are the producer ids that this broker gave out over all its lives.
+	produced []int64
 }
 
 // onVirtualTime runs a test in a bubble with a rig.
 func onVirtualTime(t *testing.T, f func(r *rig)) {
 	t.Helper()
+	withSeed(t, 1, f)
+}
+
+// withSeed is onVirtualTime with a seed for the crashes, and for the test's own use.
+func withSeed(t *testing.T, seed uint64, f func(r *rig)) {
+	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		r := &rig{t: t, net: memnet.New(), dir: dir, nodes: make(map[int32]*node)}
-		defer r.stopAll()
+		r := &rig{t: t, net: memnet.New(), dir: dir, nodes: make(map[int32]*node), rng: rand.New(rand.NewPCG(seed, 0)), log: &testLog{t: t}}
+		defer func() {
+			r.net.HealAll()
+			for _, n := range r.nodes {
+				n.stop()
+			}
+			if t.Failed() {
+				t.Logf("seed %d", seed)
+			}
+		}()
 		f(r)
 	})
 }
 
-func addressOf(id int32) string { return fmt.Sprintf("b%d:9093", id) }
+func hostOf(id int32) string    { return fmt.Sprintf("b%d", id) }
+func addressOf(id int32) string { return hostOf(id) + ":9093" }
 
 // found makes brokers 1 to n the seeds.
 func (r *rig) found(n int32) {
@@ -65,14 +97,21 @@ func (r *rig) found(n int32) {
 	}
 }
 
-// start runs a broker on its data directory, which is made if it is the first time.
-func (r *rig) start(id int32, change ...func(*node)) *node {
-	r.t.Helper()
+// node gives a broker, which may not have been started yet.
+func (r *rig) node(id int32) *node {
 	n := r.nodes[id]
 	if n == nil {
-		n = &node{r: r, id: id, address: addressOf(id), seeds: r.seeds}
+		n = &node{r: r, id: id, host: hostOf(id), address: addressOf(id), seeds: r.seeds}
+		n.format()
 		r.nodes[id] = n
 	}
+	return n
+}
+
+// start runs a broker on its disk, which is new if it is the first time.
+func (r *rig) start(id int32, change ...func(*node)) *node {
+	r.t.Helper()
+	n := r.node(id)
 	for _, c := range change {
 		c(n)
 	}
@@ -82,7 +121,26 @@ func (r *rig) start(id int32, change ...func(*node)) *node {
 	return n
 }
 
-func (n *node) dir() string { return filepath.Join(n.r.dir, fmt.Sprint(n.id)) }
+// format gives the node an empty disk.
+func (n *node) format() {
+	n.disk = vfs.NewMem(n.r.rng.Uint64())
+	for dir := n.dir(); ; dir = filepath.Dir(dir) {
+		if err := errors.Join(n.disk.MkdirAll(dir), n.disk.SyncDir(filepath.Dir(dir))); err != nil {
+			n.r.t.Fatal(err)
+		}
+		if dir == filepath.Dir(dir) {
+			return
+		}
+	}
+}
+
+// wipe loses the node's disk. It does not run.
+func (n *node) wipe() {
+	n.wiped++
+	n.format()
+}
+
+func (n *node) dir() string { return filepath.Join(n.r.dir, fmt.Sprintf("%d-%d", n.id, n.wiped)) }
 
 type handler struct{ *Cluster }
 
@@ -91,15 +149,16 @@ func (handler) PullEntries(context.Context, peer.Identity, peer.PullRequest, fun
 }
 
 func (n *node) start() error {
-	if err := os.MkdirAll(filepath.Join(n.dir(), "raft"), 0o755); err != nil {
-		return err
+	for _, d := range []string{"raft", filepath.Join("cluster", metadataDir)} {
+		if err := os.MkdirAll(filepath.Join(n.dir(), d), 0o755); err != nil { // for the Bolt files
+			return err
+		}
 	}
-	host := fmt.Sprintf("b%d", n.id)
-	dialer := mux.Dialer{Dial: func(ctx context.Context, a string) (net.Conn, error) { return n.r.net.Dial(ctx, host, a) }}
+	dialer := mux.Dialer{Dial: func(ctx context.Context, a string) (net.Conn, error) { return n.r.net.Dial(ctx, n.host, a) }}
 	c := Config{
-		Broker: n.id, Dir: filepath.Join(n.dir(), "cluster"),
+		Broker: n.id, Dir: filepath.Join(n.dir(), "cluster"), FS: n.disk,
 		Listeners: []metadata.Listener{{Name: metadata.PeerListener, Address: n.address}},
-		Seeds:     n.seeds, Dial: dialer.Peer, Version: "test", Logger: testLogger(n.r.t, n.id),
+		Seeds:     n.seeds, Dial: dialer.Peer, Version: "test", Logger: n.r.log.logger(n.id),
 	}
 	if n.change != nil {
 		n.change(&c)
@@ -118,7 +177,7 @@ func (n *node) start() error {
 	server, listener := n.server, n.mux.Peer()
 	go func() { n.served <- server.Serve(listener) }()
 	n.raft, err = raftgroup.NewHost(raftgroup.Config{
-		Broker: n.id, Dir: filepath.Join(n.dir(), "raft"), Listener: n.mux.Raft(), Dial: dialer.Raft,
+		Broker: n.id, Dir: filepath.Join(n.dir(), "raft"), FS: n.disk, Listener: n.mux.Raft(), Dial: dialer.Raft,
 		Resolve: n.cluster.Resolve, ClusterID: n.cluster.ClusterID, FeatureLevel: n.cluster.FeatureLevel, Logger: c.Logger,
 	})
 	if err != nil {
@@ -128,31 +187,52 @@ func (n *node) start() error {
 	return nil
 }
 
-// stop ends a broker in good order.
+// stop ends a broker in good order, if it runs.
 func (n *node) stop() {
 	if n.cluster == nil {
 		return
 	}
-	if err := n.cluster.Close(); err != nil {
-		n.r.t.Errorf("close broker %d: %v", n.id, err)
+	for _, err := range n.end() {
+		n.r.t.Errorf("stop broker %d: %v", n.id, err)
 	}
-	if err := n.raft.Close(); err != nil {
-		n.r.t.Errorf("close raft of broker %d: %v", n.id, err)
-	}
-	n.server.Close()
-	if err := n.mux.Close(); err != nil {
-		n.r.t.Errorf("close port of broker %d: %v", n.id, err)
-	}
-	if err := <-n.served; err != nil {
-		n.r.t.Errorf("peer server of broker %d: %v", n.id, err)
-	}
-	n.cluster = nil
 }
 
-func (r *rig) stopAll() {
-	for _, n := range r.nodes {
-		n.stop()
+func (n *node) end() (errs []error) {
+	note := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
 	}
+	note(n.cluster.Close())
+	note(n.raft.Close())
+	n.server.Close()
+	note(n.mux.Close())
+	note(<-n.served)
+	n.cluster = nil
+	return errs
+}
+
+var errDead = errors.New("the machine has lost its power")
+
+// kill ends a broker as SIGKILL does, crash as a power cut: what it did not sync is lost or kept as
+// the seed decides.
+func (n *node) kill()  { n.die(n.disk.KillClone()) }
+func (n *node) crash() { n.die(n.disk.CrashClone(n.r.rng)) }
+
+func (n *node) die(next *vfs.Mem) {
+	n.disk.OnBefore(func(op vfs.Op) error {
+		if op.Kind.Changes() {
+			return errDead
+		}
+		return nil
+	})
+	n.disk = next
+	n.r.net.Drop(n.host)
+	n.r.net.Freeze(n.host) // Nothing of what it still does gets out.
+	if n.cluster != nil {
+		n.end()
+	}
+	n.r.net.Thaw(n.host)
 }
 
 // ready waits until brokers are ready.
@@ -169,6 +249,32 @@ func (r *rig) ready(nodes ...*node) {
 	}
 }
 
+// fails waits until a broker has given up, and gives the reason.
+func (r *rig) fails(n *node) error {
+	r.t.Helper()
+	select {
+	case <-n.cluster.Failed():
+	case <-time.After(time.Minute):
+		r.t.Fatalf("broker %d has not given up after a minute", n.id)
+	}
+	return n.cluster.Err()
+}
+
+// notReady makes sure that a broker is still waiting after a time.
+func (r *rig) notReady(d time.Duration, nodes ...*node) {
+	r.t.Helper()
+	time.Sleep(d)
+	for _, n := range nodes {
+		select {
+		case <-n.cluster.Ready():
+			r.t.Fatalf("broker %d is ready", n.id)
+		case <-n.cluster.Failed():
+			r.t.Fatalf("broker %d failed: %v", n.id, n.cluster.Err())
+		default:
+		}
+	}
+}
+
 // three starts and forms a cluster of brokers 1 to 3.
 func (r *rig) three() (a, b, c *node) {
 	r.t.Helper()
@@ -176,6 +282,18 @@ func (r *rig) three() (a, b, c *node) {
 	a, b, c = r.start(1), r.start(2), r.start(3)
 	r.ready(a, b, c)
 	return a, b, c
+}
+
+// running are the brokers that run, by id.
+func (r *rig) running() []*node {
+	var list []*node
+	for _, n := range r.nodes {
+		if n.cluster != nil {
+			list = append(list, n)
+		}
+	}
+	slices.SortFunc(list, func(a, b *node) int { return int(a.id - b.id) })
+	return list
 }
 
 // within waits for a condition that has no channel of its own.
@@ -188,16 +306,13 @@ func (r *rig) within(d time.Duration, what string, f func() bool) {
 	}
 }
 
-// controller waits for the broker that all running ones believe to lead the metadata group.
+// controller waits for the one broker that leads the metadata group.
 func (r *rig) controller() *node {
 	r.t.Helper()
 	var lead *node
 	r.within(time.Minute, "one controller", func() bool {
 		lead = nil
-		for _, n := range r.nodes {
-			if n.cluster == nil {
-				continue
-			}
+		for _, n := range r.running() {
 			if g := n.cluster.group.Load(); g != nil {
 				if _, ready := (*g).IsReady(); ready {
 					if lead != nil {
@@ -212,19 +327,65 @@ func (r *rig) controller() *node {
 	return lead
 }
 
-// testLogger shows what a broker logs when the test fails, or with -v.
-func testLogger(t *testing.T, id int32) *slog.Logger {
-	return slog.New(slog.NewTextHandler(&testLog{t: t}, &slog.HandlerOptions{Level: slog.LevelInfo})).With("node", id)
+// agree waits until all running brokers hold the same image, byte for byte, which holds what was
+// agreed before the call.
+func (r *rig) agree() *metadata.Image {
+	r.t.Helper()
+	img, err := r.controller().cluster.Confirm(r.context(time.Minute))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var all map[string][]int32
+	r.within(time.Minute, "one image", func() bool {
+		all = make(map[string][]int32)
+		for _, n := range r.running() {
+			b, err := n.cluster.Image().AppendSnapshot(nil)
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			all[string(b)] = append(all[string(b)], n.id)
+			img = n.cluster.Image()
+		}
+		return len(all) == 1
+	})
+	return img
 }
 
+func (r *rig) context(d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	r.t.Cleanup(cancel)
+	return ctx
+}
+
+// logged waits until some broker has logged a line that holds a text.
+func (r *rig) logged(text string) {
+	r.t.Helper()
+	r.within(time.Minute, fmt.Sprintf("a log line with %q", text), func() bool { return r.log.holds(text) })
+}
+
+// testLog shows what brokers log when the test fails, or with -v, and remembers it.
 type testLog struct {
 	t  *testing.T
 	mu sync.Mutex
+	// lines is guarded by mu.
+	lines []string
+}
+
+func (l *testLog) logger(id int32) *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelInfo})).With("node", id)
 }
 
 func (l *testLog) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.t.Logf("%s", b[:len(b)-1])
+	line := string(b[:len(b)-1])
+	l.lines = append(l.lines, line)
+	l.t.Logf("%s", line)
 	return len(b), nil
+}
+
+func (l *testLog) holds(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.lines, func(line string) bool { return strings.Contains(line, text) })
 }
