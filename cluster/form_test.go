@@ -11,6 +11,7 @@ import (
 
 	peerv1 "github.com/oncelog/oncelog/api/proto/peer/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/peer"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/internal/vfs"
 )
@@ -321,6 +322,40 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// TestPromises: a broker promises itself once, on its disk, and only as who it is.
+func TestPromises(t *testing.T) {
+	onVirtualTime(t, func(r *rig) {
+		r.seeds = []string{addressOf(8), addressOf(9)} // Nobody is there.
+		n := r.start(1)
+		me := n.cluster.Self()
+		good := func() *peerv1.FormRequest {
+			return &peerv1.FormRequest{ClusterId: "X", BrokerId: 8, ToBrokerId: 1, ToNodeIncarnation: me.Incarnation, FeatureLevel: 1}
+		}
+		ask := func(accepted bool, text string, change func(*peerv1.FormRequest)) {
+			t.Helper()
+			req := good()
+			change(req)
+			resp, err := n.cluster.Form(r.context(time.Second), peer.Identity{Broker: 8, Incarnation: 80}, req)
+			if err != nil || resp.GetAccepted() != accepted || !strings.Contains(resp.GetReason(), text) {
+				t.Fatalf("%v, %v", resp, err)
+			}
+		}
+		ask(false, "node incarnation", func(q *peerv1.FormRequest) { q.ToNodeIncarnation++ })
+		ask(false, "node incarnation", func(q *peerv1.FormRequest) { q.ToBrokerId = 2 })
+		ask(false, "no sense", func(q *peerv1.FormRequest) { q.ClusterId = "" })
+		ask(false, "no sense", func(q *peerv1.FormRequest) { q.ClusterId = strings.Repeat("x", 65) })
+		ask(false, "no sense", func(q *peerv1.FormRequest) { q.BrokerId = 7 })
+		ask(false, "feature levels", func(q *peerv1.FormRequest) { q.FeatureLevel = 99 })
+		ask(true, "", func(*peerv1.FormRequest) {})
+		ask(true, "", func(*peerv1.FormRequest) {})
+		ask(false, "belongs to cluster X", func(q *peerv1.FormRequest) { q.ClusterId = "Y" })
+		n.crash()
+		n = r.start(1)
+		ask(false, "belongs to cluster X", func(q *peerv1.FormRequest) { q.ClusterId = "Y" })
+		ask(true, "", func(*peerv1.FormRequest) {})
+	})
+}
+
 // TestIdentityTravels: what is written is read.
 func TestIdentityTravels(t *testing.T) {
 	for _, n := range []*identity{
@@ -332,5 +367,50 @@ func TestIdentityTravels(t *testing.T) {
 		if err != nil || fmt.Sprint(got) != fmt.Sprint(n) {
 			t.Fatalf("%v, %v; want %v", got, err, n)
 		}
+	}
+}
+
+// TestSeedsDisagree: founders with different lists of seeds may wait for ever, but no broker founds two
+// clusters, whatever the order and the crashes.
+func TestSeedsDisagree(t *testing.T) {
+	formed := 0
+	for seed := range uint64(16) {
+		withSeed(t, seed, func(r *rig) {
+			r.found(5)
+			for _, i := range r.rng.Perm(5) {
+				id := int32(i + 1)
+				r.start(id, func(n *node) {
+					if id == 2 || id == 3 {
+						n.seeds = []string{addressOf(2), addressOf(3)}
+					}
+				})
+				if seed%2 == 0 {
+					time.Sleep(time.Duration(r.rng.IntN(60)) * time.Millisecond)
+				}
+				if r.rng.IntN(6) == 0 {
+					r.node(id).crash()
+					r.start(id)
+				}
+			}
+			time.Sleep(6 * time.Second)
+			founded := make(map[int32]string)
+			for _, n := range r.running() {
+				st, open := n.cluster.MetadataStatus()
+				if !open || n.cluster.Image().ClusterID() == "" {
+					continue
+				}
+				formed++
+				for _, v := range st.Voters {
+					id, _, _ := raftgroup.ParseServerID(v)
+					if was := founded[id]; was != "" && was != n.cluster.Image().ClusterID() {
+						t.Fatalf("broker %d votes in clusters %s and %s", id, was, n.cluster.Image().ClusterID())
+					}
+					founded[id] = n.cluster.Image().ClusterID()
+				}
+			}
+		})
+	}
+	if formed == 0 {
+		t.Fatal("no cluster was ever formed")
 	}
 }
