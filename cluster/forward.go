@@ -68,12 +68,16 @@ func (c *Cluster) do(ctx context.Context, req *peerv1.ForwardRequest) (done *pee
 	return c.attempts(ctx, req)
 }
 
-// bounded gives a context without a deadline one.
+// bounded gives a context without a deadline one, and ends it with Close.
 func (c *Cluster) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	var cancel context.CancelFunc
 	if _, ok := ctx.Deadline(); ok {
-		return context.WithCancel(ctx)
+		ctx, cancel = context.WithCancel(ctx)
+	} else {
+		ctx, cancel = context.WithTimeout(ctx, c.config.RequestTimeout)
 	}
-	return context.WithTimeout(ctx, c.config.RequestTimeout)
+	stop := context.AfterFunc(c.ctx, cancel)
+	return ctx, func() { stop(); cancel() }
 }
 
 func (c *Cluster) attempts(ctx context.Context, req *peerv1.ForwardRequest) (*peerv1.Done, error) {

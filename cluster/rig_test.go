@@ -18,6 +18,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	peerv1 "github.com/oncelog/oncelog/api/proto/peer/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/cluster/peer"
 	"github.com/oncelog/oncelog/internal/memnet"
@@ -142,7 +143,15 @@ func (n *node) wipe() {
 
 func (n *node) dir() string { return filepath.Join(n.r.dir, fmt.Sprintf("%d-%d", n.id, n.wiped)) }
 
-type handler struct{ *Cluster }
+// handler is a peer without entries.
+type handler struct{ answers }
+
+type answers interface {
+	Hello(context.Context, peer.Identity, *peerv1.HelloRequest) (*peerv1.HelloResponse, error)
+	Form(context.Context, peer.Identity, *peerv1.FormRequest) (*peerv1.FormResponse, error)
+	Forward(context.Context, peer.Identity, *peerv1.ForwardRequest) (*peerv1.ForwardResponse, error)
+	ReportStatus(context.Context, peer.Identity, *peerv1.ReportStatusRequest) (*peerv1.ReportStatusResponse, error)
+}
 
 func (handler) PullEntries(context.Context, peer.Identity, peer.PullRequest, func([]peer.Entry) error) error {
 	return errors.New("no entries here")
