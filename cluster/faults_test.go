@@ -128,7 +128,7 @@ func (h *history) check(img *metadata.Image) {
 // given twice (I1), and all brokers hold the same.
 func TestChangesUnderFaults(t *testing.T) {
 	total := make(map[string]int)
-	for seed := range uint64(12) {
+	for seed := range seeds(5) {
 		withSeed(t, seed, func(r *rig) {
 			r.found(3)
 			h := newHistory(t)

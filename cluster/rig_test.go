@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -86,6 +87,14 @@ func withSeed(t *testing.T, seed uint64, f func(r *rig)) {
 		}()
 		f(r)
 	})
+}
+
+// seeds is how many seeds a test runs with: n, or what ONCELOG_CLUSTER_SEEDS says.
+func seeds(n uint64) uint64 {
+	if s, err := strconv.ParseUint(os.Getenv("ONCELOG_CLUSTER_SEEDS"), 10, 32); err == nil {
+		return s
+	}
+	return n
 }
 
 func hostOf(id int32) string    { return fmt.Sprintf("b%d", id) }
