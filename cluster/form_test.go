@@ -191,6 +191,37 @@ func TestSecondBrokerWithAnID(t *testing.T) {
 	})
 }
 
+// TestWipedFounder: a founder that lost its directory is not who it was. It is refused and told what to
+// do; the others go on.
+func TestWipedFounder(t *testing.T) {
+	onVirtualTime(t, func(r *rig) {
+		a, b, c := r.three()
+		c.crash()
+		c.wipe()
+		if err := r.fails(r.start(3)); !errors.Is(err, &metadata.Error{Code: metadata.DuplicateBrokerRegistration}) || !strings.Contains(err.Error(), "unregister the other") {
+			t.Fatal(err)
+		}
+		c.stop()
+		r.ready(a, b)
+		if _, err := r.controller().cluster.Confirm(r.context(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestFounderWipedBeforeTheCluster: its promise went with the directory, so it promises itself anew, or
+// the cluster begins without it and takes it in.
+func TestFounderWipedBeforeTheCluster(t *testing.T) {
+	onVirtualTime(t, func(r *rig) {
+		r.found(3)
+		a, c := r.start(1), r.start(3)
+		r.notReady(5*time.Second, a, c)
+		c.crash()
+		c.wipe()
+		r.formed(3, a, r.start(2), r.start(3))
+	})
+}
+
 // TestJoining: brokers that are not seeds join what exists, and wait for what does not exist yet.
 func TestJoining(t *testing.T) {
 	onVirtualTime(t, func(r *rig) {

@@ -60,8 +60,6 @@ type node struct {
 	server  *peer.Server
 	raft    *raftgroup.Host
 	served  chan error
-	// produced are the producer ids that this broker gave out over all its lives.
-	produced []int64
 }
 
 // onVirtualTime runs a test in a bubble with a rig.
