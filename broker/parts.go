@@ -87,6 +87,7 @@ func (b *Broker) assemble() (*parts, error) {
 		Resolve:             p.cluster.Resolve,
 		ClusterID:           p.cluster.ClusterID,
 		FeatureLevel:        p.cluster.FeatureLevel,
+		MaxFeatureLevel:     metadata.CurrentLevel,
 		HeartbeatTimeout:    b.cfg.Raft.HeartbeatTimeout,
 		ElectionTimeout:     b.cfg.Raft.ElectionTimeout,
 		LeaderLeaseTimeout:  b.cfg.Raft.LeaderLeaseTimeout,

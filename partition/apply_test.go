@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -118,6 +119,54 @@ func TestSettingsAndExpiryAreReplicated(t *testing.T) {
 	replica.expireProducers(context.Background(), later, 2)
 	if list, _, _ := r.host.DescribeProducers(context.Background(), testTP, nil, 10); len(list) != 0 {
 		t.Fatalf("after expiry: %+v", list)
+	}
+}
+
+// TestFeatureLevelComesWithTheLog: what apply does depends on the level of the entries it has applied, which never
+// falls, not on the level that the broker knows of; and a program that does not know it does not apply.
+func TestFeatureLevelComesWithTheLog(t *testing.T) {
+	for _, snapshot := range []bool{false, true} {
+		r := newRig(t)
+		r.level = 1
+		r.start()
+		r.mustProduce(batch(5, 0, 0, 1), 0)
+		at := func() uint16 {
+			replica := r.host.replica(testTP)
+			replica.mu.RLock()
+			defer replica.mu.RUnlock()
+			return replica.state.level
+		}
+		if got := at(); got != 1 {
+			t.Fatalf("level %d, want 1", got)
+		}
+		r.level = 3
+		r.mustProduce(batch(5, 0, 1, 1), 1)
+		r.level = 2 // this broker's metadata is behind
+		r.mustProduce(batch(5, 0, 2, 1), 2)
+		if got := at(); got != 3 {
+			t.Fatalf("level %d, want 3", got)
+		}
+		if snapshot {
+			if err := r.host.replica(testTP).group.Snapshot(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.stop()
+		r.start()
+		if got := at(); got != 3 {
+			t.Fatalf("level %d after a restart, want 3", got)
+		}
+		r.stop()
+		r.level, r.maxLevel = 2, 2
+		r.startHosts()
+		err := r.host.Open(r.spec)
+		for err == nil && r.host.Groups()[0].Problem == "" {
+			waitTick(t.Context())
+		}
+		if g := r.host.Groups(); !strings.Contains(g[0].Problem, "feature level 3") {
+			t.Fatalf("snapshot %t: an old program says %q, %v", snapshot, g[0].Problem, err)
+		}
+		r.stop()
 	}
 }
 

@@ -21,6 +21,8 @@ type rig struct {
 	raft *raftgroup.Host
 	host *Host
 	spec ReplicaSpec
+	// level is the cluster's feature level, maxLevel the highest that the program knows; 0: any.
+	level, maxLevel uint16
 	// ahead is by how much the time of day is wrong.
 	ahead time.Duration
 }
@@ -61,6 +63,7 @@ func (r *rig) startHosts() {
 		Dial:             func(ctx context.Context, addr string) (net.Conn, error) { return nil, net.ErrClosed },
 		Resolve:          func(raftgroup.ServerID) (string, bool) { return "", false },
 		HeartbeatTimeout: 50 * time.Millisecond,
+		FeatureLevel:     func() uint16 { return r.level }, MaxFeatureLevel: r.maxLevel,
 	})
 	if err != nil {
 		r.t.Fatal(err)

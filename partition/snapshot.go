@@ -139,6 +139,9 @@ func (r *Replica) Restore(index record.Index, src io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("restore %s: %w", r.spec, err)
 	}
+	if err := r.host.config.Raft.CheckLevel(s.state.level); err != nil {
+		return fmt.Errorf("restore %s: %w", r.spec, err)
+	}
 	if s.state.applied > index {
 		return fmt.Errorf("restore %s: snapshot of index %d holds state of index %d", r.spec, index, s.state.applied)
 	}

@@ -32,6 +32,9 @@ type Config struct {
 	ClusterID func() string
 	// FeatureLevel is stamped on every entry; nil: 0.
 	FeatureLevel func() uint16
+	// MaxFeatureLevel is the highest level at which this program's machines can apply: an entry of a
+	// higher one halts the replica, since it would apply otherwise than the others. 0: not checked.
+	MaxFeatureLevel uint16
 
 	// HeartbeatTimeout is how long a follower waits for a leader. Default 1 s.
 	HeartbeatTimeout time.Duration

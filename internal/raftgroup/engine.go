@@ -43,6 +43,9 @@ type engine struct {
 	faulted atomic.Pointer[error]
 	// opening is true while NewRaft runs: it returns errors, and its panics can be caught.
 	opening atomic.Bool
+	// unrestored holds why the newest snapshot could not be restored while opening; Raft keeps it to itself.
+	// Only open's goroutine touches it.
+	unrestored error
 	// installed is the index of the snapshot whose installation has not emptied the log yet.
 	installed atomic.Uint64
 
@@ -93,6 +96,9 @@ func (e *engine) open() (r *raft.Raft, err error) {
 		}
 		if err == nil && e.fault0() != nil {
 			err = e.fault0()
+		}
+		if err != nil && e.unrestored != nil {
+			err = fmt.Errorf("%w: %w", err, e.unrestored)
 		}
 	}()
 	g := e.group

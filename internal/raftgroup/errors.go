@@ -39,6 +39,9 @@ var (
 	// part is there. It must not take part in its group again under its identity: it could vote
 	// twice in a term, or for a leader that lacks what it acknowledged.
 	ErrStateLost = errors.New("the replica has lost what it must not forget")
+	// ErrNewerLevel says that a log or a snapshot was written at a feature level that this program
+	// does not know: it is older than the cluster.
+	ErrNewerLevel = errors.New("the feature level is newer than this program")
 	// ErrNotConfirmed says that no majority answered a leadership check.
 	ErrNotConfirmed = errors.New("no majority confirmed the leadership")
 )

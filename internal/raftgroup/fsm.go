@@ -128,6 +128,9 @@ func (f *fsm) entry(l *raft.Log) (e Entry, refused bool, err error) {
 	if err != nil {
 		return e, false, err
 	}
+	if err := f.group.host.CheckLevel(env.level); err != nil {
+		return e, false, err
+	}
 	if env.admission != raftTerm(l.Term) {
 		f.group.metrics().staleTerm.Inc()
 		return e, true, nil
@@ -168,8 +171,12 @@ func (f *fsm) Restore(source io.ReadCloser) (err error) {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("restore panicked: %v\n%s", p, debug.Stack())
 		}
-		if err != nil && !f.engine.opening.Load() {
+		switch {
+		case err == nil:
+		case !f.engine.opening.Load():
 			f.engine.fault(fmt.Errorf("restore an installed snapshot: %w", err))
+		case f.engine.unrestored == nil:
+			f.engine.unrestored = err
 		}
 	}()
 	if err := f.engine.fault0(); err != nil {

@@ -88,6 +88,14 @@ func (h *Host) sleep(d time.Duration) bool {
 	}
 }
 
+// CheckLevel refuses a feature level above the one that this program's machines can apply at.
+func (h *Host) CheckLevel(level uint16) error {
+	if most := h.config.MaxFeatureLevel; most > 0 && level > most {
+		return fmt.Errorf("%w: it was written at feature level %d, this program applies up to %d", ErrNewerLevel, level, most)
+	}
+	return nil
+}
+
 func (h *Host) clusterID() string {
 	if h.config.ClusterID == nil {
 		return ""
