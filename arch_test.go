@@ -51,6 +51,7 @@ var mayImport = map[string][]string{
 	// Domains never import each other.
 	"partition":    {"record", "api/proto/state", "partition/producer", "partition/recordlog", "internal"},
 	"cluster/peer": {"record", "api/proto/peer", "api/proto/state", "internal"},
+	"coordinator":  {"record", "api/proto/state", "coordinator/txn", "internal"},
 	"cluster":      {"record", "api/proto/peer", "api/proto/state", "cluster/metadata", "cluster/peer", "internal"},
 
 	// Listeners: decode, call a domain, encode.

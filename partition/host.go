@@ -138,7 +138,7 @@ func (h *Host) background(f func()) {
 // the replica be opened: whoever finds an agreed replica without its directory knows that data
 // was lost, and never starts it empty under the same identity.
 func (h *Host) Create(spec ReplicaSpec) error {
-	return createReplicaDir(h.config.FS, h.replicaDir(spec), identityOf(spec))
+	return h.createReplicaDir(spec)
 }
 
 // Open starts a replica whose directory exists. A replica that cannot be opened is remembered
@@ -192,7 +192,7 @@ func (h *Host) adopt(r *Replica) bool {
 
 func (h *Host) openReplica(spec ReplicaSpec) (*Replica, error) {
 	dir := h.replicaDir(spec)
-	if err := checkReplicaDir(h.config.FS, dir, identityOf(spec)); err != nil {
+	if err := identityOf(spec).CheckDir(h.config.FS, dir); err != nil {
 		return nil, err
 	}
 	if err := checkUndamaged(h.config.FS, dir, spec.Self); err != nil {

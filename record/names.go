@@ -62,3 +62,15 @@ type TopicPartition struct {
 
 // String gives "topic/partition".
 func (tp TopicPartition) String() string { return fmt.Sprintf("%s/%d", tp.Topic, tp.Partition) }
+
+// The internal topics. Their partitions are the shards of the coordinators; clients neither write nor read them.
+const (
+	// TransactionsTopic holds the shards for transactional ids.
+	TransactionsTopic = "__transaction_state"
+	// GroupsTopic holds the shards for consumer groups. A transaction that commits offsets has the group's shard among its
+	// partitions.
+	GroupsTopic = "__consumer_offsets"
+)
+
+// InternalTopic says whether a topic belongs to the brokers.
+func InternalTopic(name string) bool { return name == TransactionsTopic || name == GroupsTopic }

@@ -1,0 +1,73 @@
+package coordinator
+
+import (
+	"fmt"
+
+	"github.com/oncelog/oncelog/coordinator/txn"
+	"github.com/oncelog/oncelog/internal/raftgroup"
+)
+
+// Code is the stable name of a failure, Kafka's own where Kafka has one.
+type Code string
+
+// What coordinators answer, beside what the machines do. The listeners translate them by their tables.
+const (
+	// CodeNotCoordinator: another broker leads the shard.
+	CodeNotCoordinator Code = "NOT_COORDINATOR"
+	// CodeLoading: this broker leads the shard and is not ready yet (R1).
+	CodeLoading Code = "COORDINATOR_LOAD_IN_PROGRESS"
+	// CodeNotAvailable: there is no shard yet, or nobody leads it.
+	CodeNotAvailable Code = "COORDINATOR_NOT_AVAILABLE"
+	CodeBusy         Code = "BROKER_BUSY"
+	// CodeRequestTimedOut: no outcome in time; it may have happened.
+	CodeRequestTimedOut Code = "REQUEST_TIMED_OUT"
+	CodeInvalidRequest  Code = "INVALID_REQUEST"
+	CodeInvalidTimeout  Code = "INVALID_TRANSACTION_TIMEOUT"
+	CodePolicyViolation Code = "POLICY_VIOLATION"
+	CodeUnknown         Code = "UNKNOWN_SERVER_ERROR"
+
+	CodeInvalidProducerIDMapping Code = "INVALID_PRODUCER_ID_MAPPING"
+	CodeProducerFenced           Code = "PRODUCER_FENCED"
+	CodeConcurrentTransactions   Code = "CONCURRENT_TRANSACTIONS"
+	CodeInvalidTxnState          Code = "INVALID_TXN_STATE"
+	CodeTransactionAbortable     Code = "TRANSACTION_ABORTABLE"
+	CodeTransactionalIDNotFound  Code = "TRANSACTIONAL_ID_NOT_FOUND"
+)
+
+// Error is why a coordinator refused or failed, and whether the operation may have happened all the same. Nobody above turns
+// MayHaveHappened into DidNotHappen (R2).
+type Error struct {
+	Code    Code
+	Message string
+	Outcome raftgroup.Outcome
+	// Field of the request that is at fault, and the limit it broke; empty: none in particular.
+	Field, Limit string
+	// Coordinator is the broker to ask instead, as far as this one has heard; nil: not known, or beside the point.
+	Coordinator *int32
+	// Event is the last thing that happened to the id, where that explains the refusal; nil: nothing is known.
+	Event *txn.Event
+	Cause error
+}
+
+// Error gives code and message.
+func (e *Error) Error() string {
+	if e.Cause != nil {
+		return fmt.Sprintf("%s: %s: %v", e.Code, e.Message, e.Cause)
+	}
+	return fmt.Sprintf("%s: %s", e.Code, e.Message)
+}
+
+// Unwrap gives the cause.
+func (e *Error) Unwrap() error { return e.Cause }
+
+// refused makes an error for something that certainly did not happen.
+func refused(code Code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...), Outcome: raftgroup.DidNotHappen}
+}
+
+// badField is refused for a field of the request.
+func badField(code Code, field, limit, format string, args ...any) *Error {
+	e := refused(code, format, args...)
+	e.Field, e.Limit = field, limit
+	return e
+}

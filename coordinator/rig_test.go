@@ -1,0 +1,267 @@
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/oncelog/oncelog/coordinator/txn"
+	"github.com/oncelog/oncelog/internal/memnet"
+	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/record"
+)
+
+// rig is some brokers with one transaction shard and nothing else, on virtual time.
+type rig struct {
+	t       *testing.T
+	net     *memnet.Network
+	dir     string
+	brokers []*testBroker
+	change  func(*TransactionsConfig)
+
+	mu   sync.Mutex
+	next record.ProducerID
+	// markers says what comes of each marker; nil: written. written has those that were.
+	markers func(Marker) MarkerResult
+	written []Marker
+}
+
+type testBroker struct {
+	rig  *rig
+	id   int32
+	raft *raftgroup.Host
+	host *Host
+	txns *Transactions
+}
+
+const testGroup raftgroup.GroupID = 1000
+
+func newRig(t *testing.T, n int, change func(*TransactionsConfig)) *rig {
+	t.Helper()
+	r := &rig{t: t, net: memnet.New(), dir: t.TempDir(), next: 100, change: change}
+	for i := range n {
+		r.brokers = append(r.brokers, &testBroker{rig: r, id: int32(i)})
+	}
+	for _, b := range r.brokers {
+		b.start()
+		if err := b.host.Create(b.spec()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, b := range r.brokers {
+		b.open()
+	}
+	return r
+}
+
+// close stops what runs; it comes before the end of the bubble.
+func (r *rig) close() {
+	for _, b := range r.brokers {
+		b.stop()
+	}
+}
+
+func (b *testBroker) name() string { return fmt.Sprintf("b%d", b.id) }
+
+func (b *testBroker) start() {
+	t := b.rig.t
+	t.Helper()
+	l, err := b.rig.net.Listen(b.name() + ":1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(b.rig.dir, b.name())
+	b.raft, err = raftgroup.NewHost(raftgroup.Config{
+		Broker: b.id, Dir: mkdir(t, filepath.Join(dir, "raft")), Listener: l,
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) { return b.rig.net.Dial(ctx, b.name(), addr) },
+		Resolve: func(id raftgroup.ServerID) (string, bool) {
+			broker, _, err := raftgroup.ParseServerID(id)
+			return fmt.Sprintf("b%d:1", broker), err == nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.host = NewHost(HostConfig{Broker: b.id, Dir: mkdir(t, filepath.Join(dir, "coordinators")), Raft: b.raft, Directory: b})
+	config := TransactionsConfig{Host: b.host, Markers: b.rig, ProducerIDs: b.rig}
+	if b.rig.change != nil {
+		b.rig.change(&config)
+	}
+	b.txns = NewTransactions(config)
+}
+
+func mkdir(t *testing.T, dir string) string {
+	t.Helper()
+	if err := newDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func (b *testBroker) spec() Spec {
+	s := Spec{Kind: KindTransactions, TopicID: [16]byte{1}, Group: testGroup, Self: raftgroup.MakeServerID(b.id, uint64(b.id)+10)}
+	for _, other := range b.rig.brokers {
+		s.Voters = append(s.Voters, raftgroup.Server{ID: raftgroup.MakeServerID(other.id, uint64(other.id)+10)})
+	}
+	return s
+}
+
+func (b *testBroker) open() {
+	b.rig.t.Helper()
+	if err := b.host.Open(b.spec()); err != nil {
+		b.rig.t.Fatal(err)
+	}
+}
+
+// stop ends the broker, as its death does.
+func (b *testBroker) stop() {
+	if b.host == nil {
+		return
+	}
+	b.rig.net.Drop(b.name())
+	if err := b.host.Close(); err != nil {
+		b.rig.t.Errorf("close host: %v", err)
+	}
+	if err := b.raft.Close(); err != nil {
+		b.rig.t.Errorf("close raft: %v", err)
+	}
+	b.host, b.raft, b.txns = nil, nil, nil
+}
+
+// Shards, Create and Leader are the directory: one shard, and whoever is ready leads it.
+func (b *testBroker) Shards(Kind) int { return 1 }
+
+func (b *testBroker) Create(context.Context, Kind) error { return nil }
+
+func (b *testBroker) Leader(k Kind, number int32) (int32, bool) {
+	for _, other := range b.rig.brokers {
+		if other.host == nil {
+			continue
+		}
+		if s := other.host.find(k, number); s != nil {
+			if _, ok := s.group.IsReady(); ok {
+				return other.id, true
+			}
+		}
+	}
+	return -1, false
+}
+
+// NextProducerID counts (ProducerIDs).
+func (r *rig) NextProducerID(context.Context) (record.ProducerID, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.next++
+	return r.next - 1, nil
+}
+
+// Write does with markers what the test wants (Markers).
+func (r *rig) Write(ctx context.Context, markers []Marker) []MarkerResult {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	results := make([]MarkerResult, len(markers))
+	for i, m := range markers {
+		results[i].State = MarkerWritten
+		if r.markers != nil {
+			results[i] = r.markers(m)
+		}
+		if results[i].State == MarkerWritten {
+			r.written = append(r.written, m)
+		}
+	}
+	return results
+}
+
+// onMarker sets what comes of markers from now on.
+func (r *rig) onMarker(f func(Marker) MarkerResult) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.markers = f
+}
+
+func (r *rig) takeWritten() []Marker {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := r.written
+	r.written = nil
+	return list
+}
+
+// leader waits for a broker that leads and is ready, and was not excluded.
+func (r *rig) leader(not ...*testBroker) *testBroker {
+	r.t.Helper()
+	for range 3000 {
+	next:
+		for _, b := range r.brokers {
+			for _, x := range not {
+				if b == x {
+					continue next
+				}
+			}
+			if b.host == nil {
+				continue
+			}
+			if s := b.host.find(KindTransactions, 0); s != nil {
+				if _, ok := s.group.IsReady(); ok {
+					return b
+				}
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	r.t.Fatal("nobody leads the shard")
+	return nil
+}
+
+func (r *rig) mustInit(b *testBroker, id string, p Producer) Producer {
+	r.t.Helper()
+	got, err := b.txns.InitProducer(context.Background(), InitRequest{TransactionalID: id, Producer: p, Timeout: time.Minute})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return got
+}
+
+func (r *rig) mustAdd(b *testBroker, id string, p Producer, partitions ...int32) {
+	r.t.Helper()
+	if err := b.txns.AddPartitions(context.Background(), AddRequest{TransactionalID: id, Producer: p, Partitions: testPartitions(partitions...), Version: 2}); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) mustEnd(b *testBroker, id string, p Producer, commit bool) Producer {
+	r.t.Helper()
+	got, err := b.txns.EndTransaction(context.Background(), EndRequest{TransactionalID: id, Producer: p, Commit: commit, Version: 2})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return got
+}
+
+func testPartitions(numbers ...int32) []record.TopicPartition {
+	var list []record.TopicPartition
+	for _, n := range numbers {
+		list = append(list, record.TopicPartition{Topic: "orders", Partition: n})
+	}
+	return list
+}
+
+// awaitState waits until the id is in a state on a broker.
+func (r *rig) awaitState(b *testBroker, id string, want txn.Status) *txn.Transaction {
+	r.t.Helper()
+	var last *txn.Transaction
+	for range 6000 {
+		if t, err := b.txns.Describe(context.Background(), id); err == nil {
+			if last = t; t.Status == want {
+				return t
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	r.t.Fatalf("%s is not %v but %+v", id, want, last)
+	return nil
+}

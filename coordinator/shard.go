@@ -1,0 +1,112 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/record"
+)
+
+// shard is this broker's replica of one coordinator group.
+type shard struct {
+	host    *Host
+	spec    Spec
+	service service
+	logger  *slog.Logger
+	group   *raftgroup.Group
+	// opened is closed once group is set and the host has the shard: its first term can begin before that.
+	opened chan struct{}
+	// owned are the goroutines that lead, one for each term.
+	owned sync.WaitGroup
+}
+
+// onLeadership is told of every change, in order (raftgroup).
+func (s *shard) onLeadership(e raftgroup.LeadershipEvent) {
+	if tell := s.host.config.LeadershipChanged; tell != nil {
+		tell(s.spec.Group, e.Term, e.Ready)
+	}
+	if !e.Ready {
+		return
+	}
+	s.logger.Info("leads coordinator", "term", uint64(e.Term))
+	s.owned.Go(func() {
+		select {
+		case <-s.opened:
+		case <-e.Context.Done():
+			return
+		}
+		s.service.lead(e.Context, s, e.Term)
+	})
+}
+
+func (s *shard) close() error {
+	err := s.group.Close() // ends the last term
+	s.owned.Wait()
+	s.service.closed(s)
+	return err
+}
+
+// ready gives the term in which this replica leads and has applied its own leader-start (R1), or whom to ask instead.
+func (s *shard) ready() (record.Term, *Error) {
+	term, ok := s.group.IsReady()
+	if !ok {
+		return 0, s.notLeading(nil)
+	}
+	return term, nil
+}
+
+// confirm proves by a quorum round sent after the call that this replica still leads: it comes before every answer that was
+// found without a proposal (R1).
+func (s *shard) confirm(ctx context.Context) *Error {
+	if err := s.group.Confirm(ctx); err != nil {
+		return s.notLeading(err)
+	}
+	return nil
+}
+
+// notLeading says who leads, or that we do and are not ready.
+func (s *shard) notLeading(cause error) *Error {
+	e := refused(CodeNotCoordinator, "this broker does not lead %s", s.spec)
+	e.Cause = cause
+	if id, _ := s.group.Leader(); id != "" {
+		switch broker, _, err := raftgroup.ParseServerID(id); {
+		case err != nil:
+		case broker == s.host.config.Broker && cause == nil:
+			e.Code, e.Message = CodeLoading, "this broker has just begun to lead "+s.spec.String()
+		case broker != s.host.config.Broker:
+			e.Coordinator = &broker
+		}
+	}
+	return e
+}
+
+// propose has a command applied in a term and gives what the machine said. An error says whether the command may have been
+// applied all the same (R2).
+func (s *shard) propose(ctx context.Context, term record.Term, command []byte) (any, *Error) {
+	r, err := s.group.Propose(ctx, raftgroup.Command{Data: command, AppendTime: time.Now().UnixMilli(), Term: term})
+	if err != nil {
+		return nil, s.proposeError(err)
+	}
+	return r, nil
+}
+
+// proposeError names a failed proposal. The outcome is raftgroup's word and stays as it is.
+func (s *shard) proposeError(err error) *Error {
+	var e *Error
+	switch outcome := raftgroup.OutcomeOf(err); {
+	case errors.Is(err, raftgroup.ErrBusy):
+		e = refused(CodeBusy, "too much is in flight on %s: try again", s.spec)
+	case outcome == raftgroup.DidNotHappen:
+		return s.notLeading(err)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		e = refused(CodeRequestTimedOut, "%s did not commit in time; it may still happen", s.spec)
+	default:
+		e = refused(CodeNotCoordinator, "leadership of %s was lost while the request was in flight; it may have happened", s.spec)
+	}
+	e.Outcome, e.Cause = raftgroup.OutcomeOf(err), err
+	return e
+}
