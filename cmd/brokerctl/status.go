@@ -18,7 +18,7 @@ func (p *program) clusterCommand() *cobra.Command {
 		Use:   "cluster",
 		Short: "Show brokers, Raft groups and replicas; move leaders",
 	})
-	cmd.AddCommand(p.clusterStatus(), p.clusterGroups(), p.clusterChecksums(), p.clusterTransfer())
+	cmd.AddCommand(p.clusterStatus(), p.clusterGroups(), p.clusterChecksums(), p.clusterTransfer(), p.clusterCanRestart())
 	return cmd
 }
 
