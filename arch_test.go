@@ -24,24 +24,26 @@ var mayImport = map[string][]string{
 	".": {},
 
 	// Leaves.
-	"record":              {},
-	"api/proto/client/v1": {},
-	"api/proto/peer/v1":   {"api/proto/state"},
-	"api/proto/state/v1":  {},
-	"internal/vfs":        {},
-	"internal/watermark":  {},
-	"internal/lifecycle":  {},
-	"internal/memnet":     {},
-	"internal/mux":        {},
-	"internal/buildinfo":  {},
-	"internal/brokerproc": {},
-	"internal/history":    {"record"},
-	"internal/workload":   {"record", "client", "internal/history"},
+	"record":               {},
+	"api/proto/client/v1":  {},
+	"api/proto/peer/v1":    {"api/proto/state"},
+	"api/proto/state/v1":   {},
+	"internal/vfs":         {},
+	"internal/watermark":   {},
+	"internal/lifecycle":   {},
+	"internal/memnet":      {},
+	"internal/mux":         {},
+	"internal/buildinfo":   {},
+	"internal/brokerproc":  {},
+	"internal/history":     {"record"},
+	"internal/machinetest": {"api/proto/state"},
+	"internal/workload":    {"record", "client", "internal/history"},
 
 	// Machines: pure and deterministic.
 	"partition/producer": {"record", "api/proto/state"},
 	"cluster/metadata":   {"record", "api/proto/state"},
 	"coordinator/txn":    {"record", "api/proto/state"},
+	"coordinator/group":  {"record", "api/proto/state"},
 
 	// The log, and what makes machines replicated. raftgroup adapts recordlog to
 	// Raft's store (docs/decisions/0002).
@@ -72,7 +74,7 @@ var whole = []string{"test", "bench"}
 
 // machines decide for all replicas alike: the same command in the same state
 // must give the same answer on every machine, for ever.
-var machines = []string{"partition/producer", "cluster/metadata", "coordinator/txn"}
+var machines = []string{"partition/producer", "cluster/metadata", "coordinator/txn", "coordinator/group"}
 
 // notForMachines are where differences come from: clocks, disks, networks,
 // chance, schedulers.
@@ -168,7 +170,7 @@ func TestImports(t *testing.T) {
 			continue
 		}
 		if s.test {
-			allowed = append(slices.Clip(allowed), s.dir, "brokertest", "internal/vfs", "record")
+			allowed = append(slices.Clip(allowed), s.dir, "brokertest", "internal/vfs", "internal/machinetest", "record")
 		}
 		for _, imported := range s.imports() {
 			ours, ok := strings.CutPrefix(imported, module+"/")

@@ -4,67 +4,20 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
+	"github.com/oncelog/oncelog/internal/machinetest"
 	"github.com/oncelog/oncelog/record"
 )
-
-// seeded gives a generator whose seed is printed; ONCELOG_SEED sets it.
-func seeded(t *testing.T) *rand.Rand {
-	t.Helper()
-	seed := rand.Uint64()
-	if s := os.Getenv("ONCELOG_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("ONCELOG_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
-}
-
-// longRun says for how long a random test goes on; ONCELOG_LONG=10m makes it longer.
-func longRun(t *testing.T, otherwise time.Duration) time.Duration {
-	t.Helper()
-	if s := os.Getenv("ONCELOG_LONG"); s != "" {
-		d, err := time.ParseDuration(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
-	return otherwise
-}
 
 // TestAgreesWithModel applies random commands to the machine and to the dumb model and compares every answer and every state.
 // Beside that: Check says the same as Apply; a shard that goes through snapshots ends in the bytes of the one that does not
 // (R6); a clone stays as it was; and nobody is ever handed what another one has (watch).
 func TestAgreesWithModel(t *testing.T) {
-	rnd := seeded(t)
-	seen := map[string]int{}
-	commands := 0
-	const least, most = 20_000, 1_000_000 // however slow the machine
-	for end := time.Now().Add(longRun(t, 3*time.Second)); commands < least || len(missing(seen)) > 0 && commands < most || time.Now().Before(end); {
-		commands += randomRun(t, rnd, seen)
-	}
-	t.Logf("%d commands: %v", commands, seen)
-	if never := missing(seen); len(never) > 0 {
-		t.Errorf("%q never happened: the generator is too narrow", never)
-	}
-}
-
-func missing(seen map[string]int) []string {
-	var never []string
-	for _, want := range wanted {
-		if seen[want] == 0 {
-			never = append(never, want)
-		}
-	}
-	return never
+	rnd := machinetest.Rand(t)
+	machinetest.Runs(t, 3*time.Second, wanted, func(seen map[string]int) int { return randomRun(t, rnd, seen) })
 }
 
 // wanted are answers, by command, that must have been met.

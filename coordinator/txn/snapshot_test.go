@@ -2,18 +2,15 @@ package txn
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
+	"github.com/oncelog/oncelog/internal/machinetest"
 )
 
 // sample is a shard with something of everything.
@@ -55,25 +52,9 @@ add f 105/0 x/0`, "\n") {
 // TestEncodingIsStable: the bytes of this release are those of the releases before. A file here is never changed; a
 // new format gets a new one.
 func TestEncodingIsStable(t *testing.T) {
-	path := filepath.Join("testdata", "format", "snapshot-1.hex")
 	b := snapshot(t, sample(t))
-	if os.Getenv("ONCELOG_WRITE_FORMAT") != "" {
-		if err := os.WriteFile(path, []byte(wrapHex(b)), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(b, want) {
-		t.Fatalf("the encoding has changed:\n%s", wrapHex(b))
-	}
-	s, err := Restore(want)
+	machinetest.Golden(t, filepath.Join("testdata", "format", "snapshot-1.hex"), b)
+	s, err := Restore(b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,36 +68,8 @@ func TestEncodingIsStable(t *testing.T) {
 	}
 }
 
-func wrapHex(b []byte) string {
-	var out strings.Builder
-	for len(b) > 0 {
-		n := min(len(b), 32)
-		fmt.Fprintf(&out, "%x\n", b[:n])
-		b = b[n:]
-	}
-	return out.String()
-}
-
-// Every bit of a snapshot counts: one that is flipped is found.
 func TestSnapshotDamage(t *testing.T) {
-	b := snapshot(t, sample(t))
-	for i := range b {
-		c := bytes.Clone(b)
-		c[i] ^= 1 << (i % 8)
-		if _, err := Restore(c); !errors.Is(err, statev1.ErrDamaged) && !errors.Is(err, statev1.ErrNewer) {
-			t.Fatalf("byte %d: %v", i, err)
-		}
-	}
-	for n := range b {
-		if _, err := Restore(b[:n]); !errors.Is(err, statev1.ErrDamaged) {
-			t.Fatalf("%d of %d bytes: %v", n, len(b), err)
-		}
-	}
-	newer := append(bytes.Clone(b), protowire.AppendVarint(protowire.AppendTag(nil, 99, protowire.VarintType), 1)...)
-	snapshotFormat.Seal(newer)
-	if _, err := Restore(newer); !errors.Is(err, statev1.ErrNewer) {
-		t.Fatal(err)
-	}
+	machinetest.Damage(t, snapshotFormat, snapshot(t, sample(t)), func(b []byte) error { _, err := Restore(b); return err })
 }
 
 // A snapshot whose checksum is right can still hold what no machine ever wrote.
@@ -182,10 +135,7 @@ func FuzzRestore(f *testing.F) {
 		b := append(make([]byte, statev1.FormatHeader), body...)
 		snapshotFormat.Seal(b)
 		s, err := Restore(b)
-		if err != nil {
-			if !errors.Is(err, statev1.ErrDamaged) && !errors.Is(err, statev1.ErrNewer) {
-				t.Fatal(err)
-			}
+		if !machinetest.Fuzzed(t, err) {
 			return
 		}
 		again, err := Restore(snapshot(t, s))
@@ -268,8 +218,7 @@ func TestCommandsAreChecked(t *testing.T) {
 			t.Errorf("%s: applied with %v", what, err)
 		}
 	}
-	newer := protowire.AppendVarint(protowire.AppendTag(nil, 99, protowire.VarintType), 1)
-	if _, err := New().Apply(1, 1, newer); !errors.Is(err, statev1.ErrNewer) {
+	if _, err := New().Apply(1, 1, machinetest.UnknownField()); !errors.Is(err, statev1.ErrNewer) {
 		t.Error(err)
 	}
 }

@@ -1,0 +1,87 @@
+package group
+
+import (
+	"maps"
+
+	"github.com/oncelog/oncelog/record"
+)
+
+// group is one group. A group that is shared with a clone is copied before it is changed (State.edit).
+type group struct {
+	owner *token
+	id    string
+	// offsets are the committed ones.
+	offsets *offsets
+	// pending are those that wait for the end of their producer's transaction (G23). None of them is empty.
+	pending map[record.ProducerID]*offsets
+}
+
+// groupBytes is what a group counts beside its name.
+const groupBytes = 256
+
+func (g *group) bytes() int64 { return groupBytes + int64(len(g.id)) }
+
+// edit gives a group that may be written to, and makes it if it does not exist.
+func (s *State) edit(id string) *group {
+	g := s.groups[id]
+	switch {
+	case g == nil:
+		g = &group{owner: s.owner, id: id, pending: make(map[record.ProducerID]*offsets)}
+		s.bytes += g.bytes()
+	case g.owner == s.owner:
+		return g
+	default:
+		c := *g
+		c.owner, c.pending = s.owner, maps.Clone(g.pending)
+		g = &c
+	}
+	s.groups[id] = g
+	return g
+}
+
+// drop forgets a group with all its offsets.
+func (s *State) drop(id string) {
+	g := s.groups[id]
+	n, bytes := g.offsets.size()
+	for _, o := range g.pending {
+		more, moreBytes := o.size()
+		n, bytes = n+more, bytes+moreBytes
+	}
+	s.offsets -= n
+	s.bytes -= bytes + g.bytes()
+	delete(s.groups, id)
+}
+
+// empty: nobody is a member.
+func (g *group) empty() bool { return true }
+
+// isPending says whether an offset of the partition waits for the end of a transaction.
+func (g *group) isPending(topic string, partition int32) bool {
+	for _, o := range g.pending {
+		if o.get(topic, partition) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// put sets an offset of a table that belongs to one of the groups, and counts.
+func (s *State) put(o *offsets, topic string, partition int32, value Offset) {
+	s.uncount(topic, o.get(topic, partition))
+	o.put(s.owner, topic, partition, value)
+	s.offsets++
+	s.bytes += value.bytes(topic)
+}
+
+// remove forgets an offset, and counts.
+func (s *State) remove(o *offsets, topic string, partition int32) {
+	s.uncount(topic, o.get(topic, partition))
+	o.remove(s.owner, topic, partition)
+}
+
+func (s *State) uncount(topic string, o *Offset) {
+	if o != nil {
+		s.offsets--
+		s.bytes -= o.bytes(topic)
+	}
+}

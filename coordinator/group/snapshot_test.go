@@ -1,0 +1,221 @@
+package group
+
+import (
+	"bytes"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
+	"github.com/oncelog/oncelog/internal/machinetest"
+)
+
+// sample is a shard with something of everything.
+func sample(t testing.TB) *State {
+	t.Helper()
+	p := newPlayer(t)
+	for line := range strings.SplitSeq(`limits 50 40 100 30 100000
+commit simple t/0=1,t/1=2:note,u/0=-1 leader=4 expire=9000
+commit - t'/0=7
+txn simple 7/0 t/0=5,u/3=6
+txn other 7/0 t/2=8
+txn other 8/2 t/2=9
+txn simple 9/1 t/0=3
+marker 9/2 commit ce=6
+marker 10/32767 abort tv=1`, "\n") {
+		if out := p.run("apply", line); !strings.Contains(out, "NONE") {
+			t.Fatal(out)
+		}
+	}
+	return p.s
+}
+
+// TestEncodingIsStable: the bytes of this release are those of the releases before. A file here is never changed; a
+// new format gets a new one.
+func TestEncodingIsStable(t *testing.T) {
+	b := snapshot(t, sample(t))
+	machinetest.Golden(t, filepath.Join("testdata", "format", "snapshot-1.hex"), b)
+	s, err := Restore(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := modelOf(s), modelOf(sample(t)); !got.equal(want) {
+		t.Errorf("restored %v, want %v", got, want)
+	}
+	if got, want := s.Sizes(), sample(t).Sizes(); got != want {
+		t.Errorf("sizes %+v, want %+v", got, want)
+	}
+}
+
+func TestSnapshotDamage(t *testing.T) {
+	machinetest.Damage(t, snapshotFormat, snapshot(t, sample(t)), func(b []byte) error { _, err := Restore(b); return err })
+}
+
+// A snapshot whose checksum is right can still hold what no machine ever wrote.
+func TestRestoreChecksInvariants(t *testing.T) {
+	offset := func(f func(*statev1.CommittedOffset)) func(*statev1.GroupShardState) {
+		return func(p *statev1.GroupShardState) { f(p.Groups[2].Offsets[0].Partitions[0]) } // simple, t/0
+	}
+	producer := func(f func(*statev1.GroupProducerState)) func(*statev1.GroupShardState) {
+		return func(p *statev1.GroupShardState) { f(p.Producers[0]) } // 7: open
+	}
+	for what, change := range map[string]func(*statev1.GroupShardState){
+		"no limits":             func(p *statev1.GroupShardState) { p.Limits = nil },
+		"a limit of 0":          func(p *statev1.GroupShardState) { p.Limits.MaxOffsets = 0 },
+		"too many bytes":        func(p *statev1.GroupShardState) { p.Limits.MaxBytes = MaxStateBytes + 1 },
+		"groups unsorted":       func(p *statev1.GroupShardState) { p.Groups[0], p.Groups[1] = p.Groups[1], p.Groups[0] },
+		"group twice":           func(p *statev1.GroupShardState) { p.Groups[1] = p.Groups[0] },
+		"long id":               func(p *statev1.GroupShardState) { p.Groups[2].GroupId = strings.Repeat("x", MaxIDLength+1) },
+		"topics unsorted":       func(p *statev1.GroupShardState) { o := p.Groups[2].Offsets; o[0], o[1] = o[1], o[0] },
+		"no topic":              func(p *statev1.GroupShardState) { p.Groups[2].Offsets[0].Topic = "" },
+		"no partitions":         func(p *statev1.GroupShardState) { p.Groups[2].Offsets[0].Partitions = nil },
+		"partitions unsorted":   offset(func(o *statev1.CommittedOffset) { o.Partition = 1 }),
+		"negative partition":    offset(func(o *statev1.CommittedOffset) { o.Partition = -1 }),
+		"leader epoch":          offset(func(o *statev1.CommittedOffset) { o.LeaderEpoch = -2 }),
+		"topic id":              offset(func(o *statev1.CommittedOffset) { o.TopicId = []byte{1} }),
+		"expiry":                offset(func(o *statev1.CommittedOffset) { o.ExpireMs = -2 }),
+		"no position":           offset(func(o *statev1.CommittedOffset) { o.Position = 0 }),
+		"long metadata":         offset(func(o *statev1.CommittedOffset) { o.Metadata = strings.Repeat("x", MaxMetadataUnits+1) }),
+		"pending of nobody":     func(p *statev1.GroupShardState) { p.Groups[1].Pending[0].ProducerId = 77 },
+		"pending of the idle":   func(p *statev1.GroupShardState) { p.Groups[1].Pending[1].ProducerId = 9 },
+		"pending unsorted":      func(p *statev1.GroupShardState) { o := p.Groups[1].Pending; o[0], o[1] = o[1], o[0] },
+		"nothing pending":       func(p *statev1.GroupShardState) { p.Groups[1].Pending[0].Topics = nil },
+		"producers unsorted":    func(p *statev1.GroupShardState) { p.Producers[0], p.Producers[1] = p.Producers[1], p.Producers[0] },
+		"producer id":           producer(func(p *statev1.GroupProducerState) { p.ProducerId = -1 }),
+		"producer epoch":        producer(func(p *statev1.GroupProducerState) { p.ProducerEpoch = 32768 }),
+		"no producer epoch":     producer(func(p *statev1.GroupProducerState) { p.ProducerEpoch = -1 }),
+		"coordinator epoch":     producer(func(p *statev1.GroupProducerState) { p.CoordinatorEpoch = -2 }),
+		"coordinator, no mark":  producer(func(p *statev1.GroupProducerState) { p.CoordinatorEpoch = 1 }),
+		"open after all":        producer(func(p *statev1.GroupProducerState) { p.OpenFrom = p.Touched + 1 }),
+		"marker while open":     producer(func(p *statev1.GroupProducerState) { p.LastMarker, p.CoordinatorEpoch = p.Touched, 1 }),
+		"voiding after marker":  producer(func(p *statev1.GroupProducerState) { p.VoidingMarker = 1 }),
+		"never touched, idle":   func(p *statev1.GroupShardState) { p.Producers[3].Touched, p.Producers[3].LastMarker = 0, 0 },
+		"marker, but not by it": func(p *statev1.GroupShardState) { p.Producers[3].CoordinatorEpoch = -1 },
+	} {
+		p := new(statev1.GroupShardState)
+		if err := snapshotFormat.Read(snapshot(t, sample(t)), p); err != nil {
+			t.Fatal(err)
+		}
+		change(p)
+		b, err := snapshotFormat.Append(nil, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Restore(b); !errors.Is(err, statev1.ErrDamaged) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+func FuzzRestore(f *testing.F) {
+	f.Add(snapshot(f, New())[statev1.FormatHeader:])
+	f.Add(snapshot(f, sample(f))[statev1.FormatHeader:])
+	f.Fuzz(func(t *testing.T, body []byte) {
+		b := append(make([]byte, statev1.FormatHeader), body...)
+		snapshotFormat.Seal(b)
+		s, err := Restore(b)
+		if !machinetest.Fuzzed(t, err) {
+			return
+		}
+		s.mustCount(t)
+		again, err := Restore(snapshot(t, s))
+		if err != nil || !bytes.Equal(snapshot(t, again), snapshot(t, s)) {
+			t.Fatalf("not stable: %v", err)
+		}
+	})
+}
+
+// FuzzApply: no bytes in the log may panic the machine. It says that it cannot go on, and changes nothing.
+func FuzzApply(f *testing.F) {
+	p := newPlayer(f)
+	for _, line := range []string{"commit g t/0=1:x by=m/i@3", "txn simple 7/0 t/0=1", "marker 7/1 commit", "delete-offsets simple t/0", "delete simple",
+		"expire simple cutoff=5000", "forget t", "expire-producers cutoff=9", "limits 1 2 3 4 5"} {
+		b, err := EncodeCommand(p.parse(strings.Fields(line)))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s := sample(t)
+		before := snapshot(t, s)
+		r, err := s.Apply(1000, 5, b)
+		after := snapshot(t, s)
+		if (err != nil || !r.Changed) && !bytes.Equal(before, after) {
+			t.Fatal("a command that was not taken has changed something")
+		}
+		s.mustCount(t)
+		if _, err := Restore(after); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestCommandsAreChecked(t *testing.T) {
+	p := newPlayer(t)
+	c := func(line string, change func(*statev1.GroupCommand)) *statev1.GroupCommand {
+		c := p.parse(strings.Fields(line))
+		change(c)
+		return c
+	}
+	same := func(*statev1.GroupCommand) {}
+	long := strings.Repeat("x", MaxIDLength+1)
+	for what, cmd := range map[string]*statev1.GroupCommand{
+		"nothing":         {GroupId: "a"},
+		"long id":         c("commit g t/0=1", func(c *statev1.GroupCommand) { c.GroupId = long }),
+		"not UTF-8":       c("commit g t/0=1", func(c *statev1.GroupCommand) { c.GroupId = "\xff" }),
+		"member":          c("commit g t/0=1", func(c *statev1.GroupCommand) { c.GetCommit().Committer.MemberId = long }),
+		"instance":        c("txn g 1/0 t/0=1", func(c *statev1.GroupCommand) { c.GetCommitInTransaction().Committer.InstanceId = long }),
+		"expiry":          c("commit g t/0=1 expire=-2", same),
+		"topic":           c("commit g t/0=1", func(c *statev1.GroupCommand) { c.GetCommit().Topics[0].Topic = "" }),
+		"topic id":        c("commit g t/0=1", func(c *statev1.GroupCommand) { c.GetCommit().Topics[0].TopicId = nil }),
+		"topic twice":     c("commit g t/0=1,u/0=1", func(c *statev1.GroupCommand) { c.GetCommit().Topics[1].Topic = "t" }),
+		"no partitions":   c("commit g t/0=1", func(c *statev1.GroupCommand) { c.GetCommit().Topics[0].Partitions = nil }),
+		"partition":       c("commit g t/-1=1", same),
+		"partition twice": c("commit g t/0=1,t/0=2", same),
+		"leader epoch":    c("commit g t/0=1 leader=-2", same),
+		"metadata":        c("commit g t/0=1:"+strings.Repeat("x", MaxMetadataUnits+1), same),
+		"metadata, pairs": c("commit g t/0=1:"+strings.Repeat("\U0001f600", MaxMetadataUnits/2+1), same),
+		"too many": c("commit g t/0=1", func(c *statev1.GroupCommand) {
+			for n := range int32(MaxCommitted) {
+				c.GetCommit().Topics[0].Partitions = append(c.GetCommit().Topics[0].Partitions, &statev1.PartitionOffset{Partition: n + 1})
+			}
+		}),
+		"producer":            c("txn g -1/0 t/0=1", same),
+		"producer epoch":      c("txn g 1/-1 t/0=1", same),
+		"marker: version":     c("marker 1/1 commit tv=3", same),
+		"marker: group":       c("marker 1/1 commit", func(c *statev1.GroupCommand) { c.GroupId = "g" }),
+		"marker: coordinator": c("marker 1/1 commit ce=-1", same),
+		"marker: producer":    c("marker -1/1 commit", same),
+		"delete: order":       c("delete-offsets g u/0,t/0", same),
+		"delete: partition":   c("delete-offsets g t/1,t/0", same),
+		"delete: topic":       c("delete-offsets g t/1", func(c *statev1.GroupCommand) { c.GetDeleteOffsets().Topics[0].Topic = "" }),
+		"forget: group":       c("forget t", func(c *statev1.GroupCommand) { c.GroupId = "g" }),
+		"forget: id":          c("forget t", func(c *statev1.GroupCommand) { c.GetForgetTopics().TopicIds[0] = []byte{1} }),
+		"forget: many":        c("forget t", func(c *statev1.GroupCommand) { c.GetForgetTopics().TopicIds = make([][]byte, MaxForgotten+1) }),
+		"expire: group":       c("expire-producers", func(c *statev1.GroupCommand) { c.GroupId = "g" }),
+		"limits":              c("limits 1 1 0 1 1", same),
+		"limits: bytes":       c("limits 1 1 1 1 0", same),
+		"limits: group":       c("limits 1 1 1 1 1", func(c *statev1.GroupCommand) { c.GroupId = "g" }),
+	} {
+		if _, err := EncodeCommand(cmd); !errors.Is(err, ErrInvalidCommand) {
+			t.Errorf("%s: encoded with %v", what, err)
+		}
+		b, err := proto.Marshal(cmd)
+		if err != nil {
+			continue // what is not UTF-8 cannot even be written
+		}
+		if _, err := New().Apply(1, 1, b); !errors.Is(err, ErrInvalidCommand) && !errors.Is(err, statev1.ErrNewer) {
+			t.Errorf("%s: applied with %v", what, err)
+		}
+	}
+	if _, err := New().Apply(1, 1, machinetest.UnknownField()); !errors.Is(err, statev1.ErrNewer) {
+		t.Error(err)
+	}
+	if n := MetadataUnits("aé\U0001f600"); n != 4 {
+		t.Errorf("%d units", n)
+	}
+}
