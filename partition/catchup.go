@@ -19,11 +19,17 @@ type PullFunc func(ctx context.Context, from raftgroup.ServerID, group raftgroup
 // where index and term agree: they may be part of a majority. Only from the first conflict on is
 // the tail cut, and what conflicts with committed entries was never committed.
 func (r *Replica) catchUp(ctx context.Context, info raftgroup.SnapshotInfo, state []byte) (err error) {
+	m := r.host.metrics
+	m.catchingUp.Inc()
 	defer func() {
-		if err != nil {
-			// What was pulled beside the log must not meet the next attempt.
-			err = errors.Join(err, r.log.DiscardCatchUp())
+		m.catchingUp.Dec()
+		if err == nil {
+			m.catchUps.WithLabelValues("done").Inc()
+			return
 		}
+		m.catchUps.WithLabelValues("failed").Inc()
+		// What was pulled beside the log must not meet the next attempt.
+		err = errors.Join(err, r.log.DiscardCatchUp())
 	}()
 	s, err := decodeSnapshot(state)
 	if err != nil {
@@ -41,6 +47,9 @@ func (r *Replica) catchUp(ctx context.Context, info raftgroup.SnapshotInfo, stat
 	for next <= info.Index {
 		at := next
 		err := r.host.config.Pull(ctx, info.Source, r.spec.Group, next, info.Index, func(batch []recordlog.Entry) error {
+			for i := range batch {
+				m.pulled.Add(float64(len(batch[i].Data)))
+			}
 			n, err := r.merge(batch, next)
 			next = n
 			return err

@@ -22,6 +22,9 @@ type metrics struct {
 	retained    prometheus.Counter
 	damaged     prometheus.Counter
 	scrubs      prometheus.Counter
+	catchingUp  prometheus.Gauge
+	catchUps    *prometheus.CounterVec
+	pulled      prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -40,10 +43,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.retained = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_retention_records_total", Help: "Offsets that retention put below the log start of partitions led here."})
 	m.damaged = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_replicas_damaged_total", Help: "Replicas in whose log damage was found while they ran."})
 	m.scrubs = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_scrubs_total", Help: "How often all logs of this broker have been read through to look for damage."})
+	m.catchingUp = prometheus.NewGauge(prometheus.GaugeOpts{Name: "brokerd_catching_up_replicas", Help: "Replicas that are pulling log entries from a peer, because they lie further behind than Raft's window."})
+	m.catchUps = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_catch_ups_total", Help: "Attempts of replicas to pull log entries from a peer, by how they ended: done, failed."}, []string{"end"})
+	m.pulled = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_catch_up_bytes_total", Help: "Bytes of log entries pulled from peers."})
 	m.accepted = m.batches.WithLabelValues("accepted")
 	m.duplicates = m.batches.WithLabelValues("duplicate")
 	if reg != nil {
-		reg.MustRegister(m.replicas, m.quarantined, m.batches, m.refusedBusy, m.timedOut, m.inFlight, m.evicted, m.expired, m.clockJump, m.retained, m.damaged, m.scrubs)
+		reg.MustRegister(m.replicas, m.quarantined, m.batches, m.refusedBusy, m.timedOut, m.inFlight, m.evicted, m.expired, m.clockJump, m.retained, m.damaged, m.scrubs,
+			m.catchingUp, m.catchUps, m.pulled)
 	}
 	return m
 }
