@@ -16,12 +16,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -74,6 +72,10 @@ type node struct {
 	cancel   context.CancelFunc
 	done     chan error
 	gate     *gate
+	// wiped counts the disks it has lost.
+	wiped int
+	// said is what it has logged.
+	said logBook
 	// ahead is by how much the time of day is wrong, in ns.
 	ahead atomic.Int64
 }
@@ -98,12 +100,11 @@ func Start(t testing.TB, o Options) *Cluster {
 		o.LogLevel = slog.LevelError
 	}
 	c := &Cluster{t: t, options: o, dir: t.TempDir(), Network: memnet.New(), rng: rand.New(rand.NewPCG(o.Seed, 0))}
-	for i := range o.Brokers {
-		c.nodes = append(c.nodes, &node{id: int32(i + 1), host: fmt.Sprintf("b%d", i+1), disk: vfs.NewMem(o.Seed + uint64(i)), gate: &gate{}})
-	}
 	t.Cleanup(c.close)
+	for range o.Brokers {
+		c.newNode()
+	}
 	for _, n := range c.nodes {
-		c.format(n)
 		c.startNode(n)
 	}
 	for _, n := range c.nodes {
@@ -112,9 +113,42 @@ func Start(t testing.TB, o Options) *Cluster {
 	return c
 }
 
+func (c *Cluster) newNode() *node {
+	i := len(c.nodes)
+	n := &node{id: int32(i + 1), host: fmt.Sprintf("b%d", i+1), gate: &gate{}}
+	c.nodes = append(c.nodes, n)
+	c.format(n)
+	return n
+}
+
+// Add starts one more broker, which finds the cluster by the seeds, and gives its id. It does not wait
+// until the broker is ready.
+func (c *Cluster) Add() int32 {
+	c.t.Helper()
+	n := c.newNode()
+	c.startNode(n)
+	return n.id
+}
+
+// Wipe takes a broker's disk away, if it runs by a power cut, and gives it an empty one.
+func (c *Cluster) Wipe(id int32) {
+	c.t.Helper()
+	n := c.node(id)
+	if n.broker != nil {
+		c.Crash(id)
+	}
+	n.wiped++
+	c.format(n)
+}
+
+func (c *Cluster) dataDir(n *node) string {
+	return filepath.Join(c.dir, fmt.Sprintf("%s.%d", n.host, n.wiped))
+}
+
 // format makes the data directory on a new disk, durably: what a crash takes is what the broker does.
 func (c *Cluster) format(n *node) {
-	dir := filepath.Join(c.dir, n.host)
+	n.disk = vfs.NewMem(c.options.Seed + uint64(n.id) - 1 + uint64(n.wiped)<<32)
+	dir := c.dataDir(n)
 	if err := n.disk.MkdirAll(dir); err != nil {
 		c.t.Fatal(err)
 	}
@@ -150,11 +184,11 @@ func (c *Cluster) close() {
 func (c *Cluster) config(n *node) broker.Config {
 	cfg := broker.DefaultConfig()
 	cfg.BrokerID = n.id
-	cfg.DataDir = filepath.Join(c.dir, n.host)
+	cfg.DataDir = c.dataDir(n)
 	cfg.Peer.Listen = n.host + ":9093"
 	cfg.GRPC = map[string]broker.ListenerConfig{broker.DefaultListener: {Listen: n.host + ":9095"}}
 	cfg.HTTP.Listen = n.host + ":9644"
-	for _, o := range c.nodes {
+	for _, o := range c.nodes[:c.options.Brokers] {
 		cfg.Seeds = append(cfg.Seeds, o.host+":9093")
 	}
 	cfg.ShutdownTimeout = 5 * time.Second
@@ -171,7 +205,7 @@ func (c *Cluster) startNode(n *node) {
 	disk.SetDelay(n.gate.delay)
 	disk.OnBefore(n.gate.wait)
 	b, err := broker.New(c.config(n), broker.Options{
-		Logger:   slog.New(slog.NewTextHandler(logWriter{c.t}, &slog.HandlerOptions{Level: c.options.LogLevel})).With("broker", n.id),
+		Logger:   c.logger(n),
 		Registry: n.registry,
 		FS:       disk,
 		Wall:     func() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) },
@@ -234,6 +268,20 @@ func (c *Cluster) Disk(id int32) *vfs.Mem { return c.node(id).disk }
 // SetClock makes a broker's time of day wrong from now on: ahead by so much, or behind if it is
 // negative. What waits goes by another clock, which nobody can set.
 func (c *Cluster) SetClock(id int32, ahead time.Duration) { c.node(id).ahead.Store(int64(ahead)) }
+
+// Ready says whether a broker runs and has become ready.
+func (c *Cluster) Ready(id int32) bool {
+	n := c.node(id)
+	if n.broker == nil {
+		return false
+	}
+	select {
+	case <-n.broker.Ready():
+		return true
+	default:
+		return false
+	}
+}
 
 // Running says whether a broker runs.
 func (c *Cluster) Running(id int32) bool { return c.node(id).broker != nil }
@@ -442,14 +490,4 @@ func (c *Cluster) Metric(id int32, name string) float64 {
 		}
 	}
 	return sum
-}
-
-// logWriter passes log lines to the test.
-type logWriter struct{ t testing.TB }
-
-var _ io.Writer = logWriter{}
-
-func (w logWriter) Write(p []byte) (int, error) {
-	w.t.Log(strings.TrimSuffix(string(p), "\n"))
-	return len(p), nil
 }
