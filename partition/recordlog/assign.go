@@ -79,10 +79,11 @@ type startPoint struct {
 
 // Assign says what became of entry i: one fate for each of its batches, nil for an entry without
 // records. It is called in order of index, once for each; entries without records may be left out.
-// The bases must go on from the log's end without a gap.
+// The bases must go on from the log's end without a gap. The entry must be on disk: what readers and
+// state snapshots are made of does not vanish with a crash.
 //
 // Errors: ErrUnexpectedFate: log and state machine disagree, the replica must stop. ErrNotFound,
-// ErrNotRestored, or that the entry cannot be read. Nothing was assigned.
+// ErrNotDurable, ErrNotRestored, or that the entry cannot be read. Nothing was assigned.
 func (l *Log) Assign(i record.Index, fates []Fate) error {
 	if l.closed.Load() {
 		return ErrClosed
@@ -90,9 +91,13 @@ func (l *Log) Assign(i record.Index, fates []Fate) error {
 	l.mu.RLock()
 	assigned, restored, end := l.assigned, l.restored, l.end
 	from := max(assigned+1, l.live.begin)
+	queued := i > l.live.last() && i <= l.windowLast
 	l.mu.RUnlock()
 	if !restored {
 		return ErrNotRestored
+	}
+	if queued {
+		return fmt.Errorf("%w: entry %d", ErrNotDurable, i)
 	}
 	if i <= assigned {
 		return fmt.Errorf("%w: entry %d has its fate already", ErrUnexpectedFate, i)

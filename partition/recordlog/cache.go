@@ -7,9 +7,10 @@ import (
 )
 
 // cache holds the last entries by reference, as they were handed over, so that replication, apply
-// and consumers at the tail do not touch the disk. Bounded in bytes. Guarded by Log.mu.
+// and consumers at the tail do not touch the disk. Bounded in bytes, but for entries that are not
+// on disk: those stay in any case. Guarded by Log.mu.
 type cache struct {
-	limit   int64 // below 0: holds nothing
+	limit   int64 // below 0: holds nothing that is on disk
 	bytes   int64
 	entries []cached // in order of index, without gaps
 }
@@ -25,11 +26,9 @@ const entryOverhead = 128
 
 func (c *cached) size() int64 { return int64(len(c.Data)+len(c.Ext)) + entryOverhead }
 
-// push takes appended entries and lets go of the oldest ones.
-func (c *cache) push(entries []Entry) {
-	if c.limit < 0 {
-		return
-	}
+// push takes appended entries and lets go of the oldest ones that are on disk, which they are
+// through an index.
+func (c *cache) push(entries []Entry, durable record.Index) {
 	if n := len(c.entries); n > 0 && c.entries[n-1].Index+1 != entries[0].Index {
 		c.clear()
 	}
@@ -38,13 +37,26 @@ func (c *cache) push(entries []Entry) {
 		c.entries = append(c.entries, k)
 		c.bytes += k.size()
 	}
+	c.evict(durable)
+}
+
+// evict lets go of the oldest entries beyond the limit.
+func (c *cache) evict(durable record.Index) {
 	drop := 0
-	for c.bytes > c.limit && drop < len(c.entries) {
+	for c.bytes > c.limit && drop < len(c.entries) && c.entries[drop].Index <= durable {
 		c.bytes -= c.entries[drop].size()
 		c.entries[drop] = cached{} // readers copy what they need under the lock
 		drop++
 	}
 	c.entries = c.entries[drop:]
+}
+
+// forget lets go of all entries that are on disk.
+func (c *cache) forget(durable record.Index) {
+	limit := c.limit
+	c.limit = -1
+	c.evict(durable)
+	c.limit = limit
 }
 
 // truncate forgets the entries from an index on.

@@ -29,6 +29,9 @@ func (l *Log) Reset(next record.Index, start record.Offset) error {
 	if next == 0 || start < 0 {
 		return fmt.Errorf("%w: reset to entry %d, offset %d", ErrInvalidEntry, next, start)
 	}
+	if err := l.flush(); err != nil {
+		return err
+	}
 	if err := l.discard(); err != nil {
 		return err
 	}
@@ -92,6 +95,9 @@ func (l *Log) AppendCatchUp(entries []Entry) error {
 	if err := l.check(entries); err != nil {
 		return err
 	}
+	if err := l.flush(); err != nil {
+		return err
+	}
 	c := &l.live
 	if l.staged != nil {
 		c = l.staged
@@ -126,7 +132,7 @@ func (l *Log) AppendCatchUp(entries []Entry) error {
 	if term, _ := c.tail(); entries[0].Term < term {
 		return fmt.Errorf("%w: entry %d is of term %d, the one before of term %d", ErrInvalidEntry, entries[0].Index, entries[0].Term, term)
 	}
-	return l.write(c, entries, false)
+	return l.write(c, entries, fromPeer)
 }
 
 // cutConflict cuts the tail from an entry that the peer committed in another term.
@@ -165,6 +171,7 @@ func (l *Log) adoptStaged() error {
 	l.refused = refusals{}
 	window, last := l.windowFirst, l.live.last()
 	l.mu.Unlock()
+	l.durable.advance(last)
 	l.note(last, window)
 	for _, s := range old {
 		if err := l.removeSegment(s); err != nil {
@@ -176,7 +183,8 @@ func (l *Log) adoptStaged() error {
 }
 
 // EntriesForPeer reads entries from..through for a peer's catch-up, below the raft window too, up
-// to maxBytes of data but at least one. It may give fewer. ErrNotFound: from is outside the log.
+// to maxBytes of data but at least one. It may give fewer. ErrNotFound: from is outside the log, or
+// not on disk yet.
 func (l *Log) EntriesForPeer(from, through record.Index, maxBytes int) ([]Entry, error) {
 	if l.closed.Load() {
 		return nil, ErrClosed

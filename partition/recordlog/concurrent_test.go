@@ -32,7 +32,11 @@ func TestReadersAppenderApplier(t *testing.T) {
 				run = append(run, dataEntry(t, i, term, b))
 				i++
 			}
-			must(t, l.Append(run))
+			if r.IntN(4) == 0 {
+				must(t, l.Append(run))
+			} else {
+				must(t, l.Queue(run))
+			}
 			if r.IntN(10) == 0 {
 				cut := i - record.Index(1+r.IntN(len(run)))
 				must(t, l.TruncateTail(cut))
@@ -40,7 +44,11 @@ func TestReadersAppenderApplier(t *testing.T) {
 				term++
 				continue
 			}
-			committed.Store(uint64(i - 1))
+			l.AwaitDurable(i-1, func(err error) {
+				if err == nil {
+					committed.Store(uint64(i - 1))
+				}
+			})
 			if r.IntN(50) == 0 && i > 300 {
 				must(t, l.TrimWindow(i-300))
 			}

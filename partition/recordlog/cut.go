@@ -16,13 +16,18 @@ func (l *Log) TruncateTail(from record.Index) error {
 		return err
 	}
 	l.mu.RLock()
-	kept, last := max(l.assigned, l.snapshot, l.live.begin-1), l.live.last()
+	kept, last := max(l.assigned, l.snapshot, l.live.begin-1), max(l.live.last(), l.windowLast)
 	l.mu.RUnlock()
 	if from > last {
 		return nil
 	}
 	if from <= kept {
 		return fmt.Errorf("%w: cut from %d, entries up to %d stay", ErrApplied, from, kept)
+	}
+	l.durable.cut(from)
+	l.dropQueued(from)
+	if from > l.live.last() {
+		return nil
 	}
 	return l.cut(&l.live, from)
 }
@@ -42,6 +47,7 @@ func (l *Log) cut(c *chain, from record.Index) error {
 		return err // reading failed, nothing was changed
 	}
 	if c == &l.live {
+		l.durable.cut(from)
 		if err := l.meta.decide(c.generation, c.begin); err != nil {
 			return l.fail(err)
 		}

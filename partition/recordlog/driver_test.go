@@ -25,6 +25,12 @@ type driver struct {
 	trace  []string
 	// tolerant sees errors before they end the test.
 	tolerant func(error)
+	// writer is what the log has started to write its queue out; the driver says when it runs.
+	writer func()
+	// life counts openings: what an earlier log says does not count any more.
+	life int
+	// beside is how often Raft may append beside what runs now.
+	beside int
 }
 
 // flight is a change of which any part may be on disk.
@@ -41,8 +47,18 @@ type flight struct {
 
 func newDriver(t testing.TB, seed uint64, fsys *vfs.Mem) *driver {
 	d := &driver{t: t, rng: rand.New(rand.NewPCG(seed, 3)), fs: fsys, model: newModel(), term: 1, clock: 1000}
-	d.log = d.open(fsys)
+	d.start(fsys)
 	return d
+}
+
+// start opens the log that the driver drives.
+func (d *driver) start(fsys *vfs.Mem) {
+	d.t.Helper()
+	d.life++
+	d.writer = nil
+	l, err := tryOpen(fsys, d.options, func(o *Options) { o.background = func(f func()) { d.writer = f } })
+	d.must(err, "open")
+	d.log = l
 }
 
 func (d *driver) options(o *Options) {
@@ -52,13 +68,6 @@ func (d *driver) options(o *Options) {
 	o.IndexBytes = 300
 	o.OpenSegments = 2
 	o.CacheBytes = 4000
-}
-
-func (d *driver) open(fsys *vfs.Mem) *Log {
-	d.t.Helper()
-	l, err := tryOpen(fsys, d.options)
-	d.must(err, "open")
-	return l
 }
 
 func (d *driver) fatal(format string, args ...any) {
@@ -123,11 +132,13 @@ func (d *driver) run(first record.Index, n int) []Entry {
 // next does one random thing.
 func (d *driver) next() {
 	d.step++
-	switch n := d.rng.IntN(100); {
+	switch n := d.rng.IntN(110); {
 	case n < 40:
 		d.append()
 	case n < 70:
 		d.assign()
+	case n >= 100:
+		d.write()
 	case n < 74:
 		d.truncate()
 	case n < 79:
@@ -155,6 +166,9 @@ func (d *driver) checkWindow() {
 	if wf, wl := d.model.window(); f != wf || la != wl {
 		d.fatal("window %d to %d, want %d to %d", f, la, wf, wl)
 	}
+	if s, q := d.log.live.active(), d.log.queued.bytes; q > 0 && s.size+q > s.reserved {
+		d.fatal("%d bytes are queued behind byte %d, reserved is up to %d", q, s.size, s.reserved)
+	}
 }
 
 func (d *driver) append() {
@@ -173,9 +187,77 @@ func (d *driver) append() {
 	}
 	entries := d.run(first, 1+d.rng.IntN(5))
 	d.flight.entries = entries
-	d.did("append %d to %d, term %d", first, entries[len(entries)-1].Index, d.term)
+	last := entries[len(entries)-1].Index
+	if d.rng.IntN(2) == 0 {
+		d.did("queue %d to %d, term %d", first, last, d.term)
+		d.must(d.log.Queue(entries), "queue")
+		m.append(entries)
+		d.await(entries)
+		return
+	}
+	d.did("append %d to %d, term %d", first, last, d.term)
 	d.must(d.log.Append(entries), "append")
 	m.append(entries)
+	m.durable = last
+}
+
+// await hears when queued entries are on disk.
+func (d *driver) await(entries []Entry) {
+	life := d.life
+	for _, e := range entries {
+		told := 0
+		d.log.AwaitDurable(e.Index, func(err error) {
+			if life != d.life {
+				return
+			}
+			if told++; told > 1 {
+				d.fatal("told twice of entry %d", e.Index)
+			}
+			switch {
+			case err == nil:
+				d.must(sameEntry(d.model.entries[e.Index], e), "told of an entry that is not there")
+				d.model.durable = max(d.model.durable, e.Index)
+			case errors.Is(err, ErrCutOff) && d.flight.from > 0 && e.Index >= d.flight.from:
+			case errors.Is(err, ErrFailed) && d.log.Failed() != nil:
+			default:
+				d.fatal("waiting for entry %d: %v", e.Index, err)
+			}
+		})
+	}
+}
+
+// write lets the log write its queue out, if it has asked for it.
+func (d *driver) write() {
+	if f := d.writer; f != nil {
+		d.did("write the queue")
+		d.writer = nil
+		d.together(f)
+		d.must(d.log.Failed(), "writing the queue")
+	}
+}
+
+// together does something beside which Raft may append.
+func (d *driver) together(f func()) {
+	d.beside = d.rng.IntN(3)
+	defer func() { d.beside = 0 }()
+	f()
+}
+
+// appendBeside appends in the middle of something else's write or sync, if that needs no waiting.
+func (d *driver) appendBeside() {
+	m := d.model
+	if d.beside == 0 || m.windowFirst > m.windowLast || d.rng.IntN(3) > 0 {
+		return
+	}
+	d.beside--
+	entries := d.run(m.windowLast+1, 1+d.rng.IntN(3))
+	must(d.t, d.log.check(entries))
+	if !d.log.enqueue(entries) {
+		return
+	}
+	d.did("queue %d to %d meanwhile", entries[0].Index, entries[len(entries)-1].Index)
+	m.append(entries)
+	d.await(entries)
 }
 
 func (d *driver) assign() {
@@ -186,6 +268,15 @@ func (d *driver) assign() {
 			i++ // entries without records may be left out
 		}
 		if i > m.last || i < m.begin || i <= m.snapshot.index {
+			return
+		}
+		if i > m.durable {
+			if e := m.entries[i]; e.Records == 0 || d.rng.IntN(4) > 0 {
+				return
+			}
+			if err := d.log.Assign(i, nil); !errors.Is(err, ErrNotDurable) {
+				d.fatal("assigning %d, which is not on disk: %v", i, err)
+			}
 			return
 		}
 		a := applied{index: i}
@@ -253,7 +344,7 @@ func (d *driver) advance() {
 	a := applied{advance: to}
 	d.did("advance start to %d of %d", to, m.end)
 	m.apply(a) // before it is done: it is committed, and a restart replays it
-	d.must(a.to(d.log), "advance")
+	d.together(func() { d.must(a.to(d.log), "advance") })
 }
 
 func (d *driver) snapshot() {
@@ -270,7 +361,7 @@ func (d *driver) snapshot() {
 	m.snapshot = snapshotState{index: y.Index, layout: decoded}
 	m.since = nil
 	d.did("snapshot of %d, start %d, end %d", y.Index, y.StartOffset, y.EndOffset)
-	d.must(d.log.SetSnapshotIndex(y.Index), "snapshot index")
+	d.together(func() { d.must(d.log.SetSnapshotIndex(y.Index), "snapshot index") })
 }
 
 // catchUp merges committed entries of a peer: what is here, perhaps a conflict, and more.
@@ -306,6 +397,7 @@ func (d *driver) catchUp() {
 		} else if m.windowFirst > m.windowLast {
 			m.windowFirst, m.windowLast = m.last+1, m.last
 		}
+		m.durable = m.last
 	}
 	if d.rng.IntN(4) > 0 {
 		// Raft does not know of these entries and is opened anew.
@@ -356,6 +448,7 @@ func (d *driver) reset() {
 		}
 	}
 	n.assigned = n.last
+	n.durable = n.last
 	n.since = nil
 	n.windowFirst, n.windowLast = n.last+1, n.last
 	n.snapshot = snapshotState{index: n.last, layout: n.layout()}
@@ -369,7 +462,7 @@ func (d *driver) reset() {
 
 func (d *driver) roll() {
 	d.did("roll")
-	d.must(d.log.Roll(), "roll")
+	d.together(func() { d.must(d.log.Roll(), "roll") })
 }
 
 func (d *driver) lookUp() {
@@ -412,8 +505,8 @@ func (d *driver) lookUp() {
 	if want := m.maxTimestamp(limit); got != want {
 		d.fatal("max timestamp below %d: %+v, want %+v", limit, got, want)
 	}
-	if i := m.needed(); i <= m.last {
-		i += record.Index(d.rng.Uint64N(uint64(m.last-i) + 1))
+	if i := m.needed(); i <= m.durable {
+		i += record.Index(d.rng.Uint64N(uint64(m.durable-i) + 1))
 		got, err := d.log.EntriesForPeer(i, m.last, maxBytes)
 		d.must(err, "entries for peer")
 		if len(got) == 0 {
@@ -430,11 +523,15 @@ func (d *driver) reopen(fsys *vfs.Mem) {
 	m := d.model
 	if fsys == nil {
 		d.must(d.log.Close(), "close")
+		if m.durable != m.last {
+			d.fatal("closed with entries up to %d on disk, of %d", m.durable, m.last)
+		}
 		fsys = d.fs
 	}
+	m.cutFrom(m.durable + 1)
 	d.did("reopen, snapshot %d, log to %d", m.snapshot.index, m.last)
 	d.fs = fsys
-	d.log = d.open(fsys)
+	d.start(fsys)
 	f, la := d.log.Window()
 	if la != 0 && la != m.last {
 		d.fatal("window ends at %d, log at %d", la, m.last)

@@ -16,6 +16,10 @@ var (
 	ErrInvalidEntry = errors.New("entry is not valid")
 	// ErrApplied: the tail to be cut reaches down to applied or snapshotted entries. Nothing was cut.
 	ErrApplied = errors.New("entry is applied and cannot be cut off")
+	// ErrNotDurable: the entry is appended and not on disk yet.
+	ErrNotDurable = errors.New("entry is not on disk yet")
+	// ErrCutOff: the entry was cut off before it was on disk.
+	ErrCutOff = errors.New("entry was cut off before it was on disk")
 	// ErrNoSpace: the disk is full. Nothing was written, the log goes on.
 	ErrNoSpace = errors.New("no space left for the record log")
 	// ErrFailed: a write or sync failed earlier, so that nobody knows what is on disk. The log takes

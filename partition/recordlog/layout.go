@@ -143,6 +143,9 @@ func (l *Log) Restore(y Layout) error {
 	if err := l.usable(); err != nil {
 		return err
 	}
+	if err := l.flush(); err != nil {
+		return err
+	}
 	if l.staged != nil && l.staged.last() >= y.Index && y.Index > l.live.last() {
 		before := l.Bytes()
 		if err := l.adoptStaged(); err != nil {
@@ -262,8 +265,8 @@ func (l *Log) takeLayout(y *Layout, bases []record.Offset) {
 	l.snapshot = max(l.snapshot, y.Index)
 	l.restored = true
 	change := l.cache.bytes
-	l.cache.clear() // its entries do not know their offsets
-	l.metrics.cacheBytes.Sub(float64(change))
+	l.cache.forget(l.live.last()) // its entries do not know their offsets
+	l.metrics.cacheBytes.Sub(float64(change - l.cache.bytes))
 }
 
 // setStart moves the log start and forgets the refusals below it. l.mu is held.

@@ -11,6 +11,7 @@ type Metrics struct {
 	cacheMisses prometheus.Counter
 	bytes       prometheus.Gauge
 	cacheBytes  prometheus.Gauge
+	queued      prometheus.Gauge
 	refused     prometheus.Gauge
 	failures    prometheus.Counter
 	noSpace     prometheus.Counter
@@ -37,6 +38,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		cacheMisses: counter("cache_misses_total", "Entries and reads that went to disk."),
 		bytes:       gauge("bytes", "Bytes of all segments on disk."),
 		cacheBytes:  gauge("cache_bytes", "Bytes of entries that the tail caches refer to."),
+		queued:      gauge("queued_bytes", "Bytes of entries that are appended and not on disk yet."),
 		refused:     gauge("refused_batches", "Refused batches above the log starts, remembered so that readers skip them."),
 		failures:    counter("failures_total", "Logs that stopped because a write or sync failed."),
 		noSpace:     counter("no_space_total", "Appends refused because the disk is full."),
@@ -44,7 +46,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		tornTails:   counter("torn_tails_total", "Unsynced tails cut off on opening."),
 	}
 	if r != nil {
-		r.MustRegister(m.fsync, m.written, m.entries, m.cacheHits, m.cacheMisses, m.bytes, m.cacheBytes, m.refused,
+		r.MustRegister(m.fsync, m.written, m.entries, m.cacheHits, m.cacheMisses, m.bytes, m.cacheBytes, m.queued, m.refused,
 			m.failures, m.noSpace, m.corruptions, m.tornTails)
 	}
 	return m

@@ -14,6 +14,7 @@ import (
 type model struct {
 	entries                 map[record.Index]Entry
 	begin, last             record.Index // of what the model knows
+	durable                 record.Index // what the log has said to be on disk
 	windowFirst, windowLast record.Index
 	assigned                record.Index
 	start, end              record.Offset
@@ -64,6 +65,7 @@ func (m *model) cutFrom(from record.Index) {
 		delete(m.entries, i)
 	}
 	m.last = min(m.last, from-1)
+	m.durable = min(m.durable, m.last)
 	m.windowLast = min(m.windowLast, from-1)
 	m.windowFirst = min(m.windowFirst, from)
 }
@@ -240,8 +242,11 @@ func (m *model) checkEntries(l *Log) error {
 			return err
 		}
 	}
-	if got := l.LastIndex(); got != m.last {
-		return fmt.Errorf("last index %d, want %d", got, m.last)
+	if got := l.LastIndex(); got != m.durable {
+		return fmt.Errorf("last index on disk %d, want %d", got, m.durable)
+	}
+	if got := l.Durable(); got != m.durable {
+		return fmt.Errorf("durable through %d, want %d", got, m.durable)
 	}
 	return nil
 }

@@ -90,6 +90,7 @@ func (l *Log) open() error {
 	}
 	l.windowFirst, l.windowLast = max(l.meta.mark.window, l.live.begin), last
 	l.windowFirst = min(l.windowFirst, last+1)
+	l.durable.advance(last)
 	l.restored = l.snapshot == 0
 	l.start.floating = true
 	return nil

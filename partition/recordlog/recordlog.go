@@ -1,15 +1,16 @@
 // Package recordlog is a partition's Raft log and record log in one: segment files that Raft
 // appends to and consumers read by offset, whole after a crash at any point.
 //
-// Raft's side is Window, Entry, Append, TruncateTail and TrimWindow, by index. Apply's side is
+// Raft's side is Window, Entry, Append or Queue, TruncateTail and TrimWindow, by index. Apply's side is
 // Assign, which gives the batches of each entry their offsets or says that they were refused (R4).
 // The reader's side is Read and the look-ups, by offset; it never sees what is not assigned.
 // Retention and snapshots are AdvanceStart, Layout and Restore, catch-up is Reset, AppendCatchUp
 // and EntriesForPeer. DESIGN.md says why it is as it is, docs/formats/recordlog.md draws the files.
 //
 // What holds at all times:
-//   - Append returns after the bytes are on disk. What is on disk is never lost silently: bytes
-//     that are damaged or missing give a *CorruptionError, on opening or on reading.
+//   - Append returns after the bytes are on disk; of Queue, AwaitDurable tells when they are. What is
+//     on disk is never lost silently: bytes that are damaged or missing give a *CorruptionError, on
+//     opening or on reading.
 //   - begin of the log <= first of the window; last of the window <= last of the log.
 //   - snapshot and assigned entries are never cut off; log start <= log end; neither ever falls.
 package recordlog
@@ -77,6 +78,9 @@ type Options struct {
 	Salt    func() uint64
 	Logger  *slog.Logger
 	Metrics *Metrics
+
+	// background starts what writes the queue out. nil: in a goroutine; tests choose the moment.
+	background func(func())
 }
 
 const (
@@ -134,8 +138,8 @@ func randomSalt() uint64 {
 	return binary.BigEndian.Uint64(b[:])
 }
 
-// Log is one partition's log. One goroutine at a time calls Append, TruncateTail and TrimWindow
-// (Raft's main goroutine), one calls Assign and AdvanceStart (the applier); everything else may be
+// Log is one partition's log. One goroutine at a time calls Append, Queue and TruncateTail (Raft's
+// main goroutine), one calls Assign and AdvanceStart (the applier); everything else may be
 // called by any goroutine at any time.
 type Log struct {
 	o       Options
@@ -145,9 +149,17 @@ type Log struct {
 	// gate is held by whoever changes the disk, through the I/O. It is a channel and not a mutex,
 	// because waiting for a channel lets virtual time go on (testing/synctest). Order: gate, mu.
 	gate chan struct{}
+	// busySince is when the holder of the gate took it, unix ns; 0: nobody holds it.
+	busySince atomic.Int64
 	// The following are touched only with the gate held.
-	meta      *metaFile
-	noReserve bool // the file system cannot reserve
+	meta     *metaFile
+	appended int64   // bytes of frames written since the log was opened
+	taken    []Entry // what takeQueued gave last
+
+	// durable is up to where the live chain is on disk. Locks nothing but itself; never under mu.
+	durable durability
+	// owned counts the goroutine that writes the queue out.
+	owned sync.WaitGroup
 
 	files        *files
 	segmentBytes atomic.Int64
@@ -159,10 +171,15 @@ type Log struct {
 	// mu guards what is below. It is never held during I/O. Who writes holds the gate too, except
 	// for the applier's fields.
 	mu     sync.RWMutex
-	live   chain
+	live   chain  // what is on disk
 	staged *chain // what catch-up builds beside the live chain, nil most of the time
-	// windowFirst and windowLast are the raft window; empty when first = last+1.
+	// windowFirst and windowLast are the raft window; empty when first = last+1. It ends with the
+	// live chain, or with the queue behind it.
 	windowFirst, windowLast record.Index
+	queued                  queueSize
+	syncing                 bool // somebody has been started to write the queue out
+	noReserve               bool // the file system cannot reserve
+	onFailure               func(error)
 	snapshot                record.Index
 	cuts                    uint64 // counts tail truncations, so that readers notice
 	cache                   cache
@@ -225,8 +242,15 @@ func (c *chain) find(i record.Index) int {
 	return lo - 1
 }
 
-func (l *Log) lock()   { l.gate <- struct{}{} }
-func (l *Log) unlock() { <-l.gate }
+func (l *Log) lock() {
+	l.gate <- struct{}{}
+	l.busySince.Store(now())
+}
+
+func (l *Log) unlock() {
+	l.busySince.Store(0)
+	<-l.gate
+}
 
 // usable says why the log cannot be written to.
 func (l *Log) usable() error {
@@ -255,6 +279,8 @@ func (l *Log) fail(cause error) error {
 	if l.failure.CompareAndSwap(nil, &err) {
 		l.metrics.failures.Inc()
 		l.logger.Error("record log failed and takes no more writes", "dir", l.o.Dir, "err", cause)
+		l.durable.end(err)
+		l.tellFailure(err)
 		return err
 	}
 	return *l.failure.Load()
@@ -281,18 +307,29 @@ func (l *Log) Bytes() int64 {
 	return n
 }
 
-// Close closes the files. Everything acknowledged is on disk already. Calls under way finish
-// first; later ones fail with ErrClosed. Closing twice is allowed.
+// Close writes the queue out and closes the files. Calls under way finish first; later ones fail
+// with ErrClosed. Closing twice is allowed.
 func (l *Log) Close() error {
+	defer l.owned.Wait() // it needs the gate to notice
 	l.lock()
 	defer l.unlock()
-	if l.closed.Swap(true) {
+	l.mu.Lock()
+	again := l.closed.Swap(true) // under mu: nothing is queued from here on
+	l.mu.Unlock()
+	if again {
 		return nil
 	}
+	if l.Failed() == nil {
+		// Nobody counts on it any more. A failure has told who waits, and is in the log.
+		_ = l.flush()
+	}
+	l.durable.end(ErrClosed)
 	l.metrics.bytes.Sub(float64(l.Bytes()))
 	l.mu.Lock()
 	l.metrics.cacheBytes.Sub(float64(l.cache.bytes))
 	l.metrics.refused.Sub(float64(l.refused.len()))
+	l.metrics.queued.Sub(float64(l.queued.bytes))
+	l.queued = queueSize{}
 	l.cache.clear()
 	active := l.live.active()
 	l.mu.Unlock()

@@ -28,7 +28,7 @@ type segment struct {
 	// were refused, it is a virtual one: chosen so that offsets at and above the start come right.
 	base  record.Offset
 	based bool
-	// reserved is up to where disk space is reserved. Touched with the gate held.
+	// reserved is up to where disk space is reserved.
 	reserved int64
 }
 

@@ -3,6 +3,7 @@ package recordlog
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"sync"
@@ -34,8 +35,6 @@ func (l *Log) Window() (first, last record.Index) {
 //
 // Errors: ErrGap, ErrInvalidEntry, ErrNoSpace: nothing was written. ErrFailed: may have happened.
 func (l *Log) Append(entries []Entry) error {
-	l.lock()
-	defer l.unlock()
 	if err := l.usable(); err != nil {
 		return err
 	}
@@ -43,6 +42,19 @@ func (l *Log) Append(entries []Entry) error {
 		return nil
 	}
 	if err := l.check(entries); err != nil {
+		return err
+	}
+	return l.appendNow(entries)
+}
+
+// appendNow appends checked entries behind the queue and returns when they are on disk.
+func (l *Log) appendNow(entries []Entry) error {
+	l.lock()
+	defer l.unlock()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	if err := l.flush(); err != nil {
 		return err
 	}
 	first := entries[0].Index
@@ -58,7 +70,7 @@ func (l *Log) Append(entries []Entry) error {
 	if term, _ := l.live.tail(); entries[0].Term < term {
 		return fmt.Errorf("%w: entry %d is of term %d, the one before of term %d", ErrInvalidEntry, first, entries[0].Term, term)
 	}
-	return l.write(&l.live, entries, true)
+	return l.write(&l.live, entries, fromRaft)
 }
 
 // makeRoom checks that Raft may append at an index, and cuts off what lies there outside its window.
@@ -145,20 +157,21 @@ func offsetsOf(b record.Batch) (int32, error) {
 	return d + 1, nil
 }
 
+// source is where entries come from that are to be written.
+type source uint8
+
+const (
+	fromRaft  source = iota // become visible once they are on disk
+	fromQueue               // are visible already, and their space is reserved
+	fromPeer                // catch-up: Raft does not see them
+)
+
 // write appends checked entries to a chain: makes a new segment if the last one is full, reserves
-// the space, writes, syncs, publishes. window: the entries come from Raft and belong to its window.
-// The gate is held.
-func (l *Log) write(c *chain, entries []Entry, window bool) error {
-	bytes, records := 0, int64(0)
-	for i := range entries {
-		bytes += frameSize(len(entries[i].Ext), len(entries[i].Data))
-		records += int64(entries[i].Records)
-	}
-	if s := c.active(); s == nil || (!s.empty() && (s.size >= l.segmentBytes.Load() ||
-		s.size+int64(bytes) > math.MaxUint32 || s.records+records > math.MaxInt32)) {
-		if err := l.roll(c, entries[0].Index); err != nil {
-			return err
-		}
+// the space, writes, syncs, publishes. The gate is held.
+func (l *Log) write(c *chain, entries []Entry, from source) error {
+	bytes, records := sizes(entries)
+	if err := l.rollIfFull(c, entries[0].Index, bytes, records, from); err != nil {
+		return err
 	}
 	s := c.active()
 	h, err := l.files.acquire(s)
@@ -166,8 +179,10 @@ func (l *Log) write(c *chain, entries []Entry, window bool) error {
 		return l.fail(err)
 	}
 	defer l.files.release(h)
-	if err := l.reserve(h, s, int64(bytes)); err != nil {
-		return err
+	if from != fromQueue {
+		if err := l.reserve(h, s, bytes); err != nil {
+			return err
+		}
 	}
 	frames := encode(s, c.last(), entries)
 	defer frames.release()
@@ -184,8 +199,27 @@ func (l *Log) write(c *chain, entries []Entry, window bool) error {
 	l.metrics.fsync.Observe(time.Since(began).Seconds())
 	l.metrics.entries.Observe(float64(len(entries)))
 	l.metrics.written.Add(float64(bytes))
-	l.publish(c, s, entries, frames.heads, window)
+	l.appended += bytes
+	l.publish(c, s, entries, frames.heads, from)
+	if from == fromQueue {
+		l.topUp(h, s)
+	}
 	return nil
+}
+
+// rollIfFull begins a new segment if the last one is full. A full disk does not keep queued entries
+// from being written: they have their place in the segment as it is.
+func (l *Log) rollIfFull(c *chain, first record.Index, bytes, records int64, from source) error {
+	s := c.active()
+	if s != nil && (s.empty() || s.size < l.segmentBytes.Load() &&
+		s.size+bytes <= math.MaxUint32 && s.records+records <= math.MaxInt32) {
+		return nil
+	}
+	err := l.roll(c, first)
+	if from == fromQueue && errors.Is(err, ErrNoSpace) {
+		return nil
+	}
+	return err
 }
 
 // reserve takes disk space ahead, so that a full disk refuses an append before a byte of it is
@@ -194,17 +228,19 @@ func (l *Log) reserve(h *handle, s *segment, bytes int64) error {
 	if l.noReserve || s.size+bytes <= s.reserved {
 		return nil
 	}
-	ahead := min(max(s.size/8, 16<<10), 1<<20)
+	ahead := l.reserveAhead()
 	err := h.Reserve(s.size, bytes+ahead)
-	if errors.Is(err, syscall.ENOSPC) {
+	if isFull(err) {
 		ahead = 0
 		err = h.Reserve(s.size, bytes)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	switch {
 	case err == nil:
 		s.reserved = s.size + bytes + ahead
 		return nil
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case isFull(err):
 		l.metrics.noSpace.Inc()
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	default:
@@ -213,10 +249,13 @@ func (l *Log) reserve(h *handle, s *segment, bytes int64) error {
 	}
 }
 
+// isFull says whether an error is a full disk, or a quota's.
+func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
 // writeFailed ends a write that failed. Only lack of space is bearable, and only if the file can be
 // set back durably, so that nothing of the entries can come back.
 func (l *Log) writeFailed(h *handle, s *segment, n int64, cause error) error {
-	if !errors.Is(cause, syscall.ENOSPC) && !errors.Is(cause, syscall.EDQUOT) {
+	if !isFull(cause) {
 		return l.fail(cause)
 	}
 	if n > 0 {
@@ -226,7 +265,9 @@ func (l *Log) writeFailed(h *handle, s *segment, n int64, cause error) error {
 		if err := h.Sync(); err != nil {
 			return l.fail(errors.Join(cause, err))
 		}
+		l.mu.Lock()
 		s.reserved = s.size
+		l.mu.Unlock()
 	}
 	l.metrics.noSpace.Inc()
 	return fmt.Errorf("%w: %w", ErrNoSpace, cause)
@@ -299,8 +340,8 @@ func encode(s *segment, synced record.Index, entries []Entry) *frameBatch {
 	return b
 }
 
-// publish makes synced entries visible.
-func (l *Log) publish(c *chain, s *segment, entries []Entry, heads []frameHeader, window bool) {
+// publish makes synced entries a part of the log, visible, and tells who waited for them.
+func (l *Log) publish(c *chain, s *segment, entries []Entry, heads []frameHeader, from source) {
 	l.mu.Lock()
 	before := s.size
 	position := s.size
@@ -312,21 +353,29 @@ func (l *Log) publish(c *chain, s *segment, entries []Entry, heads []frameHeader
 	if live {
 		empty := l.windowFirst > l.windowLast
 		switch {
-		case window && empty:
+		case from == fromQueue:
+			bytes, records := sizes(entries)
+			l.queued.add(-bytes, -records)
+			l.metrics.queued.Sub(float64(bytes))
+			held := l.cache.bytes
+			l.cache.evict(s.last)
+			l.metrics.cacheBytes.Sub(float64(held - l.cache.bytes))
+		case from == fromRaft && empty:
 			l.windowFirst, l.windowLast = entries[0].Index, s.last
-		case window:
+		case from == fromRaft:
 			l.windowLast = s.last
 		case empty:
 			l.windowFirst, l.windowLast = s.last+1, s.last
 		}
-		change := l.cache.bytes
-		l.cache.push(entries)
-		l.metrics.cacheBytes.Add(float64(l.cache.bytes - change))
+		if from != fromQueue {
+			l.remember(entries)
+		}
 		l.metrics.bytes.Add(float64(s.size - before))
 	}
 	first, last := l.windowFirst, s.last
 	l.mu.Unlock()
 	if live {
+		l.durable.advance(last)
 		l.note(last, first)
 	}
 }
@@ -365,33 +414,63 @@ func (l *Log) roll(c *chain, first record.Index) error {
 		err = l.o.FS.SyncDir(l.o.Dir)
 	}
 	if err != nil {
-		return l.rollFailed(f, s, err)
+		return l.rollFailed(f, s, err, isFull(err))
 	}
 	h, err := l.files.adopt(s, f)
 	if err != nil {
 		return l.fail(err)
 	}
-	l.files.release(h)
+	defer l.files.release(h)
+	if err := l.begin(c, s, h); err != nil {
+		l.files.forget(s)
+		return l.rollFailed(nil, s, err, true)
+	}
 	if old != nil {
 		l.releaseReserved(old)
 		l.writeSidecar(old, old.index.all())
-	}
-	l.mu.Lock()
-	c.segments = append(c.segments[:len(c.segments):len(c.segments)], s)
-	if old != nil {
+		l.mu.Lock()
 		old.index = sparse{} // from the sidecar from now on
+		l.mu.Unlock()
 	}
-	if c == &l.live {
-		l.metrics.bytes.Add(float64(s.size))
-	}
-	l.mu.Unlock()
 	return nil
 }
 
-// rollFailed takes a half-made segment away if the disk is only full.
-func (l *Log) rollFailed(f interface{ Close() error }, s *segment, cause error) error {
-	err := f.Close()
-	if !errors.Is(cause, syscall.ENOSPC) || err != nil {
+// begin makes a new segment the last of its chain, once there is space in it for all that is
+// queued: queued entries always have their place behind the last segment's end.
+func (l *Log) begin(c *chain, s *segment, h *handle) error {
+	for {
+		l.mu.RLock()
+		need := l.queued.bytes
+		l.mu.RUnlock()
+		if need > 0 {
+			if err := h.Reserve(s.size, need+l.reserveAhead()); err != nil {
+				return err
+			}
+		}
+		l.mu.Lock()
+		if need > 0 {
+			s.reserved = s.size + need + l.reserveAhead()
+		}
+		if l.queued.bytes > 0 && s.size+l.queued.bytes > s.reserved {
+			l.mu.Unlock()
+			continue // more has come in meanwhile
+		}
+		c.segments = append(c.segments[:len(c.segments):len(c.segments)], s)
+		if c == &l.live {
+			l.metrics.bytes.Add(float64(s.size))
+		}
+		l.mu.Unlock()
+		return nil
+	}
+}
+
+// rollFailed takes a half-made segment away if the log can go on without. f is open, or nil.
+func (l *Log) rollFailed(f io.Closer, s *segment, cause error, bearable bool) error {
+	var err error
+	if f != nil {
+		err = f.Close()
+	}
+	if !bearable || err != nil {
 		return l.fail(errors.Join(cause, err))
 	}
 	if err := l.o.FS.Remove(l.path(s.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -409,7 +488,9 @@ func (l *Log) releaseReserved(s *segment) {
 	if s.reserved <= s.size {
 		return
 	}
+	l.mu.Lock()
 	s.reserved = 0
+	l.mu.Unlock()
 	h, err := l.files.acquire(s)
 	if err == nil {
 		err = h.Truncate(s.size) // to the size it has: frees what lies behind, changes no byte
@@ -428,6 +509,9 @@ func (l *Log) TrimWindow(through record.Index) error {
 	l.lock()
 	defer l.unlock()
 	if err := l.usable(); err != nil {
+		return err
+	}
+	if err := l.flush(); err != nil {
 		return err
 	}
 	l.mu.Lock()
