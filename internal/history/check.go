@@ -22,28 +22,34 @@ type Options struct {
 // Memory is about 17 bytes for each value and 150 for each transaction; the events themselves are not
 // kept.
 func Check(events Source, o Options) (*Report, error) {
-	if o.MaxShown == 0 {
-		o.MaxShown = 10
-	}
-	c := &checker{
-		options: o, report: newReport(), parts: make(map[record.TopicPartition]*partition),
-		txns: make(map[txnID]*txn), sums: make(map[replicaRange]Event),
-	}
-	if err := c.walk(events, c.learn); err != nil {
-		return nil, err
-	}
-	c.countVisible()
-	c.at = make(positions)
-	c.groups = make(map[groupKey]*groupOffset)
-	if err := c.walk(events, c.judge); err != nil {
-		return nil, err
-	}
-	c.conclude()
-	c.report.Unknown = c.report.Sent - c.report.Written - c.report.NotWritten
-	if err := c.explain(events); err != nil {
+	c := newChecker(o)
+	if err := c.run(events); err != nil {
 		return nil, err
 	}
 	return c.report, nil
+}
+
+func newChecker(o Options) *checker {
+	if o.MaxShown == 0 {
+		o.MaxShown = 10
+	}
+	return &checker{
+		options: o, report: newReport(), parts: make(map[record.TopicPartition]*partition), txns: make(map[txnID]*txn),
+		sums: make(map[replicaRange]Event), at: make(positions), groups: make(map[groupKey]*groupOffset),
+	}
+}
+
+func (c *checker) run(events Source) error {
+	if err := c.walk(events, c.learn); err != nil {
+		return err
+	}
+	c.countVisible()
+	c.rewind()
+	if err := c.walk(events, c.judge); err != nil {
+		return err
+	}
+	c.conclude()
+	return c.explain(events)
 }
 
 // checker holds what is known of a history. It walks through it once to learn what became of
@@ -102,7 +108,7 @@ func (c *checker) learn(e *Event) error {
 	case Begin, Commit, Abort, Committed, Aborted, Undecided:
 		return c.learnTxn(e)
 	case Assign, Revoke:
-		c.positions().follow(e, nil)
+		c.at.follow(e, nil)
 	case Poll, Final:
 		c.learnRead(e)
 	case Checksum:
@@ -113,11 +119,12 @@ func (c *checker) learn(e *Event) error {
 	return nil
 }
 
-func (c *checker) positions() positions {
-	if c.at == nil {
-		c.at = make(positions)
+// rewind forgets how far the walk has come.
+func (c *checker) rewind() {
+	clear(c.at)
+	for _, l := range c.lanes {
+		l.last = -1
 	}
-	return c.at
 }
 
 func (c *checker) part(key record.TopicPartition) *partition {
@@ -222,17 +229,16 @@ func (c *checker) learnRead(e *Event) {
 		p.finals[which] = final{true, e.From, e.End, e.High}
 		covered.add(e.From, e.End)
 	}
-	c.positions().follow(e, func(s step) {
-		from := s.from
-		if s.run == nil {
-			covered.add(from, s.to)
-			return
+	c.at.follow(e, func(s step) {
+		from, to := s.from, s.to
+		if s.run != nil {
+			c.learnRun(p, s.run, by)
+			to = s.run.end()
 		}
-		if from < 0 || from > s.to {
+		if from < 0 {
 			from = s.to
 		}
-		covered.add(from, s.run.end())
-		c.learnRun(p, s.run, by)
+		covered.add(from, to)
 	})
 }
 

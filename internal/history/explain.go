@@ -204,7 +204,8 @@ func (x *explainer) takeRead(e *Event, number int64) {
 		return
 	}
 	for _, o := range w.missing {
-		if !o.passed && (o.txn == nil || !e.Uncommitted) && *o.missing >= e.From || *o.missing < 0 {
+		beyond := *o.missing >= e.From || *o.missing < 0 && (o.kind == Unseen || e.End == e.High)
+		if !o.passed && (o.txn == nil || !e.Uncommitted) && beyond {
 			o.passed = true
 			x.add([]*openFinding{o}, number, e)
 		}

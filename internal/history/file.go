@@ -2,12 +2,10 @@ package history
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"time"
 
@@ -28,11 +26,12 @@ const maxOffset = 1 << 62
 var ErrFormat = errors.New("not a sound history")
 
 // fields is a set of what a line holds beside its kind and time.
-type fields uint16
+type fields uint32
 
 const (
 	hasProcess fields = 1 << iota
-	hasKey
+	hasTopic
+	hasPartition
 	hasTxn // may be absent from a Send and an OffsetCommit
 	hasN
 	hasOffset
@@ -44,8 +43,15 @@ const (
 	hasDuplicate // may be absent
 	hasReset     // may be absent
 	hasGroup
-	hasReplica
+	hasBroker
+	hasCRC
 	hasText // may be absent
+	hasBad  // may be absent
+	hasEvent
+	hasTime
+
+	hasKey     = hasTopic | hasPartition
+	hasReplica = hasBroker | hasCRC
 )
 
 // shapes say how each kind looks in a file. optional are fields that are left out where they say
@@ -66,7 +72,7 @@ var shapes = [kindCount]struct {
 	Undecided:       {"undecided", hasProcess | hasTxn, hasText},
 	Assign:          {"assign", hasProcess | hasKey | hasOffset, 0},
 	Revoke:          {"revoke", hasProcess | hasKey, 0},
-	Poll:            {"poll", hasProcess | hasKey | hasRecords, hasEnd | hasIsolation},
+	Poll:            {"poll", hasProcess | hasKey | hasRecords, hasBad | hasEnd | hasIsolation},
 	Final:           {"final", hasProcess | hasKey | hasFrom | hasEnd | hasHigh, hasIsolation},
 	OffsetCommit:    {"offset_commit", hasProcess | hasGroup | hasKey | hasOffset, hasTxn | hasReset},
 	OffsetCommitted: {"offset_committed", hasProcess | hasGroup | hasKey | hasOffset, 0},
@@ -77,6 +83,7 @@ var shapes = [kindCount]struct {
 	Fault:           {"fault", 0, hasText},
 }
 
+// kindOf finds the kind by the name in a file.
 var kindOf = func() map[string]Kind {
 	m := make(map[string]Kind, kindCount)
 	for k := Kind(1); k < kindCount; k++ {
@@ -92,7 +99,7 @@ type header struct {
 	Note    string `json:"note,omitempty"`
 }
 
-// line is one event of a file. What a line must hold is a pointer here, so that its absence shows.
+// line is what is written for one event. What a line must hold is a pointer, so that zeros are written.
 type line struct {
 	Event     string         `json:"event"`
 	At        int64          `json:"t"`
@@ -184,117 +191,10 @@ func (l *line) putRecords(records []Record) {
 	l.Records = &runs
 }
 
-// parseEvent reads one line into e, whose Records are used again.
-func parseEvent(text []byte, e *Event) error {
-	var l line
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&l); err != nil {
-		return err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return errors.New("more than one value on the line")
-	}
-	kind, ok := kindOf[l.Event]
-	if !ok {
-		return fmt.Errorf("unknown event %.40q", l.Event)
-	}
-	if err := l.fits(kind); err != nil {
-		return err
-	}
-	*e = Event{
-		Kind: kind, At: time.Duration(l.At), Process: or(l.Process), Txn: l.Txn, N: or(l.N),
-		Key:    record.TopicPartition{Topic: or(l.Topic), Partition: or(l.Partition)},
-		Offset: or(l.Offset), From: or(l.From), End: or(l.End), High: or(l.High), Records: e.Records[:0],
-		Uncommitted: l.Isolation == readUncommitted, Duplicate: l.Duplicate, Reset: l.Reset,
-		Group: or(l.Group), Broker: or(l.Broker), CRC: or(l.CRC), Text: l.Text,
-	}
-	if l.Isolation != "" && l.Isolation != readUncommitted && l.Isolation != readCommitted {
-		return fmt.Errorf("isolation %.40q, want %s or %s", l.Isolation, readCommitted, readUncommitted)
-	}
-	return errors.Join(e.bounds(), e.takeRecords(&l))
-}
-
-// bounds checks the offsets.
+// bounds checks that ranges of offsets are some.
 func (e *Event) bounds() error {
-	switch {
-	case e.Offset < record.NoOffset || e.Offset > maxOffset:
-		return fmt.Errorf("offset %d: want -1 to 2^62", e.Offset)
-	case e.From < 0 || e.End < 0 || e.End > maxOffset || e.Kind != Poll && e.End < e.From || e.Kind == Final && (e.High < e.End || e.High > maxOffset):
-		return fmt.Errorf("from %d, end %d, high %d: want them between 0 and 2^62, and to rise", e.From, e.End, e.High)
-	}
-	return nil
-}
-
-// or is what p points to, or zero.
-func or[T any](p *T) (v T) {
-	if p != nil {
-		v = *p
-	}
-	return v
-}
-
-// fits says whether the line holds what its kind needs, and nothing that it does not know.
-func (l *line) fits(k Kind) error {
-	s := shapes[k]
-	for _, f := range []struct {
-		bit  fields
-		name string
-		held bool
-	}{
-		{hasProcess, "process", l.Process != nil},
-		{hasGroup, "group", l.Group != nil},
-		{hasKey, "topic", l.Topic != nil},
-		{hasKey, "partition", l.Partition != nil},
-		{hasTxn, "txn", l.Txn != 0},
-		{hasN, "n", l.N != nil},
-		{hasOffset, "offset", l.Offset != nil},
-		{hasFrom, "from", l.From != nil},
-		{hasEnd, "end", l.End != nil},
-		{hasHigh, "high", l.High != nil},
-		{hasRecords, "records", l.Records != nil},
-		{hasIsolation, "isolation", l.Isolation != ""},
-		{hasDuplicate, "duplicate", l.Duplicate},
-		{hasReset, "reset", l.Reset},
-		{hasReplica, "broker", l.Broker != nil},
-		{hasReplica, "crc32c", l.CRC != nil},
-		{hasText, "text", l.Text != ""},
-	} {
-		switch {
-		case s.needed&f.bit != 0 && !f.held:
-			return fmt.Errorf("%s without %s", l.Event, f.name)
-		case (s.needed|s.optional)&f.bit == 0 && f.held:
-			return fmt.Errorf("%s with %s", l.Event, f.name)
-		}
-	}
-	return nil
-}
-
-func (e *Event) takeRecords(l *line) error {
-	bad := l.Bad
-	for _, r := range or(l.Records) {
-		run := Record{Count: 1}
-		switch {
-		case len(r) == 1 && len(bad) > 0 && bad[0] != "":
-			run.Bad, bad = bad[0], bad[1:]
-		case len(r) == 4 && r[3] >= 1 && r[3] <= maxRun:
-			run.Count = uint32(r[3])
-		case len(r) != 3:
-			return fmt.Errorf("record %d: want offset, process, n, and perhaps a count from 1 to %d; or an offset, with a reason in bad", r, maxRun)
-		}
-		if run.Bad == "" {
-			if r[1] < 0 || r[1] > math.MaxUint32 || r[2] < 0 || r[2]+int64(run.Count)-1 > math.MaxUint32 {
-				return fmt.Errorf("record %d: process and n have 32 bits", r)
-			}
-			run.Value = Value{Process(r[1]), uint32(r[2])}
-		}
-		if run.Offset = record.Offset(r[0]); run.Offset < 0 || run.Offset > maxOffset {
-			return fmt.Errorf("record %d: offset below 0 or above 2^62", r)
-		}
-		e.Records = append(e.Records, run)
-	}
-	if len(bad) > 0 {
-		return errors.New("more reasons in bad than records without a value")
+	if e.From < 0 || e.End < 0 || e.Kind != Poll && e.End < e.From || e.Kind == Final && e.High < e.End {
+		return fmt.Errorf("from %d, end %d, high %d: want none below 0, and that they rise", e.From, e.End, e.High)
 	}
 	return nil
 }
@@ -316,6 +216,7 @@ func File(path string) Source {
 func read(r io.Reader, yield func(*Event, error) bool) {
 	lines := bufio.NewReaderSize(r, 1<<20)
 	var e Event
+	var p parser
 	var long []byte
 	for n := 1; ; n++ {
 		text, whole, err := readLine(lines, &long)
@@ -328,7 +229,7 @@ func read(r io.Reader, yield func(*Event, error) bool) {
 		case n == 1:
 			err = parseHeader(text)
 		default:
-			err = parseEvent(text, &e)
+			err = p.event(text, &e)
 		}
 		if err != nil {
 			yield(nil, fmt.Errorf("%w: line %d: %w", ErrFormat, n, err))

@@ -9,6 +9,8 @@ import (
 // judge holds an event against what became of everything.
 func (c *checker) judge(e *Event) error {
 	switch e.Kind {
+	case Send:
+		c.lane(e.Key, e.Process).last = int64(e.N)
 	case Written:
 		c.judgePlace(e)
 	case Commit:
@@ -54,8 +56,8 @@ func (c *checker) judgeRead(e *Event) {
 				say:  fmt.Sprintf("process %d goes from offset %d back to %d", e.Process, s.from, s.to),
 			})
 		}
-		if !e.Uncommitted && s.run.Bad == "" {
-			c.judgeEarly(p, e, s.run)
+		if s.run.Bad == "" {
+			c.judgeRun(p, e, s.run)
 		}
 	})
 }
@@ -88,25 +90,30 @@ func (c *checker) judgeGap(p *partition, e *Event, from, to record.Offset) {
 	})
 }
 
-// judgeEarly looks for values of transactions that nobody has asked to commit yet.
-func (c *checker) judgeEarly(p *partition, e *Event, run *Record) {
+// judgeRun looks for values that nobody had sent yet, or of transactions that nobody had asked to commit.
+func (c *checker) judgeRun(p *partition, e *Event, run *Record) {
 	l := c.lane(p.key, run.Value.Process)
-	if len(l.txns) == 0 {
+	unsent := int64(run.Value.N)+int64(run.Count)-1 > l.last
+	if !unsent && (e.Uncommitted || len(l.txns) == 0) {
 		return
 	}
 	for i := range run.Count {
 		n := run.Value.N + i
-		t := l.txn(n)
-		if t == nil || t.asked || t.end == Aborted {
-			continue
+		_, flags := l.at(n)
+		f := finding{
+			part: p, values: []Value{l.value(n)}, events: []int64{c.number},
+			say: fmt.Sprintf("process %d reads %v at offset %d of %v", e.Process, l.value(n), run.Offset+record.Offset(i), p.key),
 		}
-		if _, flags := l.at(n); *flags&wasEarly == 0 {
+		t := l.txn(n)
+		switch {
+		case int64(n) > l.last && *flags&wasSent != 0 && *flags&wasUnsent == 0: // conclude finds what is never sent
+			*flags |= wasUnsent
+			f.kind, f.what = Phantom, fmt.Sprintf("%v was read before it was sent", l.value(n))
+			c.found(f)
+		case !e.Uncommitted && t != nil && !t.asked && t.end != Aborted && *flags&wasEarly == 0:
 			*flags |= wasEarly
-			c.found(finding{
-				kind: Early, part: p, values: []Value{l.value(n)}, txn: t, events: []int64{c.number},
-				what: fmt.Sprintf("%v was read as committed before its transaction was to be committed", l.value(n)),
-				say:  fmt.Sprintf("process %d reads %v at offset %d of %v", e.Process, l.value(n), run.Offset+record.Offset(i), p.key),
-			})
+			f.kind, f.txn, f.what = Early, t, fmt.Sprintf("%v was read as committed before its transaction was to be committed", l.value(n))
+			c.found(f)
 		}
 	}
 }
@@ -126,6 +133,7 @@ func (c *checker) conclude() {
 	for _, t := range c.begun {
 		c.concludeTxn(t)
 	}
+	c.report.Unknown = c.report.Sent - c.report.Written - c.report.NotWritten
 }
 
 // concludeLane judges each value of a lane and their order, and says whether any was acknowledged.
@@ -201,15 +209,15 @@ func (p *partition) fate(offset record.Offset, committed bool) (Anomaly, string)
 		f = p.finals[1]
 	}
 	switch {
-	case offset < 0 && f.there && f.from == 0:
+	case offset < 0 && (!f.there || f.from > 0):
+		return "", "" // nobody can tell
+	case offset < 0 && f.high == f.end:
 		return Lost, "is not there"
-	case offset < 0:
-		return "", ""
 	case p.committed.contain(offset) || !committed && p.uncommitted.contain(offset):
 		return Lost, "is not there"
 	case f.there && offset >= f.high:
 		return Lost, fmt.Sprintf("the log ends at offset %d", f.high)
-	case f.there && offset >= f.end:
+	case f.there && (offset < 0 || offset >= f.end):
 		return Unseen, fmt.Sprintf("readers get no further than offset %d", f.end)
 	}
 	return "", ""

@@ -74,10 +74,12 @@ func (c *checker) judgeOffset(e *Event) error {
 			return c.wrong(e, "no commit of offset %d is on its way", e.Offset)
 		}
 		if e.Kind == OffsetRefused {
-			g.proposed[e.Offset].plain--
+			if x := g.proposed[e.Offset]; x != nil { // else forgotten
+				x.plain--
+			}
 			return nil
 		}
-		if !p.reset && e.Offset < p.floor {
+		if e.Offset < p.floor {
 			c.offsetBack(g, nil, p.floor, fmt.Sprintf("offset %d was committed when %d already was", e.Offset, p.floor))
 		}
 		g.learn(e.Offset)
@@ -159,9 +161,6 @@ func (g *groupOffset) forget() {
 	for _, asked := range g.asked {
 		floor = min(floor, asked)
 	}
-	for a := range g.pending {
-		floor = min(floor, a.offset)
-	}
 	for offset := range g.proposed {
 		if offset < floor {
 			delete(g.proposed, offset)
@@ -175,7 +174,7 @@ func (c *checker) judgeTold(g *groupOffset, e *Event, floor record.Offset) {
 		return
 	}
 	x := g.proposed[e.Offset]
-	if e.Offset < 0 || e.Offset == floor || x != nil && x.possible() {
+	if e.Offset < 0 || x != nil && x.possible() {
 		return
 	}
 	f := finding{

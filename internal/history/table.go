@@ -14,6 +14,7 @@ const (
 	seenCommitted                     // a reader of committed data got it
 	seenUncommitted                   // a reader of uncommitted data got it
 	wasEarly                          // a reader of committed data got it before its commit was asked for
+	wasUnsent                         // a reader got it before its Send
 )
 
 const seen = seenCommitted | seenUncommitted
@@ -26,7 +27,7 @@ type lane struct {
 	part    *partition
 	process Process
 	id      uint32 // place in checker.lanes
-	last    int64  // the highest number sent, -1 before the first
+	last    int64  // the highest number sent so far in this walk, -1 before the first
 	pages   map[uint32]*lanePage
 	// txns are in order of first.
 	txns []txnRun
