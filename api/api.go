@@ -50,10 +50,12 @@ type Config struct {
 	// ProduceBytes bounds the batches of all streams that wait for their commit. Above it requests
 	// are refused with BROKER_BUSY: did not happen, retry. Default 128 MiB.
 	ProduceBytes int64
-	// FetchBytes bounds the fetch answers on their way to all clients. Above it a fetch waits, and
-	// gives nothing if it has waited max_wait_ms. Answers of fetches that waited for data together
-	// may exceed it. Default 128 MiB.
+	// FetchBytes bounds the fetch answers that are being read or on their way to all clients. Above it a fetch waits, and
+	// gives nothing if it has waited max_wait_ms. Default 128 MiB.
 	FetchBytes int64
+	// FetchPartitions bounds the partitions that fetches under way name, those that wait for data
+	// included. Above it a fetch is refused with BROKER_BUSY. Default 200,000.
+	FetchPartitions int64
 	// StreamRequests and StreamBytes bound what one Produce stream has under way; at the bound the
 	// broker stops reading it. One larger request passes alone. Defaults 1,000 and 16 MiB.
 	StreamRequests int
@@ -76,6 +78,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.MaxMessageBytes, 8<<20)
 	setDefault(&c.ProduceBytes, 128<<20)
 	setDefault(&c.FetchBytes, 128<<20)
+	setDefault(&c.FetchPartitions, 200_000)
 	setDefault(&c.StreamRequests, 1000)
 	setDefault(&c.StreamBytes, 16<<20)
 	setDefault(&c.MaxConnections, 10_000)
@@ -105,8 +108,8 @@ func (c Config) Validate() error {
 		return errors.New("api: Health is missing")
 	case c.MaxMessageBytes < 0 || c.MaxMessageBytes > 64<<20:
 		return fmt.Errorf("api: MaxMessageBytes is %d, want 1 to %d, or 0 for the default", c.MaxMessageBytes, 64<<20)
-	case c.ProduceBytes < 0 || c.FetchBytes < 0 || c.StreamBytes < 0:
-		return errors.New("api: ProduceBytes, FetchBytes and StreamBytes must not be negative")
+	case c.ProduceBytes < 0 || c.FetchBytes < 0 || c.FetchPartitions < 0 || c.StreamBytes < 0:
+		return errors.New("api: ProduceBytes, FetchBytes, FetchPartitions and StreamBytes must not be negative")
 	case c.StreamRequests < 0 || c.MaxConnections < 0:
 		return errors.New("api: StreamRequests and MaxConnections must not be negative")
 	}
@@ -123,6 +126,8 @@ type Server struct {
 	// fetching and producing count bytes against Config.FetchBytes and Config.ProduceBytes.
 	fetching  *budget
 	producing *budget
+	// asking counts partitions against Config.FetchPartitions.
+	asking *budget
 	// connections counts open ones against Config.MaxConnections.
 	connections *connectionLimit
 
@@ -147,6 +152,7 @@ func New(c Config) (*Server, error) {
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.fetching = newBudget(c.FetchBytes, s.metrics.fetchingBytes)
 	s.producing = newBudget(c.ProduceBytes, s.metrics.producingBytes)
+	s.asking = newBudget(c.FetchPartitions, s.metrics.fetchPartitions)
 	s.connections = &connectionLimit{limit: int64(c.MaxConnections), open: s.metrics.connections, refused: s.metrics.connectionsRefused}
 	s.watchHealth()
 	return s, nil

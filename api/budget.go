@@ -17,7 +17,7 @@ type budget struct {
 	// mu guards what follows.
 	mu   sync.Mutex
 	used int64
-	// room is closed when used falls below limit; nil while nobody waits.
+	// room is closed when bytes are given back; nil while nobody waits.
 	room chan struct{}
 }
 
@@ -43,26 +43,31 @@ func (b *budget) add(n int64) {
 	defer b.mu.Unlock()
 	b.used += n
 	b.gauge.Set(float64(b.used))
-	if b.room != nil && b.used < b.limit {
+	if b.room != nil && n < 0 {
 		close(b.room)
 		b.room = nil
 	}
 }
 
-// hasRoom says that less than the limit is held.
-func (b *budget) hasRoom() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.used < b.limit
-}
-
-// wait returns once less than the limit is held: true. When ctx ends before: false.
-func (b *budget) wait(ctx context.Context) bool {
+// take takes at least least bytes and at most most, waiting for them until ctx ends; then it gives 0. waits, where not
+// nil, is called once if it has to wait.
+func (b *budget) take(ctx context.Context, least, most int64, waits func()) int64 {
 	for {
 		b.mu.Lock()
-		if b.used < b.limit {
+		if free := b.limit - b.used; free >= least || b.used <= 0 {
+			n := max(least, min(most, free))
+			b.used += n
+			b.gauge.Set(float64(b.used))
 			b.mu.Unlock()
-			return true
+			return n
+		}
+		if ctx.Err() != nil {
+			b.mu.Unlock()
+			return 0
+		}
+		if waits != nil {
+			waits()
+			waits = nil
 		}
 		if b.room == nil {
 			b.room = make(chan struct{})
@@ -71,8 +76,7 @@ func (b *budget) wait(ctx context.Context) bool {
 		b.mu.Unlock()
 		select {
 		case <-room:
-		case <-ctx.Done():
-			return false
+		case <-ctx.Done(): // one more look
 		}
 	}
 }

@@ -48,14 +48,20 @@ func (s *service) Fetch(ctx context.Context, req *clientv1.FetchRequest) (*clien
 		ask.MaxWait = 0 // there is something to tell
 	}
 	ask.Partitions = known
-	start := time.Now()
-	if refusal := s.awaitFetchRoom(ctx, ask.MaxWait); refusal != nil {
-		return nil, s.failed(refusal)
+	if !s.asking.tryAdd(int64(len(known))) {
+		return nil, s.failed(refused(reasonBusy, "partitions", "", "fetches under way on this broker name %d partitions, as many as it allows", s.c.FetchPartitions))
 	}
-	ask.MaxWait = max(ask.MaxWait-time.Since(start), 0)
+	defer s.asking.add(-int64(len(known)))
+	count, counted := ctx.Value(countKey{}).(*answerCount)
+	if counted {
+		ask.Room = count
+	}
 	for i, f := range s.c.Log.Fetch(ctx, ask) {
 		answer.Partitions[places[i]] = s.fetched(f)
 		s.metrics.fetchBytes.Add(float64(f.Bytes))
+	}
+	if counted && count.full {
+		return nil, s.failed(refused(reasonBusy, "", "", "answers of %d bytes are on their way to clients, the limit is limits.fetch_bytes", s.c.FetchBytes))
 	}
 	if req.Decode {
 		s.decode(answer, req, ask)
@@ -119,20 +125,6 @@ func orDefault(v, to int32) int32 {
 		return to
 	}
 	return v
-}
-
-// awaitFetchRoom waits until answers on their way leave room for another.
-func (s *service) awaitFetchRoom(ctx context.Context, most time.Duration) *clientv1.Error {
-	if s.fetching.hasRoom() {
-		return nil
-	}
-	s.metrics.fetchesHeld.Inc()
-	ctx, cancel := context.WithTimeout(ctx, most)
-	defer cancel()
-	if s.fetching.wait(ctx) {
-		return nil
-	}
-	return refused(reasonBusy, "", "", "answers of %d bytes are on their way to clients, the limit is limits.fetch_bytes", s.c.FetchBytes)
 }
 
 // fetched turns one partition's answer into its wire form.

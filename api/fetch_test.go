@@ -358,9 +358,7 @@ func TestFetchBytesOnTheirWayAreBounded(t *testing.T) {
 		const size = 12 << 20
 		r := newRig(t, func(c *Config) { c.FetchBytes = 10 << 20 })
 		data := make([]byte, size)
-		r.log.onFetch = func(_ context.Context, req partition.FetchRequest) []partition.FetchedPartition {
-			return []partition.FetchedPartition{{TopicPartition: req.Partitions[0].TopicPartition, Batches: [][]byte{data}, Bytes: size}}
-		}
+		r.log.onFetch = reading(data, 0)
 		req := &clientv1.FetchRequest{Partitions: []*clientv1.FetchPartition{{Topic: "t"}}, MaxWaitMs: 3000}
 		gauge := r.server.metrics.fetchingBytes
 
@@ -417,6 +415,93 @@ func TestFetchBytesOnTheirWayAreBounded(t *testing.T) {
 		synctest.Wait()
 		if got := r.metric(gauge); got != 0 {
 			t.Errorf("%v bytes are counted at the end", got)
+		}
+	})
+}
+
+// reading is a log whose every fetch finds data, as partition.Host does it: it takes room, reads, and gives back the rest.
+func reading(data []byte, delay time.Duration) func(context.Context, partition.FetchRequest) []partition.FetchedPartition {
+	return func(ctx context.Context, req partition.FetchRequest) []partition.FetchedPartition {
+		ctx, cancel := context.WithTimeout(ctx, req.MaxWait)
+		defer cancel()
+		f := partition.FetchedPartition{TopicPartition: req.Partitions[0].TopicPartition}
+		if room := req.Room.Take(ctx, req.MaxBytes); room > 0 {
+			time.Sleep(delay) // virtual
+			f.Batches, f.Bytes = [][]byte{data}, len(data)
+			req.Room.Give(room - len(data))
+		}
+		return []partition.FetchedPartition{f}
+	}
+}
+
+// Many fetches at once hold no more than the limit together, also while they are being read, and all are answered.
+func TestFetchesAtOnceAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const limit = 10 << 20
+		r := newRig(t, func(c *Config) { c.FetchBytes, c.MaxMessageBytes = limit, 1<<20 })
+		read := reading(make([]byte, 900<<10), 10*time.Millisecond)
+		most := 0.0
+		var mu sync.Mutex
+		r.log.onFetch = func(ctx context.Context, req partition.FetchRequest) []partition.FetchedPartition {
+			f := read(ctx, req)
+			mu.Lock()
+			defer mu.Unlock()
+			most = max(most, r.metric(r.server.metrics.fetchingBytes))
+			return f
+		}
+		req := &clientv1.FetchRequest{Partitions: []*clientv1.FetchPartition{{Topic: "t"}}, MaxWaitMs: 60_000, MaxBytes: 4 << 20}
+		var wg sync.WaitGroup
+		for range 200 {
+			wg.Go(func() {
+				if a, err := r.client.Fetch(r.ctx(), req); err != nil || len(a.Partitions[0].Batches) == 0 {
+					t.Errorf("answer %v, %v", a, err)
+				}
+			})
+		}
+		wg.Wait()
+		synctest.Wait()
+		if most > limit || most < limit/2 {
+			t.Errorf("%v bytes were held at once, the limit is %d", most, limit)
+		}
+		if got := r.metric(r.server.metrics.fetchingBytes); got != 0 {
+			t.Errorf("%v bytes are counted at the end", got)
+		}
+	})
+}
+
+// The partitions that fetches wait for are bounded: a long poll costs memory for each of them.
+func TestPartitionsOfFetchesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(c *Config) { c.FetchPartitions = 5 })
+		r.log.onFetch = func(ctx context.Context, req partition.FetchRequest) []partition.FetchedPartition {
+			select {
+			case <-ctx.Done():
+			case <-time.After(req.MaxWait):
+			}
+			return make([]partition.FetchedPartition, len(req.Partitions))
+		}
+		three := &clientv1.FetchRequest{MaxWaitMs: 1000, Partitions: []*clientv1.FetchPartition{{Topic: "t"}, {Topic: "t", Partition: 1}, {Topic: "t", Partition: 2}}}
+		waiting := make(chan error)
+		go func() {
+			_, err := r.client.Fetch(r.ctx(), three)
+			waiting <- err
+		}()
+		synctest.Wait()
+		if got := r.metric(r.server.metrics.fetchPartitions); got != 3 {
+			t.Errorf("%v partitions are counted, want 3", got)
+		}
+		_, err := r.client.Fetch(r.ctx(), three)
+		if e, after, _ := clientv1.ErrorOf(err); e.GetReason() != reasonBusy || after == 0 || !strings.Contains(e.GetMessage(), "5 partitions") {
+			t.Errorf("the second fetch got %v, want %s", err, reasonBusy)
+		}
+		if err := <-waiting; err != nil {
+			t.Error(err)
+		}
+		if _, err := r.client.Fetch(r.ctx(), three); err != nil {
+			t.Errorf("after the first had ended: %v", err)
+		}
+		if got := r.metric(r.server.metrics.fetchPartitions); got != 0 {
+			t.Errorf("%v partitions are counted at the end", got)
 		}
 	})
 }

@@ -7,21 +7,22 @@ import (
 // metrics are what the listener counts. Labels are bounded: methods, gRPC codes and reasons are
 // fixed sets.
 type metrics struct {
-	requests       *prometheus.CounterVec
-	seconds        *prometheus.HistogramVec
-	produceSeconds prometheus.Histogram
-	produceErrors  *prometheus.CounterVec
-	unanswered     *prometheus.CounterVec
-	produceBytes   prometheus.Counter
-	fetchBytes     prometheus.Counter
-	produceStreams prometheus.Gauge
-	inFlight       prometheus.Gauge
-	stalls         prometheus.Counter
-	producingBytes prometheus.Gauge
-	fetchingBytes  prometheus.Gauge
-	fetchesHeld    prometheus.Counter
-	panics         prometheus.Counter
-	unknownErrors  prometheus.Counter
+	requests        *prometheus.CounterVec
+	seconds         *prometheus.HistogramVec
+	produceSeconds  prometheus.Histogram
+	produceErrors   *prometheus.CounterVec
+	unanswered      *prometheus.CounterVec
+	produceBytes    prometheus.Counter
+	fetchBytes      prometheus.Counter
+	produceStreams  prometheus.Gauge
+	inFlight        prometheus.Gauge
+	stalls          prometheus.Counter
+	producingBytes  prometheus.Gauge
+	fetchingBytes   prometheus.Gauge
+	fetchPartitions prometheus.Gauge
+	fetchesHeld     prometheus.Counter
+	panics          prometheus.Counter
+	unknownErrors   prometheus.Counter
 
 	connections        prometheus.Gauge
 	connectionsRefused prometheus.Counter
@@ -45,25 +46,26 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help: "Time that unary calls took, fetches that wait for data included.", Buckets: buckets}, []string{"method"}),
 		produceSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "brokerd_grpc_produce_seconds",
 			Help: "Time from the receipt of a produce request to its answer.", Buckets: buckets}),
-		produceErrors:  vec("produce_errors_total", "Produce requests answered with an error, by reason.", "reason"),
-		unanswered:     vec("produce_unanswered_errors_total", "Produce requests with acks none that failed, by reason. Nobody was told.", "reason"),
-		produceBytes:   counter("produce_bytes_total", "Bytes of batches received, refused ones included."),
-		fetchBytes:     counter("fetch_bytes_total", "Bytes of batches given to fetches."),
-		produceStreams: gauge("produce_streams", "Produce streams that are open."),
-		inFlight:       gauge("produce_in_flight", "Produce requests taken and not yet answered."),
-		stalls:         counter("produce_stalls_total", "Times that a Produce stream was not read for being at its bound of requests or bytes under way."),
-		producingBytes: gauge("producing_bytes", "Bytes of batches of all streams that wait for their commit."),
-		fetchingBytes:  gauge("fetching_bytes", "Bytes of fetch answers on their way to clients."),
-		fetchesHeld:    counter("fetches_held_total", "Fetches that waited because too many bytes of answers were on their way."),
-		panics:         counter("panics_total", "Calls ended by a panic. Each is a bug."),
-		unknownErrors:  counter("unknown_errors_total", "Failures that the error table does not know. Each is a bug and has been logged."),
+		produceErrors:   vec("produce_errors_total", "Produce requests answered with an error, by reason.", "reason"),
+		unanswered:      vec("produce_unanswered_errors_total", "Produce requests with acks none that failed, by reason. Nobody was told.", "reason"),
+		produceBytes:    counter("produce_bytes_total", "Bytes of batches received, refused ones included."),
+		fetchBytes:      counter("fetch_bytes_total", "Bytes of batches given to fetches."),
+		produceStreams:  gauge("produce_streams", "Produce streams that are open."),
+		inFlight:        gauge("produce_in_flight", "Produce requests taken and not yet answered."),
+		stalls:          counter("produce_stalls_total", "Times that a Produce stream was not read for being at its bound of requests or bytes under way."),
+		producingBytes:  gauge("producing_bytes", "Bytes of batches of all streams that wait for their commit."),
+		fetchingBytes:   gauge("fetching_bytes", "Bytes of fetch answers that are being read or on their way to clients."),
+		fetchPartitions: gauge("fetch_partitions", "Partitions named by fetches under way, those that wait for data included."),
+		fetchesHeld:     counter("fetches_held_total", "Fetches that waited because too many bytes of answers were on their way."),
+		panics:          counter("panics_total", "Calls ended by a panic. Each is a bug."),
+		unknownErrors:   counter("unknown_errors_total", "Failures that the error table does not know. Each is a bug and has been logged."),
 
 		connections:        gauge("connections", "Open client connections."),
 		connectionsRefused: counter("connections_refused_total", "Connections closed at once for being above the limit."),
 	}
 	if r != nil {
 		r.MustRegister(m.requests, m.seconds, m.produceSeconds, m.produceErrors, m.unanswered, m.produceBytes, m.fetchBytes,
-			m.produceStreams, m.inFlight, m.stalls, m.producingBytes, m.fetchingBytes, m.fetchesHeld, m.panics, m.unknownErrors,
+			m.produceStreams, m.inFlight, m.stalls, m.producingBytes, m.fetchingBytes, m.fetchPartitions, m.fetchesHeld, m.panics, m.unknownErrors,
 			m.connections, m.connectionsRefused)
 	}
 	return m

@@ -63,9 +63,16 @@ func (s *Server) maxRequestBytes() int { return s.c.MaxMessageBytes + messageSla
 // large answers counted until they have left.
 func (s *Server) aroundUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (answer any, err error) {
 	start := time.Now()
+	var count *answerCount
+	if _, ok := req.(*clientv1.FetchRequest); ok {
+		ctx, count = s.counting(ctx)
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			answer, err = nil, s.panicked(info.FullMethod, p)
+		}
+		if err != nil && count != nil {
+			count.Encoded() // never
 		}
 		s.metrics.requests.WithLabelValues(info.FullMethod, status.Code(err).String()).Inc()
 		s.metrics.seconds.WithLabelValues(info.FullMethod).Observe(time.Since(start).Seconds())
@@ -74,8 +81,8 @@ func (s *Server) aroundUnary(ctx context.Context, req any, info *grpc.UnaryServe
 	if err != nil {
 		return nil, err
 	}
-	if fetched, ok := answer.(*clientv1.FetchResponse); ok {
-		return sending(ctx, fetched), nil
+	if fetched, ok := answer.(*clientv1.FetchResponse); ok && count != nil {
+		return clientv1.Counted{FetchResponse: fetched, Counter: count}, nil
 	}
 	return answer, nil
 }

@@ -5,12 +5,10 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/stats"
-
-	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 )
 
-// Fetch answers are counted from the moment they are encoded until the transport has let go of
-// their bytes, so that slow readers cannot make the broker hold any number of them. The transport
+// Fetch answers are counted from before they are read until the transport has let go of their bytes, so
+// that neither many fetches at once nor slow readers can make the broker hold any number of them. The transport
 // tells of buffers it has written or dropped with their stream, but forgets those that were queued
 // when a connection broke; so what a connection holds is counted, and given back when it ends.
 
@@ -80,10 +78,49 @@ func (h *held) end() {
 	h.bytes = 0
 }
 
-// sending wraps an answer so that the codec counts it on the way out.
-func sending(ctx context.Context, m *clientv1.FetchResponse) any {
-	if h, ok := ctx.Value(heldKey{}).(*held); ok {
-		return clientv1.Counted{FetchResponse: m, Counter: h}
-	}
-	return m
+type countKey struct{}
+
+// answerCount counts one answer: what it has taken while it is read, then, buffer by buffer, what the connection holds.
+// It satisfies partition.Room and clientv1.SendCounter and belongs to one call.
+type answerCount struct {
+	*held
+	s *Server
+	// taken is what is counted and not yet held by the connection.
+	taken int64
+	// full: there was no room for the answer.
+	full bool
 }
+
+// counting gives the context of a fetch its count, if the connection has one.
+func (s *Server) counting(ctx context.Context) (context.Context, *answerCount) {
+	h, ok := ctx.Value(heldKey{}).(*held)
+	if !ok {
+		return ctx, nil
+	}
+	c := &answerCount{held: h, s: s}
+	return context.WithValue(ctx, countKey{}, c), c
+}
+
+// Take takes room for an answer, at least for the largest batch there can be.
+func (c *answerCount) Take(ctx context.Context, most int) int {
+	least := min(int64(c.s.c.MaxMessageBytes), c.fetching.limit)
+	n := c.fetching.take(ctx, least, int64(most), c.s.metrics.fetchesHeld.Inc)
+	c.taken += n
+	c.full = n == 0
+	return int(n)
+}
+
+// Give gives back what was not used.
+func (c *answerCount) Give(bytes int) {
+	c.taken -= int64(bytes)
+	c.fetching.add(-int64(bytes))
+}
+
+// Hold passes bytes on to the connection's count.
+func (c *answerCount) Hold(n int) {
+	c.held.Hold(n)
+	c.Give(int(min(int64(n), c.taken)))
+}
+
+// Encoded gives back what was copied.
+func (c *answerCount) Encoded() { c.Give(int(c.taken)) }

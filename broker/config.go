@@ -147,8 +147,8 @@ type LimitsConfig struct {
 	// FetchBytes are the fetch answers of all consumers under way, 1 MiB and at
 	// least twice max_message_bytes. Above it a fetch waits.
 	FetchBytes Bytes `koanf:"fetch_bytes"`
-	// ReplicationBytes are the entries under way to and from all peers, 1 MiB
-	// and at least twice max_message_bytes.
+	// ReplicationBytes are the entries under way to all peers, 1 MiB and at
+	// least twice max_message_bytes; 16 MiB at most are under way to one.
 	ReplicationBytes Bytes `koanf:"replication_bytes"`
 	// CacheBytes are the newest entries of all partitions, kept so that
 	// followers and consumers at the tail need not read the disk. 0 to 1 TiB.

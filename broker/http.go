@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 
 	"github.com/oncelog/oncelog/internal/buildinfo"
 )
@@ -23,11 +24,14 @@ type httpServer struct {
 	done   chan error
 }
 
+// maxHTTPConnections bounds the connections to the HTTP port; more wait to be accepted.
+const maxHTTPConnections = 256
+
 // startHTTP serves on l until close. notReady lists what keeps the broker from being ready, one
 // sentence each.
-func startHTTP(l net.Listener, gatherer prometheus.Gatherer, notReady func() []string, logger *slog.Logger) *httpServer {
+func startHTTP(l net.Listener, reg *prometheus.Registry, notReady func() []string, logger *slog.Logger) *httpServer {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn)}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn)}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "alive") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if reasons := notReady(); len(reasons) > 0 {
@@ -37,8 +41,18 @@ func startHTTP(l net.Listener, gatherer prometheus.Gatherer, notReady func() []s
 		writeText(w, http.StatusOK, "ready")
 	})
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, buildinfo.Get().String()) })
+	open := prometheus.NewGauge(prometheus.GaugeOpts{Name: "brokerd_http_connections", Help: "Open connections to the HTTP port."})
+	reg.MustRegister(open)
 	h := &httpServer{
 		server: &http.Server{
+			ConnState: func(_ net.Conn, s http.ConnState) {
+				switch s {
+				case http.StateNew:
+					open.Inc()
+				case http.StateClosed, http.StateHijacked:
+					open.Dec()
+				}
+			},
 			Handler:           mux,
 			ReadHeaderTimeout: 5 * time.Second,
 			ReadTimeout:       10 * time.Second,
@@ -49,7 +63,7 @@ func startHTTP(l net.Listener, gatherer prometheus.Gatherer, notReady func() []s
 		},
 		done: make(chan error, 1),
 	}
-	go func() { h.done <- h.server.Serve(l) }()
+	go func() { h.done <- h.server.Serve(netutil.LimitListener(l, maxHTTPConnections)) }()
 	return h
 }
 

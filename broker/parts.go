@@ -94,6 +94,7 @@ func (b *Broker) assemble() (*parts, error) {
 		CommitTimeout:       b.cfg.Raft.CommitTimeout,
 		HeartbeatInterval:   b.cfg.Raft.HeartbeatBatch,
 		MaxOutstandingBytes: int64(b.cfg.Raft.MaxInFlightBytes),
+		MaxSendingBytes:     int64(b.cfg.Limits.ReplicationBytes),
 		MaxEntryBytes:       int(b.cfg.Limits.MaxMessageBytes) + entrySlack,
 		TrustNetwork:        tlsConfig != nil,
 		Logger:              p.logger,

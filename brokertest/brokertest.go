@@ -474,6 +474,19 @@ func (g *gate) open() {
 	}
 }
 
+// MetricNames lists the metrics that a broker shows now.
+func (c *Cluster) MetricNames(id int32) []string {
+	families, err := c.node(id).registry.Gather()
+	if err != nil {
+		c.t.Errorf("gather metrics of broker %d: %v", id, err)
+	}
+	var names []string
+	for _, f := range families {
+		names = append(names, f.GetName())
+	}
+	return names
+}
+
 // Metric sums a counter or gauge of a broker over its labels; 0 when it has none.
 func (c *Cluster) Metric(id int32, name string) float64 {
 	families, err := c.node(id).registry.Gather()

@@ -15,7 +15,25 @@ type FetchRequest struct {
 	MinBytes, MaxBytes int
 	// Committed: only data below the last stable offset (read_committed, L10).
 	Committed bool
+	// Room bounds what fetches read into memory together; nil: no bound.
+	Room Room
 }
+
+// Room bounds what fetches hold in memory, from before it is read. One Fetch uses it from one goroutine. Of what
+// it has taken, the bytes in the answers stay taken when Fetch has returned.
+type Room interface {
+	// Take takes room for an answer of so many bytes or fewer, and gives how many it may have: enough for one batch of any
+	// size, or 0 if there is no room until ctx ends.
+	Take(ctx context.Context, most int) int
+	// Give gives back what was taken and not used.
+	Give(bytes int)
+}
+
+// noRoom is the Room of requests without one.
+type noRoom struct{}
+
+func (noRoom) Take(_ context.Context, most int) int { return max(most, 1) }
+func (noRoom) Give(int)                             {}
 
 // fetchWaiter is a long poll; a partition whose bounds move puts a token in.
 type fetchWaiter struct {
@@ -25,6 +43,11 @@ type fetchWaiter struct {
 // Fetch reads, and waits until there is enough, an error, or MaxWait is over. The answers are in
 // the order of the request.
 func (h *Host) Fetch(ctx context.Context, req FetchRequest) []FetchedPartition {
+	if req.Room == nil {
+		req.Room = noRoom{}
+	}
+	end, stop := context.WithTimeout(ctx, max(req.MaxWait, 0))
+	defer stop()
 	replicas := make([]*Replica, len(req.Partitions))
 	for i, q := range req.Partitions {
 		replicas[i] = h.replica(q.TopicPartition)
@@ -32,7 +55,7 @@ func (h *Host) Fetch(ctx context.Context, req FetchRequest) []FetchedPartition {
 	w := &fetchWaiter{moved: make(chan struct{}, 1)}
 	var timeout <-chan time.Time
 	for {
-		answers, done := h.fetchOnce(ctx, req, replicas)
+		answers, done := h.fetchOnce(ctx, end, req, replicas)
 		if done || req.MaxWait <= 0 {
 			return answers
 		}
@@ -52,24 +75,30 @@ func (h *Host) Fetch(ctx context.Context, req FetchRequest) []FetchedPartition {
 		case <-timeout:
 			req.MaxWait = 0
 		case <-ctx.Done():
-			return answers
+			return withoutData(answers)
 		case <-h.stopping:
-			return answers
+			return withoutData(answers)
 		}
 	}
 }
 
-// fetchOnce reads what there is. done: it is enough to answer.
-func (h *Host) fetchOnce(ctx context.Context, req FetchRequest, replicas []*Replica) (answers []FetchedPartition, done bool) {
+// fetchOnce reads what there is. done: it is enough to answer, or there is no room for it until end.
+func (h *Host) fetchOnce(ctx, end context.Context, req FetchRequest, replicas []*Replica) (answers []FetchedPartition, done bool) {
 	answers = make([]FetchedPartition, len(req.Partitions))
+	room, full := 0, false
+	if req.anyData(replicas) {
+		room = req.Room.Take(end, req.MaxBytes)
+		full = room == 0
+	}
+	left := min(room, req.MaxBytes)
 	total := 0
 	for i, q := range req.Partitions {
 		if replicas[i] == nil {
 			answers[i] = FetchedPartition{TopicPartition: q.TopicPartition, Err: h.unknown(q.TopicPartition),
 				HighWatermark: -1, LastStable: -1, LogStart: -1}
 		} else {
-			budget := max(req.MaxBytes-total, 0)
-			if total == 0 {
+			budget := max(left-total, 0)
+			if total == 0 && room > 0 {
 				budget = max(budget, 1)
 			}
 			answers[i] = replicas[i].read(ctx, q, req.Committed, budget)
@@ -77,7 +106,39 @@ func (h *Host) fetchOnce(ctx context.Context, req FetchRequest, replicas []*Repl
 		total += answers[i].Bytes
 		done = done || answers[i].Err != nil
 	}
-	return answers, done || total >= req.MinBytes
+	done = done || full || total >= req.MinBytes || req.MaxWait <= 0
+	if !done {
+		req.Room.Give(room) // what was read is read again when there is more
+		return answers, false
+	}
+	req.Room.Give(room - total)
+	return answers, true
+}
+
+// withoutData drops what was read and has been given back.
+func withoutData(answers []FetchedPartition) []FetchedPartition {
+	for i := range answers {
+		answers[i].Batches, answers[i].Bytes = nil, 0
+	}
+	return answers
+}
+
+// anyData says that something can be read now. What comes a moment later wakes the long poll.
+func (req *FetchRequest) anyData(replicas []*Replica) bool {
+	for i, r := range replicas {
+		if r == nil {
+			continue
+		}
+		b := r.bounds.Load()
+		limit := b.highWatermark
+		if req.Committed {
+			limit = b.lastStable
+		}
+		if at := req.Partitions[i].Offset; at >= b.start && at < limit {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *Replica) addFetch(w *fetchWaiter) {

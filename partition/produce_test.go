@@ -150,6 +150,46 @@ func TestEmptiedLogIsQuarantined(t *testing.T) {
 	}
 }
 
+// countedRoom is a Room of a size that counts.
+type countedRoom struct{ size, taken, asked int }
+
+func (c *countedRoom) Take(_ context.Context, most int) int {
+	c.asked++
+	n := max(min(most, c.size-c.taken), 0)
+	c.taken += n
+	return n
+}
+
+func (c *countedRoom) Give(n int) { c.taken -= n }
+
+// TestFetchTakesRoom: room is taken before anything is read and not while there is nothing to read; what is in the
+// answer stays taken, and nothing else.
+func TestFetchTakesRoom(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	fetch := func(room *countedRoom, offset record.Offset, minBytes int, wait time.Duration) FetchedPartition {
+		return r.host.Fetch(t.Context(), FetchRequest{MaxBytes: 1 << 20, MinBytes: minBytes, MaxWait: wait, Room: room, Partitions: []FetchPartition{
+			{TopicPartition: testTP, Offset: offset, MaxBytes: 1 << 20, LeaderEpoch: -1}}})[0]
+	}
+	room := &countedRoom{size: 1 << 20}
+	if f := fetch(room, 0, 1, 50*time.Millisecond); f.Bytes != 0 || room.asked != 0 {
+		t.Errorf("an empty partition gave %d bytes, room was asked for %d times", f.Bytes, room.asked)
+	}
+	r.mustProduce(batch(5, 0, 0, 4), 0)
+	f := fetch(room, 0, 1, time.Second)
+	if f.Err != nil || f.Bytes == 0 || room.taken != f.Bytes {
+		t.Errorf("%d bytes, %v; %d are taken", f.Bytes, f.Err, room.taken)
+	}
+	room.taken = 0
+	if f := fetch(room, 0, 1<<20, 100*time.Millisecond); f.Bytes == 0 || room.taken != f.Bytes || room.asked < 3 {
+		t.Errorf("waiting for more: %d bytes, %d are taken, asked %d times", f.Bytes, room.taken, room.asked)
+	}
+	room.taken = room.size
+	if f := fetch(room, 0, 1, time.Minute); f.Err != nil || f.Bytes != 0 || f.HighWatermark != 4 || room.taken != room.size {
+		t.Errorf("without room: %+v, %d are taken", f, room.taken)
+	}
+}
+
 // TestListOffsets holds L16, L17 and L20.
 func TestListOffsets(t *testing.T) {
 	r := newRig(t)

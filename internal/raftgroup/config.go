@@ -56,6 +56,9 @@ type Config struct {
 	// 32 MiB and 16,384. One command is accepted however large.
 	MaxQueuedBytes   int64
 	MaxQueuedEntries int
+	// MaxSendingBytes bounds the entries under way to all other brokers, 64 MiB by default; to one of them at most
+	// 16 MiB are. A single larger entry passes alone.
+	MaxSendingBytes int64
 	// MaxOutstandingBytes bounds what one group has handed to Raft and not seen applied. Default
 	// 4 MiB. One command is handed over however large.
 	MaxOutstandingBytes int64
@@ -96,6 +99,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.MaxQueuedBytes == 0 {
 		c.MaxQueuedBytes = 32 << 20
 	}
+	if c.MaxSendingBytes == 0 {
+		c.MaxSendingBytes = 64 << 20
+	}
 	if c.MaxQueuedEntries == 0 {
 		c.MaxQueuedEntries = 16384
 	}
@@ -132,8 +138,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("raftgroup: HeartbeatInterval is %v, must be at most a tenth of HeartbeatTimeout, %v", c.HeartbeatInterval, c.HeartbeatTimeout)
 	case c.MaxEntryBytes < 1024 || c.MaxEntryBytes > maxEntryLimit:
 		return fmt.Errorf("raftgroup: MaxEntryBytes is %d, must be 1024 to %d", c.MaxEntryBytes, maxEntryLimit)
-	case c.MaxQueuedBytes < 0 || c.MaxQueuedEntries < 1 || c.MaxOutstandingBytes < 0:
-		return fmt.Errorf("raftgroup: MaxQueuedBytes, MaxQueuedEntries and MaxOutstandingBytes must not be negative")
+	case c.MaxQueuedBytes < 0 || c.MaxQueuedEntries < 1 || c.MaxOutstandingBytes < 0 || c.MaxSendingBytes < 0:
+		return fmt.Errorf("raftgroup: MaxQueuedBytes, MaxQueuedEntries, MaxOutstandingBytes and MaxSendingBytes must not be negative")
 	}
 	return nil
 }

@@ -17,6 +17,8 @@ type Host struct {
 	logger  *slog.Logger
 	metrics *metrics
 	stable  *stableFiles
+	// sending bounds the entries under way to all other brokers.
+	sending *budget
 
 	// ctx ends when the host closes its connections, after its groups.
 	ctx    context.Context
@@ -51,6 +53,7 @@ func NewHost(c Config) (*Host, error) {
 		peers:    make(map[int32]*peer),
 		wires:    make(map[*wire]struct{}),
 		sessions: make(map[sessionKey]*wire),
+		sending:  newBudget(c.MaxSendingBytes),
 	}
 	h.metrics = newMetrics(c.Registerer, h)
 	if h.stable, err = openStableFiles(c.Dir, c.noSync, h.logger); err != nil {

@@ -70,11 +70,13 @@ func (l *link) start(c *call) (uint64, bool) {
 	return id, true
 }
 
-// abandon forgets a call whose caller has gone; a late answer is dropped.
-func (l *link) abandon(id uint64) {
+// abandon forgets a call whose caller has gone; a late answer is dropped. False: done has been called, or is about to be.
+func (l *link) abandon(id uint64) bool {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, ok := l.pending[id]
 	delete(l.pending, id)
-	l.mu.Unlock()
+	return ok
 }
 
 // ask sends a small request.

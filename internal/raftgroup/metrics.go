@@ -14,6 +14,7 @@ type metrics struct {
 	proposals     *prometheus.CounterVec
 	queuedBytes   prometheus.Gauge
 	outstanding   prometheus.Gauge
+	sendingBytes  prometheus.Gauge
 	confirms      *prometheus.CounterVec
 	confirmTime   prometheus.Histogram
 	bytes         *prometheus.CounterVec
@@ -60,6 +61,7 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 		proposals:     counters("proposals_total", "Commands proposed here, by outcome: applied, did_not_happen, may_have_happened.", "outcome"),
 		queuedBytes:   gauge("queued_bytes", "Bytes of commands that wait to be handed to Raft, over all groups."),
 		outstanding:   gauge("outstanding", "Commands handed to Raft and not resolved, over all groups."),
+		sendingBytes:  gauge("sending_bytes", "Bytes of entries sent to other brokers and not answered."),
 		confirms:      counters("confirm_rounds_total", "Leadership checks, by result: confirmed, failed.", "result"),
 		confirmTime:   prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "brokerd", Subsystem: "raft", Name: "confirm_seconds", Help: "Time of a leadership check.", Buckets: buckets}),
 		bytes:         counters("bytes_total", "Bytes on connections between brokers, by class (bulk, control) and direction.", "class", "direction"),
@@ -91,7 +93,7 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 	m.outcomes[DidNotHappen] = m.proposals.WithLabelValues("did_not_happen")
 	m.outcomes[MayHaveHappened] = m.proposals.WithLabelValues("may_have_happened")
 	if reg != nil {
-		reg.MustRegister(m.leaderChanges, m.proposals, m.queuedBytes, m.outstanding, m.confirms, m.confirmTime, m.bytes,
+		reg.MustRegister(m.leaderChanges, m.proposals, m.queuedBytes, m.outstanding, m.sendingBytes, m.confirms, m.confirmTime, m.bytes,
 			m.rpcTime, m.rpcErrors, m.dials, m.badFrames, m.wrongServer, m.beats, m.beatFrames, m.snapshots, m.badSnapshots,
 			m.catchUps, m.reopens, m.halts, m.applyPanics, m.staleTerm, m.deadBrokers, newGroupCollector(h))
 	}

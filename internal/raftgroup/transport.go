@@ -265,7 +265,9 @@ func (t *transport) sendChunk(to target, c *chunk, resp *raft.AppendEntriesRespo
 	case r := <-answer:
 		*resp, err = r.resp, r.err
 	case <-t.engine.stopping:
-		l.abandon(id)
+		if l.abandon(id) {
+			t.sent(l, c) // the call will not tell
+		}
 		err = ErrStopped
 	}
 	t.host.metrics.rpc(frameAppend, started, err)
@@ -277,8 +279,13 @@ func (t *transport) writeChunk(l *link, to target, c *chunk, stop <-chan struct{
 	if !l.budget.acquire(c.bytes, stop, l.closed) {
 		return 0, l.cause()
 	}
-	id, ok := l.start(&call{kind: frameAppendAck, done: func(f *frame, err error) {
+	if !t.host.sending.acquire(c.bytes, stop, l.closed) {
 		l.budget.release(c.bytes)
+		return 0, l.cause()
+	}
+	t.host.metrics.sendingBytes.Add(float64(c.bytes))
+	id, ok := l.start(&call{kind: frameAppendAck, done: func(f *frame, err error) {
+		t.sent(l, c)
 		done(f, err)
 	}})
 	if !ok {
@@ -293,6 +300,13 @@ func (t *transport) writeChunk(l *link, to target, c *chunk, stop <-chan struct{
 	_ = l.write(b, bodies)
 	headPool.put(b)
 	return id, nil
+}
+
+// sent gives back what writeChunk took.
+func (t *transport) sent(l *link, c *chunk) {
+	l.budget.release(c.bytes)
+	t.host.sending.release(c.bytes)
+	t.host.metrics.sendingBytes.Sub(float64(c.bytes))
 }
 
 // InstallSnapshot streams a snapshot.

@@ -480,3 +480,46 @@ func TestOlderConnectionGoes(t *testing.T) {
 		_ = first.Close()
 	})
 }
+
+// What a group had under way when it was closed is not counted for ever: else the connection, which all groups
+// share, would have less and less room.
+func TestClosedGroupGivesBackItsBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2)
+		c.openAll(7)
+		c.openAll(8)
+		n, r := c.leader(7)
+		c.leader(8)
+		r.propose(t, "connected")
+		other := c.others(n)[0]
+		e := r.group.engine.Load()
+		link := n.host.peer(other.id).bulk.current()
+		c.net.isolate(true, n.name, other.name)
+		last, err := e.log.LastIndex()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			q := &raft.AppendEntriesRequest{Term: e.raft.CurrentTerm(), PrevLogEntry: last, PrevLogTerm: e.raft.CurrentTerm(),
+				Entries: []*raft.Log{{Index: last + 1, Term: e.raft.CurrentTerm(), Data: make([]byte, 100<<10)}}}
+			ended <- e.transport.AppendEntries(raft.ServerID(MakeServerID(other.id, 1)), "", q, &raft.AppendEntriesResponse{})
+		}()
+		synctest.Wait()
+		if free := link.budget.free; free != link.budget.size-100<<10 || n.host.sending.free != n.host.sending.size-100<<10 {
+			t.Errorf("%d of %d bytes are free with a request under way", free, link.budget.size)
+		}
+		if err := r.group.Close(); err != nil {
+			t.Fatal(err)
+		}
+		<-ended
+		synctest.Wait()
+		if link.budget.free != link.budget.size || n.host.sending.free != n.host.sending.size || value(n.host.metrics.sendingBytes) != 0 {
+			t.Errorf("%d of %d bytes are free after the group was closed, %v are counted", link.budget.free, link.budget.size, value(n.host.metrics.sendingBytes))
+		}
+		if link != n.host.peer(other.id).bulk.current() {
+			t.Error("the connection was lost: the test shows nothing")
+		}
+		c.net.isolate(false, n.name, other.name)
+	})
+}

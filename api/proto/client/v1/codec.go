@@ -41,10 +41,11 @@ type Counted struct {
 // SendCounter is told of the batches of one message, or of many. Hold is called when a buffer is
 // handed to the transport, Put (from mem.BufferPool) when the transport has let go of the same
 // buffer; the transport is known to forget buffers that are queued when their connection breaks.
-// Put must not recycle the memory, which is the message's. Get is never called. Short batches,
-// which are copied, are not counted.
+// Put must not recycle the memory, which is the message's. Get is never called. Encoded is called once, when the message
+// has been encoded, or could not be: what has not been held by then was short and has been copied.
 type SendCounter interface {
 	Hold(bytes int)
+	Encoded()
 	mem.BufferPool
 }
 
@@ -71,6 +72,7 @@ func (Codec) Marshal(v any) (mem.BufferSlice, error) {
 			return out, nil
 		}
 	case Counted:
+		defer m.Counter.Encoded()
 		if out, ok := marshalFetched(m.FetchResponse, m.Counter); ok {
 			return out, nil
 		}

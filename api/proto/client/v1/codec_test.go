@@ -195,14 +195,15 @@ func TestSentBatchesAreNotCopied(t *testing.T) {
 	if counter.held != 0 {
 		t.Errorf("%d bytes are counted after they were sent", counter.held)
 	}
-	if _, err := (Codec{}).Marshal(Counted{Counter: counter, FetchResponse: &FetchResponse{}}); err != nil || counter.held != 0 {
+	if _, err := (Codec{}).Marshal(Counted{Counter: counter, FetchResponse: &FetchResponse{}}); err != nil || counter.held != 0 || counter.encoded != 2 {
 		t.Errorf("an answer without batches: %v, %d bytes counted", err, counter.held)
 	}
 }
 
-type sendCounter struct{ held int }
+type sendCounter struct{ held, encoded int }
 
 func (c *sendCounter) Hold(n int)      { c.held += n }
+func (c *sendCounter) Encoded()        { c.encoded++ }
 func (c *sendCounter) Put(b *[]byte)   { c.held -= len(*b) }
 func (c *sendCounter) Get(int) *[]byte { panic("the codec takes nothing from the pool") }
 

@@ -1,0 +1,38 @@
+package test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"testing"
+)
+
+// TestMetricsInDocsExist: what the documents tell an operator to look at is there.
+func TestMetricsInDocsExist(t *testing.T) {
+	s := begin(t)
+	have := s.c.MetricNames(s.leader())
+	// Those with labels that nothing has happened to yet are not shown.
+	have = append(have, "brokerd_mux_rejected_total")
+	pages, err := filepath.Glob("../docs/*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("no pages: %v", err)
+	}
+	name := regexp.MustCompile(`\bbrokerd_[a-z_]+[a-z]\b`)
+	seen := 0
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range name.FindAllString(string(text), -1) {
+			seen++
+			if !slices.Contains(have, m) {
+				t.Errorf("%s names %s, which brokers do not have", page, m)
+			}
+		}
+	}
+	if seen == 0 {
+		t.Error("the documents name no metric")
+	}
+}
