@@ -34,8 +34,16 @@ func checkPartition(topic string, partition int32) (record.TopicPartition, *clie
 	return record.TopicPartition{Topic: topic, Partition: partition}, nil
 }
 
-// checkTopic checks a topic's name by Kafka's rules.
+// checkTopic checks the name of a topic that a client may use.
 func checkTopic(name string) *clientv1.Error {
+	if err := metadata.CheckNotInternal(name); err != nil {
+		return refused(string(err.Code), "topic", err.Limit, "%s", err.Message)
+	}
+	return checkTopicName(name)
+}
+
+// checkTopicName checks a topic's name by Kafka's rules. Those of the brokers' own topics pass.
+func checkTopicName(name string) *clientv1.Error {
 	if err := metadata.CheckTopicName(name); err != nil {
 		return refused(string(err.Code), "topic", err.Limit, "%s", err.Message)
 	}

@@ -36,7 +36,7 @@ func (s *service) GetMetadata(_ context.Context, req *clientv1.GetMetadataReques
 
 // namedTopic is a topic that was asked for, or why there is none.
 func (s *service) namedTopic(img *metadata.Image, name string) *clientv1.Topic {
-	if refusal := checkTopic(name); refusal != nil {
+	if refusal := checkTopicName(name); refusal != nil {
 		return &clientv1.Topic{Name: echo(name), Error: refusal}
 	}
 	t, ok := img.Topic(name)
@@ -59,7 +59,7 @@ func (s *service) protoBroker(b *metadata.Broker) *clientv1.Broker {
 
 // protoTopic shows a topic with the leaders heard of.
 func (s *service) protoTopic(t *metadata.Topic) *clientv1.Topic {
-	p := &clientv1.Topic{Name: t.Name, TopicId: t.ID.String(), Partitions: make([]*clientv1.Partition, len(t.Partitions))}
+	p := &clientv1.Topic{Name: t.Name, TopicId: t.ID.String(), Internal: record.InternalTopic(t.Name), Partitions: make([]*clientv1.Partition, len(t.Partitions))}
 	for i := range t.Partitions {
 		from := &t.Partitions[i]
 		q := &clientv1.Partition{Partition: int32(i), Leader: -1, LeaderEpoch: -1, GroupId: uint64(from.Group),

@@ -82,7 +82,7 @@ func (s *service) DeleteTopic(ctx context.Context, req *clientv1.DeleteTopicRequ
 
 // DescribeTopic shows a topic and the configs that hold for it.
 func (s *service) DescribeTopic(_ context.Context, req *clientv1.DescribeTopicRequest) (*clientv1.DescribeTopicResponse, error) {
-	if refusal := checkTopic(req.Name); refusal != nil {
+	if refusal := checkTopicName(req.Name); refusal != nil {
 		return nil, s.failed(refusal)
 	}
 	img := s.c.Cluster.Image()

@@ -26,6 +26,8 @@ type NewTopic struct {
 	Configs map[string]string
 	// ValidateOnly checks and changes nothing.
 	ValidateOnly bool
+	// Internal: the broker itself wants it; only then can it have the name of a topic of the brokers.
+	Internal bool
 }
 
 // TopicChange asks for a change of a topic.
@@ -48,6 +50,9 @@ func (c *Cluster) CreateTopic(ctx context.Context, n NewTopic) (*metadata.Topic,
 	if n.ReplicationFactor < 0 {
 		return nil, &metadata.Error{Code: metadata.InvalidReplicationFactor, Field: "replication_factor", Message: fmt.Sprintf("replication factor %d", n.ReplicationFactor), Limit: "1, 3, 5"}
 	}
+	if err := metadata.CheckNotInternal(n.Name); err != nil && !n.Internal {
+		return nil, err
+	}
 	var id metadata.TopicID
 	if _, err := io.ReadFull(c.config.Rand, id[:]); err != nil {
 		return nil, &Error{Code: NotController, Message: "no random topic id: " + err.Error(), Outcome: raftgroup.DidNotHappen}
@@ -66,6 +71,9 @@ func (c *Cluster) CreateTopic(ctx context.Context, n NewTopic) (*metadata.Topic,
 func (c *Cluster) AlterTopic(ctx context.Context, n TopicChange) (*metadata.Topic, error) {
 	if n.Partitions < 0 {
 		return nil, &metadata.Error{Code: metadata.InvalidPartitions, Field: "partitions", Message: fmt.Sprintf("%d partitions", n.Partitions), Limit: "1"}
+	}
+	if err := metadata.CheckNotInternal(n.Name); err != nil {
+		return nil, err
 	}
 	return c.topicChange(ctx, &peerv1.ForwardRequest{Request: &peerv1.ForwardRequest_AlterTopic{AlterTopic: &peerv1.AlterTopic{
 		Name: n.Name, Partitions: uint32(n.Partitions), SetConfigs: configsToProto(n.Set), UnsetConfigs: n.Unset, ValidateOnly: n.ValidateOnly,

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
+	"github.com/oncelog/oncelog/record"
 )
 
 // CheckTopicName refuses what Kafka refuses: names that are empty, "." or "..", too long, or hold
@@ -23,6 +24,22 @@ func CheckTopicName(name string) *Error {
 		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '_' || c == '-') {
 			return refuse(InvalidTopic, "name", "topic name %q: byte %d is not one of a-z A-Z 0-9 . _ -", clip(name), i)
 		}
+	}
+	return nil
+}
+
+// Internal says whether a name is that of a topic which belongs to the brokers, or would collide with one. Clients neither create,
+// alter nor delete these, and their partitions, the shards of the coordinators, stay as many as they were made.
+func Internal(name string) bool { return record.InternalTopic(collisionKey(name)) }
+
+func internalTopic(name string) *Error {
+	return refuse(InvalidTopic, "name", "topic %q belongs to the brokers", clip(name))
+}
+
+// CheckNotInternal refuses the names of topics that belong to the brokers.
+func CheckNotInternal(name string) *Error {
+	if Internal(name) {
+		return internalTopic(name)
 	}
 	return nil
 }
@@ -193,6 +210,9 @@ func (s *State) alterTopic(c *statev1.AlterTopic, r *Result) {
 	}
 	now, added := len(t.Partitions), c.GetAddPartitions()
 	if len(added) > 0 {
+		if r.Err = CheckNotInternal(t.Name); r.Err != nil {
+			return
+		}
 		if int64(c.GetExpectedPartitions()) != int64(now) {
 			r.Err = refuse(InvalidUpdateVersion, "partitions", "topic %s has %d partitions, not %d", t.Name, now, c.GetExpectedPartitions())
 			return
@@ -238,6 +258,9 @@ func (s *State) deleteTopic(c *statev1.DeleteTopic, r *Result) {
 	}
 	if t.Deleting {
 		r.Topic = t // asked again
+		return
+	}
+	if r.Err = CheckNotInternal(t.Name); r.Err != nil {
 		return
 	}
 	changed := *t

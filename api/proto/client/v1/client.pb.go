@@ -1951,8 +1951,11 @@ type Topic struct {
 	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	TopicId string                 `protobuf:"bytes,2,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
 	// UNKNOWN_TOPIC_OR_PARTITION where a named topic does not exist.
-	Error         *Error       `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
-	Partitions    []*Partition `protobuf:"bytes,4,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	Error      *Error       `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	Partitions []*Partition `protobuf:"bytes,4,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// It belongs to the brokers: its partitions are the shards of coordinators, and clients neither
+	// write nor read it.
+	Internal      bool `protobuf:"varint,5,opt,name=internal,proto3" json:"internal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2013,6 +2016,13 @@ func (x *Topic) GetPartitions() []*Partition {
 		return x.Partitions
 	}
 	return nil
+}
+
+func (x *Topic) GetInternal() bool {
+	if x != nil {
+		return x.Internal
+	}
+	return false
 }
 
 type Partition struct {
@@ -3380,14 +3390,15 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x05alive\x18\x04 \x01(\bR\x05alive\x12!\n" +
 	"\fpeer_address\x18\x05 \x01(\tR\vpeerAddress\x12!\n" +
 	"\fhttp_address\x18\x06 \x01(\tR\vhttpAddress\x12\x18\n" +
-	"\aversion\x18\a \x01(\tR\aversion\"\xa4\x01\n" +
+	"\aversion\x18\a \x01(\tR\aversion\"\xc0\x01\n" +
 	"\x05Topic\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\btopic_id\x18\x02 \x01(\tR\atopicId\x12.\n" +
 	"\x05error\x18\x03 \x01(\v2\x18.oncelog.client.v1.ErrorR\x05error\x12<\n" +
 	"\n" +
 	"partitions\x18\x04 \x03(\v2\x1c.oncelog.client.v1.PartitionR\n" +
-	"partitions\"\x9b\x01\n" +
+	"partitions\x12\x1a\n" +
+	"\binternal\x18\x05 \x01(\bR\binternal\"\x9b\x01\n" +
 	"\tPartition\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\x05R\x06leader\x12!\n" +
