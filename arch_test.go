@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	"internal/watermark":   {},
 	"internal/lifecycle":   {},
 	"internal/memnet":      {},
+	"internal/timeofday":   {},
 	"internal/mux":         {},
 	"internal/buildinfo":   {},
 	"internal/brokerproc":  {},
@@ -57,9 +58,9 @@ var mayImport = map[string][]string{
 	"cluster":      {"record", "api/proto/peer", "api/proto/state", "cluster/metadata", "cluster/peer", "internal"},
 
 	// Listeners: decode, call a domain, encode.
-	"api": {"record", "api/proto/client", "partition", "cluster", "internal"},
+	"api": {"record", "api/proto/client", "partition", "coordinator", "cluster", "internal"},
 
-	"broker": {"record", "api", "partition", "cluster", "internal"},
+	"broker": {"record", "api", "partition", "coordinator", "cluster", "internal"},
 
 	// Outside of the broker.
 	"client":        {"record", "api/proto/client"},

@@ -106,6 +106,8 @@ var kinds = [...]kind{
 	{reason: "INVALID_PRODUCER_EPOCH", kafka: 47, grpc: codes.FailedPrecondition},
 	{reason: "INVALID_TXN_STATE", kafka: 48, grpc: codes.FailedPrecondition},
 	{reason: "INVALID_PRODUCER_ID_MAPPING", kafka: 49, grpc: codes.InvalidArgument},
+	{reason: "INVALID_TRANSACTION_TIMEOUT", kafka: 50, grpc: codes.InvalidArgument},
+	{reason: "CONCURRENT_TRANSACTIONS", kafka: 51, grpc: codes.Aborted, retry: retryLater}, // the markers of the last transaction are on their way
 	{reason: "TRANSACTION_COORDINATOR_FENCED", kafka: 52, grpc: codes.FailedPrecondition},
 	{reason: reasonTxnUnauthorised, kafka: 53, grpc: codes.PermissionDenied},
 	{reason: "KAFKA_STORAGE_ERROR", kafka: 56, grpc: codes.Unavailable, retry: retryElsewhere, mayHaveHappened: true},
@@ -116,12 +118,15 @@ var kinds = [...]kind{
 	{reason: "OFFSET_NOT_AVAILABLE", kafka: 78, grpc: codes.Unavailable, retry: retryLater},
 	{reason: reasonInvalidRecord, kafka: 87, grpc: codes.InvalidArgument},
 	{reason: "THROTTLING_QUOTA_EXCEEDED", kafka: 89, grpc: codes.ResourceExhausted, retry: retryLater},
+	{reason: "PRODUCER_FENCED", kafka: 90, grpc: codes.FailedPrecondition}, // a newer producer owns the transactional id: this one is over
 	{reason: "INVALID_UPDATE_VERSION", kafka: 95, grpc: codes.InvalidArgument},
 	{reason: "FEATURE_UPDATE_FAILED", kafka: 96, grpc: codes.FailedPrecondition},
 	{reason: "UNKNOWN_TOPIC_ID", kafka: 100, grpc: codes.NotFound, retry: retryElsewhere},
 	{reason: "DUPLICATE_BROKER_REGISTRATION", kafka: 101, grpc: codes.AlreadyExists},
 	{reason: "BROKER_ID_NOT_REGISTERED", kafka: 102, grpc: codes.FailedPrecondition},
 	{reason: "INCONSISTENT_CLUSTER_ID", kafka: 104, grpc: codes.FailedPrecondition},
+	{reason: "TRANSACTIONAL_ID_NOT_FOUND", kafka: 105, grpc: codes.NotFound},
+	{reason: "TRANSACTION_ABORTABLE", kafka: 120, grpc: codes.Aborted}, // abort the transaction; the next one may go well
 
 	{reason: reasonBusy, ours: true, kafka: 89, grpc: codes.ResourceExhausted, retry: retryLater},
 	{reason: reasonStopping, ours: true, kafka: 8, grpc: codes.Unavailable, retry: retryElsewhere},

@@ -74,6 +74,7 @@ func TestEveryReasonIsInTheTable(t *testing.T) {
 		atLeast       int
 	}{
 		{"../partition", "Code", 15},
+		{"../coordinator", "Code", 12},
 		{"../cluster/metadata", "Code", 15},
 		{"../cluster", "metadata.Code", 4},
 	} {

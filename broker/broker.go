@@ -113,7 +113,7 @@ func (b *Broker) open() error {
 	if b.lock, err = vfs.OS().Lock(b.cfg.DataDir); err != nil {
 		return fmt.Errorf("data_dir %s: %w; is another broker running on it?", b.cfg.DataDir, err)
 	}
-	for _, sub := range []string{"raft", "partitions"} {
+	for _, sub := range []string{"raft", "partitions", "coordinators"} {
 		if err = vfs.OS().MkdirAll(filepath.Join(b.cfg.DataDir, sub)); err != nil {
 			return fmt.Errorf("data_dir %s: %w", b.cfg.DataDir, err)
 		}

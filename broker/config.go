@@ -60,6 +60,8 @@ type Config struct {
 	RetentionCheck time.Duration `koanf:"retention_check"`
 	// Scrub says how the logs are searched for damage.
 	Scrub ScrubConfig `koanf:"scrub"`
+	// Transactions is about the transaction coordinator.
+	Transactions TransactionsConfig `koanf:"transactions"`
 	// ShutdownTimeout is how long a stopping broker may take to hand over what
 	// it leads and to answer what it has taken, 0 to 10 minutes.
 	ShutdownTimeout time.Duration `koanf:"shutdown_timeout"`
@@ -157,6 +159,33 @@ type LimitsConfig struct {
 	// 1,000,000. Above it the longest idle one without an open transaction is
 	// forgotten before its time.
 	MaxProducers int `koanf:"max_producers_per_partition"`
+	// MaxTransactionalIDs is how many transactional ids one shard of the
+	// transaction coordinator remembers, 1 to 1,000,000. One more is refused.
+	MaxTransactionalIDs int `koanf:"max_transactional_ids"`
+	// MaxTransactionPartitions is how many partitions one transaction can
+	// have, 1 to 100,000. A transaction that needs more has to be aborted.
+	MaxTransactionPartitions int `koanf:"max_transaction_partitions"`
+}
+
+// TransactionsConfig is about the transaction coordinator. All but Shards may be changed at any time.
+type TransactionsConfig struct {
+	// Shards is over how many Raft groups transactional ids are spread, 1 to
+	// 1000. It counts when the first transaction of the cluster begins, and
+	// stays as it is from then on.
+	Shards int `koanf:"shards"`
+	// MaxTimeout is the longest transaction timeout that a producer can ask
+	// for, 1 second to 24 hours (Kafka: transaction.max.timeout.ms).
+	MaxTimeout time.Duration `koanf:"max_timeout"`
+	// TimeoutCheck is how late a transaction may be aborted after its timeout,
+	// 10 milliseconds to 1 minute.
+	TimeoutCheck time.Duration `koanf:"timeout_check"`
+	// IDExpiration is how long a transactional id is remembered that is not
+	// used, 1 minute to 10 years (Kafka: transactional.id.expiration.ms). A
+	// producer that comes back later gets a new producer id.
+	IDExpiration time.Duration `koanf:"id_expiration"`
+	// IDExpirationCheck is how often a coordinator looks for such ids, 1
+	// second to 1 day.
+	IDExpirationCheck time.Duration `koanf:"id_expiration_check"`
 }
 
 // RaftConfig are the timings of all Raft groups of the broker.
@@ -239,6 +268,9 @@ func DefaultConfig() Config {
 			ReplicationBytes: 64 * MiB,
 			CacheBytes:       128 * MiB,
 			MaxProducers:     10_000,
+
+			MaxTransactionalIDs:      10_000,
+			MaxTransactionPartitions: 10_000,
 		},
 		Raft: RaftConfig{
 			HeartbeatTimeout:   time.Second,
@@ -254,8 +286,15 @@ func DefaultConfig() Config {
 		LeaderBalance:             10 * time.Second,
 		RetentionCheck:            5 * time.Minute,
 		Scrub:                     ScrubConfig{Interval: 24 * time.Hour, BytesPerSecond: 8 * MiB},
-		ShutdownTimeout:           30 * time.Second,
-		Log:                       LogConfig{Level: "info", Format: LogAuto},
+		Transactions: TransactionsConfig{
+			Shards:            16,
+			MaxTimeout:        15 * time.Minute,
+			TimeoutCheck:      time.Second,
+			IDExpiration:      7 * 24 * time.Hour,
+			IDExpirationCheck: time.Hour,
+		},
+		ShutdownTimeout: 30 * time.Second,
+		Log:             LogConfig{Level: "info", Format: LogAuto},
 	}
 }
 

@@ -128,10 +128,11 @@ func TestValidateSurvivesExtremes(t *testing.T) {
 		t.Fatal("the zero Config is accepted")
 	}
 	cfg := validConfig()
-	cfg.Limits = LimitsConfig{math.MinInt, math.MaxInt, math.MaxInt64, math.MinInt64, math.MaxInt64, -1, -1, -1}
+	cfg.Limits = LimitsConfig{math.MinInt, math.MaxInt, math.MaxInt64, math.MinInt64, math.MaxInt64, -1, -1, -1, -1, -1}
+	cfg.Transactions = TransactionsConfig{0, -1, math.MaxInt64, 0, -1}
 	cfg.Raft = RaftConfig{math.MaxInt64, math.MinInt64, math.MaxInt64, -1, math.MaxInt64, -1, math.MaxInt64}
-	if got := len(strings.Fields(fields(t, cfg.Validate()))); got != 12 {
-		t.Fatalf("%d fields refused, want 12:\n%v", got, cfg.Validate())
+	if got := len(strings.Fields(fields(t, cfg.Validate()))); got != 19 {
+		t.Fatalf("%d fields refused, want 19:\n%v", got, cfg.Validate())
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/oncelog/oncelog/cluster"
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/cluster/peer"
+	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/partition/recordlog"
@@ -139,4 +140,9 @@ var (
 	_ api.Cluster  = view{}
 	_ api.Health   = (*health)(nil)
 	_ peer.Handler = peerHandler{}
+
+	_ partition.Transactions  = txnGlue{}
+	_ coordinator.Markers     = txnGlue{}
+	_ coordinator.Directory   = directory{}
+	_ coordinator.ProducerIDs = (*cluster.Cluster)(nil)
 )

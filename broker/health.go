@@ -144,6 +144,14 @@ func (h *health) collect() []string {
 			silent++
 		}
 	}
+	for _, g := range p.coordinators.Groups() {
+		switch {
+		case g.Problem != "":
+			reasons = append(reasons, fmt.Sprintf("replica of %s is out of service: %s", g.Spec, g.Problem))
+		case g.Raft.Leader == "":
+			silent++
+		}
+	}
 	if silent > 0 {
 		reasons = append(reasons, fmt.Sprintf("%d partitions have no leader", silent))
 	}

@@ -19,6 +19,8 @@ import (
 	"github.com/oncelog/oncelog/cluster"
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/cluster/peer"
+	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/internal/buildinfo"
 	"github.com/oncelog/oncelog/internal/mux"
 	"github.com/oncelog/oncelog/internal/raftgroup"
@@ -42,10 +44,13 @@ type parts struct {
 	peers      *peer.Server
 	raft       *raftgroup.Host
 	partitions *partition.Host
-	reconciler *reconciler
-	health     *health
-	http       *httpServer
-	api        *api.Server
+	// coordinators hosts the shards of coordinators, transactions answers for those of transactional ids.
+	coordinators *coordinator.Host
+	transactions *coordinator.Transactions
+	reconciler   *reconciler
+	health       *health
+	http         *httpServer
+	api          *api.Server
 
 	grpcListeners map[string]net.Listener
 	// owned are the goroutines started here; cancel ends them.
@@ -109,6 +114,7 @@ func (b *Broker) assemble() (*parts, error) {
 		FS:                      b.options.FS,
 		Raft:                    p.raft,
 		Pull:                    p.pull,
+		Transactions:            txnGlue{p},
 		LeadershipChanged:       p.leadershipChanged,
 		CacheBytes:              cachePerReplica(b.cfg.Limits),
 		SnapshotBytes:           int64(b.cfg.Raft.SnapshotBytes),
@@ -121,8 +127,9 @@ func (b *Broker) assemble() (*parts, error) {
 		Logger:                  p.logger,
 		Registerer:              reg,
 	})
+	p.assembleCoordinators(b)
 	p.reconciler = &reconciler{
-		broker: b.cfg.BrokerID, host: p.partitions, reports: p.cluster, limits: b.cfg.Limits, logger: p.logger,
+		broker: b.cfg.BrokerID, host: replicaHosts{p.partitions, p.coordinators}, reports: p.cluster, limits: b.cfg.Limits, logger: p.logger,
 		parallel: 8, open: make(map[metadata.GroupID]opened),
 	}
 	p.api, err = api.New(api.Config{
@@ -134,6 +141,27 @@ func (b *Broker) assemble() (*parts, error) {
 		Logger:         p.logger, Registerer: reg,
 	})
 	return p, err
+}
+
+// assembleCoordinators makes what coordinates transactions.
+func (p *parts) assembleCoordinators(b *Broker) {
+	c, reg := b.cfg.Transactions, b.options.Registry
+	p.coordinators = coordinator.NewHost(coordinator.HostConfig{
+		Broker:            b.cfg.BrokerID,
+		Dir:               filepath.Join(b.cfg.DataDir, "coordinators"),
+		Raft:              p.raft,
+		Directory:         directory{p},
+		LeadershipChanged: p.leadershipChanged,
+		Wall:              b.options.Wall,
+		Logger:            p.logger,
+		Registerer:        reg,
+	})
+	p.transactions = coordinator.NewTransactions(coordinator.TransactionsConfig{
+		Host: p.coordinators, Markers: txnGlue{p}, ProducerIDs: p.cluster,
+		MaxTimeout: c.MaxTimeout, TimeoutCheck: c.TimeoutCheck, Expiration: c.IDExpiration, ExpirationCheck: c.IDExpirationCheck,
+		Limits: txn.Limits{MaxIDs: b.cfg.Limits.MaxTransactionalIDs, MaxPartitions: b.cfg.Limits.MaxTransactionPartitions},
+		Logger: p.logger, Registerer: reg,
+	})
 }
 
 // entrySlack is what a command may hold beside its batch.
@@ -298,6 +326,11 @@ func (p *parts) drain() {
 	defer cancel()
 	p.health.drain()
 	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := p.coordinators.TransferLeadership(ctx); err != nil && ctx.Err() == nil {
+			p.logger.Warn("leadership of coordinators not handed over", "err", err)
+		}
+	})
 	slots := make(chan struct{}, 16)
 	for _, g := range p.partitions.Groups() {
 		if g.Raft.Role != raftgroup.RoleLeader || len(g.Raft.Voters) < 2 {
@@ -328,6 +361,9 @@ func (p *parts) stop() error {
 		cancel()
 	}
 	p.cancel()
+	if p.coordinators != nil {
+		errs = append(errs, p.coordinators.Close())
+	}
 	if p.partitions != nil {
 		errs = append(errs, p.partitions.Close())
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
@@ -18,6 +19,47 @@ type replicas interface {
 	Open(partition.ReplicaSpec) error
 	Configure(record.TopicPartition, partition.Config)
 	CloseReplica(spec partition.ReplicaSpec, destroy bool) error
+}
+
+// replicaHosts are the hosts of both kinds of replicas: those of topics, and the shards of coordinators, which the metadata
+// has as partitions of internal topics.
+type replicaHosts struct {
+	partitions   *partition.Host
+	coordinators *coordinator.Host
+}
+
+// shardSpec says which shard a replica is of, if it is of one.
+func shardSpec(s partition.ReplicaSpec) (coordinator.Spec, bool) {
+	kind, ok := coordinator.KindOf(s.Topic)
+	return coordinator.Spec{Kind: kind, Number: s.Partition, TopicID: s.TopicID, Group: s.Group, Self: s.Self, Voters: s.Voters}, ok
+}
+
+func (h replicaHosts) Create(s partition.ReplicaSpec) error {
+	if shard, ok := shardSpec(s); ok {
+		return h.coordinators.Create(shard)
+	}
+	return h.partitions.Create(s)
+}
+
+func (h replicaHosts) Open(s partition.ReplicaSpec) error {
+	if shard, ok := shardSpec(s); ok {
+		return h.coordinators.Open(shard)
+	}
+	return h.partitions.Open(s)
+}
+
+// Configure passes on what concerns topics; shards have no settings of their own.
+func (h replicaHosts) Configure(tp record.TopicPartition, c partition.Config) {
+	if !record.InternalTopic(tp.Topic) {
+		h.partitions.Configure(tp, c)
+	}
+}
+
+func (h replicaHosts) CloseReplica(s partition.ReplicaSpec, destroy bool) error {
+	if shard, ok := shardSpec(s); ok {
+		return h.coordinators.CloseShard(shard, destroy)
+	}
+	return h.partitions.CloseReplica(s, destroy)
 }
 
 // reports is how the reconciler tells the cluster what it has done. Both wait until it is agreed.

@@ -44,6 +44,7 @@ func (c Config) Validate() error {
 		"damage is found only while others still have what it destroyed")
 	v.size("scrub.bytes_per_second", c.Scrub.BytesPerSecond, 64*KiB, 64*GiB,
 		"the search shares the disk with clients")
+	c.Transactions.validate(&v)
 	v.duration("shutdown_timeout", c.ShutdownTimeout, 0, 10*time.Minute,
 		"a service manager kills what stops too slowly")
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
@@ -148,6 +149,20 @@ func (l LimitsConfig) validate(v *validator) {
 	v.size("limits.cache_bytes", l.CacheBytes, 0, TiB, "without a cache every follower and consumer reads the disk")
 	v.count("limits.max_producers_per_partition", l.MaxProducers, 1, 1_000_000,
 		"a producer that is forgotten early can write a duplicate")
+	v.count("limits.max_transactional_ids", l.MaxTransactionalIDs, 1, 1_000_000, "each id costs memory on the replicas of its shard")
+	v.count("limits.max_transaction_partitions", l.MaxTransactionPartitions, 1, 100_000, "each partition of a transaction costs a marker")
+}
+
+func (t TransactionsConfig) validate(v *validator) {
+	v.count("transactions.shards", t.Shards, 1, 1000, "each shard is a Raft group, and their number can never be changed")
+	v.duration("transactions.max_timeout", t.MaxTimeout, time.Second, 24*time.Hour,
+		"an open transaction holds back readers of committed data")
+	v.duration("transactions.timeout_check", t.TimeoutCheck, 10*time.Millisecond, time.Minute,
+		"a transaction is aborted that much too late")
+	v.duration("transactions.id_expiration", t.IDExpiration, time.Minute, 10*365*24*time.Hour,
+		"a producer that is forgotten while it pauses loses its transaction")
+	v.duration("transactions.id_expiration_check", t.IDExpirationCheck, time.Second, 24*time.Hour,
+		"unused ids hold memory until the next check")
 }
 
 func (r RaftConfig) validate(v *validator) {

@@ -89,7 +89,7 @@ func (r *rig) script(id int32, answers ...answerFunc) *scripted {
 		r.t.Fatal(err)
 	}
 	m := mux.New(l, mux.Config{})
-	server := peer.NewServer(peer.ServerConfig{Self: func() peer.Identity { return peer.Identity{Broker: id, Incarnation: uint64(id) * 10} }, Handler: handler{s}})
+	server := peer.NewServer(peer.ServerConfig{Self: func() peer.Identity { return peer.Identity{Broker: id, Incarnation: uint64(id) * 10} }, Handler: handler{answers: s}})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(m.Peer()) }()
 	r.t.Cleanup(func() {

@@ -150,8 +150,18 @@ func (n *node) wipe() {
 
 func (n *node) dir() string { return filepath.Join(n.r.dir, fmt.Sprintf("%d-%d", n.id, n.wiped)) }
 
-// handler is a peer without entries.
-type handler struct{ answers }
+// handler is a peer without entries and without transactions.
+type handler struct {
+	answers
+	transactions
+}
+
+// transactions are not asked for here.
+type transactions interface {
+	JoinTransaction(context.Context, peer.Identity, *peerv1.JoinTransactionRequest) (*peerv1.JoinTransactionResponse, error)
+	NoteRefusal(context.Context, peer.Identity, *peerv1.NoteRefusalRequest) (*peerv1.NoteRefusalResponse, error)
+	WriteMarkers(context.Context, peer.Identity, *peerv1.WriteMarkersRequest) (*peerv1.WriteMarkersResponse, error)
+}
 
 type answers interface {
 	Hello(context.Context, peer.Identity, *peerv1.HelloRequest) (*peerv1.HelloResponse, error)
@@ -188,7 +198,7 @@ func (n *node) start() error {
 		return err
 	}
 	n.mux = mux.New(l, mux.Config{})
-	n.server = peer.NewServer(peer.ServerConfig{Self: n.cluster.Self, Handler: handler{n.cluster}, Logger: c.Logger})
+	n.server = peer.NewServer(peer.ServerConfig{Self: n.cluster.Self, Handler: handler{answers: n.cluster}, Logger: c.Logger})
 	n.served = make(chan error, 1)
 	server, listener := n.server, n.mux.Peer()
 	go func() { n.served <- server.Serve(listener) }()

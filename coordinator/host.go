@@ -9,10 +9,12 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/internal/timeofday"
 	"github.com/oncelog/oncelog/internal/vfs"
 	"github.com/oncelog/oncelog/record"
 )
@@ -31,8 +33,10 @@ type HostConfig struct {
 	LeadershipChanged func(group raftgroup.GroupID, term record.Term, ready bool)
 	// SnapshotBytes is how much log is applied between two snapshots of a shard. 0: 4 MiB.
 	SnapshotBytes int64
-	Logger        *slog.Logger
-	Registerer    prometheus.Registerer
+	// Wall gives the time of day, for stamps and ages; nil: time.Now. What waits goes by the process's own time.
+	Wall       func() time.Time
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
 }
 
 // defaultSnapshotBytes is lower than for partitions: Bolt logs are slow to read again.
@@ -54,6 +58,7 @@ type Host struct {
 	logger  *slog.Logger
 	metrics *hostMetrics
 	fs      vfs.FS
+	clock   *timeofday.Clock
 
 	// mu guards what follows. Nothing blocks under it.
 	mu       sync.RWMutex
@@ -79,9 +84,12 @@ func NewHost(c HostConfig) *Host {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.Wall == nil {
+		c.Wall = time.Now
+	}
 	c.SnapshotBytes = cmp.Or(c.SnapshotBytes, defaultSnapshotBytes)
 	return &Host{
-		config: c, logger: c.Logger, metrics: newHostMetrics(c.Registerer), fs: vfs.OS(),
+		config: c, logger: c.Logger, metrics: newHostMetrics(c.Registerer), fs: vfs.OS(), clock: timeofday.NewClock(c.Wall),
 		services: make(map[Kind]service),
 		shards:   make(map[shardKey]*shard),
 		problems: make(map[shardKey]problem),
@@ -217,6 +225,9 @@ func (h *Host) Close() error {
 	wg.Wait()
 	return errors.Join(errs...)
 }
+
+// nowMS is the time of day, ms since 1970.
+func (h *Host) nowMS() int64 { return h.config.Wall().UnixMilli() }
 
 // find gives this broker's replica of a shard; nil: it has none.
 func (h *Host) find(k Kind, number int32) *shard {

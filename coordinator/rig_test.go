@@ -25,6 +25,8 @@ type rig struct {
 
 	mu   sync.Mutex
 	next record.ProducerID
+	// ahead is by how much the time of day of all brokers is wrong.
+	ahead time.Duration
 	// markers says what comes of each marker; nil: written. written has those that were.
 	markers func(Marker) MarkerResult
 	written []Marker
@@ -86,7 +88,7 @@ func (b *testBroker) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.host = NewHost(HostConfig{Broker: b.id, Dir: mkdir(t, filepath.Join(dir, "coordinators")), Raft: b.raft, Directory: b})
+	b.host = NewHost(HostConfig{Broker: b.id, Dir: mkdir(t, filepath.Join(dir, "coordinators")), Raft: b.raft, Directory: b, Wall: b.rig.wall})
 	config := TransactionsConfig{Host: b.host, Markers: b.rig, ProducerIDs: b.rig}
 	if b.rig.change != nil {
 		b.rig.change(&config)
@@ -176,6 +178,19 @@ func (r *rig) Write(ctx context.Context, markers []Marker) []MarkerResult {
 	return results
 }
 
+// wall is the brokers' time of day.
+func (r *rig) wall() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Now().Add(r.ahead)
+}
+
+func (r *rig) setClock(ahead time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ahead = ahead
+}
+
 // onMarker sets what comes of markers from now on.
 func (r *rig) onMarker(f func(Marker) MarkerResult) {
 	r.mu.Lock()
@@ -254,7 +269,7 @@ func testPartitions(numbers ...int32) []record.TopicPartition {
 func (r *rig) awaitState(b *testBroker, id string, want txn.Status) *txn.Transaction {
 	r.t.Helper()
 	var last *txn.Transaction
-	for range 6000 {
+	for range 9000 {
 		if t, err := b.txns.Describe(context.Background(), id); err == nil {
 			if last = t; t.Status == want {
 				return t

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
-	"time"
 
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/record"
@@ -87,7 +86,7 @@ func (s *shard) notLeading(cause error) *Error {
 // propose has a command applied in a term and gives what the machine said. An error says whether the command may have been
 // applied all the same (R2).
 func (s *shard) propose(ctx context.Context, term record.Term, command []byte) (any, *Error) {
-	r, err := s.group.Propose(ctx, raftgroup.Command{Data: command, AppendTime: time.Now().UnixMilli(), Term: term})
+	r, err := s.group.Propose(ctx, raftgroup.Command{Data: command, AppendTime: s.host.nowMS(), Term: term})
 	if err != nil {
 		return nil, s.proposeError(err)
 	}

@@ -416,6 +416,30 @@ func TestUnusedIDsAreForgotten(t *testing.T) {
 	})
 }
 
+// A clock that jumps forward forgets nobody, and one that was ahead when a transaction began does not keep it open for longer than
+// its timeout once another leader looks after it (KAFKA-8803).
+func TestClockJumps(t *testing.T) {
+	run(t, 3, nil, func(t *testing.T, r *rig) {
+		b := r.leader()
+		r.mustInit(b, "unused", NoProducer)
+		r.setClock(30 * 24 * time.Hour)
+		time.Sleep(3 * time.Hour)
+		if _, err := b.txns.Describe(t.Context(), "unused"); err != nil {
+			t.Errorf("after a jump: %v", err)
+		}
+		p := r.mustInit(b, "tx", NoProducer) // for a minute
+		r.mustAdd(b, "tx", p, 0)
+		r.setClock(0)
+		b.stop()
+		b = r.leader()
+		begin := time.Now()
+		r.awaitState(b, "tx", txn.CompleteAbort)
+		if open := time.Since(begin); open > 62*time.Second {
+			t.Errorf("aborted after %v", open)
+		}
+	})
+}
+
 func TestOperatorAborts(t *testing.T) {
 	run(t, 1, nil, func(t *testing.T, r *rig) {
 		b := r.leader()

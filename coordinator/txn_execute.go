@@ -66,7 +66,7 @@ func (t *Transactions) attempt(ctx context.Context, s *txnShard, c *statev1.Tran
 		return txn.Result{}, err
 	}
 	var r txn.Result
-	s.machine.read(func(m *txn.State) { r = m.Check(time.Now().UnixMilli(), c) })
+	s.machine.read(func(m *txn.State) { r = m.Check(t.host.nowMS(), c) })
 	switch {
 	case r.Code == txn.NeedsProducerID:
 		return r, nil
@@ -173,6 +173,15 @@ func (l location) elsewhere() *Error {
 		e.Coordinator = &broker
 	}
 	return e
+}
+
+// Lookup says which broker coordinates a name, as far as this one has heard; false: nobody that is known. It makes nothing.
+func (h *Host) Lookup(k Kind, name string) (broker int32, ok bool) {
+	n := h.config.Directory.Shards(k)
+	if n == 0 {
+		return -1, false
+	}
+	return h.config.Directory.Leader(k, ShardOf(name, n))
 }
 
 // Find says which broker coordinates a name, as far as this one has heard. Shards that do not exist yet are made (T36).

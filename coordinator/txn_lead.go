@@ -8,6 +8,7 @@ import (
 
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
 	"github.com/oncelog/oncelog/coordinator/txn"
+	"github.com/oncelog/oncelog/internal/timeofday"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -70,6 +71,8 @@ func (l *txnLeader) run() {
 	expiry := time.NewTicker(l.t.config.ExpirationCheck)
 	defer expiry.Stop()
 	due := make(map[string]deadline)
+	var seen timeofday.Marks[record.Index]
+	seen.Note(time.Now(), l.s.machine.Applied()+1, 0)
 	l.setLimits()
 	for {
 		select {
@@ -78,7 +81,8 @@ func (l *txnLeader) run() {
 			l.setLimits()
 			l.metrics.observe(l.s)
 		case <-expiry.C:
-			l.expire()
+			watch := min(l.t.config.Expiration, timeofday.IdleWatch)
+			l.expire(uint64(seen.Note(time.Now(), l.s.machine.Applied()+1, watch)))
 		case <-l.ctx.Done():
 			return
 		}
@@ -139,7 +143,7 @@ func (l *txnLeader) abortLate(due map[string]deadline) {
 		seen[t.ID] = true
 		d := due[t.ID]
 		if d.version != t.Version || d.start != t.StartMS {
-			left := min(t.Deadline()-now.UnixMilli(), int64(t.TimeoutMS))
+			left := min(t.Deadline()-l.t.host.nowMS(), int64(t.TimeoutMS))
 			d = deadline{t.Version, t.StartMS, now.Add(time.Duration(left) * time.Millisecond)}
 			due[t.ID] = d
 		}
@@ -180,16 +184,19 @@ func (l *txnLeader) abortTimedOut(t *txn.Transaction) {
 	case err == nil && r.Code == txn.OK:
 		l.metrics.timedOut.Inc()
 		l.s.logger.Info("transaction timed out and is aborted", "transactional_id", t.ID, "producer_id", int64(t.ProducerID), "epoch", int16(t.Epoch),
-			"open_ms", time.Now().UnixMilli()-t.StartMS, "timeout_ms", t.TimeoutMS)
+			"open_ms", l.t.host.nowMS()-t.StartMS, "timeout_ms", t.TimeoutMS)
 	}
 }
 
-// expire forgets ids that have not been used for long; apply checks each again (T31, R5).
-func (l *txnLeader) expire() {
-	cutoff := time.Now().Add(-l.t.config.Expiration).UnixMilli()
+// expire forgets ids that have not been used for long; apply checks each again (T31, R5). Ages are judged without jumps of the
+// clock, and only ids are meant that this leader has seen unused for a while by its own time: below has the index of
+// the last command then.
+func (l *txnLeader) expire(below uint64) {
+	now, _ := l.t.host.clock.Judge(l.s.logger)
+	cutoff := now.Add(-l.t.config.Expiration).UnixMilli()
 	for l.ctx.Err() == nil {
 		var idle []*txn.Transaction
-		l.s.machine.read(func(m *txn.State) { idle = m.Idle(cutoff, txn.MaxExpired) })
+		l.s.machine.read(func(m *txn.State) { idle = m.Idle(cutoff, below, txn.MaxExpired) })
 		if len(idle) == 0 {
 			return
 		}

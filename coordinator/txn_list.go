@@ -42,7 +42,7 @@ func (f *TransactionFilter) wants(t *txn.Transaction, now int64) bool {
 func (t *Transactions) List(ctx context.Context, f TransactionFilter, limit int) (list []*txn.Transaction, truncated bool, err error) {
 	ctx, cancel := t.bounded(ctx)
 	defer cancel()
-	now := time.Now().UnixMilli()
+	now := t.host.nowMS()
 	for _, s := range t.led() {
 		if _, err := s.ready(); err != nil {
 			if err.Code == CodeLoading {

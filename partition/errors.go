@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/record"
 )
 
 // Code is the stable name of a failure, Kafka's own where Kafka has one.
@@ -29,6 +30,14 @@ const (
 	CodePolicyViolation         Code = "POLICY_VIOLATION"
 	CodeInvalidRequest          Code = "INVALID_REQUEST"
 	CodeUnknown                 Code = "UNKNOWN_SERVER_ERROR"
+
+	// What the transaction coordinator says of a transaction's first batch (T11).
+	CodeProducerFenced           Code = "PRODUCER_FENCED"
+	CodeInvalidProducerIDMapping Code = "INVALID_PRODUCER_ID_MAPPING"
+	CodeConcurrentTransactions   Code = "CONCURRENT_TRANSACTIONS"
+	CodeTransactionAbortable     Code = "TRANSACTION_ABORTABLE"
+	// CodeNotEnoughReplicas: the coordinator could not be asked now. Nothing was appended; to be tried again.
+	CodeNotEnoughReplicas Code = "NOT_ENOUGH_REPLICAS"
 )
 
 // Error is why a partition refused or failed, and whether the operation may have happened all
@@ -39,8 +48,13 @@ type Error struct {
 	Outcome raftgroup.Outcome
 	// Leader is who leads as far as this broker knows; nil where unknown or beside the point.
 	Leader *Leader
-	Cause  error
+	// Sequence says what would have been right, with OUT_OF_ORDER_SEQUENCE_NUMBER.
+	Sequence *SequenceGap
+	Cause    error
 }
+
+// SequenceGap is a sequence that was not the next one.
+type SequenceGap struct{ Expected, Received record.Sequence }
 
 // Leader names the broker that leads a partition and the epoch it leads in.
 type Leader struct {

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/internal/timeofday"
 	"github.com/oncelog/oncelog/internal/vfs"
 	"github.com/oncelog/oncelog/partition/recordlog"
 	"github.com/oncelog/oncelog/record"
@@ -30,6 +31,8 @@ type HostConfig struct {
 	Raft *raftgroup.Host
 	// Pull brings log entries from a peer, for replicas that lie behind its Raft window.
 	Pull PullFunc
+	// Transactions answers for transaction coordinators; nil: batches of transactions are refused.
+	Transactions Transactions
 	// LeadershipChanged is told when a replica here becomes ready to lead or stops leading; nil
 	// for nobody. It must not block.
 	LeadershipChanged func(group raftgroup.GroupID, term record.Term, ready bool)
@@ -61,10 +64,15 @@ type Host struct {
 	logger  *slog.Logger
 	metrics *metrics
 	logs    *recordlog.Metrics
-	clock   *steadyClock
+	clock   *timeofday.Clock
 
 	stopping chan struct{}
 	owned    sync.WaitGroup
+	// ctx ends with stopping.
+	ctx    context.Context
+	cancel context.CancelFunc
+	// telling bounds the refusals that coordinators are being told of.
+	telling chan struct{}
 
 	// mu guards what follows. Nothing blocks under it.
 	mu       sync.RWMutex
@@ -108,20 +116,31 @@ func NewHost(c HostConfig) *Host {
 		logger:   c.Logger,
 		metrics:  newMetrics(c.Registerer),
 		logs:     recordlog.NewMetrics(c.Registerer),
-		clock:    newSteadyClock(c.Wall),
+		clock:    timeofday.NewClock(c.Wall),
 		stopping: make(chan struct{}),
+		telling:  make(chan struct{}, maxTelling),
 		byName:   make(map[record.TopicPartition]*Replica),
 		byGroup:  make(map[raftgroup.GroupID]*Replica),
 		problems: make(map[raftgroup.GroupID]problem),
 	}
+	h.ctx, h.cancel = context.WithCancel(context.Background())
 	if c.Registerer != nil {
 		c.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "brokerd_producers",
 			Help: "Idempotent producers remembered by the replicas of this broker, all partitions together; each is bounded by limits.max_producers_per_partition."}, h.producers))
+		c.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "brokerd_last_stable_lag_max",
+			Help: "Offsets between last stable offset and high watermark of the partition led here where readers of committed data lag most behind others."}, h.stableLag))
 	}
 	h.background(h.sweepTimeouts)
 	h.background(h.sweepSpace)
 	h.background(h.scrub)
 	return h
+}
+
+// judge gives the time to judge ages by, and tells of jumps.
+func (h *Host) judge() time.Time {
+	now, jump := h.clock.Judge(h.logger)
+	h.metrics.clockJump.Set(jump.Seconds())
+	return now
 }
 
 // background runs f in a goroutine that Close waits for. f ends when stopping is closed or with
@@ -307,6 +326,7 @@ func (h *Host) Close() error {
 	}
 	h.mu.Unlock()
 	close(h.stopping)
+	h.cancel()
 	var first error
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -446,6 +466,18 @@ func (h *Host) producers() float64 {
 		r.mu.RUnlock()
 	}
 	return float64(n)
+}
+
+// stableLag is how far open transactions hold back readers of committed data, at the most.
+func (h *Host) stableLag() float64 {
+	var most record.Offset
+	for _, r := range h.all() {
+		if _, ok := r.group.IsReady(); ok {
+			b := r.bounds.Load()
+			most = max(most, b.highWatermark-b.lastStable)
+		}
+	}
+	return float64(most)
 }
 
 // Groups lists this broker's replicas, quarantined ones too, by topic and partition.

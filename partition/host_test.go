@@ -25,6 +25,8 @@ type rig struct {
 	level, maxLevel uint16
 	// ahead is by how much the time of day is wrong.
 	ahead time.Duration
+	// coordinator answers for transaction coordinators; nil: there are none.
+	coordinator *fakeCoordinator
 }
 
 var testTP = record.TopicPartition{Topic: "orders", Partition: 3}
@@ -68,8 +70,12 @@ func (r *rig) startHosts() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.host = NewHost(HostConfig{Broker: 1, Dir: filepath.Join("/", "partitions"), FS: r.disk, Raft: r.raft,
-		Wall: func() time.Time { return time.Now().Add(r.ahead) }})
+	c := HostConfig{Broker: 1, Dir: filepath.Join("/", "partitions"), FS: r.disk, Raft: r.raft,
+		Wall: func() time.Time { return time.Now().Add(r.ahead) }}
+	if r.coordinator != nil {
+		c.Transactions = r.coordinator
+	}
+	r.host = NewHost(c)
 }
 
 func (r *rig) waitReady() {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/internal/timeofday"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -21,8 +22,8 @@ func (r *Replica) lead(ctx context.Context) {
 	retention := time.NewTicker(r.host.config.RetentionCheckInterval)
 	defer retention.Stop()
 	r.proposeSettings(ctx)
-	var seen marks
-	seen.note(time.Now(), r.bounds.Load().highWatermark, 0)
+	var seen timeofday.Marks[record.Offset]
+	seen.Note(time.Now(), r.bounds.Load().highWatermark, 0)
 	for {
 		select {
 		case <-ctx.Done():
@@ -33,8 +34,8 @@ func (r *Replica) lead(ctx context.Context) {
 			r.proposeSettings(ctx)
 			r.retain(ctx, r.host.judge())
 		case <-ticker.C:
-			watch := min(r.config.Load().ProducerExpiration, idleWatch)
-			r.expireProducers(ctx, r.host.judge(), seen.note(time.Now(), r.bounds.Load().highWatermark, watch))
+			watch := min(r.config.Load().ProducerExpiration, timeofday.IdleWatch)
+			r.expireProducers(ctx, r.host.judge(), seen.Note(time.Now(), r.bounds.Load().highWatermark, watch))
 		case <-retention.C:
 			r.retain(ctx, r.host.judge())
 		}

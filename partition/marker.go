@@ -1,12 +1,81 @@
 package partition
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
+	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition/producer"
 	"github.com/oncelog/oncelog/record"
 )
+
+// Marker ends a producer's transaction on one partition.
+type Marker struct {
+	record.TopicPartition
+	ProducerID record.ProducerID
+	// Epoch is the one at which the transaction was decided (T25).
+	Epoch record.Epoch
+	// CoordinatorEpoch orders the coordinators that may send markers (P21).
+	CoordinatorEpoch int32
+	// Commit says commit; false is abort.
+	Commit bool
+	// Version is the transaction version of the end: 2 if it raised the epoch (P20).
+	Version int8
+}
+
+// WriteMarkers appends markers to partitions that this broker leads, and says of each, in order, what came of it: nil once it is
+// committed and applied, so that readers of committed data see what it decides. A marker whose outcome is not known may be
+// sent again.
+func (h *Host) WriteMarkers(ctx context.Context, markers []Marker) []*Error {
+	type answer struct {
+		i   int
+		err *Error
+	}
+	answers := make(chan answer, len(markers))
+	for i, m := range markers {
+		h.writeMarker(m, func(err *Error) { answers <- answer{i, err} })
+	}
+	errs := make([]*Error, len(markers))
+	for i, m := range markers {
+		errs[i] = uncertain(CodeRequestTimedOut, nil, "%s did not commit the marker in time; it may still be written", m.TopicPartition)
+	}
+	for range markers {
+		select {
+		case a := <-answers:
+			errs[a.i] = a.err
+		case <-ctx.Done():
+			return errs
+		}
+	}
+	return errs
+}
+
+// writeMarker proposes one marker and calls done exactly once.
+func (h *Host) writeMarker(m Marker, done func(*Error)) {
+	r, refusal := h.leading(m.TopicPartition)
+	if refusal != nil {
+		done(refusal)
+		return
+	}
+	stamp := h.config.Wall().UnixMilli()
+	batch := record.ControlBatch(record.Marker{
+		ProducerID: m.ProducerID, Epoch: m.Epoch, CoordinatorEpoch: m.CoordinatorEpoch, Commit: m.Commit, Timestamp: stamp,
+	})
+	r.group.ProposeAsync(raftgroup.Command{Meta: metaOfMarker(m.Version), Data: batch, AppendTime: stamp}, func(result any, err error) {
+		if err != nil {
+			done(r.proposalError(err))
+			return
+		}
+		a, ok := result.(appended)
+		if !ok {
+			done(uncertain(CodeUnknown, nil, "apply answered %T", result))
+			return
+		}
+		h.metrics.marker(a.err)
+		done(a.err)
+	})
+}
 
 // metaOfMarker is the meta of a cmdEndTransaction.
 func metaOfMarker(version int8) []byte {

@@ -25,6 +25,8 @@ type metrics struct {
 	catchingUp  prometheus.Gauge
 	catchUps    *prometheus.CounterVec
 	pulled      prometheus.Counter
+	markers     *prometheus.CounterVec
+	joins       *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -46,11 +48,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.catchingUp = prometheus.NewGauge(prometheus.GaugeOpts{Name: "brokerd_catching_up_replicas", Help: "Replicas that are pulling log entries from a peer, because they lie further behind than Raft's window."})
 	m.catchUps = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_catch_ups_total", Help: "Attempts of replicas to pull log entries from a peer, by how they ended: done, failed."}, []string{"end"})
 	m.pulled = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_catch_up_bytes_total", Help: "Bytes of log entries pulled from peers."})
+	m.markers = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_partition_markers_total", Help: "Transaction markers that partitions led here decided, by verdict."}, []string{"verdict"})
+	m.joins = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_partition_joins_total", Help: "First batches of transactions whose coordinator partitions led here have asked, by its answer."}, []string{"answer"})
 	m.accepted = m.batches.WithLabelValues("accepted")
 	m.duplicates = m.batches.WithLabelValues("duplicate")
 	if reg != nil {
 		reg.MustRegister(m.replicas, m.quarantined, m.batches, m.refusedBusy, m.timedOut, m.inFlight, m.evicted, m.expired, m.clockJump, m.retained, m.damaged, m.scrubs,
-			m.catchingUp, m.catchUps, m.pulled)
+			m.catchingUp, m.catchUps, m.pulled, m.markers, m.joins)
 	}
 	return m
 }
@@ -65,6 +69,21 @@ func (m *metrics) verdict(v producer.Verdict) {
 		m.batches.WithLabelValues(v.Code.String()).Inc()
 	}
 	m.producersEvicted(len(v.Evicted))
+}
+
+// marker counts a marker's verdict.
+func (m *metrics) marker(refusal *Error) {
+	m.markers.WithLabelValues(verdictOf(refusal, "written")).Inc()
+}
+
+// joined counts a coordinator's answer.
+func (m *metrics) joined(refusal *Error) { m.joins.WithLabelValues(verdictOf(refusal, "joined")).Inc() }
+
+func verdictOf(refusal *Error, otherwise string) string {
+	if refusal == nil {
+		return otherwise
+	}
+	return string(refusal.Code)
 }
 
 func (m *metrics) producersEvicted(n int) {

@@ -78,6 +78,10 @@ type ProduceRequest struct {
 	// Batch has been validated by the listener with the partition's Limits. The partition keeps
 	// it: the caller must not touch it again.
 	Batch record.Batch
+	// TransactionalID is that of the producer's transaction if the batch has the transactional bit, else
+	// empty. Version is the transaction version that the client speaks, 1 or 2 (T13).
+	TransactionalID string
+	Version         int8
 	// Timeout is how long to wait for the outcome; 0: DefaultProduceTimeout.
 	Timeout time.Duration
 }

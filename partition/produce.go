@@ -33,7 +33,10 @@ func (h *Host) Produce(req ProduceRequest, done func(ProduceResult, error)) {
 	if c := r.config.Load(); c.LogAppendTime {
 		req.Batch.SetLogAppendTime(stamp)
 	}
-	r.admission.admit(req.Batch, term, stamp, waiter{done: done, deadline: time.Now().Add(req.Timeout)})
+	r.admission.admit(candidate{
+		batch: req.Batch, txn: req.TransactionalID, version: req.Version, stamp: stamp,
+		waiter: waiter{done: done, deadline: time.Now().Add(req.Timeout)},
+	}, term)
 }
 
 // noResult goes with every error (F17).
@@ -65,11 +68,34 @@ type admission struct {
 	// lives of the tail.
 	byKey      map[producer.Key]*pending
 	confirming int
+	// joins are the questions to transaction coordinators (verify.go); held counts the batches that wait
+	// for an answer.
+	joins map[joinKey]*join
+	held  int
+	// noted are the producers whose first refused batch has been told of.
+	noted map[joinKey]struct{}
+}
+
+// candidate is a batch on its way to be proposed.
+type candidate struct {
+	batch record.Batch
+	// txn is the transactional id, and version the client's transaction version; empty and 0 for a plain
+	// batch.
+	txn     string
+	version int8
+	// stamp is the time of day when it came, ms since 1970.
+	stamp  int64
+	waiter waiter
 }
 
 // pending is one proposed batch.
 type pending struct {
 	key producer.Key
+	// join has vouched for the batch; nil: nobody had to.
+	join *join
+	// txn is the transactional id, by is the producer; for batches of transactions.
+	txn string
+	by  joinKey
 	// waiters are those to answer; none when all have been told that time is up.
 	waiters []waiter
 	one     [1]waiter
@@ -87,6 +113,8 @@ func (a *admission) init(r *Replica) {
 	a.configured = make(chan struct{}, 1)
 	a.tail = producer.NewSpeculation(maxInFlight)
 	a.byKey = make(map[producer.Key]*pending)
+	a.joins = make(map[joinKey]*join)
+	a.noted = make(map[joinKey]struct{})
 }
 
 func (a *admission) reconfigured() {
@@ -96,35 +124,48 @@ func (a *admission) reconfigured() {
 	}
 }
 
-// admit proposes a batch, or lets it wait for the one in flight that it repeats.
-func (a *admission) admit(b record.Batch, term record.Term, stamp int64, w waiter) {
+// admit proposes a batch, or lets it wait for the one in flight that it repeats, or for the transaction coordinator.
+func (a *admission) admit(c candidate, term record.Term) {
 	a.mu.Lock()
+	var after []func()
 	if a.term != term {
-		a.tail.Discard()
+		after = a.discardLocked()
 		a.term = term
 	}
-	admitted := a.look(batchOf(b, producer.Knew{}))
+	if c.batch.Attributes().Transactional() {
+		after = append(after, a.admitTransactional(c)...)
+	} else {
+		after = append(after, a.propose(c, producer.Knew{}, nil)...)
+	}
+	a.mu.Unlock()
+	for _, f := range after {
+		f()
+	}
+}
+
+// propose hands a batch to Raft, unless it repeats another or there is no room. What has to be told, the caller does once mu is
+// free. Held: mu.
+func (a *admission) propose(c candidate, knew producer.Knew, j *join) (after []func()) {
+	admitted := a.look(batchOf(c.batch, knew))
+	w := c.waiter
 	switch admitted.Action {
 	case producer.DuplicateInFlight:
 		p := a.byKey[admitted.Key]
 		w.duplicate = true
 		p.waiters = append(p.waiters, w)
-		a.mu.Unlock()
-		return
+		return nil
 	case producer.CommittedDuplicate:
 		if a.confirming < maxConfirming {
 			a.confirming++
-			a.mu.Unlock()
-			a.r.host.background(func() { a.answerDuplicate(admitted.Verdict, w) })
-			return
+			return []func(){func() { a.r.host.background(func() { a.answerDuplicate(admitted.Verdict, w) }) }}
 		}
 	case producer.Full:
-		a.mu.Unlock()
-		a.r.host.metrics.refusedBusy.Inc()
-		w.done(noResult, refused(CodeBusy, "%d batches are in flight on %s: try again", maxInFlight, a.r.spec.TopicPartition))
-		return
+		return []func(){func() { a.refuseFull(w) }}
 	}
-	p := &pending{key: admitted.Key}
+	p := &pending{key: admitted.Key, join: j, txn: c.txn, by: keyOf(c.batch)}
+	if j != nil {
+		j.inFlight++
+	}
 	p.one[0] = w
 	p.waiters = p.one[:]
 	a.pending = append(a.pending, p)
@@ -133,9 +174,14 @@ func (a *admission) admit(b record.Batch, term record.Term, stamp int64, w waite
 	}
 	a.r.host.metrics.inFlight.Inc()
 	a.r.group.ProposeAsync(raftgroup.Command{
-		Meta: appendMeta, Data: b, AppendTime: stamp, Term: term,
+		Meta: metaOfAppend(knew), Data: c.batch, AppendTime: c.stamp, Term: a.term,
 	}, func(result any, err error) { a.resolve(p, result, err) })
-	a.mu.Unlock()
+	return nil
+}
+
+func (a *admission) refuseFull(w waiter) {
+	a.r.host.metrics.refusedBusy.Inc()
+	w.done(noResult, refused(CodeBusy, "%d batches are in flight on %s: try again", maxInFlight, a.r.spec.TopicPartition))
 }
 
 // look asks the committed state and the tail in flight, and notes a batch that is to be proposed.
@@ -179,10 +225,15 @@ func (a *admission) resolve(p *pending, result any, err error) {
 		a.tail.Done(p.key)
 	}
 	delete(a.byKey, p.key)
+	a.releaseJoin(p.join)
+	refusal := a.firstRefusal(p, result)
 	waiters := p.waiters
 	p.waiters = nil
 	a.mu.Unlock()
 	a.r.host.metrics.inFlight.Dec()
+	if refusal != nil {
+		a.r.host.tellRefusal(*refusal)
+	}
 	for _, w := range waiters {
 		w.done(a.r.outcome(result, err, w.duplicate))
 	}
@@ -212,11 +263,20 @@ func (r *Replica) result(a appended) ProduceResult {
 	return res
 }
 
-// discard forgets the tail in flight: leadership is over. Those who wait hear from Raft.
+// discard forgets the tail in flight: leadership is over. Those who wait hear from Raft, or at once if nothing was proposed
+// for them yet.
 func (a *admission) discard() {
 	a.mu.Lock()
-	defer a.mu.Unlock()
+	after := a.discardLocked()
+	a.mu.Unlock()
+	for _, f := range after {
+		f()
+	}
+}
+
+func (a *admission) discardLocked() (after []func()) {
 	a.tail.Discard()
+	return a.dropJoins()
 }
 
 // expire answers those whose time is up. Their batches may still be written.
@@ -234,7 +294,11 @@ func (a *admission) expire(now time.Time) {
 		}
 		p.waiters = kept
 	}
+	after := a.expireJoins(now)
 	a.mu.Unlock()
+	for _, f := range after {
+		f()
+	}
 	for _, w := range late {
 		a.r.host.metrics.timedOut.Inc()
 		w.done(noResult, uncertain(CodeRequestTimedOut, nil, "%s did not commit the batch in time; it may still be written: send it again with the same sequence", a.r.spec.TopicPartition))

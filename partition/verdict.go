@@ -22,13 +22,20 @@ func verdictError(b producer.Batch, v producer.Verdict) *Error {
 	case producer.Malformed:
 		code = CodeInvalidRecord
 	}
-	return refused(code, "%s", v.Message(b))
+	e := refused(code, "%s", v.Message(b))
+	if v.Code == producer.OutOfOrderSequence {
+		e.Sequence = &SequenceGap{Expected: v.Expected, Received: v.Got}
+	}
+	return e
 }
 
 // markerError says why apply refused a marker.
 func markerError(m producer.Marker, v producer.MarkerVerdict) *Error {
-	if v.Code == producer.CoordinatorFenced {
-		return refused(CodeCoordinatorFenced, "producer %d: coordinator epoch %d is over (P21)", m.ProducerID, m.CoordinatorEpoch)
+	switch v.Code {
+	case producer.CoordinatorFenced:
+		return refused(CodeCoordinatorFenced, "producer %d: coordinator epoch %d is over, %d has been seen (P21)", m.ProducerID, m.CoordinatorEpoch, v.StoredCoordinatorEpoch)
+	case producer.TooManyProducers:
+		return refused(CodeTooManyProducers, "producer %d: the partition remembers as many producers as it may, and cannot forget any now", m.ProducerID)
 	}
 	return refused(CodeInvalidProducerEpoch, "producer %d: marker epoch %d is refused, the partition knows epoch %d (P20)",
 		m.ProducerID, m.Epoch, v.StoredEpoch)

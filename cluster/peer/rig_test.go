@@ -25,6 +25,9 @@ type fake struct {
 	forward func(context.Context, Identity, *peerv1.ForwardRequest) (*peerv1.ForwardResponse, error)
 	status  func(context.Context, Identity, *peerv1.ReportStatusRequest) (*peerv1.ReportStatusResponse, error)
 	pull    func(context.Context, Identity, PullRequest, func([]Entry) error) error
+	join    func(context.Context, Identity, *peerv1.JoinTransactionRequest) (*peerv1.JoinTransactionResponse, error)
+	note    func(context.Context, Identity, *peerv1.NoteRefusalRequest) (*peerv1.NoteRefusalResponse, error)
+	markers func(context.Context, Identity, *peerv1.WriteMarkersRequest) (*peerv1.WriteMarkersResponse, error)
 }
 
 var errNotExpected = errors.New("the handler has been reached")
@@ -67,6 +70,30 @@ func (f *fake) PullEntries(ctx context.Context, caller Identity, r PullRequest, 
 		return errNotExpected
 	}
 	return f.pull(ctx, caller, r, send)
+}
+
+func (f *fake) JoinTransaction(ctx context.Context, caller Identity, r *peerv1.JoinTransactionRequest) (*peerv1.JoinTransactionResponse, error) {
+	if f.join == nil {
+		f.t.Error("JoinTransaction was reached")
+		return nil, errNotExpected
+	}
+	return f.join(ctx, caller, r)
+}
+
+func (f *fake) NoteRefusal(ctx context.Context, caller Identity, r *peerv1.NoteRefusalRequest) (*peerv1.NoteRefusalResponse, error) {
+	if f.note == nil {
+		f.t.Error("NoteRefusal was reached")
+		return nil, errNotExpected
+	}
+	return f.note(ctx, caller, r)
+}
+
+func (f *fake) WriteMarkers(ctx context.Context, caller Identity, r *peerv1.WriteMarkersRequest) (*peerv1.WriteMarkersResponse, error) {
+	if f.markers == nil {
+		f.t.Error("WriteMarkers was reached")
+		return nil, errNotExpected
+	}
+	return f.markers(ctx, caller, r)
 }
 
 // rig has one server, broker 2 at "b2:9093", and one client, broker 1.

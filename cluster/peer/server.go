@@ -31,6 +31,12 @@ type Handler interface {
 	// PullEntries sends the entries asked for, in order, by any number of calls of send. What it sends
 	// may be reused after send returns. An entry can have any size.
 	PullEntries(ctx context.Context, caller Identity, req PullRequest, send func([]Entry) error) error
+	// JoinTransaction answers as the coordinator of the transaction, or says who is.
+	JoinTransaction(ctx context.Context, caller Identity, req *peerv1.JoinTransactionRequest) (*peerv1.JoinTransactionResponse, error)
+	// NoteRefusal enters a refused batch into the history of a transactional id.
+	NoteRefusal(ctx context.Context, caller Identity, req *peerv1.NoteRefusalRequest) (*peerv1.NoteRefusalResponse, error)
+	// WriteMarkers answers for each marker once it is committed, or says why it is not.
+	WriteMarkers(ctx context.Context, caller Identity, req *peerv1.WriteMarkersRequest) (*peerv1.WriteMarkersResponse, error)
 }
 
 // The timings and bounds of the protocol, equal on all brokers.

@@ -29,12 +29,12 @@ func (s *State) expire(c *statev1.ExpireTransactionalIds) Result {
 
 func (t *Transaction) idleSince(cutoff int64) bool { return t.Status.idle() && t.UpdatedMS <= cutoff }
 
-// Idle lists up to max ids without an open transaction that were last used at or before cutoff, in ms since 1970. The leader
-// proposes to forget them, with the same cutoff; Apply decides. It looks at all ids.
-func (s *State) Idle(cutoff int64, max int) []*Transaction {
+// Idle lists up to max ids without an open transaction that were last used at or before cutoff, in ms since 1970, and by a command
+// below an index. The leader proposes to forget them, with the same cutoff; Apply decides. It looks at all ids.
+func (s *State) Idle(cutoff int64, below uint64, max int) []*Transaction {
 	var found []*Transaction
 	for _, t := range s.ids {
-		if t.idleSince(cutoff) {
+		if t.idleSince(cutoff) && t.Version < below {
 			found = append(found, t)
 		}
 	}

@@ -116,7 +116,7 @@ func (e *entry) expects(b *Batch) (expected record.Sequence, ok bool) {
 			return 0, false // P14
 		}
 		if b.Transactional && !(e.isOpen() && b.Epoch == e.epoch) &&
-			b.Knew.LowestSequence >= 0 && after(b.BaseSequence, b.Knew.LowestSequence) {
+			b.Knew.LowestSequence >= 0 && After(b.BaseSequence, b.Knew.LowestSequence) {
 			return b.Knew.LowestSequence, false // P15
 		}
 		return b.BaseSequence, true
@@ -128,8 +128,8 @@ func (e *entry) expects(b *Batch) (expected record.Sequence, ok bool) {
 	}
 }
 
-// after says whether sequence a comes later than b, counting round the wrap (P11): the shorter way decides.
-func after(a, b record.Sequence) bool {
+// After says whether sequence a comes later than b, counting round the wrap (P11): the shorter way decides.
+func After(a, b record.Sequence) bool {
 	ahead := (int64(a) - int64(b)) & math.MaxInt32
 	return ahead != 0 && ahead <= math.MaxInt32/2
 }

@@ -79,6 +79,525 @@ func (Membership) EnumDescriptor() ([]byte, []int) {
 	return file_peer_v1_peer_proto_rawDescGZIP(), []int{0}
 }
 
+type JoinTransactionRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Partition *TransactionPartition  `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	// The client's transaction version: 1 asks only, 2 joins.
+	Version       uint32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinTransactionRequest) Reset() {
+	*x = JoinTransactionRequest{}
+	mi := &file_peer_v1_peer_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinTransactionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinTransactionRequest) ProtoMessage() {}
+
+func (x *JoinTransactionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinTransactionRequest.ProtoReflect.Descriptor instead.
+func (*JoinTransactionRequest) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *JoinTransactionRequest) GetPartition() *TransactionPartition {
+	if x != nil {
+		return x.Partition
+	}
+	return nil
+}
+
+func (x *JoinTransactionRequest) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type JoinTransactionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absent: the partition is in the transaction.
+	Failure       *Failure `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinTransactionResponse) Reset() {
+	*x = JoinTransactionResponse{}
+	mi := &file_peer_v1_peer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinTransactionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinTransactionResponse) ProtoMessage() {}
+
+func (x *JoinTransactionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinTransactionResponse.ProtoReflect.Descriptor instead.
+func (*JoinTransactionResponse) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *JoinTransactionResponse) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+// TransactionPartition is a partition where a producer writes in a transaction.
+type TransactionPartition struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	TransactionalId string                 `protobuf:"bytes,1,opt,name=transactional_id,json=transactionalId,proto3" json:"transactional_id,omitempty"`
+	ProducerId      int64                  `protobuf:"varint,2,opt,name=producer_id,json=producerId,proto3" json:"producer_id,omitempty"`
+	ProducerEpoch   int32                  `protobuf:"varint,3,opt,name=producer_epoch,json=producerEpoch,proto3" json:"producer_epoch,omitempty"`
+	Topic           string                 `protobuf:"bytes,4,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition       int32                  `protobuf:"varint,5,opt,name=partition,proto3" json:"partition,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *TransactionPartition) Reset() {
+	*x = TransactionPartition{}
+	mi := &file_peer_v1_peer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransactionPartition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransactionPartition) ProtoMessage() {}
+
+func (x *TransactionPartition) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransactionPartition.ProtoReflect.Descriptor instead.
+func (*TransactionPartition) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *TransactionPartition) GetTransactionalId() string {
+	if x != nil {
+		return x.TransactionalId
+	}
+	return ""
+}
+
+func (x *TransactionPartition) GetProducerId() int64 {
+	if x != nil {
+		return x.ProducerId
+	}
+	return 0
+}
+
+func (x *TransactionPartition) GetProducerEpoch() int32 {
+	if x != nil {
+		return x.ProducerEpoch
+	}
+	return 0
+}
+
+func (x *TransactionPartition) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *TransactionPartition) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+type NoteRefusalRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Partition *TransactionPartition  `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	// Kafka's name of the error.
+	Code string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
+	// -1: sequences were not the reason.
+	ExpectedSequence int32 `protobuf:"varint,3,opt,name=expected_sequence,json=expectedSequence,proto3" json:"expected_sequence,omitempty"`
+	ReceivedSequence int32 `protobuf:"varint,4,opt,name=received_sequence,json=receivedSequence,proto3" json:"received_sequence,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *NoteRefusalRequest) Reset() {
+	*x = NoteRefusalRequest{}
+	mi := &file_peer_v1_peer_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteRefusalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteRefusalRequest) ProtoMessage() {}
+
+func (x *NoteRefusalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteRefusalRequest.ProtoReflect.Descriptor instead.
+func (*NoteRefusalRequest) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *NoteRefusalRequest) GetPartition() *TransactionPartition {
+	if x != nil {
+		return x.Partition
+	}
+	return nil
+}
+
+func (x *NoteRefusalRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *NoteRefusalRequest) GetExpectedSequence() int32 {
+	if x != nil {
+		return x.ExpectedSequence
+	}
+	return 0
+}
+
+func (x *NoteRefusalRequest) GetReceivedSequence() int32 {
+	if x != nil {
+		return x.ReceivedSequence
+	}
+	return 0
+}
+
+type NoteRefusalResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Failure       *Failure               `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteRefusalResponse) Reset() {
+	*x = NoteRefusalResponse{}
+	mi := &file_peer_v1_peer_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteRefusalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteRefusalResponse) ProtoMessage() {}
+
+func (x *NoteRefusalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteRefusalResponse.ProtoReflect.Descriptor instead.
+func (*NoteRefusalResponse) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *NoteRefusalResponse) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+type WriteMarkersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Markers       []*Marker              `protobuf:"bytes,1,rep,name=markers,proto3" json:"markers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WriteMarkersRequest) Reset() {
+	*x = WriteMarkersRequest{}
+	mi := &file_peer_v1_peer_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WriteMarkersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WriteMarkersRequest) ProtoMessage() {}
+
+func (x *WriteMarkersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WriteMarkersRequest.ProtoReflect.Descriptor instead.
+func (*WriteMarkersRequest) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *WriteMarkersRequest) GetMarkers() []*Marker {
+	if x != nil {
+		return x.Markers
+	}
+	return nil
+}
+
+// Marker ends a transaction on one partition.
+type Marker struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	ProducerId    int64                  `protobuf:"varint,3,opt,name=producer_id,json=producerId,proto3" json:"producer_id,omitempty"`
+	ProducerEpoch int32                  `protobuf:"varint,4,opt,name=producer_epoch,json=producerEpoch,proto3" json:"producer_epoch,omitempty"`
+	// Term of the coordinator's leader (P21).
+	CoordinatorEpoch int32 `protobuf:"varint,5,opt,name=coordinator_epoch,json=coordinatorEpoch,proto3" json:"coordinator_epoch,omitempty"`
+	Commit           bool  `protobuf:"varint,6,opt,name=commit,proto3" json:"commit,omitempty"`
+	// Transaction version of the end (P20).
+	Version       uint32 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Marker) Reset() {
+	*x = Marker{}
+	mi := &file_peer_v1_peer_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Marker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Marker) ProtoMessage() {}
+
+func (x *Marker) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Marker.ProtoReflect.Descriptor instead.
+func (*Marker) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Marker) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Marker) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *Marker) GetProducerId() int64 {
+	if x != nil {
+		return x.ProducerId
+	}
+	return 0
+}
+
+func (x *Marker) GetProducerEpoch() int32 {
+	if x != nil {
+		return x.ProducerEpoch
+	}
+	return 0
+}
+
+func (x *Marker) GetCoordinatorEpoch() int32 {
+	if x != nil {
+		return x.CoordinatorEpoch
+	}
+	return 0
+}
+
+func (x *Marker) GetCommit() bool {
+	if x != nil {
+		return x.Commit
+	}
+	return false
+}
+
+func (x *Marker) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type WriteMarkersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each marker, in order.
+	Results       []*MarkerResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WriteMarkersResponse) Reset() {
+	*x = WriteMarkersResponse{}
+	mi := &file_peer_v1_peer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WriteMarkersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WriteMarkersResponse) ProtoMessage() {}
+
+func (x *WriteMarkersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WriteMarkersResponse.ProtoReflect.Descriptor instead.
+func (*WriteMarkersResponse) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *WriteMarkersResponse) GetResults() []*MarkerResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// MarkerResult is what came of a marker.
+type MarkerResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absent: it is committed.
+	Failure       *Failure `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkerResult) Reset() {
+	*x = MarkerResult{}
+	mi := &file_peer_v1_peer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkerResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkerResult) ProtoMessage() {}
+
+func (x *MarkerResult) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkerResult.ProtoReflect.Descriptor instead.
+func (*MarkerResult) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *MarkerResult) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
 type HelloRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The caller.
@@ -89,7 +608,7 @@ type HelloRequest struct {
 
 func (x *HelloRequest) Reset() {
 	*x = HelloRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[0]
+	mi := &file_peer_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -101,7 +620,7 @@ func (x *HelloRequest) String() string {
 func (*HelloRequest) ProtoMessage() {}
 
 func (x *HelloRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[0]
+	mi := &file_peer_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -114,7 +633,7 @@ func (x *HelloRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloRequest.ProtoReflect.Descriptor instead.
 func (*HelloRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{0}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HelloRequest) GetNode() *Node {
@@ -138,7 +657,7 @@ type HelloResponse struct {
 
 func (x *HelloResponse) Reset() {
 	*x = HelloResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[1]
+	mi := &file_peer_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -150,7 +669,7 @@ func (x *HelloResponse) String() string {
 func (*HelloResponse) ProtoMessage() {}
 
 func (x *HelloResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[1]
+	mi := &file_peer_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -163,7 +682,7 @@ func (x *HelloResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloResponse.ProtoReflect.Descriptor instead.
 func (*HelloResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{1}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HelloResponse) GetNode() *Node {
@@ -206,7 +725,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_peer_v1_peer_proto_msgTypes[2]
+	mi := &file_peer_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -218,7 +737,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[2]
+	mi := &file_peer_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -231,7 +750,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{2}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Node) GetBrokerId() int32 {
@@ -301,7 +820,7 @@ type Leader struct {
 
 func (x *Leader) Reset() {
 	*x = Leader{}
-	mi := &file_peer_v1_peer_proto_msgTypes[3]
+	mi := &file_peer_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -313,7 +832,7 @@ func (x *Leader) String() string {
 func (*Leader) ProtoMessage() {}
 
 func (x *Leader) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[3]
+	mi := &file_peer_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -326,7 +845,7 @@ func (x *Leader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leader.ProtoReflect.Descriptor instead.
 func (*Leader) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{3}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Leader) GetBrokerId() int32 {
@@ -359,7 +878,7 @@ type FormRequest struct {
 
 func (x *FormRequest) Reset() {
 	*x = FormRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[4]
+	mi := &file_peer_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -371,7 +890,7 @@ func (x *FormRequest) String() string {
 func (*FormRequest) ProtoMessage() {}
 
 func (x *FormRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[4]
+	mi := &file_peer_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -384,7 +903,7 @@ func (x *FormRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FormRequest.ProtoReflect.Descriptor instead.
 func (*FormRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FormRequest) GetClusterId() string {
@@ -436,7 +955,7 @@ type FormResponse struct {
 
 func (x *FormResponse) Reset() {
 	*x = FormResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[5]
+	mi := &file_peer_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +967,7 @@ func (x *FormResponse) String() string {
 func (*FormResponse) ProtoMessage() {}
 
 func (x *FormResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[5]
+	mi := &file_peer_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +980,7 @@ func (x *FormResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FormResponse.ProtoReflect.Descriptor instead.
 func (*FormResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FormResponse) GetAccepted() bool {
@@ -508,7 +1027,7 @@ type ForwardRequest struct {
 
 func (x *ForwardRequest) Reset() {
 	*x = ForwardRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_peer_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -520,7 +1039,7 @@ func (x *ForwardRequest) String() string {
 func (*ForwardRequest) ProtoMessage() {}
 
 func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_peer_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -533,7 +1052,7 @@ func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
 func (*ForwardRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ForwardRequest) GetAgain() bool {
@@ -717,7 +1236,7 @@ type ForwardResponse struct {
 
 func (x *ForwardResponse) Reset() {
 	*x = ForwardResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_peer_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +1248,7 @@ func (x *ForwardResponse) String() string {
 func (*ForwardResponse) ProtoMessage() {}
 
 func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_peer_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +1261,7 @@ func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardResponse.ProtoReflect.Descriptor instead.
 func (*ForwardResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ForwardResponse) GetResponse() isForwardResponse_Response {
@@ -807,7 +1326,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_peer_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +1338,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_peer_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +1351,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Failure) GetCode() string {
@@ -900,7 +1419,7 @@ type Done struct {
 
 func (x *Done) Reset() {
 	*x = Done{}
-	mi := &file_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_peer_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -912,7 +1431,7 @@ func (x *Done) String() string {
 func (*Done) ProtoMessage() {}
 
 func (x *Done) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_peer_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -925,7 +1444,7 @@ func (x *Done) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Done.ProtoReflect.Descriptor instead.
 func (*Done) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Done) GetIndex() uint64 {
@@ -974,7 +1493,7 @@ type CreateTopic struct {
 
 func (x *CreateTopic) Reset() {
 	*x = CreateTopic{}
-	mi := &file_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_peer_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1505,7 @@ func (x *CreateTopic) String() string {
 func (*CreateTopic) ProtoMessage() {}
 
 func (x *CreateTopic) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_peer_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1518,7 @@ func (x *CreateTopic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTopic.ProtoReflect.Descriptor instead.
 func (*CreateTopic) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateTopic) GetTopicId() []byte {
@@ -1065,7 +1584,7 @@ type AlterTopic struct {
 
 func (x *AlterTopic) Reset() {
 	*x = AlterTopic{}
-	mi := &file_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_peer_v1_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1077,7 +1596,7 @@ func (x *AlterTopic) String() string {
 func (*AlterTopic) ProtoMessage() {}
 
 func (x *AlterTopic) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_peer_v1_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1090,7 +1609,7 @@ func (x *AlterTopic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTopic.ProtoReflect.Descriptor instead.
 func (*AlterTopic) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AlterTopic) GetName() string {
@@ -1139,7 +1658,7 @@ type DeleteTopic struct {
 
 func (x *DeleteTopic) Reset() {
 	*x = DeleteTopic{}
-	mi := &file_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_peer_v1_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1670,7 @@ func (x *DeleteTopic) String() string {
 func (*DeleteTopic) ProtoMessage() {}
 
 func (x *DeleteTopic) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_peer_v1_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1683,7 @@ func (x *DeleteTopic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopic.ProtoReflect.Descriptor instead.
 func (*DeleteTopic) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteTopic) GetName() string {
@@ -1190,7 +1709,7 @@ type RegisterBroker struct {
 
 func (x *RegisterBroker) Reset() {
 	*x = RegisterBroker{}
-	mi := &file_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_peer_v1_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1721,7 @@ func (x *RegisterBroker) String() string {
 func (*RegisterBroker) ProtoMessage() {}
 
 func (x *RegisterBroker) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_peer_v1_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1734,7 @@ func (x *RegisterBroker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterBroker.ProtoReflect.Descriptor instead.
 func (*RegisterBroker) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RegisterBroker) GetCommand() *v1.RegisterBroker {
@@ -1234,7 +1753,7 @@ type UnregisterBroker struct {
 
 func (x *UnregisterBroker) Reset() {
 	*x = UnregisterBroker{}
-	mi := &file_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_peer_v1_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1765,7 @@ func (x *UnregisterBroker) String() string {
 func (*UnregisterBroker) ProtoMessage() {}
 
 func (x *UnregisterBroker) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_peer_v1_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1778,7 @@ func (x *UnregisterBroker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnregisterBroker.ProtoReflect.Descriptor instead.
 func (*UnregisterBroker) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UnregisterBroker) GetCommand() *v1.UnregisterBroker {
@@ -1278,7 +1797,7 @@ type SetFeatureLevel struct {
 
 func (x *SetFeatureLevel) Reset() {
 	*x = SetFeatureLevel{}
-	mi := &file_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_peer_v1_peer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1290,7 +1809,7 @@ func (x *SetFeatureLevel) String() string {
 func (*SetFeatureLevel) ProtoMessage() {}
 
 func (x *SetFeatureLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_peer_v1_peer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1303,7 +1822,7 @@ func (x *SetFeatureLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFeatureLevel.ProtoReflect.Descriptor instead.
 func (*SetFeatureLevel) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SetFeatureLevel) GetCommand() *v1.SetFeatureLevel {
@@ -1322,7 +1841,7 @@ type ReportReplicas struct {
 
 func (x *ReportReplicas) Reset() {
 	*x = ReportReplicas{}
-	mi := &file_peer_v1_peer_proto_msgTypes[16]
+	mi := &file_peer_v1_peer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1853,7 @@ func (x *ReportReplicas) String() string {
 func (*ReportReplicas) ProtoMessage() {}
 
 func (x *ReportReplicas) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[16]
+	mi := &file_peer_v1_peer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1866,7 @@ func (x *ReportReplicas) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportReplicas.ProtoReflect.Descriptor instead.
 func (*ReportReplicas) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReportReplicas) GetCommand() *v1.ReportReplicas {
@@ -1366,7 +1885,7 @@ type AllocateProducerIds struct {
 
 func (x *AllocateProducerIds) Reset() {
 	*x = AllocateProducerIds{}
-	mi := &file_peer_v1_peer_proto_msgTypes[17]
+	mi := &file_peer_v1_peer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1897,7 @@ func (x *AllocateProducerIds) String() string {
 func (*AllocateProducerIds) ProtoMessage() {}
 
 func (x *AllocateProducerIds) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[17]
+	mi := &file_peer_v1_peer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1910,7 @@ func (x *AllocateProducerIds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocateProducerIds.ProtoReflect.Descriptor instead.
 func (*AllocateProducerIds) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AllocateProducerIds) GetCommand() *v1.AllocateProducerIds {
@@ -1411,7 +1930,7 @@ type AlterDefaults struct {
 
 func (x *AlterDefaults) Reset() {
 	*x = AlterDefaults{}
-	mi := &file_peer_v1_peer_proto_msgTypes[18]
+	mi := &file_peer_v1_peer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1942,7 @@ func (x *AlterDefaults) String() string {
 func (*AlterDefaults) ProtoMessage() {}
 
 func (x *AlterDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[18]
+	mi := &file_peer_v1_peer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1955,7 @@ func (x *AlterDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterDefaults.ProtoReflect.Descriptor instead.
 func (*AlterDefaults) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{18}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AlterDefaults) GetCommand() *v1.AlterDefaults {
@@ -1463,7 +1982,7 @@ type Confirm struct {
 
 func (x *Confirm) Reset() {
 	*x = Confirm{}
-	mi := &file_peer_v1_peer_proto_msgTypes[19]
+	mi := &file_peer_v1_peer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1994,7 @@ func (x *Confirm) String() string {
 func (*Confirm) ProtoMessage() {}
 
 func (x *Confirm) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[19]
+	mi := &file_peer_v1_peer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +2007,7 @@ func (x *Confirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Confirm.ProtoReflect.Descriptor instead.
 func (*Confirm) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{19}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{28}
 }
 
 type ReportStatusRequest struct {
@@ -1510,7 +2029,7 @@ type ReportStatusRequest struct {
 
 func (x *ReportStatusRequest) Reset() {
 	*x = ReportStatusRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[20]
+	mi := &file_peer_v1_peer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +2041,7 @@ func (x *ReportStatusRequest) String() string {
 func (*ReportStatusRequest) ProtoMessage() {}
 
 func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[20]
+	mi := &file_peer_v1_peer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +2054,7 @@ func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusRequest.ProtoReflect.Descriptor instead.
 func (*ReportStatusRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{20}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReportStatusRequest) GetNode() *Node {
@@ -1593,7 +2112,7 @@ type Leading struct {
 
 func (x *Leading) Reset() {
 	*x = Leading{}
-	mi := &file_peer_v1_peer_proto_msgTypes[21]
+	mi := &file_peer_v1_peer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1605,7 +2124,7 @@ func (x *Leading) String() string {
 func (*Leading) ProtoMessage() {}
 
 func (x *Leading) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[21]
+	mi := &file_peer_v1_peer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1618,7 +2137,7 @@ func (x *Leading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leading.ProtoReflect.Descriptor instead.
 func (*Leading) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{21}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Leading) GetGroupId() uint64 {
@@ -1653,7 +2172,7 @@ type ReportStatusResponse struct {
 
 func (x *ReportStatusResponse) Reset() {
 	*x = ReportStatusResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[22]
+	mi := &file_peer_v1_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1665,7 +2184,7 @@ func (x *ReportStatusResponse) String() string {
 func (*ReportStatusResponse) ProtoMessage() {}
 
 func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[22]
+	mi := &file_peer_v1_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1678,7 +2197,7 @@ func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusResponse.ProtoReflect.Descriptor instead.
 func (*ReportStatusResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{22}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReportStatusResponse) GetNode() *Node {
@@ -1709,7 +2228,7 @@ type PullEntriesRequest struct {
 
 func (x *PullEntriesRequest) Reset() {
 	*x = PullEntriesRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[23]
+	mi := &file_peer_v1_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1721,7 +2240,7 @@ func (x *PullEntriesRequest) String() string {
 func (*PullEntriesRequest) ProtoMessage() {}
 
 func (x *PullEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[23]
+	mi := &file_peer_v1_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1734,7 +2253,7 @@ func (x *PullEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullEntriesRequest.ProtoReflect.Descriptor instead.
 func (*PullEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{23}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PullEntriesRequest) GetGroupId() uint64 {
@@ -1774,7 +2293,7 @@ type PullEntriesResponse struct {
 
 func (x *PullEntriesResponse) Reset() {
 	*x = PullEntriesResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[24]
+	mi := &file_peer_v1_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +2305,7 @@ func (x *PullEntriesResponse) String() string {
 func (*PullEntriesResponse) ProtoMessage() {}
 
 func (x *PullEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[24]
+	mi := &file_peer_v1_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +2318,7 @@ func (x *PullEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullEntriesResponse.ProtoReflect.Descriptor instead.
 func (*PullEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{24}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PullEntriesResponse) GetEntries() []*Entry {
@@ -1832,7 +2351,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_peer_v1_peer_proto_msgTypes[25]
+	mi := &file_peer_v1_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1844,7 +2363,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[25]
+	mi := &file_peer_v1_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1857,7 +2376,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{25}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Entry) GetIndex() uint64 {
@@ -1927,7 +2446,41 @@ var File_peer_v1_peer_proto protoreflect.FileDescriptor
 
 const file_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x12peer/v1/peer.proto\x12\x0foncelog.peer.v1\x1a\x17state/v1/metadata.proto\"9\n" +
+	"\x12peer/v1/peer.proto\x12\x0foncelog.peer.v1\x1a\x17state/v1/metadata.proto\"w\n" +
+	"\x16JoinTransactionRequest\x12C\n" +
+	"\tpartition\x18\x01 \x01(\v2%.oncelog.peer.v1.TransactionPartitionR\tpartition\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\rR\aversion\"M\n" +
+	"\x17JoinTransactionResponse\x122\n" +
+	"\afailure\x18\x01 \x01(\v2\x18.oncelog.peer.v1.FailureR\afailure\"\xbd\x01\n" +
+	"\x14TransactionPartition\x12)\n" +
+	"\x10transactional_id\x18\x01 \x01(\tR\x0ftransactionalId\x12\x1f\n" +
+	"\vproducer_id\x18\x02 \x01(\x03R\n" +
+	"producerId\x12%\n" +
+	"\x0eproducer_epoch\x18\x03 \x01(\x05R\rproducerEpoch\x12\x14\n" +
+	"\x05topic\x18\x04 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x05 \x01(\x05R\tpartition\"\xc7\x01\n" +
+	"\x12NoteRefusalRequest\x12C\n" +
+	"\tpartition\x18\x01 \x01(\v2%.oncelog.peer.v1.TransactionPartitionR\tpartition\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\tR\x04code\x12+\n" +
+	"\x11expected_sequence\x18\x03 \x01(\x05R\x10expectedSequence\x12+\n" +
+	"\x11received_sequence\x18\x04 \x01(\x05R\x10receivedSequence\"I\n" +
+	"\x13NoteRefusalResponse\x122\n" +
+	"\afailure\x18\x01 \x01(\v2\x18.oncelog.peer.v1.FailureR\afailure\"H\n" +
+	"\x13WriteMarkersRequest\x121\n" +
+	"\amarkers\x18\x01 \x03(\v2\x17.oncelog.peer.v1.MarkerR\amarkers\"\xe3\x01\n" +
+	"\x06Marker\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x1f\n" +
+	"\vproducer_id\x18\x03 \x01(\x03R\n" +
+	"producerId\x12%\n" +
+	"\x0eproducer_epoch\x18\x04 \x01(\x05R\rproducerEpoch\x12+\n" +
+	"\x11coordinator_epoch\x18\x05 \x01(\x05R\x10coordinatorEpoch\x12\x16\n" +
+	"\x06commit\x18\x06 \x01(\bR\x06commit\x12\x18\n" +
+	"\aversion\x18\a \x01(\rR\aversion\"O\n" +
+	"\x14WriteMarkersResponse\x127\n" +
+	"\aresults\x18\x01 \x03(\v2\x1d.oncelog.peer.v1.MarkerResultR\aresults\"B\n" +
+	"\fMarkerResult\x122\n" +
+	"\afailure\x18\x01 \x01(\v2\x18.oncelog.peer.v1.FailureR\afailure\"9\n" +
 	"\fHelloRequest\x12)\n" +
 	"\x04node\x18\x01 \x01(\v2\x15.oncelog.peer.v1.NodeR\x04node\"\xad\x01\n" +
 	"\rHelloResponse\x12)\n" +
@@ -2071,13 +2624,16 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\x16MEMBERSHIP_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fMEMBERSHIP_NONE\x10\x01\x12\x16\n" +
 	"\x12MEMBERSHIP_FORMING\x10\x02\x12\x15\n" +
-	"\x11MEMBERSHIP_MEMBER\x10\x032\xa1\x03\n" +
+	"\x11MEMBERSHIP_MEMBER\x10\x032\xbe\x05\n" +
 	"\vPeerService\x12F\n" +
 	"\x05Hello\x12\x1d.oncelog.peer.v1.HelloRequest\x1a\x1e.oncelog.peer.v1.HelloResponse\x12C\n" +
 	"\x04Form\x12\x1c.oncelog.peer.v1.FormRequest\x1a\x1d.oncelog.peer.v1.FormResponse\x12L\n" +
 	"\aForward\x12\x1f.oncelog.peer.v1.ForwardRequest\x1a .oncelog.peer.v1.ForwardResponse\x12[\n" +
 	"\fReportStatus\x12$.oncelog.peer.v1.ReportStatusRequest\x1a%.oncelog.peer.v1.ReportStatusResponse\x12Z\n" +
-	"\vPullEntries\x12#.oncelog.peer.v1.PullEntriesRequest\x1a$.oncelog.peer.v1.PullEntriesResponse0\x01B5Z3github.com/oncelog/oncelog/api/proto/peer/v1;peerv1b\x06proto3"
+	"\vPullEntries\x12#.oncelog.peer.v1.PullEntriesRequest\x1a$.oncelog.peer.v1.PullEntriesResponse0\x01\x12d\n" +
+	"\x0fJoinTransaction\x12'.oncelog.peer.v1.JoinTransactionRequest\x1a(.oncelog.peer.v1.JoinTransactionResponse\x12X\n" +
+	"\vNoteRefusal\x12#.oncelog.peer.v1.NoteRefusalRequest\x1a$.oncelog.peer.v1.NoteRefusalResponse\x12[\n" +
+	"\fWriteMarkers\x12$.oncelog.peer.v1.WriteMarkersRequest\x1a%.oncelog.peer.v1.WriteMarkersResponseB5Z3github.com/oncelog/oncelog/api/proto/peer/v1;peerv1b\x06proto3"
 
 var (
 	file_peer_v1_peer_proto_rawDescOnce sync.Once
@@ -2092,94 +2648,116 @@ func file_peer_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_peer_v1_peer_proto_goTypes = []any{
-	(Membership)(0),                // 0: oncelog.peer.v1.Membership
-	(*HelloRequest)(nil),           // 1: oncelog.peer.v1.HelloRequest
-	(*HelloResponse)(nil),          // 2: oncelog.peer.v1.HelloResponse
-	(*Node)(nil),                   // 3: oncelog.peer.v1.Node
-	(*Leader)(nil),                 // 4: oncelog.peer.v1.Leader
-	(*FormRequest)(nil),            // 5: oncelog.peer.v1.FormRequest
-	(*FormResponse)(nil),           // 6: oncelog.peer.v1.FormResponse
-	(*ForwardRequest)(nil),         // 7: oncelog.peer.v1.ForwardRequest
-	(*ForwardResponse)(nil),        // 8: oncelog.peer.v1.ForwardResponse
-	(*Failure)(nil),                // 9: oncelog.peer.v1.Failure
-	(*Done)(nil),                   // 10: oncelog.peer.v1.Done
-	(*CreateTopic)(nil),            // 11: oncelog.peer.v1.CreateTopic
-	(*AlterTopic)(nil),             // 12: oncelog.peer.v1.AlterTopic
-	(*DeleteTopic)(nil),            // 13: oncelog.peer.v1.DeleteTopic
-	(*RegisterBroker)(nil),         // 14: oncelog.peer.v1.RegisterBroker
-	(*UnregisterBroker)(nil),       // 15: oncelog.peer.v1.UnregisterBroker
-	(*SetFeatureLevel)(nil),        // 16: oncelog.peer.v1.SetFeatureLevel
-	(*ReportReplicas)(nil),         // 17: oncelog.peer.v1.ReportReplicas
-	(*AllocateProducerIds)(nil),    // 18: oncelog.peer.v1.AllocateProducerIds
-	(*AlterDefaults)(nil),          // 19: oncelog.peer.v1.AlterDefaults
-	(*Confirm)(nil),                // 20: oncelog.peer.v1.Confirm
-	(*ReportStatusRequest)(nil),    // 21: oncelog.peer.v1.ReportStatusRequest
-	(*Leading)(nil),                // 22: oncelog.peer.v1.Leading
-	(*ReportStatusResponse)(nil),   // 23: oncelog.peer.v1.ReportStatusResponse
-	(*PullEntriesRequest)(nil),     // 24: oncelog.peer.v1.PullEntriesRequest
-	(*PullEntriesResponse)(nil),    // 25: oncelog.peer.v1.PullEntriesResponse
-	(*Entry)(nil),                  // 26: oncelog.peer.v1.Entry
-	(*v1.TopicState)(nil),          // 27: oncelog.state.v1.TopicState
-	(*v1.Placement)(nil),           // 28: oncelog.state.v1.Placement
-	(*v1.ConfigValue)(nil),         // 29: oncelog.state.v1.ConfigValue
-	(*v1.RegisterBroker)(nil),      // 30: oncelog.state.v1.RegisterBroker
-	(*v1.UnregisterBroker)(nil),    // 31: oncelog.state.v1.UnregisterBroker
-	(*v1.SetFeatureLevel)(nil),     // 32: oncelog.state.v1.SetFeatureLevel
-	(*v1.ReportReplicas)(nil),      // 33: oncelog.state.v1.ReportReplicas
-	(*v1.AllocateProducerIds)(nil), // 34: oncelog.state.v1.AllocateProducerIds
-	(*v1.AlterDefaults)(nil),       // 35: oncelog.state.v1.AlterDefaults
+	(Membership)(0),                 // 0: oncelog.peer.v1.Membership
+	(*JoinTransactionRequest)(nil),  // 1: oncelog.peer.v1.JoinTransactionRequest
+	(*JoinTransactionResponse)(nil), // 2: oncelog.peer.v1.JoinTransactionResponse
+	(*TransactionPartition)(nil),    // 3: oncelog.peer.v1.TransactionPartition
+	(*NoteRefusalRequest)(nil),      // 4: oncelog.peer.v1.NoteRefusalRequest
+	(*NoteRefusalResponse)(nil),     // 5: oncelog.peer.v1.NoteRefusalResponse
+	(*WriteMarkersRequest)(nil),     // 6: oncelog.peer.v1.WriteMarkersRequest
+	(*Marker)(nil),                  // 7: oncelog.peer.v1.Marker
+	(*WriteMarkersResponse)(nil),    // 8: oncelog.peer.v1.WriteMarkersResponse
+	(*MarkerResult)(nil),            // 9: oncelog.peer.v1.MarkerResult
+	(*HelloRequest)(nil),            // 10: oncelog.peer.v1.HelloRequest
+	(*HelloResponse)(nil),           // 11: oncelog.peer.v1.HelloResponse
+	(*Node)(nil),                    // 12: oncelog.peer.v1.Node
+	(*Leader)(nil),                  // 13: oncelog.peer.v1.Leader
+	(*FormRequest)(nil),             // 14: oncelog.peer.v1.FormRequest
+	(*FormResponse)(nil),            // 15: oncelog.peer.v1.FormResponse
+	(*ForwardRequest)(nil),          // 16: oncelog.peer.v1.ForwardRequest
+	(*ForwardResponse)(nil),         // 17: oncelog.peer.v1.ForwardResponse
+	(*Failure)(nil),                 // 18: oncelog.peer.v1.Failure
+	(*Done)(nil),                    // 19: oncelog.peer.v1.Done
+	(*CreateTopic)(nil),             // 20: oncelog.peer.v1.CreateTopic
+	(*AlterTopic)(nil),              // 21: oncelog.peer.v1.AlterTopic
+	(*DeleteTopic)(nil),             // 22: oncelog.peer.v1.DeleteTopic
+	(*RegisterBroker)(nil),          // 23: oncelog.peer.v1.RegisterBroker
+	(*UnregisterBroker)(nil),        // 24: oncelog.peer.v1.UnregisterBroker
+	(*SetFeatureLevel)(nil),         // 25: oncelog.peer.v1.SetFeatureLevel
+	(*ReportReplicas)(nil),          // 26: oncelog.peer.v1.ReportReplicas
+	(*AllocateProducerIds)(nil),     // 27: oncelog.peer.v1.AllocateProducerIds
+	(*AlterDefaults)(nil),           // 28: oncelog.peer.v1.AlterDefaults
+	(*Confirm)(nil),                 // 29: oncelog.peer.v1.Confirm
+	(*ReportStatusRequest)(nil),     // 30: oncelog.peer.v1.ReportStatusRequest
+	(*Leading)(nil),                 // 31: oncelog.peer.v1.Leading
+	(*ReportStatusResponse)(nil),    // 32: oncelog.peer.v1.ReportStatusResponse
+	(*PullEntriesRequest)(nil),      // 33: oncelog.peer.v1.PullEntriesRequest
+	(*PullEntriesResponse)(nil),     // 34: oncelog.peer.v1.PullEntriesResponse
+	(*Entry)(nil),                   // 35: oncelog.peer.v1.Entry
+	(*v1.TopicState)(nil),           // 36: oncelog.state.v1.TopicState
+	(*v1.Placement)(nil),            // 37: oncelog.state.v1.Placement
+	(*v1.ConfigValue)(nil),          // 38: oncelog.state.v1.ConfigValue
+	(*v1.RegisterBroker)(nil),       // 39: oncelog.state.v1.RegisterBroker
+	(*v1.UnregisterBroker)(nil),     // 40: oncelog.state.v1.UnregisterBroker
+	(*v1.SetFeatureLevel)(nil),      // 41: oncelog.state.v1.SetFeatureLevel
+	(*v1.ReportReplicas)(nil),       // 42: oncelog.state.v1.ReportReplicas
+	(*v1.AllocateProducerIds)(nil),  // 43: oncelog.state.v1.AllocateProducerIds
+	(*v1.AlterDefaults)(nil),        // 44: oncelog.state.v1.AlterDefaults
 }
 var file_peer_v1_peer_proto_depIdxs = []int32{
-	3,  // 0: oncelog.peer.v1.HelloRequest.node:type_name -> oncelog.peer.v1.Node
-	3,  // 1: oncelog.peer.v1.HelloResponse.node:type_name -> oncelog.peer.v1.Node
-	4,  // 2: oncelog.peer.v1.HelloResponse.metadata_leader:type_name -> oncelog.peer.v1.Leader
-	3,  // 3: oncelog.peer.v1.HelloResponse.brokers:type_name -> oncelog.peer.v1.Node
-	0,  // 4: oncelog.peer.v1.Node.membership:type_name -> oncelog.peer.v1.Membership
-	3,  // 5: oncelog.peer.v1.FormResponse.node:type_name -> oncelog.peer.v1.Node
-	11, // 6: oncelog.peer.v1.ForwardRequest.create_topic:type_name -> oncelog.peer.v1.CreateTopic
-	12, // 7: oncelog.peer.v1.ForwardRequest.alter_topic:type_name -> oncelog.peer.v1.AlterTopic
-	13, // 8: oncelog.peer.v1.ForwardRequest.delete_topic:type_name -> oncelog.peer.v1.DeleteTopic
-	14, // 9: oncelog.peer.v1.ForwardRequest.register_broker:type_name -> oncelog.peer.v1.RegisterBroker
-	15, // 10: oncelog.peer.v1.ForwardRequest.unregister_broker:type_name -> oncelog.peer.v1.UnregisterBroker
-	16, // 11: oncelog.peer.v1.ForwardRequest.set_feature_level:type_name -> oncelog.peer.v1.SetFeatureLevel
-	17, // 12: oncelog.peer.v1.ForwardRequest.report_replicas:type_name -> oncelog.peer.v1.ReportReplicas
-	18, // 13: oncelog.peer.v1.ForwardRequest.allocate_producer_ids:type_name -> oncelog.peer.v1.AllocateProducerIds
-	19, // 14: oncelog.peer.v1.ForwardRequest.alter_defaults:type_name -> oncelog.peer.v1.AlterDefaults
-	20, // 15: oncelog.peer.v1.ForwardRequest.confirm:type_name -> oncelog.peer.v1.Confirm
-	9,  // 16: oncelog.peer.v1.ForwardResponse.failure:type_name -> oncelog.peer.v1.Failure
-	10, // 17: oncelog.peer.v1.ForwardResponse.done:type_name -> oncelog.peer.v1.Done
-	4,  // 18: oncelog.peer.v1.Failure.leader:type_name -> oncelog.peer.v1.Leader
-	27, // 19: oncelog.peer.v1.Done.topic:type_name -> oncelog.state.v1.TopicState
-	28, // 20: oncelog.peer.v1.CreateTopic.placements:type_name -> oncelog.state.v1.Placement
-	29, // 21: oncelog.peer.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
-	29, // 22: oncelog.peer.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
-	30, // 23: oncelog.peer.v1.RegisterBroker.command:type_name -> oncelog.state.v1.RegisterBroker
-	31, // 24: oncelog.peer.v1.UnregisterBroker.command:type_name -> oncelog.state.v1.UnregisterBroker
-	32, // 25: oncelog.peer.v1.SetFeatureLevel.command:type_name -> oncelog.state.v1.SetFeatureLevel
-	33, // 26: oncelog.peer.v1.ReportReplicas.command:type_name -> oncelog.state.v1.ReportReplicas
-	34, // 27: oncelog.peer.v1.AllocateProducerIds.command:type_name -> oncelog.state.v1.AllocateProducerIds
-	35, // 28: oncelog.peer.v1.AlterDefaults.command:type_name -> oncelog.state.v1.AlterDefaults
-	3,  // 29: oncelog.peer.v1.ReportStatusRequest.node:type_name -> oncelog.peer.v1.Node
-	22, // 30: oncelog.peer.v1.ReportStatusRequest.leading:type_name -> oncelog.peer.v1.Leading
-	3,  // 31: oncelog.peer.v1.ReportStatusResponse.node:type_name -> oncelog.peer.v1.Node
-	26, // 32: oncelog.peer.v1.PullEntriesResponse.entries:type_name -> oncelog.peer.v1.Entry
-	1,  // 33: oncelog.peer.v1.PeerService.Hello:input_type -> oncelog.peer.v1.HelloRequest
-	5,  // 34: oncelog.peer.v1.PeerService.Form:input_type -> oncelog.peer.v1.FormRequest
-	7,  // 35: oncelog.peer.v1.PeerService.Forward:input_type -> oncelog.peer.v1.ForwardRequest
-	21, // 36: oncelog.peer.v1.PeerService.ReportStatus:input_type -> oncelog.peer.v1.ReportStatusRequest
-	24, // 37: oncelog.peer.v1.PeerService.PullEntries:input_type -> oncelog.peer.v1.PullEntriesRequest
-	2,  // 38: oncelog.peer.v1.PeerService.Hello:output_type -> oncelog.peer.v1.HelloResponse
-	6,  // 39: oncelog.peer.v1.PeerService.Form:output_type -> oncelog.peer.v1.FormResponse
-	8,  // 40: oncelog.peer.v1.PeerService.Forward:output_type -> oncelog.peer.v1.ForwardResponse
-	23, // 41: oncelog.peer.v1.PeerService.ReportStatus:output_type -> oncelog.peer.v1.ReportStatusResponse
-	25, // 42: oncelog.peer.v1.PeerService.PullEntries:output_type -> oncelog.peer.v1.PullEntriesResponse
-	38, // [38:43] is the sub-list for method output_type
-	33, // [33:38] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	3,  // 0: oncelog.peer.v1.JoinTransactionRequest.partition:type_name -> oncelog.peer.v1.TransactionPartition
+	18, // 1: oncelog.peer.v1.JoinTransactionResponse.failure:type_name -> oncelog.peer.v1.Failure
+	3,  // 2: oncelog.peer.v1.NoteRefusalRequest.partition:type_name -> oncelog.peer.v1.TransactionPartition
+	18, // 3: oncelog.peer.v1.NoteRefusalResponse.failure:type_name -> oncelog.peer.v1.Failure
+	7,  // 4: oncelog.peer.v1.WriteMarkersRequest.markers:type_name -> oncelog.peer.v1.Marker
+	9,  // 5: oncelog.peer.v1.WriteMarkersResponse.results:type_name -> oncelog.peer.v1.MarkerResult
+	18, // 6: oncelog.peer.v1.MarkerResult.failure:type_name -> oncelog.peer.v1.Failure
+	12, // 7: oncelog.peer.v1.HelloRequest.node:type_name -> oncelog.peer.v1.Node
+	12, // 8: oncelog.peer.v1.HelloResponse.node:type_name -> oncelog.peer.v1.Node
+	13, // 9: oncelog.peer.v1.HelloResponse.metadata_leader:type_name -> oncelog.peer.v1.Leader
+	12, // 10: oncelog.peer.v1.HelloResponse.brokers:type_name -> oncelog.peer.v1.Node
+	0,  // 11: oncelog.peer.v1.Node.membership:type_name -> oncelog.peer.v1.Membership
+	12, // 12: oncelog.peer.v1.FormResponse.node:type_name -> oncelog.peer.v1.Node
+	20, // 13: oncelog.peer.v1.ForwardRequest.create_topic:type_name -> oncelog.peer.v1.CreateTopic
+	21, // 14: oncelog.peer.v1.ForwardRequest.alter_topic:type_name -> oncelog.peer.v1.AlterTopic
+	22, // 15: oncelog.peer.v1.ForwardRequest.delete_topic:type_name -> oncelog.peer.v1.DeleteTopic
+	23, // 16: oncelog.peer.v1.ForwardRequest.register_broker:type_name -> oncelog.peer.v1.RegisterBroker
+	24, // 17: oncelog.peer.v1.ForwardRequest.unregister_broker:type_name -> oncelog.peer.v1.UnregisterBroker
+	25, // 18: oncelog.peer.v1.ForwardRequest.set_feature_level:type_name -> oncelog.peer.v1.SetFeatureLevel
+	26, // 19: oncelog.peer.v1.ForwardRequest.report_replicas:type_name -> oncelog.peer.v1.ReportReplicas
+	27, // 20: oncelog.peer.v1.ForwardRequest.allocate_producer_ids:type_name -> oncelog.peer.v1.AllocateProducerIds
+	28, // 21: oncelog.peer.v1.ForwardRequest.alter_defaults:type_name -> oncelog.peer.v1.AlterDefaults
+	29, // 22: oncelog.peer.v1.ForwardRequest.confirm:type_name -> oncelog.peer.v1.Confirm
+	18, // 23: oncelog.peer.v1.ForwardResponse.failure:type_name -> oncelog.peer.v1.Failure
+	19, // 24: oncelog.peer.v1.ForwardResponse.done:type_name -> oncelog.peer.v1.Done
+	13, // 25: oncelog.peer.v1.Failure.leader:type_name -> oncelog.peer.v1.Leader
+	36, // 26: oncelog.peer.v1.Done.topic:type_name -> oncelog.state.v1.TopicState
+	37, // 27: oncelog.peer.v1.CreateTopic.placements:type_name -> oncelog.state.v1.Placement
+	38, // 28: oncelog.peer.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
+	38, // 29: oncelog.peer.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
+	39, // 30: oncelog.peer.v1.RegisterBroker.command:type_name -> oncelog.state.v1.RegisterBroker
+	40, // 31: oncelog.peer.v1.UnregisterBroker.command:type_name -> oncelog.state.v1.UnregisterBroker
+	41, // 32: oncelog.peer.v1.SetFeatureLevel.command:type_name -> oncelog.state.v1.SetFeatureLevel
+	42, // 33: oncelog.peer.v1.ReportReplicas.command:type_name -> oncelog.state.v1.ReportReplicas
+	43, // 34: oncelog.peer.v1.AllocateProducerIds.command:type_name -> oncelog.state.v1.AllocateProducerIds
+	44, // 35: oncelog.peer.v1.AlterDefaults.command:type_name -> oncelog.state.v1.AlterDefaults
+	12, // 36: oncelog.peer.v1.ReportStatusRequest.node:type_name -> oncelog.peer.v1.Node
+	31, // 37: oncelog.peer.v1.ReportStatusRequest.leading:type_name -> oncelog.peer.v1.Leading
+	12, // 38: oncelog.peer.v1.ReportStatusResponse.node:type_name -> oncelog.peer.v1.Node
+	35, // 39: oncelog.peer.v1.PullEntriesResponse.entries:type_name -> oncelog.peer.v1.Entry
+	10, // 40: oncelog.peer.v1.PeerService.Hello:input_type -> oncelog.peer.v1.HelloRequest
+	14, // 41: oncelog.peer.v1.PeerService.Form:input_type -> oncelog.peer.v1.FormRequest
+	16, // 42: oncelog.peer.v1.PeerService.Forward:input_type -> oncelog.peer.v1.ForwardRequest
+	30, // 43: oncelog.peer.v1.PeerService.ReportStatus:input_type -> oncelog.peer.v1.ReportStatusRequest
+	33, // 44: oncelog.peer.v1.PeerService.PullEntries:input_type -> oncelog.peer.v1.PullEntriesRequest
+	1,  // 45: oncelog.peer.v1.PeerService.JoinTransaction:input_type -> oncelog.peer.v1.JoinTransactionRequest
+	4,  // 46: oncelog.peer.v1.PeerService.NoteRefusal:input_type -> oncelog.peer.v1.NoteRefusalRequest
+	6,  // 47: oncelog.peer.v1.PeerService.WriteMarkers:input_type -> oncelog.peer.v1.WriteMarkersRequest
+	11, // 48: oncelog.peer.v1.PeerService.Hello:output_type -> oncelog.peer.v1.HelloResponse
+	15, // 49: oncelog.peer.v1.PeerService.Form:output_type -> oncelog.peer.v1.FormResponse
+	17, // 50: oncelog.peer.v1.PeerService.Forward:output_type -> oncelog.peer.v1.ForwardResponse
+	32, // 51: oncelog.peer.v1.PeerService.ReportStatus:output_type -> oncelog.peer.v1.ReportStatusResponse
+	34, // 52: oncelog.peer.v1.PeerService.PullEntries:output_type -> oncelog.peer.v1.PullEntriesResponse
+	2,  // 53: oncelog.peer.v1.PeerService.JoinTransaction:output_type -> oncelog.peer.v1.JoinTransactionResponse
+	5,  // 54: oncelog.peer.v1.PeerService.NoteRefusal:output_type -> oncelog.peer.v1.NoteRefusalResponse
+	8,  // 55: oncelog.peer.v1.PeerService.WriteMarkers:output_type -> oncelog.peer.v1.WriteMarkersResponse
+	48, // [48:56] is the sub-list for method output_type
+	40, // [40:48] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_peer_v1_peer_proto_init() }
@@ -2187,7 +2765,7 @@ func file_peer_v1_peer_proto_init() {
 	if File_peer_v1_peer_proto != nil {
 		return
 	}
-	file_peer_v1_peer_proto_msgTypes[6].OneofWrappers = []any{
+	file_peer_v1_peer_proto_msgTypes[15].OneofWrappers = []any{
 		(*ForwardRequest_CreateTopic)(nil),
 		(*ForwardRequest_AlterTopic)(nil),
 		(*ForwardRequest_DeleteTopic)(nil),
@@ -2199,7 +2777,7 @@ func file_peer_v1_peer_proto_init() {
 		(*ForwardRequest_AlterDefaults)(nil),
 		(*ForwardRequest_Confirm)(nil),
 	}
-	file_peer_v1_peer_proto_msgTypes[7].OneofWrappers = []any{
+	file_peer_v1_peer_proto_msgTypes[16].OneofWrappers = []any{
 		(*ForwardResponse_Failure)(nil),
 		(*ForwardResponse_Done)(nil),
 	}
@@ -2209,7 +2787,7 @@ func file_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_v1_peer_proto_rawDesc), len(file_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

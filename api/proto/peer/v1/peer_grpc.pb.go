@@ -21,11 +21,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	PeerService_Hello_FullMethodName        = "/oncelog.peer.v1.PeerService/Hello"
-	PeerService_Form_FullMethodName         = "/oncelog.peer.v1.PeerService/Form"
-	PeerService_Forward_FullMethodName      = "/oncelog.peer.v1.PeerService/Forward"
-	PeerService_ReportStatus_FullMethodName = "/oncelog.peer.v1.PeerService/ReportStatus"
-	PeerService_PullEntries_FullMethodName  = "/oncelog.peer.v1.PeerService/PullEntries"
+	PeerService_Hello_FullMethodName           = "/oncelog.peer.v1.PeerService/Hello"
+	PeerService_Form_FullMethodName            = "/oncelog.peer.v1.PeerService/Form"
+	PeerService_Forward_FullMethodName         = "/oncelog.peer.v1.PeerService/Forward"
+	PeerService_ReportStatus_FullMethodName    = "/oncelog.peer.v1.PeerService/ReportStatus"
+	PeerService_PullEntries_FullMethodName     = "/oncelog.peer.v1.PeerService/PullEntries"
+	PeerService_JoinTransaction_FullMethodName = "/oncelog.peer.v1.PeerService/JoinTransaction"
+	PeerService_NoteRefusal_FullMethodName     = "/oncelog.peer.v1.PeerService/NoteRefusal"
+	PeerService_WriteMarkers_FullMethodName    = "/oncelog.peer.v1.PeerService/WriteMarkers"
 )
 
 // PeerServiceClient is the client API for PeerService service.
@@ -47,6 +50,13 @@ type PeerServiceClient interface {
 	// PullEntries streams the entries of a partition's log for a replica that lies behind the Raft
 	// window. It can be resumed at any index.
 	PullEntries(ctx context.Context, in *PullEntriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PullEntriesResponse], error)
+	// JoinTransaction asks the coordinator of a transaction whether a partition that the caller leads is
+	// in it, and under TV2 lets it join (T9).
+	JoinTransaction(ctx context.Context, in *JoinTransactionRequest, opts ...grpc.CallOption) (*JoinTransactionResponse, error)
+	// NoteRefusal tells the coordinator of a transaction that a partition refused a batch.
+	NoteRefusal(ctx context.Context, in *NoteRefusalRequest, opts ...grpc.CallOption) (*NoteRefusalResponse, error)
+	// WriteMarkers asks the leader of partitions to end transactions on them (T25).
+	WriteMarkers(ctx context.Context, in *WriteMarkersRequest, opts ...grpc.CallOption) (*WriteMarkersResponse, error)
 }
 
 type peerServiceClient struct {
@@ -116,6 +126,36 @@ func (c *peerServiceClient) PullEntries(ctx context.Context, in *PullEntriesRequ
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PeerService_PullEntriesClient = grpc.ServerStreamingClient[PullEntriesResponse]
 
+func (c *peerServiceClient) JoinTransaction(ctx context.Context, in *JoinTransactionRequest, opts ...grpc.CallOption) (*JoinTransactionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(JoinTransactionResponse)
+	err := c.cc.Invoke(ctx, PeerService_JoinTransaction_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerServiceClient) NoteRefusal(ctx context.Context, in *NoteRefusalRequest, opts ...grpc.CallOption) (*NoteRefusalResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NoteRefusalResponse)
+	err := c.cc.Invoke(ctx, PeerService_NoteRefusal_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerServiceClient) WriteMarkers(ctx context.Context, in *WriteMarkersRequest, opts ...grpc.CallOption) (*WriteMarkersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WriteMarkersResponse)
+	err := c.cc.Invoke(ctx, PeerService_WriteMarkers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServiceServer is the server API for PeerService service.
 // All implementations must embed UnimplementedPeerServiceServer
 // for forward compatibility.
@@ -135,6 +175,13 @@ type PeerServiceServer interface {
 	// PullEntries streams the entries of a partition's log for a replica that lies behind the Raft
 	// window. It can be resumed at any index.
 	PullEntries(*PullEntriesRequest, grpc.ServerStreamingServer[PullEntriesResponse]) error
+	// JoinTransaction asks the coordinator of a transaction whether a partition that the caller leads is
+	// in it, and under TV2 lets it join (T9).
+	JoinTransaction(context.Context, *JoinTransactionRequest) (*JoinTransactionResponse, error)
+	// NoteRefusal tells the coordinator of a transaction that a partition refused a batch.
+	NoteRefusal(context.Context, *NoteRefusalRequest) (*NoteRefusalResponse, error)
+	// WriteMarkers asks the leader of partitions to end transactions on them (T25).
+	WriteMarkers(context.Context, *WriteMarkersRequest) (*WriteMarkersResponse, error)
 	mustEmbedUnimplementedPeerServiceServer()
 }
 
@@ -159,6 +206,15 @@ func (UnimplementedPeerServiceServer) ReportStatus(context.Context, *ReportStatu
 }
 func (UnimplementedPeerServiceServer) PullEntries(*PullEntriesRequest, grpc.ServerStreamingServer[PullEntriesResponse]) error {
 	return status.Error(codes.Unimplemented, "method PullEntries not implemented")
+}
+func (UnimplementedPeerServiceServer) JoinTransaction(context.Context, *JoinTransactionRequest) (*JoinTransactionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method JoinTransaction not implemented")
+}
+func (UnimplementedPeerServiceServer) NoteRefusal(context.Context, *NoteRefusalRequest) (*NoteRefusalResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method NoteRefusal not implemented")
+}
+func (UnimplementedPeerServiceServer) WriteMarkers(context.Context, *WriteMarkersRequest) (*WriteMarkersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method WriteMarkers not implemented")
 }
 func (UnimplementedPeerServiceServer) mustEmbedUnimplementedPeerServiceServer() {}
 func (UnimplementedPeerServiceServer) testEmbeddedByValue()                     {}
@@ -264,6 +320,60 @@ func _PeerService_PullEntries_Handler(srv interface{}, stream grpc.ServerStream)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PeerService_PullEntriesServer = grpc.ServerStreamingServer[PullEntriesResponse]
 
+func _PeerService_JoinTransaction_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(JoinTransactionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).JoinTransaction(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_JoinTransaction_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).JoinTransaction(ctx, req.(*JoinTransactionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PeerService_NoteRefusal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NoteRefusalRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).NoteRefusal(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_NoteRefusal_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).NoteRefusal(ctx, req.(*NoteRefusalRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PeerService_WriteMarkers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WriteMarkersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).WriteMarkers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_WriteMarkers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).WriteMarkers(ctx, req.(*WriteMarkersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PeerService_ServiceDesc is the grpc.ServiceDesc for PeerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -286,6 +396,18 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReportStatus",
 			Handler:    _PeerService_ReportStatus_Handler,
+		},
+		{
+			MethodName: "JoinTransaction",
+			Handler:    _PeerService_JoinTransaction_Handler,
+		},
+		{
+			MethodName: "NoteRefusal",
+			Handler:    _PeerService_NoteRefusal_Handler,
+		},
+		{
+			MethodName: "WriteMarkers",
+			Handler:    _PeerService_WriteMarkers_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

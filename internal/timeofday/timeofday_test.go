@@ -1,19 +1,17 @@
-package partition
+package timeofday
 
 import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/oncelog/oncelog/record"
 )
 
 // A jump forward makes nothing old, a jump back is followed, small steps are taken, and slow ones too.
-func TestSteadyClock(t *testing.T) {
+func TestClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ahead time.Duration
 		begin := time.Now()
-		c := newSteadyClock(func() time.Time { return time.Now().Add(ahead) })
+		c := NewClock(func() time.Time { return time.Now().Add(ahead) })
 		for i, step := range []struct {
 			ahead, sleep   time.Duration
 			judged, jumped time.Duration
@@ -41,7 +39,7 @@ func TestSteadyClock(t *testing.T) {
 }
 
 func TestMarks(t *testing.T) {
-	var m marks
+	var m Marks[int64]
 	begin := time.Now()
 	for i, step := range []struct {
 		at   time.Duration
@@ -57,7 +55,7 @@ func TestMarks(t *testing.T) {
 		{80 * time.Minute, 60, 20},
 		{10 * time.Hour, 70, 60},
 	} {
-		if got := m.note(begin.Add(step.at), record.Offset(step.end), time.Hour); got != record.Offset(step.want) {
+		if got := m.Note(begin.Add(step.at), step.end, time.Hour); got != step.want {
 			t.Errorf("step %d: below %d, want %d", i, got, step.want)
 		}
 	}
