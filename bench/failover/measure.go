@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/oncelog/oncelog/client"
+	"github.com/oncelog/oncelog/internal/brokerproc"
+)
+
+const topic = "failover"
+
+// fault is what happens to a broker, and what ends it.
+type fault struct {
+	name       string
+	begin, end func(*brokerproc.Process) error
+}
+
+func parseFaults(list string) ([]fault, error) {
+	known := map[string]fault{
+		"stop":  {"stop", (*brokerproc.Process).Terminate, (*brokerproc.Process).Start},
+		"kill":  {"kill", (*brokerproc.Process).Kill, (*brokerproc.Process).Start},
+		"pause": {"pause", (*brokerproc.Process).Pause, (*brokerproc.Process).Resume},
+	}
+	var faults []fault
+	for _, name := range strings.Split(list, ",") {
+		f, ok := known[name]
+		if !ok {
+			return nil, fmt.Errorf("-faults: %q is unknown: want stop, kill or pause", name)
+		}
+		faults = append(faults, f)
+	}
+	return faults, nil
+}
+
+// row is what one kind of fault came to, in ms.
+type row struct {
+	Fault      string  `json:"fault"`
+	Rounds     int     `json:"rounds"`
+	Partitions int     `json:"partitions"` // that the broker led, over all rounds
+	P50        float64 `json:"p50_ms"`
+	P99        float64 `json:"p99_ms"`
+	Max        float64 `json:"max_ms"`
+	OthersMax  float64 `json:"others_max_ms"` // of partitions that it did not lead
+}
+
+type measurement struct {
+	options options
+	cluster *brokerproc.Cluster
+	client  *client.Client
+}
+
+// writer sends to one partition, one record after the other.
+type writer struct {
+	partition int32
+	longest   atomic.Int64 // ns, since it was last reset
+	begun     atomic.Int64 // when the send of the last acknowledged record began, unix ns
+}
+
+func (m *measurement) prepare(ctx context.Context) error {
+	_, err := m.client.CreateTopic(ctx, client.TopicSpec{Name: topic, Partitions: int32(m.options.partitions), ReplicationFactor: 3})
+	if err != nil {
+		return err
+	}
+	return m.client.WaitReady(ctx, topic)
+}
+
+// measure makes a fault again and again, to one broker after the other.
+func (m *measurement) measure(ctx context.Context, f fault) (row, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	p, err := m.client.NewProducer(client.ProducerConfig{})
+	if err != nil {
+		cancel()
+		return row{}, err
+	}
+	writers := make([]*writer, m.options.partitions)
+	var running sync.WaitGroup
+	failed := make(chan error, len(writers))
+	for i := range writers {
+		w := &writer{partition: int32(i)}
+		writers[i] = w
+		running.Go(func() {
+			if err := w.run(ctx, p, m.options.interval); err != nil {
+				failed <- err
+			}
+		})
+	}
+	r, err := m.rounds(ctx, f, writers)
+	cancel()
+	running.Wait()
+	close(failed)
+	return r, errors.Join(err, <-failed, p.Close(context.WithoutCancel(ctx)))
+}
+
+func (w *writer) run(ctx context.Context, p *client.Producer, interval time.Duration) error {
+	value := make([]byte, 100)
+	pause := time.NewTicker(interval)
+	defer pause.Stop()
+	for {
+		began := time.Now()
+		res := p.SendSync(ctx, client.Record{Topic: topic, Partition: client.ToPartition(w.partition), Value: value})
+		if ctx.Err() != nil {
+			return nil
+		}
+		if res.Outcome != client.Written {
+			return fmt.Errorf("partition %d: %v", w.partition, res)
+		}
+		took := int64(time.Since(began))
+		for old := w.longest.Load(); took > old && !w.longest.CompareAndSwap(old, took); old = w.longest.Load() {
+		}
+		w.begun.Store(began.UnixNano())
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (m *measurement) rounds(ctx context.Context, f fault, writers []*writer) (row, error) {
+	r := row{Fault: f.name, Rounds: m.options.rounds}
+	var led []float64
+	for n := range m.options.rounds {
+		victim := m.cluster.Broker(int32(n%3) + 1)
+		if err := m.settle(ctx); err != nil {
+			return r, err
+		}
+		mine, err := m.ledBy(ctx, victim.ID)
+		if err != nil {
+			return r, err
+		}
+		for _, w := range writers {
+			w.longest.Store(0)
+		}
+		began := time.Now()
+		if err := f.begin(victim); err != nil {
+			return r, err
+		}
+		if err := acknowledged(ctx, writers, began); err != nil {
+			return r, fmt.Errorf("%s of broker %d: %w", f.name, victim.ID, err)
+		}
+		for _, w := range writers {
+			ms := float64(w.longest.Load()) / 1e6
+			if slices.Contains(mine, w.partition) {
+				led = append(led, ms)
+			} else {
+				r.OthersMax = max(r.OthersMax, ms)
+			}
+		}
+		if err := f.end(victim); err != nil {
+			return r, err
+		}
+		if err := victim.WaitReady(ctx); err != nil {
+			return r, err
+		}
+	}
+	slices.Sort(led)
+	r.Partitions = len(led)
+	if len(led) > 0 {
+		at := func(q float64) float64 { return led[int(math.Ceil(q*float64(len(led))))-1] }
+		r.P50, r.P99, r.Max = at(0.5), at(0.99), led[len(led)-1]
+	}
+	return r, nil
+}
+
+// acknowledged waits until every writer has had an answer to a record that it began to send half a second
+// after the fault: whatever the fault delayed has then been answered.
+func acknowledged(ctx context.Context, writers []*writer, since time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	after := since.Add(500 * time.Millisecond).UnixNano()
+	return poll(ctx, func() (bool, error) {
+		return !slices.ContainsFunc(writers, func(w *writer) bool { return w.begun.Load() < after }), nil
+	})
+}
+
+// settle waits until the partitions are where they are preferred and every replica is level.
+func (m *measurement) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	err := poll(ctx, func() (bool, error) {
+		d, err := m.client.Metadata(ctx, topic)
+		if err != nil || len(d.Topics) != 1 || d.Topics[0].Err != nil {
+			return false, nil // A broker is on its way; ask again.
+		}
+		for _, p := range d.Topics[0].Partitions {
+			if p.Leader != p.Replicas[0] {
+				return false, nil
+			}
+		}
+		groups, failed, err := m.client.RaftGroups(ctx, topic)
+		if err != nil || len(failed) > 0 {
+			return false, nil
+		}
+		last := make(map[uint64]uint64)
+		for _, g := range groups {
+			last[g.GroupID] = max(last[g.GroupID], uint64(g.CommitIndex))
+		}
+		for _, g := range groups {
+			if uint64(g.LastIndex)+100 < last[g.GroupID] {
+				return false, nil
+			}
+		}
+		return len(groups) == 3*m.options.partitions, nil
+	})
+	if err != nil {
+		return fmt.Errorf("the cluster does not settle: %w", err)
+	}
+	return nil
+}
+
+func (m *measurement) ledBy(ctx context.Context, broker int32) ([]int32, error) {
+	d, err := m.client.Metadata(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	var led []int32
+	for _, p := range d.Topics[0].Partitions {
+		if p.Leader == broker {
+			led = append(led, p.Partition)
+		}
+	}
+	return led, nil
+}
+
+func poll(ctx context.Context, done func() (bool, error)) error {
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
