@@ -15,6 +15,8 @@ import (
 type Log interface {
 	// Limits are what a batch for the partition is validated with.
 	Limits(record.TopicPartition) (record.Limits, error)
+	// LogStart is a partition's log start offset; record.NoOffset where it is not led here (P33).
+	LogStart(record.TopicPartition) record.Offset
 	// Produce appends a validated batch, which it keeps, and calls done exactly once, from any
 	// goroutine, at the latest when the request's timeout has passed. Calls from one goroutine are
 	// ordered. done must not block.

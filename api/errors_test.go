@@ -251,3 +251,13 @@ func TestUnaryCallsSurviveAPanic(t *testing.T) {
 		t.Errorf("%v panics counted, want 2", got)
 	}
 }
+
+// P18: a producer is never told that its sequence is a duplicate, which old clients take for success without an offset, nor
+// that its id is unknown.
+func TestErrorsThatNobodyIsTold(t *testing.T) {
+	for _, reason := range []string{"DUPLICATE_SEQUENCE_NUMBER", "UNKNOWN_PRODUCER_ID"} {
+		if kindOf[reason] != nil {
+			t.Errorf("%s is in the table", reason)
+		}
+	}
+}

@@ -123,7 +123,7 @@ func TestProduceRefusesBadInput(t *testing.T) {
 			s.send(c.req)
 			a := s.recv()
 			e := a.Error
-			if e.GetReason() != c.reason || e.Outcome != clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN || a.RequestId != 77 || a.BaseOffset != -1 || a.LogAppendTimeMs != -1 {
+			if e.GetReason() != c.reason || e.Outcome != clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN || a.RequestId != 77 || a.BaseOffset != -1 || a.LogAppendTimeMs != -1 || a.LogStartOffset != fakeLogStart {
 				t.Fatalf("answer %v, want %s", a, c.reason)
 			}
 			if want := kindOf[c.reason].retry != retryNever && !slices.Contains(final, c.name); e.Retriable != want {

@@ -13,6 +13,7 @@ import (
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/partition"
+	"github.com/oncelog/oncelog/record"
 )
 
 // Produce serves one stream of batches.
@@ -154,7 +155,9 @@ func (p *produceStream) handle(req *clientv1.ProduceRequest, start time.Time) {
 	}
 	req.Batch, req.Records = nil, nil // the log's now; the answer needs only the names
 	if refusal != nil {
-		p.finish(produceAnswer{req: req, err: refusal, start: start}, held)
+		tp := record.TopicPartition{Topic: req.Topic, Partition: req.Partition}
+		p.finish(produceAnswer{req: req, err: refusal, start: start, result: partition.ProduceResult{
+			BaseOffset: record.NoOffset, LogStart: p.c.Log.LogStart(tp), LogAppendTime: -1}}, held)
 		return
 	}
 	p.c.Log.Produce(proposal, func(result partition.ProduceResult, err error) {
@@ -261,10 +264,9 @@ func (p *produceStream) answer(a produceAnswer) error {
 // response is what goes over the wire.
 func (a produceAnswer) response() *clientv1.ProduceResponse {
 	r := &clientv1.ProduceResponse{RequestId: a.req.RequestId, Topic: echo(a.req.Topic), Partition: a.req.Partition,
-		BaseOffset: -1, LogStartOffset: -1, LogAppendTimeMs: -1, Error: a.err}
+		BaseOffset: -1, LogStartOffset: int64(a.result.LogStart), LogAppendTimeMs: -1, Error: a.err}
 	if a.err == nil {
-		r.BaseOffset, r.LogStartOffset = int64(a.result.BaseOffset), int64(a.result.LogStart)
-		r.LogAppendTimeMs, r.Duplicate = a.result.LogAppendTime, a.result.Duplicate
+		r.BaseOffset, r.LogAppendTimeMs, r.Duplicate = int64(a.result.BaseOffset), a.result.LogAppendTime, a.result.Duplicate
 	}
 	return r
 }

@@ -204,6 +204,11 @@ func (l *fakeLog) Limits(tp record.TopicPartition) (record.Limits, error) {
 	return record.Limits{MaxBatchBytes: 1 << 20, TimestampBeforeMax: record.NoTimestampLimit, TimestampAfterMax: 3_600_000, Now: time.Now().UnixMilli()}, nil
 }
 
+// LogStart is that of the tests.
+func (l *fakeLog) LogStart(record.TopicPartition) record.Offset { return fakeLogStart }
+
+const fakeLogStart = 4
+
 func (l *fakeLog) Produce(req partition.ProduceRequest, done func(partition.ProduceResult, error)) {
 	l.mu.Lock()
 	if !l.forget {

@@ -90,6 +90,9 @@ func TestLogStartMovesAndStays(t *testing.T) {
 	if f.Err == nil || f.Err.Code != CodeOffsetOutOfRange {
 		t.Fatalf("below the log start: %+v", f)
 	}
+	if o := r.produce(batch(5, 0, 99, 1)); codeOf(o.err) != CodeOutOfOrderSequence || o.BaseOffset != record.NoOffset || o.LogStart != 8 {
+		t.Fatalf("a refused batch: %+v, want log start 8 (P33)", o)
+	}
 	if n := len(r.values(8)); n != 2 {
 		t.Fatalf("%d records, want 2", n)
 	}

@@ -89,10 +89,11 @@ type ProduceRequest struct {
 // DefaultProduceTimeout bounds a produce request that names no timeout.
 const DefaultProduceTimeout = 30 * time.Second
 
-// ProduceResult says where a batch lies.
+// ProduceResult says where a batch lies. With an error BaseOffset and LogAppendTime are -1.
 type ProduceResult struct {
 	BaseOffset record.Offset
-	LogStart   record.Offset
+	// LogStart is the log start offset; with errors too, unless the partition is not led here (P33).
+	LogStart record.Offset
 	// LogAppendTime is in ms since 1970; -1 where the topic keeps the producer's timestamps.
 	LogAppendTime int64
 	// Duplicate: the batch had been appended before, at BaseOffset (P6).

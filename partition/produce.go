@@ -39,8 +39,23 @@ func (h *Host) Produce(req ProduceRequest, done func(ProduceResult, error)) {
 	}, term)
 }
 
-// noResult goes with every error (F17).
+// noResult goes with errors of partitions that are not led here (F17, P33).
 var noResult = ProduceResult{BaseOffset: record.NoOffset, LogStart: record.NoOffset, LogAppendTime: -1}
+
+// noResult goes with all other errors: the log start tells a client retention from loss (P33).
+func (r *Replica) noResult() ProduceResult {
+	return ProduceResult{BaseOffset: record.NoOffset, LogStart: r.bounds.Load().start, LogAppendTime: -1}
+}
+
+// LogStart is the log start offset of a partition for the answer to a batch that the listener refuses (P33); NoOffset where
+// no replica leads here.
+func (h *Host) LogStart(tp record.TopicPartition) record.Offset {
+	r, refusal := h.leading(tp)
+	if refusal != nil {
+		return record.NoOffset
+	}
+	return r.bounds.Load().start
+}
 
 // maxConfirming bounds the duplicates whose answers wait for a quorum round; beyond it they are
 // proposed like any batch, and apply finds them out.
@@ -181,7 +196,7 @@ func (a *admission) propose(c candidate, knew producer.Knew, j *join) (after []f
 
 func (a *admission) refuseFull(w waiter) {
 	a.r.host.metrics.refusedBusy.Inc()
-	w.done(noResult, refused(CodeBusy, "%d batches are in flight on %s: try again", maxInFlight, a.r.spec.TopicPartition))
+	w.done(a.r.noResult(), refused(CodeBusy, "%d batches are in flight on %s: try again", maxInFlight, a.r.spec.TopicPartition))
 }
 
 // look asks the committed state and the tail in flight, and notes a batch that is to be proposed.
@@ -242,14 +257,18 @@ func (a *admission) resolve(p *pending, result any, err error) {
 // outcome turns what the proposal came back with into the answer for one waiter.
 func (r *Replica) outcome(result any, err error, duplicate bool) (ProduceResult, error) {
 	if err != nil {
-		return noResult, r.proposalError(err)
+		e := r.proposalError(err)
+		if e.Code == CodeNotLeader {
+			return noResult, e
+		}
+		return r.noResult(), e
 	}
 	ap, ok := result.(appended)
 	if !ok {
-		return noResult, uncertain(CodeUnknown, nil, "apply answered %T", result)
+		return r.noResult(), uncertain(CodeUnknown, nil, "apply answered %T", result)
 	}
 	if ap.err != nil {
-		return noResult, ap.err
+		return ProduceResult{BaseOffset: record.NoOffset, LogStart: ap.logStart, LogAppendTime: -1}, ap.err
 	}
 	ap.duplicate = ap.duplicate || duplicate
 	return r.result(ap), nil
@@ -301,7 +320,7 @@ func (a *admission) expire(now time.Time) {
 	}
 	for _, w := range late {
 		a.r.host.metrics.timedOut.Inc()
-		w.done(noResult, uncertain(CodeRequestTimedOut, nil, "%s did not commit the batch in time; it may still be written: send it again with the same sequence", a.r.spec.TopicPartition))
+		w.done(a.r.noResult(), uncertain(CodeRequestTimedOut, nil, "%s did not commit the batch in time; it may still be written: send it again with the same sequence", a.r.spec.TopicPartition))
 	}
 }
 
