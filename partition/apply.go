@@ -111,7 +111,7 @@ func (r *Replica) applyAppend(e *raftgroup.Entry, meta []byte) any {
 			panic(fmt.Sprintf("partition %s: entry %d: %v", r.spec, e.Index, err))
 		}
 		a := r.applyBatch(b, knew, e.AppendTime)
-		fates = append(fates, recordlog.Fate{Base: a.base, Refused: a.err != nil || a.duplicate})
+		fates = append(fates, recordlog.Fate{Base: a.base, Records: b.LastOffsetDelta() + 1, Refused: a.err != nil || a.duplicate})
 		if len(fates) == 1 {
 			first = a
 		} else {
@@ -194,13 +194,14 @@ func (r *Replica) applyEndTransaction(e *raftgroup.Entry, meta []byte) any {
 		panic(fmt.Sprintf("partition %s: entry %d: %v", r.spec, e.Index, err))
 	}
 	v := s.producers.EndTransaction(marker, s.next, e.AppendTime)
+	records := b.LastOffsetDelta() + 1
 	if v.Code != producer.Accepted {
-		r.assign(e.Index, []recordlog.Fate{{Base: record.NoOffset, Refused: true}})
+		r.assign(e.Index, []recordlog.Fate{{Base: record.NoOffset, Records: records, Refused: true}})
 		return appended{base: record.NoOffset, err: markerError(marker, v)}
 	}
 	a := appended{base: s.next, logStart: s.start, appendTime: e.AppendTime}
-	r.assign(e.Index, []recordlog.Fate{{Base: s.next}})
-	s.next += record.Offset(b.LastOffsetDelta()) + 1
+	r.assign(e.Index, []recordlog.Fate{{Base: s.next, Records: records}})
+	s.next += record.Offset(records)
 	return a
 }
 

@@ -45,7 +45,7 @@ func openBatches(t *testing.T, c *cluster, n *node) {
 		if e.Kind != KindCommand {
 			return
 		}
-		if err := log.Assign(e.Index, []recordlog.Fate{{Base: log.EndOffset()}}); err != nil {
+		if err := log.Assign(e.Index, []recordlog.Fate{{Base: log.EndOffset(), Records: 2}}); err != nil {
 			panic(err)
 		}
 	}

@@ -66,7 +66,7 @@ func (l *boltLog) trim(through uint64) error {
 }
 
 // body is never asked for: entries come with their data.
-func (l *boltLog) body(e *raft.Log) (*raft.Log, error) { return e, nil }
+func (l *boltLog) body(e *raft.Log, _ []byte) (*raft.Log, error) { return e, nil }
 
 func (l *boltLog) snapshotAt(uint64) error { return nil }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"sync"
 
 	"github.com/hashicorp/raft"
 )
@@ -58,27 +59,19 @@ func (f *fsm) apply(logs []*raft.Log, results []any) (err error) {
 		}
 	}()
 	b := applyBatch{group: g, results: results}
+	defer b.release()
 	applied := uint64(g.config.Machine.Applied())
 	var bytes int64
 	for i, l := range logs {
-		bytes += int64(len(l.Data)+len(l.Extensions)) + entryOverhead
+		bytes += entryOverhead
 		if l.Type != raft.LogCommand || l.Index <= applied {
 			continue
 		}
-		e, refused, err := f.entry(l)
-		if err == nil && refused {
-			// The log learns of it in its turn.
-			if err = b.flush(); err == nil {
-				results[i] = refusal{&NotLeaderError{Group: g.config.ID}}
-				err = g.logs.refused(l)
-			}
-		}
+		size, err := f.collect(&b, i, l)
 		if err != nil {
 			return fmt.Errorf("entry %d: %w", l.Index, err)
 		}
-		if !refused {
-			b.add(i, e)
-		}
+		bytes += size
 	}
 	if err := b.flush(); err != nil {
 		return err
@@ -87,17 +80,73 @@ func (f *fsm) apply(logs []*raft.Log, results []any) (err error) {
 	return nil
 }
 
+// collect takes the next log entry for the machine, or finds that the machine must not see it. It gives
+// the entry's bytes.
+func (f *fsm) collect(b *applyBatch, i int, l *raft.Log) (int64, error) {
+	if isLazy(l) && b.bytes >= applyBytes {
+		if err := b.flush(); err != nil {
+			return 0, err
+		}
+	}
+	l, err := f.engine.log.whole(l, b.free(l))
+	if err != nil {
+		return 0, err
+	}
+	size := int64(len(l.Data) + len(l.Extensions))
+	e, refused, err := f.entry(l)
+	if err != nil {
+		return size, err
+	}
+	if refused {
+		// The log learns of it in its turn.
+		if err := b.flush(); err != nil {
+			return size, err
+		}
+		b.results[i] = refusal{&NotLeaderError{Group: b.group.config.ID}}
+		return size, b.group.logs.refused(l)
+	}
+	b.add(i, e, size)
+	return size, nil
+}
+
+// applyBytes is about how much of the log the machine is shown at once where it has to be read for that:
+// after a start Raft holds all entries without their data.
+const applyBytes = 1 << 20
+
+// applyRooms are the buffers that such entries are read into.
+var applyRooms = sync.Pool{New: func() any { b := make([]byte, 2*applyBytes); return &b }}
+
 // applyBatch collects neighbours for one call of the machine.
 type applyBatch struct {
 	group   *Group
 	results []any
 	entries []Entry
 	at      []int // where each entry's result goes
+	bytes   int64 // of the entries
+	room    *[]byte
 }
 
-func (b *applyBatch) add(i int, e Entry) {
+// free gives what is left of the room for a lazy entry.
+func (b *applyBatch) free(l *raft.Log) []byte {
+	if !isLazy(l) {
+		return nil
+	}
+	if b.room == nil {
+		b.room = applyRooms.Get().(*[]byte)
+	}
+	return (*b.room)[min(b.bytes, int64(len(*b.room))):]
+}
+
+func (b *applyBatch) release() {
+	if b.room != nil {
+		applyRooms.Put(b.room)
+	}
+}
+
+func (b *applyBatch) add(i int, e Entry, size int64) {
 	b.entries = append(b.entries, e)
 	b.at = append(b.at, i)
+	b.bytes += size
 }
 
 func (b *applyBatch) flush() error {
@@ -114,7 +163,8 @@ func (b *applyBatch) flush() error {
 			b.group.leaderStarted(e.Term, e.Index)
 		}
 	}
-	b.entries, b.at = nil, nil
+	clear(b.entries)
+	b.entries, b.at, b.bytes = b.entries[:0], b.at[:0], 0
 	return nil
 }
 
@@ -122,7 +172,7 @@ func (b *applyBatch) flush() error {
 // lead to a snapshot, too.
 const entryOverhead = 64
 
-// entry takes a log entry apart; refused: the machine must not see it.
+// entry takes a whole log entry apart; refused: the machine must not see it.
 func (f *fsm) entry(l *raft.Log) (e Entry, refused bool, err error) {
 	env, err := decodeEnvelope(l.Extensions)
 	if err != nil {
@@ -134,9 +184,6 @@ func (f *fsm) entry(l *raft.Log) (e Entry, refused bool, err error) {
 	if env.admission != raftTerm(l.Term) {
 		f.group.metrics().staleTerm.Inc()
 		return e, true, nil
-	}
-	if l, err = f.engine.log.whole(l); err != nil {
-		return e, false, err
 	}
 	return Entry{
 		Index: raftIndex(l.Index), Term: raftTerm(l.Term), AppendTime: env.appendTime,

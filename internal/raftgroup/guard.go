@@ -14,8 +14,9 @@ type logStore interface {
 	truncateTail(from uint64) error
 	// trim lets Raft forget the entries through an index.
 	trim(through uint64) error
-	// body completes an entry that GetLog gave without its data (lazyData).
-	body(l *raft.Log) (*raft.Log, error)
+	// body completes an entry that GetLog gave without its data (lazyData). What it reads is put into
+	// room, if there is enough of it.
+	body(l *raft.Log, room []byte) (*raft.Log, error)
 	// refused tells that apply did not show an entry to the machine.
 	refused(l *raft.Log) error
 	// snapshotAt tells that a state snapshot at an index is durable.
@@ -162,16 +163,16 @@ func (s *guardedLog) deleteRange(low, high uint64) error {
 	return s.inner.truncateTail(low)
 }
 
-// whole gives an entry with its data.
-func (s *guardedLog) whole(l *raft.Log) (*raft.Log, error) {
+// whole gives an entry with its data and envelope, read into room if there is enough of it.
+func (s *guardedLog) whole(l *raft.Log, room []byte) (*raft.Log, error) {
 	if !isLazy(l) {
 		return l, nil
 	}
-	return s.inner.body(l)
+	return s.inner.body(l, room)
 }
 
-// lazyData stands for the data of an entry that GetLog left on the disk, so that what Raft holds
-// for a follower that is far behind stays small. It is told by its address.
+// lazyData stands for the data of an entry that GetLog left on the disk with its envelope, so that what
+// Raft holds for a follower that is far behind stays small. It is told by its address.
 var lazyData = []byte{0}
 
 func isLazy(l *raft.Log) bool { return len(l.Data) == 1 && &l.Data[0] == &lazyData[0] }

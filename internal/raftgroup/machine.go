@@ -40,7 +40,8 @@ type StateMachine interface {
 	// Apply takes the next committed entries, in index order. Indexes may have gaps: what Raft
 	// keeps for itself, and commands that landed in a later term than they were admitted in, are
 	// not shown. The results, one for each entry, go to the proposers on the leader. Apply must
-	// give the same state and the same results on every replica.
+	// give the same state and the same results on every replica. Meta and Data of the entries may be
+	// overwritten once it has returned.
 	Apply(entries []Entry) []any
 	// Applied is the index of the last entry applied or restored. Entries at or below it are not
 	// applied again. It may be called from any goroutine.

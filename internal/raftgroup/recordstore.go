@@ -15,9 +15,10 @@ import (
 // window is shown; what Raft forgets stays where consumers read it.
 type recordStore struct{ log *recordlog.Log }
 
-// lazyAbove is the size above which GetLog leaves an entry's data on the disk. Raft collects up to
-// maxAppendEntries entries before it hands them to the transport or to apply, which then read
-// them one after another; those at the tail are in the log's cache.
+// lazyAbove is the size above which GetLog leaves an entry's data and envelope on the disk. Raft collects
+// up to maxAppendEntries entries before it hands them to the transport or to apply, which then read
+// them one after another; those at the tail are in the log's cache. On its start Raft looks at every
+// entry since the snapshot, and at what is in those that are no commands.
 const lazyAbove = 16 << 10
 
 func newRecordStore(l *recordlog.Log) *recordStore { return &recordStore{log: l} }
@@ -36,7 +37,12 @@ func (s *recordStore) LastIndex() (uint64, error) {
 
 // GetLog reads an entry of the window.
 func (s *recordStore) GetLog(index uint64, l *raft.Log) error {
-	e, err := s.log.Entry(record.Index(index))
+	e, left, err := s.log.Head(record.Index(index), lazyAbove)
+	if err == nil && left > 0 && raft.LogType(e.Type) != raft.LogCommand {
+		// Raft itself reads what is in a configuration.
+		left = 0
+		e, err = s.log.Entry(record.Index(index))
+	}
 	if errors.Is(err, recordlog.ErrNotFound) {
 		return raft.ErrLogNotFound
 	}
@@ -44,16 +50,15 @@ func (s *recordStore) GetLog(index uint64, l *raft.Log) error {
 		return err
 	}
 	toRaft(&e, l)
-	// Raft itself reads what is in a configuration.
-	if len(l.Data) > lazyAbove && l.Type == raft.LogCommand {
-		l.Data = lazyData
+	if left > 0 || len(l.Data) > lazyAbove && l.Type == raft.LogCommand {
+		l.Data, l.Extensions = lazyData, nil
 	}
 	return nil
 }
 
 // body reads the data of an entry that GetLog gave without.
-func (s *recordStore) body(l *raft.Log) (*raft.Log, error) {
-	e, err := s.log.Entry(record.Index(l.Index))
+func (s *recordStore) body(l *raft.Log, room []byte) (*raft.Log, error) {
+	e, err := s.log.EntryInto(record.Index(l.Index), room)
 	if err != nil {
 		return nil, err
 	}
@@ -105,10 +110,11 @@ func (s *recordStore) refused(l *raft.Log) error {
 	}
 	var fates []recordlog.Fate
 	for rest := e.Data; len(rest) > 0; {
-		if _, rest, err = record.Parse(rest); err != nil {
+		var b record.Batch
+		if b, rest, err = record.Parse(rest); err != nil {
 			return fmt.Errorf("entry %d: %w", l.Index, err)
 		}
-		fates = append(fates, recordlog.Fate{Base: record.NoOffset, Refused: true})
+		fates = append(fates, recordlog.Fate{Base: record.NoOffset, Records: b.LastOffsetDelta() + 1, Refused: true})
 	}
 	return s.log.Assign(e.Index, fates)
 }

@@ -220,7 +220,7 @@ func (t *transport) nextChunk(q *raft.AppendEntriesRequest, rest []*raft.Log) (*
 	}
 	n := 0
 	for n < len(rest) && n < maxEntriesPerFrame {
-		e, err := t.engine.log.whole(rest[n])
+		e, err := t.engine.log.whole(rest[n], nil)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -11,6 +11,8 @@ import (
 type Fate struct {
 	// Base is the batch's first offset. Not looked at if it is refused.
 	Base record.Offset
+	// Records is how many offsets the batch takes or, if it is refused, would have taken.
+	Records int32
 	// Refused: the batch took an index and gets no offset; readers skip it.
 	Refused bool
 }
@@ -103,19 +105,19 @@ func (l *Log) Assign(i record.Index, fates []Fate) error {
 		return fmt.Errorf("%w: entry %d has its fate already", ErrUnexpectedFate, i)
 	}
 	for ; from < i; from++ {
-		h, err := l.shape(from)
+		records, err := l.recordsOf(from)
 		if err != nil {
 			return err
 		}
-		if h.Records > 0 {
+		if records > 0 {
 			return fmt.Errorf("%w: entry %d has records and was left out", ErrUnexpectedFate, from)
 		}
 	}
-	e, err := l.shape(i)
+	records, err := l.recordsOf(i)
 	if err != nil {
 		return err
 	}
-	refused, next, err := decide(&e, fates, end)
+	refused, next, err := decide(i, records, fates, end)
 	if err != nil {
 		return err
 	}
@@ -125,62 +127,48 @@ func (l *Log) Assign(i record.Index, fates []Fate) error {
 	return nil
 }
 
-// shape gives what Assign must know of an entry. Data is there only if the entry has records.
-func (l *Log) shape(i record.Index) (Entry, error) {
+// recordsOf gives how many offsets an entry's batches would take. The batches are not read: whoever
+// assigns them has.
+func (l *Log) recordsOf(i record.Index) (int32, error) {
 	l.mu.RLock()
 	if c := l.cache.get(i); c != nil {
 		defer l.mu.RUnlock()
-		return c.Entry, nil
+		return c.Records, nil
 	}
 	l.mu.RUnlock()
-	var e Entry
-	err := l.at(i, applyReader, func(c *cursor) error {
+	var records int32
+	err := l.at(i, fateReader, func(c *cursor) error {
 		h, err := c.header()
 		if err != nil {
 			return c.damage(err)
 		}
-		if h.records == 0 {
-			e = Entry{Index: i, Term: h.term}
-			c.pass(&h)
-			return nil
-		}
-		got, _, err := c.take()
-		if err == nil {
-			e = got.clone()
-		}
-		return err
+		records = h.records
+		c.pass(&h)
+		return nil
 	})
-	return e, err
+	return records, err
 }
 
-// decide compares fates with an entry's batches. It gives the refusals and the new end.
-func decide(e *Entry, fates []Fate, end record.Offset) ([]Refusal, record.Offset, error) {
+// decide compares fates with an entry's records. It gives the refusals and the new end.
+func decide(i record.Index, records int32, fates []Fate, end record.Offset) ([]Refusal, record.Offset, error) {
 	var refused []Refusal
-	k := 0
-	if e.Records > 0 {
-		for rest := e.Data; len(rest) > 0; k++ {
-			b, r, err := record.Parse(rest)
-			if err != nil {
-				return nil, end, fmt.Errorf("%w: entry %d: %w", ErrUnexpectedFate, e.Index, err)
-			}
-			rest = r
-			n, err := offsetsOf(b)
-			switch {
-			case err != nil:
-				return nil, end, fmt.Errorf("%w: entry %d: %w", ErrUnexpectedFate, e.Index, err)
-			case k >= len(fates):
-				return nil, end, fmt.Errorf("%w: entry %d has more than %d batches", ErrUnexpectedFate, e.Index, len(fates))
-			case fates[k].Refused:
-				refused = append(refused, Refusal{Index: e.Index, Ordinal: int32(k), Records: n})
-			case fates[k].Base != end:
-				return nil, end, fmt.Errorf("%w: batch %d of entry %d has base offset %d, log ends at %d", ErrUnexpectedFate, k, e.Index, fates[k].Base, end)
-			default:
-				end += record.Offset(n)
-			}
+	left := int64(records)
+	for k := range fates {
+		f := &fates[k]
+		switch {
+		case f.Records <= 0 || int64(f.Records) > left:
+			return nil, end, fmt.Errorf("%w: batch %d of entry %d has %d records, of %d in the entry %d are left", ErrUnexpectedFate, k, i, f.Records, records, left)
+		case f.Refused:
+			refused = append(refused, Refusal{Index: i, Ordinal: int32(k), Records: f.Records})
+		case f.Base != end:
+			return nil, end, fmt.Errorf("%w: batch %d of entry %d has base offset %d, log ends at %d", ErrUnexpectedFate, k, i, f.Base, end)
+		default:
+			end += record.Offset(f.Records)
 		}
+		left -= int64(f.Records)
 	}
-	if k != len(fates) {
-		return nil, end, fmt.Errorf("%w: entry %d has %d batches, %d fates", ErrUnexpectedFate, e.Index, k, len(fates))
+	if left > 0 {
+		return nil, end, fmt.Errorf("%w: entry %d has %d records, %d of them in no batch with a fate", ErrUnexpectedFate, i, records, left)
 	}
 	return refused, end, nil
 }

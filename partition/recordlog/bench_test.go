@@ -57,7 +57,7 @@ func BenchmarkRead(b *testing.B) {
 				}
 				must(b, l.Append(entries))
 				for i := range n {
-					must(b, l.Assign(record.Index(i+1), []Fate{{Base: record.Offset(i)}}))
+					must(b, l.Assign(record.Index(i+1), []Fate{{Base: record.Offset(i), Records: 1}}))
 				}
 				bytes, from := int64(0), record.Offset(0)
 				b.ReportAllocs()
@@ -99,7 +99,7 @@ func BenchmarkReplay(b *testing.B) {
 					}
 				}
 				for i := range n {
-					must(b, l.Assign(record.Index(i+1), []Fate{{Base: record.Offset(i)}}))
+					must(b, l.Assign(record.Index(i+1), []Fate{{Base: record.Offset(i), Records: 1}}))
 				}
 				must(b, l.Close())
 			}

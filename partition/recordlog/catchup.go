@@ -206,7 +206,7 @@ func (l *Log) EntriesForPeer(from, through record.Index, maxBytes int) ([]Entry,
 				return err
 			}
 			bytes += len(e.Data)
-			entries = append(entries, e.clone())
+			entries = append(entries, e.clone(nil))
 		}
 		return nil
 	})

@@ -62,7 +62,7 @@ func TestReadersAppenderApplier(t *testing.T) {
 				continue
 			}
 			refused := i%3 == 0
-			must(t, l.Assign(i, []Fate{{Base: end, Refused: refused}}))
+			must(t, l.Assign(i, []Fate{{Base: end, Records: 2, Refused: refused}}))
 			if !refused {
 				end += 2
 			}

@@ -217,7 +217,7 @@ func (c *crashes) match(l *Log, base *model) (*model, error) {
 	}
 	newer := false
 	for i := m.needed(); i <= last; i++ {
-		got, err := l.entry(i)
+		got, err := l.entry(i, raftReader, nil)
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", i, err)
 		}
@@ -407,7 +407,7 @@ func (d *driver) readDamaged(fsys *vfs.Mem, name string) (what string, held bool
 		at = c.End
 	}
 	for i := l.live.begin; i <= m.last; i++ {
-		got, err := l.entry(i)
+		got, err := l.entry(i, raftReader, nil)
 		if errors.As(err, &damage) {
 			noticed = true
 			continue

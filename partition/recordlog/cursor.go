@@ -181,6 +181,11 @@ func (c *cursor) seek(k int) {
 // seekIndex goes to the frame of entry i, which the segment holds.
 func (c *cursor) seekIndex(i record.Index) error {
 	c.seek(c.index.holding(i))
+	return c.passTo(i)
+}
+
+// passTo passes the frames before entry i.
+func (c *cursor) passTo(i record.Index) error {
 	for c.frames.next < i {
 		h, err := c.header()
 		if err != nil {

@@ -283,12 +283,13 @@ func (d *driver) assign() {
 		end := m.end
 		if e := m.entries[i]; e.Records > 0 {
 			for rest := record.Batch(e.Data); len(rest) > 0; rest = rest[rest.Size():] {
+				records := rest.LastOffsetDelta() + 1
 				if d.rng.IntN(5) == 0 {
-					a.fates = append(a.fates, Fate{Refused: true})
+					a.fates = append(a.fates, Fate{Records: records, Refused: true})
 					continue
 				}
-				a.fates = append(a.fates, Fate{Base: end})
-				end += record.Offset(rest.LastOffsetDelta()) + 1
+				a.fates = append(a.fates, Fate{Base: end, Records: records})
+				end += record.Offset(records)
 			}
 		}
 		d.did("assign %d, end %d", i, end)
@@ -442,7 +443,7 @@ func (d *driver) reset() {
 		if e := n.entries[i]; e.Records > 0 {
 			a := applied{index: i}
 			for rest := record.Batch(e.Data); len(rest) > 0; rest = rest[rest.Size():] {
-				a.fates = append(a.fates, Fate{Refused: d.rng.IntN(5) == 0})
+				a.fates = append(a.fates, Fate{Records: rest.LastOffsetDelta() + 1, Refused: d.rng.IntN(5) == 0})
 			}
 			n.apply(a)
 		}

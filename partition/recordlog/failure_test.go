@@ -20,7 +20,7 @@ func filled(t testing.TB, fsys vfs.FS, n int, change ...func(*Options)) *Log {
 	l := open(t, fsys, change...)
 	for i := range n {
 		must(t, l.Append([]Entry{dataEntry(t, record.Index(i+1), 1, batchOf(t, 200, int64(i)))}))
-		must(t, l.Assign(record.Index(i+1), []Fate{{Base: record.Offset(i)}}))
+		must(t, l.Assign(record.Index(i+1), []Fate{{Base: record.Offset(i), Records: 1}}))
 	}
 	return l
 }

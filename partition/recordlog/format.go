@@ -227,12 +227,17 @@ func (h *frameHeader) checkBody(body []byte, seed uint32) error {
 	return nil
 }
 
-// entry makes the entry of a frame; it aliases body.
-func (h *frameHeader) entry(body []byte) Entry {
-	e := Entry{
+// bare makes the entry of a frame, without Ext and Data.
+func (h *frameHeader) bare() Entry {
+	return Entry{
 		Index: h.index, Term: h.term, Type: h.typ, AppendedAt: h.appendedAt,
 		Records: h.records, MaxTimestamp: h.maxTimestamp,
 	}
+}
+
+// entry makes the entry of a frame; it aliases body.
+func (h *frameHeader) entry(body []byte) Entry {
+	e := h.bare()
 	end := h.ext + h.dataLen()
 	if h.ext > 0 {
 		e.Ext = body[:h.ext:h.ext]

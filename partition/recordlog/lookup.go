@@ -12,6 +12,7 @@ import (
 const (
 	raftReader = iota
 	applyReader
+	fateReader
 	peerReader
 	readers
 )
@@ -28,49 +29,104 @@ type place struct {
 // Entry gives an entry of the raft window; outside of it ErrNotFound. From the cache, Data and Ext
 // are what Append was given; they must not be changed. A damaged frame gives a *CorruptionError.
 func (l *Log) Entry(i record.Index) (Entry, error) {
+	if err := l.inWindow(i); err != nil {
+		return Entry{}, err
+	}
+	return l.entry(i, raftReader, nil)
+}
+
+// EntryInto is Entry for the applier; what is read from the disk is put into room, if there is enough of it.
+func (l *Log) EntryInto(i record.Index, room []byte) (Entry, error) {
+	if err := l.inWindow(i); err != nil {
+		return Entry{}, err
+	}
+	return l.entry(i, applyReader, room)
+}
+
+// inWindow says why Raft cannot have an entry.
+func (l *Log) inWindow(i record.Index) error {
 	if l.closed.Load() {
-		return Entry{}, ErrClosed
+		return ErrClosed
 	}
 	l.mu.RLock()
-	inside := i >= l.windowFirst && i <= l.windowLast
-	l.mu.RUnlock()
-	if !inside {
-		return Entry{}, fmt.Errorf("%w: %d is outside the raft window", ErrNotFound, i)
+	defer l.mu.RUnlock()
+	if i < l.windowFirst || i > l.windowLast {
+		return fmt.Errorf("%w: %d is outside the raft window", ErrNotFound, i)
 	}
-	return l.entry(i)
+	return nil
+}
+
+// cachedEntry gives an entry from the cache.
+func (l *Log) cachedEntry(i record.Index) (Entry, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	c := l.cache.get(i)
+	if c == nil {
+		l.metrics.cacheMisses.Inc()
+		return Entry{}, false
+	}
+	l.metrics.cacheHits.Inc()
+	return c.Entry, true
 }
 
 // entry gives an entry of the live log, inside the window or not.
-func (l *Log) entry(i record.Index) (Entry, error) {
-	l.mu.RLock()
-	if c := l.cache.get(i); c != nil {
-		e := c.Entry
-		l.mu.RUnlock()
-		l.metrics.cacheHits.Inc()
+func (l *Log) entry(i record.Index, reader int, room []byte) (Entry, error) {
+	if e, ok := l.cachedEntry(i); ok {
 		return e, nil
 	}
-	l.mu.RUnlock()
-	l.metrics.cacheMisses.Inc()
 	var e Entry
-	err := l.at(i, raftReader, func(c *cursor) error {
+	err := l.at(i, reader, func(c *cursor) error {
 		got, _, err := c.take()
 		if err == nil {
-			e = got.clone()
+			e = got.clone(room)
 		}
 		return err
 	})
 	return e, err
 }
 
-// clone copies envelope and data out of a buffer.
-func (e Entry) clone() Entry {
-	b := make([]byte, len(e.Ext)+len(e.Data))
-	n := copy(b, e.Ext)
-	copy(b[n:], e.Data)
-	if e.Ext != nil {
-		e.Ext = b[:n:n]
+// Head gives an entry of the raft window as Entry does, but without Ext and Data if Data is longer
+// than most and does not lie in memory; left is then how long Data is. The frame's body is not read,
+// and not checked.
+func (l *Log) Head(i record.Index, most int) (e Entry, left int, err error) {
+	if err := l.inWindow(i); err != nil {
+		return Entry{}, 0, err
 	}
-	e.Data = b[n:]
+	if c, ok := l.cachedEntry(i); ok {
+		return c, 0, nil
+	}
+	err = l.at(i, raftReader, func(c *cursor) error {
+		h, err := c.header()
+		if err != nil {
+			return c.damage(err)
+		}
+		if left = h.dataLen(); left > most {
+			e = h.bare()
+			c.pass(&h)
+			return nil
+		}
+		left = 0
+		got, _, err := c.take()
+		if err == nil {
+			e = got.clone(nil)
+		}
+		return err
+	})
+	return e, left, err
+}
+
+// clone copies envelope and data out of a buffer, into room if there is enough.
+func (e Entry) clone(room []byte) Entry {
+	n := len(e.Ext)
+	if len(room) < n+len(e.Data) {
+		room = make([]byte, n+len(e.Data))
+	}
+	copy(room, e.Ext)
+	end := n + copy(room[n:], e.Data)
+	if e.Ext != nil {
+		e.Ext = room[:n:n]
+	}
+	e.Data = room[n:end:end]
 	return e
 }
 
@@ -109,6 +165,9 @@ func (l *Log) dropped(err error, s *segment) bool {
 	return true
 }
 
+// nearby is how many entries a reader in order may leave out.
+const nearby = 4
+
 // within calls use with a cursor before entry i of a segment. It begins where the last look-up
 // ended, if that was just before i, since Raft and apply read one entry after the other.
 func (l *Log) within(x extent, i record.Index, reader int, use func(*cursor) error) error {
@@ -117,12 +176,16 @@ func (l *Log) within(x extent, i record.Index, reader int, use func(*cursor) err
 		return err
 	}
 	defer c.close()
-	if p := l.near[reader].Load(); p != nil && p.segment == x.segment && p.cuts == x.cuts && p.index == i && p.position < x.size {
+	p := l.near[reader].Load()
+	if p != nil && p.segment == x.segment && p.cuts == x.cuts && p.index <= i && i-p.index <= nearby && p.position < x.size {
 		c.position, c.frames.next, c.records = p.position, p.index, p.records
 		if reader != peerReader {
 			c.chunk = nextChunk // one entry is wanted, not what follows it
 		}
-	} else if err := c.seekIndex(i); err != nil {
+	} else {
+		c.seek(c.index.holding(i))
+	}
+	if err := c.passTo(i); err != nil {
 		return err
 	}
 	if err := use(c); err != nil {

@@ -234,7 +234,7 @@ func sameLayout(a, b Layout) bool { return bytes.Equal(a.AppendTo(nil), b.Append
 // checkEntries compares the log's entries with the model's.
 func (m *model) checkEntries(l *Log) error {
 	for i := m.needed(); i <= m.last; i++ {
-		got, err := l.entry(i)
+		got, err := l.entry(i, raftReader, nil)
 		if err != nil {
 			return fmt.Errorf("entry %d: %w", i, err)
 		}

@@ -262,7 +262,7 @@ func TestSidecarsAreRebuilt(t *testing.T) {
 					must(t, l.Restore(y))
 				} else {
 					for i := range 100 {
-						must(t, l.Assign(record.Index(i+1), []Fate{{Base: record.Offset(i)}}))
+						must(t, l.Assign(record.Index(i+1), []Fate{{Base: record.Offset(i), Records: 1}}))
 					}
 				}
 				if crc, n, err := l.Checksum(0, 100); err != nil || n != 100 || crc == 0 {

@@ -15,7 +15,7 @@ func TestAppendAssignReadReopen(t *testing.T) {
 	for i := record.Index(1); i <= 100; i++ {
 		b := batchOf(t, 100, int64(i), int64(i)+1)
 		must(t, l.Append([]Entry{dataEntry(t, i, 1, b)}))
-		must(t, l.Assign(i, []Fate{{Base: end}}))
+		must(t, l.Assign(i, []Fate{{Base: end, Records: 2}}))
 		b.SetBaseOffset(end)
 		b.SetLeaderEpoch(1)
 		want = append(want, b)
@@ -48,7 +48,7 @@ func TestAppendAssignReadReopen(t *testing.T) {
 			must(t, l.Close())
 			l = open(t, fsys)
 			for i := record.Index(1); i <= 100; i++ {
-				must(t, l.Assign(i, []Fate{{Base: record.Offset(i-1) * 2}}))
+				must(t, l.Assign(i, []Fate{{Base: record.Offset(i-1) * 2, Records: 2}}))
 			}
 		}
 	}

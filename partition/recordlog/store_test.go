@@ -91,7 +91,7 @@ func TestClassify(t *testing.T) {
 	if e, err := l.Entry(2); err != nil || e.Records != 0 {
 		t.Fatalf("%+v, %v", e, err)
 	}
-	must(t, l.Assign(1, []Fate{{Base: 0}}))
+	must(t, l.Assign(1, []Fate{{Base: 0, Records: 3}}))
 	must(t, l.Assign(2, nil))
 	if l.EndOffset() != 3 {
 		t.Fatalf("end %d", l.EndOffset())
@@ -107,19 +107,21 @@ func TestAssignRefusesWhatDoesNotFit(t *testing.T) {
 		fates []Fate
 		want  error
 	}{
-		"a fate for no batch": {1, []Fate{{}}, ErrUnexpectedFate},
-		"too few":             {2, []Fate{{}}, ErrUnexpectedFate},
-		"too many":            {2, []Fate{{}, {Base: 1}, {Base: 3}}, ErrUnexpectedFate},
-		"first base wrong":    {2, []Fate{{Base: 1}, {Base: 2}}, ErrUnexpectedFate},
-		"second base wrong":   {2, []Fate{{}, {Base: 2}}, ErrUnexpectedFate},
+		"a fate for no batch": {1, []Fate{{Records: 1}}, ErrUnexpectedFate},
+		"too few":             {2, []Fate{{Records: 1}}, ErrUnexpectedFate},
+		"too many":            {2, []Fate{{Records: 1}, {Base: 1, Records: 2}, {Base: 3, Records: 1}}, ErrUnexpectedFate},
+		"too many records":    {2, []Fate{{Records: 1}, {Base: 1, Records: 3}}, ErrUnexpectedFate},
+		"no records":          {2, []Fate{{Records: 0}, {Records: 3}}, ErrUnexpectedFate},
+		"first base wrong":    {2, []Fate{{Base: 1, Records: 1}, {Base: 2, Records: 2}}, ErrUnexpectedFate},
+		"second base wrong":   {2, []Fate{{Records: 1}, {Base: 2, Records: 2}}, ErrUnexpectedFate},
 		"leaves records out":  {3, nil, ErrUnexpectedFate},
 	} {
 		if err := l.Assign(c.index, c.fates); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	must(t, l.Assign(2, []Fate{{Refused: true}, {Base: 0}}))
-	if err := l.Assign(2, []Fate{{Refused: true}, {Base: 0}}); !errors.Is(err, ErrUnexpectedFate) {
+	must(t, l.Assign(2, []Fate{{Records: 1, Refused: true}, {Base: 0, Records: 2}}))
+	if err := l.Assign(2, []Fate{{Records: 1, Refused: true}, {Base: 0, Records: 2}}); !errors.Is(err, ErrUnexpectedFate) {
 		t.Errorf("twice: %v", err)
 	}
 	if err := l.Assign(4, nil); !errors.Is(err, ErrNotFound) {
@@ -253,7 +255,7 @@ func TestDropAndHold(t *testing.T) {
 	l = open(t, fsys, func(o *Options) { o.SnapshotIndex = 100 })
 	must(t, l.Restore(y))
 	must(t, l.Append([]Entry{dataEntry(t, 101, 1, batchOf(t, 10, 7))}))
-	must(t, l.Assign(101, []Fate{{Base: 100}}))
+	must(t, l.Assign(101, []Fate{{Base: 100, Records: 1}}))
 	if c, err := l.Read(100, 101, 100); err != nil || len(c.Batches) != 1 {
 		t.Fatalf("read: %v", err)
 	}
@@ -269,7 +271,7 @@ func TestReadBounds(t *testing.T) {
 	if c, err := l.Read(0, 10, 1000); err != nil || len(c.Batches) != 0 || c.End != 0 {
 		t.Fatalf("what is not assigned was read: %v", err)
 	}
-	must(t, l.Assign(1, []Fate{{Base: 0}, {Base: 3}}))
+	must(t, l.Assign(1, []Fate{{Base: 0, Records: 3}, {Base: 3, Records: 1}}))
 	must(t, l.AdvanceStart(1))
 	for _, c := range []struct {
 		from, limit record.Offset
@@ -300,7 +302,7 @@ func TestReadCopies(t *testing.T) {
 	must(t, l.Append([]Entry{plainEntry(1, 1, ""), dataEntry(t, 2, 7, batchOf(t, 10, 1))}))
 	must(t, l.TruncateTail(1))
 	must(t, l.Append([]Entry{e}))
-	must(t, l.Assign(1, []Fate{{Base: 0}}))
+	must(t, l.Assign(1, []Fate{{Base: 0, Records: 1}}))
 	c, err := l.Read(0, 1, 100)
 	must(t, err)
 	if b := record.Batch(c.Batches[0]); b.LeaderEpoch() != 7 {
