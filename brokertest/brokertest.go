@@ -393,7 +393,9 @@ func (c *Cluster) WaitReady(id int32) {
 func (c *Cluster) PowerCut() {
 	c.t.Helper()
 	for _, n := range c.nodes {
-		c.Network.Freeze(n.host)
+		if n.broker != nil {
+			c.Network.Freeze(n.host)
+		}
 	}
 	for _, n := range c.nodes {
 		if n.broker != nil {

@@ -2,6 +2,7 @@ package test
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -66,6 +67,49 @@ func TestPowerCutKeepsProducerMemory(t *testing.T) {
 	s.wantWritten(s.produce(b), 0, true)
 	s.wantStored("a", "b")
 	s.replicasAgree()
+}
+
+// TestWindowSurvivesSnapshots: the five batches of a producer lie below a snapshot and beyond what Raft
+// replays. Each is still recognised: by brokers that started again from the snapshot, and by one that
+// never had the batches and was sent it.
+func TestWindowSurvivesSnapshots(t *testing.T) {
+	s := behind(t)
+	p := s.producer(client.ProducerConfig{})
+	s.send(p, filled(0, 10))
+	late := s.follower()
+	last := s.raftGroup(late).LastIndex
+	s.c.Stop(late)
+	id := s.newID()
+	var batches []record.Batch
+	for i := range 5 {
+		batches = append(batches, batchOf(id, record.Sequence(i), strconv.Itoa(i)))
+		s.wantWritten(s.produce(batches[i]), int64(10+i), false)
+	}
+	more := filled(10, 300)
+	s.send(p, more)
+	s.beyondWindow(last + 10)
+	recognised := func() {
+		t.Helper()
+		for i, b := range batches {
+			s.wantWritten(s.produce(b), int64(10+i), true)
+		}
+	}
+	s.c.PowerCut()
+	for _, id := range s.c.Brokers() {
+		s.c.StartAgain(id)
+	}
+	recognised()
+	s.c.WaitReady(late)
+	s.caughtUp(late)
+	s.until("the late one leads", func() bool {
+		if s.leader() == late {
+			return true
+		}
+		_ = s.cl.TransferLeadership(s.ctx, only, late) // asked again
+		return false
+	})
+	recognised()
+	s.wantStored(slices.Concat(filled(0, 10), numbers(5), more)...)
 }
 
 // TestBadInput: what cannot be done is refused with a reason, and certainly did nothing.

@@ -3,12 +3,42 @@ package test
 import (
 	"errors"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/brokertest"
 	"github.com/oncelog/oncelog/client"
+	"github.com/oncelog/oncelog/record"
 )
+
+// ackLost writes a record to a leader whose answers are lost, waits until the record is committed, and
+// gives the future of the result.
+func (s *scenario) ackLost(p *client.Producer, value string, offset int64) (f *client.Future, leader int32) {
+	s.t.Helper()
+	leader = s.leader()
+	s.c.Network.Cut(s.c.Host(leader), "client")
+	f, err := p.SendFuture(s.ctx, rec(value))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	follower := clientv1.NewAdminServiceClient(s.dial(leader%3 + 1))
+	s.until("see the record committed", func() bool {
+		r, err := follower.ListRaftGroups(s.ctx, &clientv1.ListRaftGroupsRequest{Topic: topic})
+		return err == nil && len(r.GetGroups()) == 1 && r.GetGroups()[0].GetHighWatermark() == offset+1
+	})
+	return f, leader
+}
+
+// wantDuplicate insists that the record was found by a retry, at an offset.
+func (s *scenario) wantDuplicate(f *client.Future, offset record.Offset) {
+	s.t.Helper()
+	if res := f.Result(s.ctx); res.Outcome != client.Written || res.Offset != offset || !res.Duplicate {
+		s.t.Fatalf("%v, duplicate %t; want a duplicate at offset %d", res, res.Duplicate, offset)
+	}
+}
 
 // TestAckLostAndResent: the record is committed, its answer is lost, the client sends it again; it
 // is stored once, and the second answer says so.
@@ -16,28 +46,31 @@ func TestAckLostAndResent(t *testing.T) {
 	s := begin(t)
 	p := s.producer(client.ProducerConfig{})
 	s.write(p, "first")
-	leader := s.leader()
-	s.c.Network.Cut(s.c.Host(leader), "client")
-	f, err := p.SendFuture(s.ctx, rec("second"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	follower := clientv1.NewAdminServiceClient(s.dial(leader%3 + 1))
-	s.until("see the record committed", func() bool {
-		r, err := follower.ListRaftGroups(s.ctx, &clientv1.ListRaftGroupsRequest{Topic: topic})
-		return err == nil && len(r.GetGroups()) == 1 && r.GetGroups()[0].GetHighWatermark() == 2
-	})
+	f, leader := s.ackLost(p, "second", 1)
 	s.c.Network.ResetConns(s.c.Host(leader), "client") // with the answer in it
 	s.c.Network.HealAll()
-	if res := f.Result(s.ctx); res.Outcome != client.Written || res.Offset != 1 || !res.Duplicate {
-		t.Fatalf("%v, duplicate %t; want a duplicate at offset 1", res, res.Duplicate)
-	}
-	s.wantStored("first", "second")
+	s.wantDuplicate(f, 1)
+	s.write(p, "third")
+	s.wantStored("first", "second", "third")
 }
 
-// TestLeaderDiesAfterReplication: whatever the dead leader had done with what was in flight, each
+// TestLeaderDiesAfterReplicationBeforeAck: the record is on the followers and committed, and its leader
+// dies before the client hears of it; the client asks the next leader, which knows.
+func TestLeaderDiesAfterReplicationBeforeAck(t *testing.T) {
+	s := begin(t)
+	p := s.producer(client.ProducerConfig{})
+	s.write(p, "first")
+	f, leader := s.ackLost(p, "second", 1)
+	s.c.Crash(leader)
+	s.c.Network.HealAll()
+	s.wantDuplicate(f, 1)
+	s.write(p, "third")
+	s.wantStored("first", "second", "third")
+}
+
+// TestLeaderDiesWithBatchesInFlight: whatever the dead leader had done with what was in flight, each
 // record is stored once, in order.
-func TestLeaderDiesAfterReplication(t *testing.T) {
+func TestLeaderDiesWithBatchesInFlight(t *testing.T) {
 	s := begin(t)
 	p := s.producer(client.ProducerConfig{Linger: client.NoLinger, BatchBytes: 1 << 10, RequestTimeout: time.Second})
 	s.write(p, "0")
@@ -48,6 +81,49 @@ func TestLeaderDiesAfterReplication(t *testing.T) {
 		}
 	})
 	s.wantStored(append([]string{"0"}, numbers(1000)...)...)
+}
+
+// TestGapAndRecovery: a batch among five in flight is refused for good, those behind it are refused
+// because of the gap, and the client heals it: they are written once, in order, under a new epoch.
+func TestGapAndRecovery(t *testing.T) {
+	s := beginWith(t, brokertest.Options{}, map[string]string{"max.message.bytes": "4096"})
+	for _, id := range s.c.Brokers() {
+		s.c.SlowDisk(id, 30*time.Millisecond) // So that five are in flight.
+	}
+	p := s.producer(client.ProducerConfig{Linger: client.NoLinger, BatchBytes: 1 << 10})
+	s.write(p, "0")
+	large := strings.Repeat("x", 8<<10)
+	var futures []*client.Future
+	var want []string
+	for i := range 60 {
+		value := strconv.Itoa(i)
+		if i%20 == 10 {
+			value = large
+		} else {
+			want = append(want, value)
+		}
+		f, err := p.SendFuture(s.ctx, rec(value))
+		if err != nil {
+			t.Fatal(err)
+		}
+		futures = append(futures, f)
+		sent := p.Stats().BatchesSent
+		s.until("it is on its way, or five are", func() bool { return p.Stats().BatchesSent > sent || i%20 != 10 })
+	}
+	for i, f := range futures {
+		switch res := f.Result(s.ctx); {
+		case i%20 == 10:
+			if res.Outcome != client.NotWritten || !errors.Is(res.Err, client.ErrMessageTooLarge) {
+				t.Errorf("the large record %d: %v", i, res)
+			}
+		case res.Outcome != client.Written:
+			t.Errorf("record %d: %v", i, res)
+		}
+	}
+	if st := p.Stats(); st.NewIdentities == 0 || st.Contradictions != 0 {
+		t.Errorf("want a gap that was healed, and no contradictions: %+v", st)
+	}
+	s.wantStored(append([]string{"0"}, want...)...)
 }
 
 // TestProducerRestartedWithNewID: a limit that is documented. A program that starts again has a new
@@ -102,46 +178,93 @@ func TestMoreThanFiveInFlightRefusedByConfiguration(t *testing.T) {
 	}
 }
 
-// TestDeliveryTimeout: nobody answers; the sender is told in time, and what it is told fits the log.
+// TestDeliveryTimeout: when its time is up the sender is told what is certain. A record that is stored,
+// although nobody said so, is unknown; one that never left is not written.
 func TestDeliveryTimeout(t *testing.T) {
 	s := begin(t)
 	p := s.producer(client.ProducerConfig{RequestTimeout: 300 * time.Millisecond, DeliveryTimeout: time.Second})
 	s.write(p, "before")
-	var hosts []string
-	for _, id := range s.c.Brokers() {
-		hosts = append(hosts, s.c.Host(id))
-	}
-	s.c.Network.Isolate("client", hosts...)
-	started := time.Now()
-	res := p.SendSync(s.ctx, rec("during"))
-	if took := time.Since(started); took > 3*time.Second || res.Outcome == client.Written {
-		t.Fatalf("%v after %v; want not written or unknown within the timeout", res, took)
-	}
-	s.c.Network.HealAll()
-	s.until("write again", func() bool { return p.SendSync(s.ctx, rec("after")).Outcome == client.Written })
-	got := s.stored()
-	n := 0
-	for _, v := range got {
-		if v == "during" {
-			n++
+	want := func(when string, res client.Result, started time.Time, outcome client.Outcome) {
+		t.Helper()
+		if took := time.Since(started); took > 4*time.Second || res.Outcome != outcome || !errors.Is(res.Err, client.ErrDeliveryTimeout) {
+			t.Fatalf("%s: %v after %v, want %v within the timeout", when, res, took, outcome)
 		}
 	}
-	if n > 1 || n == 1 && res.Outcome == client.NotWritten {
-		t.Fatalf("told %v, stored %q", res, got)
+
+	for _, id := range s.c.Brokers() {
+		s.c.Network.Cut(s.c.Host(id), "client")
 	}
+	started := time.Now()
+	want("unanswered", p.SendSync(s.ctx, rec("during")), started, client.Unknown)
+	s.c.Network.HealAll()
+	s.until("write again", func() bool { return p.SendSync(s.ctx, rec("after")).Outcome == client.Written })
+	s.wantStored("before", "during", "after")
+
+	s.c.PowerCut()
+	started = time.Now()
+	want("nobody there", p.SendSync(s.ctx, rec("never")), started, client.NotWritten)
+	for _, id := range s.c.Brokers() {
+		s.c.StartAgain(id)
+	}
+	s.until("write again", func() bool { return p.SendSync(s.ctx, rec("end")).Outcome == client.Written })
+	s.wantStored("before", "during", "after", "end")
 }
 
-// TestAcksNoneAndLeader: none promises nothing, leader as much as all.
-func TestAcksNoneAndLeader(t *testing.T) {
+// TestAcksNoneLosesWhatItMay: the leader takes a record that it cannot replicate, and dies. Nobody was
+// promised anything, nobody hears of it, and it is gone.
+func TestAcksNoneLosesWhatItMay(t *testing.T) {
 	s := begin(t)
-	if res := s.producer(client.ProducerConfig{Acks: client.AcksNone}).SendSync(s.ctx, rec("none")); res.Outcome != client.Unknown || res.Err != nil {
+	p := s.producer(client.ProducerConfig{RequestTimeout: time.Second})
+	s.write(p, "before")
+	none := s.producer(client.ProducerConfig{Acks: client.AcksNone})
+	if res := none.SendSync(s.ctx, rec("none")); res.Outcome != client.Unknown || res.Err != nil {
 		t.Fatalf("acks none: %v", res)
 	}
-	s.until("see it stored", func() bool { return slices.Equal(s.stored(), []string{"none"}) })
-	if res := s.write(s.producer(client.ProducerConfig{Acks: client.AcksLeader}), "leader"); res.Offset != 1 {
-		t.Fatalf("acks leader: %v", res)
+	s.until("see it stored, as nothing went wrong", func() bool { return slices.Equal(s.stored(), []string{"before", "none"}) })
+	old := s.leader()
+	last := s.raftGroup(old).LastIndex
+	s.c.Isolate(old, false)
+	if res := none.SendSync(s.ctx, rec("lost")); res.Outcome != client.Unknown || res.Err != nil {
+		t.Fatalf("acks none: %v", res)
 	}
-	s.wantStored("none", "leader")
+	admin := clientv1.NewAdminServiceClient(s.dial(old))
+	s.until("the old leader has it in its log", func() bool {
+		r, err := admin.ListRaftGroups(s.ctx, &clientv1.ListRaftGroupsRequest{Topic: topic})
+		return err == nil && len(r.GetGroups()) == 1 && r.GetGroups()[0].GetLastIndex() > uint64(last)
+	})
+	s.c.Crash(old)
+	s.write(p, "after")
+	s.c.Network.HealAll()
+	s.c.Restart(old)
+	s.replicasAgree()
+	s.wantStored("before", "none", "after")
+}
+
+// TestAcksLeaderAndAllLoseNothing: a leader that cannot replicate acknowledges nothing; with acks leader
+// too, which is as strong as all. What is acknowledged in the end is there, once.
+func TestAcksLeaderAndAllLoseNothing(t *testing.T) {
+	for name, acks := range map[string]client.Acks{"leader": client.AcksLeader, "all": client.AcksAll} {
+		t.Run(name, func(t *testing.T) {
+			s := begin(t)
+			p := s.producer(client.ProducerConfig{Acks: acks, RequestTimeout: time.Second})
+			s.write(p, "before")
+			old := s.leader()
+			s.c.Isolate(old, false)
+			f, err := p.SendFuture(s.ctx, rec("doubtful"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.until("another leads", func() bool { return s.leader() != old })
+			s.c.Crash(old)
+			if res := f.Result(s.ctx); res.Outcome != client.Written || res.Offset != 1 {
+				t.Fatalf("acks %s: %v, want it written at offset 1", name, res)
+			}
+			s.c.Network.HealAll()
+			s.c.Restart(old)
+			s.replicasAgree()
+			s.wantStored("before", "doubtful")
+		})
+	}
 }
 
 // TestMinorityLeaderLosesNothing: a leader that is cut off from the others acknowledges nothing, and
