@@ -27,7 +27,7 @@ type Config struct {
 	RequestTimeout time.Duration
 	// RetryBackoff is the wait before the first retry; it doubles with each, up to RetryBackoffMax,
 	// and is spread by a fifth either way (Kafka: retry.backoff.ms, retry.backoff.max.ms).
-	// Defaults 100 ms and 1 s; 1 ms to 1 min.
+	// Defaults 20 ms, since leaders move within tens of ms here (Kafka: 100), and 1 s; 1 ms to 1 min.
 	RetryBackoff    time.Duration
 	RetryBackoffMax time.Duration
 	// MetadataMaxAge is the age at which metadata is asked for again without cause (Kafka:
@@ -42,7 +42,7 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	orDefault(&c.ClientID, "oncelog-go")
 	orDefault(&c.RequestTimeout, 30*time.Second)
-	orDefault(&c.RetryBackoff, 100*time.Millisecond)
+	orDefault(&c.RetryBackoff, 20*time.Millisecond)
 	orDefault(&c.RetryBackoffMax, time.Second)
 	orDefault(&c.MetadataMaxAge, 5*time.Minute)
 	orDefault(&c.ConnectTimeout, 5*time.Second)
