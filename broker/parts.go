@@ -319,7 +319,7 @@ func (p *parts) preferredLeader(group raftgroup.GroupID) (int32, bool) {
 	return t.Partitions[number].Replicas[0].Broker, true
 }
 
-// drain hands over every partition that this broker leads, so that clients go on elsewhere before
+// drain hands over everything that this broker leads, so that clients go on elsewhere before
 // the listeners close. What cannot be handed over in time is left to the others' election.
 func (p *parts) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), p.cfg.ShutdownTimeout/2)
@@ -329,6 +329,11 @@ func (p *parts) drain() {
 	wg.Go(func() {
 		if err := p.coordinators.TransferLeadership(ctx); err != nil && ctx.Err() == nil {
 			p.logger.Warn("leadership of coordinators not handed over", "err", err)
+		}
+	})
+	wg.Go(func() {
+		if err := p.cluster.Resign(ctx); err != nil && ctx.Err() == nil {
+			p.logger.Warn("leadership of the metadata group not handed over", "err", err)
 		}
 	})
 	slots := make(chan struct{}, 16)

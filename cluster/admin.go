@@ -48,6 +48,19 @@ func (c *Cluster) UnregisterBroker(ctx context.Context, broker int32) error {
 	return c.change(ctx, &peerv1.ForwardRequest{Request: &peerv1.ForwardRequest_UnregisterBroker{UnregisterBroker: &peerv1.UnregisterBroker{Command: cmd}}})
 }
 
+// Resign hands the leadership of the metadata group to another broker, if this one has it, before it
+// stops: the cluster then has a controller at once.
+func (c *Cluster) Resign(ctx context.Context) error {
+	g := c.group.Load()
+	if g == nil {
+		return nil
+	}
+	if _, leads := (*g).IsReady(); !leads || len((*g).Status().Voters) < 2 {
+		return nil
+	}
+	return (*g).TransferLeadership(ctx, "")
+}
+
 // AlterDefaults sets and unsets the configs that topics have which do not set them themselves.
 func (c *Cluster) AlterDefaults(ctx context.Context, set map[string]string, unset []string, validateOnly bool) error {
 	return c.change(ctx, &peerv1.ForwardRequest{Request: &peerv1.ForwardRequest_AlterDefaults{AlterDefaults: &peerv1.AlterDefaults{

@@ -137,6 +137,7 @@ type group interface {
 	Confirm(ctx context.Context) error
 	AddLearner(ctx context.Context, id raftgroup.ServerID) error
 	Remove(ctx context.Context, id raftgroup.ServerID) error
+	TransferLeadership(ctx context.Context, to raftgroup.ServerID) error
 	Status() raftgroup.Status
 	Close() error
 }
