@@ -53,7 +53,7 @@ func TestQueueDoesNotWaitForTheDisk(t *testing.T) {
 		if e, err := l.Entry(60); err != nil || e.Index != 60 {
 			t.Fatalf("entry 60: %+v, %v", e, err)
 		}
-		if err := l.Assign(6, []Fate{{Base: 5}}); !errors.Is(err, ErrNotDurable) {
+		if err := l.Assign(6, []Fate{{Base: 5, Records: 1}}); !errors.Is(err, ErrNotDurable) {
 			t.Fatalf("assigned before it was on disk: %v", err)
 		}
 		if d, last := l.Durable(), l.LastIndex(); d != 5 || last != 5 {
@@ -71,7 +71,7 @@ func TestQueueDoesNotWaitForTheDisk(t *testing.T) {
 		if n[vfs.OpWrite] != 2 || n[vfs.OpSync] != 2 {
 			t.Fatalf("%v", n)
 		}
-		must(t, l.Assign(6, []Fate{{Base: 5}}))
+		must(t, l.Assign(6, []Fate{{Base: 5, Records: 1}}))
 		fsys.ClearFaults()
 		must(t, l.Close())
 	})
