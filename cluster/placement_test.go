@@ -1,0 +1,168 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
+	"github.com/oncelog/oncelog/cluster/metadata"
+)
+
+// brokers makes a state with brokers, each by its rack; id 1 is the first.
+func brokers(t *testing.T, limit uint32, racks ...string) *metadata.State {
+	t.Helper()
+	s := metadata.NewState()
+	apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_InitCluster{InitCluster: &statev1.InitCluster{ClusterId: "c", FeatureLevel: 1}}})
+	for i, rack := range racks {
+		b := &metadata.Broker{ID: int32(i + 1), Incarnation: uint64(i + 1), Rack: rack, MinLevel: 1, MaxLevel: 1, MaxReplicas: limit,
+			Listeners: []metadata.Listener{{Name: metadata.PeerListener, Address: addressOf(int32(i + 1))}}}
+		apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_RegisterBroker{RegisterBroker: &statev1.RegisterBroker{
+			Broker: metadata.BrokerToProto(b), ClusterId: "c"}}})
+	}
+	return s
+}
+
+func apply(t *testing.T, s *metadata.State, cmd *statev1.MetadataCommand) {
+	t.Helper()
+	if r, err := s.ApplyCommand(s.Image().Version()+1, cmd); err != nil || r.Err != nil {
+		t.Fatalf("%v, %v", err, r.Err)
+	}
+}
+
+var everyone = func(int32) bool { return true }
+
+// addTopic places a topic and creates it.
+func addTopic(t *testing.T, s *metadata.State, n, replication int, alive func(int32) bool) []*statev1.Placement {
+	t.Helper()
+	placed, err := place(s.Image(), n, replication, alive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := make([]byte, 16)
+	id[0], id[15] = 1, byte(len(s.Image().AllTopics()))
+	apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_CreateTopic{CreateTopic: &statev1.CreateTopic{
+		TopicId: id, Name: fmt.Sprintf("t%d", id[15]), Partitions: placed}}})
+	return placed
+}
+
+// counts gives how many replicas and how many preferred leaders each broker has, as the least and the most.
+func counts(img *metadata.Image) (replicas, leaders [2]int) {
+	r, l := make(map[int32]int), make(map[int32]int)
+	for _, b := range img.Brokers() {
+		r[b.ID], l[b.ID] = 0, 0
+	}
+	for _, t := range img.Topics() {
+		for _, p := range t.Partitions {
+			l[p.Replicas[0].Broker]++
+			for _, replica := range p.Replicas {
+				r[replica.Broker]++
+			}
+		}
+	}
+	span := func(m map[int32]int) [2]int {
+		lo, hi := 1<<30, 0
+		for _, n := range m {
+			lo, hi = min(lo, n), max(hi, n)
+		}
+		return [2]int{lo, hi}
+	}
+	return span(r), span(l)
+}
+
+// TestPlacementIsEven: with 1, 3 and 5 replicas, over several topics, no broker holds more than one
+// replica, and leads more than two partitions, above another.
+func TestPlacementIsEven(t *testing.T) {
+	for _, replication := range []int{1, 3, 5} {
+		for n := replication; n <= 9; n++ {
+			s := brokers(t, 0, make([]string, n)...)
+			for topic := range 4 {
+				addTopic(t, s, 1+topic*5, replication, everyone)
+				r, l := counts(s.Image())
+				if r[1]-r[0] > 1 || l[1]-l[0] > 2 {
+					t.Fatalf("%d brokers, %d replicas, %d topics: brokers hold %v replicas, lead %v", n, replication, topic+1, r, l)
+				}
+			}
+		}
+	}
+}
+
+// TestPlacementOverRacks: the replicas of a partition are in as many racks as there are, and no rack has
+// two while another has none.
+func TestPlacementOverRacks(t *testing.T) {
+	for _, racks := range [][]string{{"a", "b", "c"}, {"a", "a", "b", "b", "c", "c"}, {"a", "a", "a", "b", "c"}, {"a", "a", "b", "b"}, {"", "", "a", "b", "b"}} {
+		s := brokers(t, 0, racks...)
+		distinct := len(slices.Compact(slices.Sorted(slices.Values(racks))))
+		for _, replication := range []int{1, 3, 5} {
+			if replication > len(racks) {
+				continue
+			}
+			for i, p := range addTopic(t, s, 12, replication, everyone) {
+				used := make(map[string]int)
+				most := 0
+				for _, id := range p.GetBrokerIds() {
+					used[racks[id-1]]++
+					most = max(most, used[racks[id-1]])
+				}
+				if len(used) != min(distinct, replication) {
+					t.Errorf("racks %v, %d replicas: partition %d is on brokers %v, in %d racks", racks, replication, i, p.GetBrokerIds(), len(used))
+				}
+			}
+		}
+	}
+}
+
+// TestPlacementAvoidsTheDead: brokers not heard from get a replica only if there are not enough others,
+// and are never preferred to lead then.
+func TestPlacementAvoidsTheDead(t *testing.T) {
+	alive := func(id int32) bool { return id > 2 }
+	for _, p := range addTopic(t, brokers(t, 0, "", "", "", "", ""), 20, 3, alive) {
+		if slices.Contains(p.GetBrokerIds(), 1) || slices.Contains(p.GetBrokerIds(), 2) {
+			t.Fatalf("placed on %v", p.GetBrokerIds())
+		}
+	}
+	for _, p := range addTopic(t, brokers(t, 0, "", "", "", "", ""), 20, 5, alive) {
+		if len(p.GetBrokerIds()) != 5 || p.GetBrokerIds()[0] <= 2 {
+			t.Fatalf("placed on %v", p.GetBrokerIds())
+		}
+	}
+}
+
+// TestPlacementHasLimits: a broker takes as many replicas as it said, and then the topic is refused as a
+// whole.
+func TestPlacementHasLimits(t *testing.T) {
+	s := brokers(t, 4, "", "", "")
+	addTopic(t, s, 4, 3, everyone)
+	if r, _ := counts(s.Image()); r != [2]int{4, 4} {
+		t.Fatalf("brokers hold %v replicas", r)
+	}
+	if _, err := place(s.Image(), 1, 1, everyone); !errors.Is(err, &metadata.Error{Code: metadata.PolicyViolation}) {
+		t.Fatal(err)
+	}
+	if _, err := place(brokers(t, 4, "", "", "").Image(), 5, 3, everyone); !errors.Is(err, &metadata.Error{Code: metadata.PolicyViolation}) {
+		t.Fatal(err)
+	}
+}
+
+// TestPlacementIsDecided: the same image and the same liveness give the same placement.
+func TestPlacementIsDecided(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 4))
+	for range 50 {
+		racks := make([]string, 3+rng.IntN(6))
+		for i := range racks {
+			racks[i] = string(rune('a' + rng.IntN(4)))
+		}
+		s := brokers(t, 0, racks...)
+		addTopic(t, s, 1+rng.IntN(7), 3, everyone)
+		dead := rng.Int32N(9)
+		alive := func(id int32) bool { return id != dead }
+		first, _ := place(s.Image(), 8, 3, alive)
+		for range 5 {
+			if again, _ := place(s.Image(), 8, 3, alive); fmt.Sprint(again) != fmt.Sprint(first) {
+				t.Fatalf("%v, then %v", first, again)
+			}
+		}
+	}
+}
