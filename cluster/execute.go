@@ -234,7 +234,7 @@ func (c *Cluster) alterTopic(ctx context.Context, t term, r *peerv1.AlterTopic, 
 		if err := metadata.CheckPartitionCount(n, len(topic.Partitions), img.Partitions()); err != nil {
 			return c.refused(ctx, t, err)
 		}
-		placed, err := place(img, n-len(topic.Partitions), topic.Replication(), c.Alive)
+		placed, err := place(img, n-len(topic.Partitions), topic.Replication, c.Alive)
 		if err != nil {
 			return c.refused(ctx, t, err)
 		}

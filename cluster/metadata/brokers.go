@@ -45,8 +45,9 @@ func (s *State) registerBroker(c *statev1.RegisterBroker, r *Result) {
 		return
 	}
 	i, ok := s.img.findBroker(b.ID)
+	b.Draining = ok && s.img.brokers[i].Draining
 	switch {
-	case ok && s.img.brokers[i].Incarnation != b.Incarnation:
+	case ok && s.img.brokers[i].Incarnation != b.Incarnation && s.img.brokers[i].Incarnation != c.GetReplacesIncarnation():
 		r.Err = refuse(DuplicateBrokerRegistration, "broker_id",
 			"broker id %d is taken by a broker with node incarnation %x; this one has %x: give it another id, or unregister the other if its data directory is lost",
 			b.ID, s.img.brokers[i].Incarnation, b.Incarnation)
@@ -65,12 +66,12 @@ func (s *State) registerBroker(c *statev1.RegisterBroker, r *Result) {
 
 func equalBroker(a, b *Broker) bool {
 	return a.ID == b.ID && a.Incarnation == b.Incarnation && slices.Equal(a.Listeners, b.Listeners) && a.Rack == b.Rack &&
-		a.Version == b.Version && a.MinLevel == b.MinLevel && a.MaxLevel == b.MaxLevel && a.MaxReplicas == b.MaxReplicas
+		a.Version == b.Version && a.MinLevel == b.MinLevel && a.MaxLevel == b.MaxLevel && a.MaxReplicas == b.MaxReplicas && a.Draining == b.Draining
 }
 
 // brokerFromProto checks what a broker says of itself.
 func brokerFromProto(p *statev1.BrokerState) (*Broker, *Error) {
-	b := &Broker{ID: p.GetBrokerId(), Incarnation: p.GetNodeIncarnation(), Rack: p.GetRack(), Version: p.GetVersion(), MaxReplicas: p.GetMaxReplicas()}
+	b := &Broker{ID: p.GetBrokerId(), Incarnation: p.GetNodeIncarnation(), Rack: p.GetRack(), Version: p.GetVersion(), MaxReplicas: p.GetMaxReplicas(), Draining: p.GetDraining()}
 	lo, hi := p.GetMinFeatureLevel(), p.GetMaxFeatureLevel()
 	switch {
 	case b.ID < 0:
@@ -110,7 +111,7 @@ func brokerFromProto(p *statev1.BrokerState) (*Broker, *Error) {
 func BrokerToProto(b *Broker) *statev1.BrokerState {
 	p := &statev1.BrokerState{
 		BrokerId: b.ID, NodeIncarnation: b.Incarnation, Rack: b.Rack, Version: b.Version,
-		MinFeatureLevel: uint32(b.MinLevel), MaxFeatureLevel: uint32(b.MaxLevel), MaxReplicas: b.MaxReplicas,
+		MinFeatureLevel: uint32(b.MinLevel), MaxFeatureLevel: uint32(b.MaxLevel), MaxReplicas: b.MaxReplicas, Draining: b.Draining,
 	}
 	for _, l := range b.Listeners {
 		p.Listeners = append(p.Listeners, &statev1.Listener{Name: l.Name, Address: l.Address})
@@ -128,18 +129,32 @@ func (s *State) unregisterBroker(c *statev1.UnregisterBroker, r *Result) {
 	e := &topicEdits{s: s}
 	for _, t := range s.img.byID {
 		for p := range t.Partitions {
-			if rep, ok := t.Partitions[p].Replica(id); ok && !t.Deleting {
+			if !t.Deleting && t.Partitions[p].holds(id) {
 				r.Err = refuse(ResourceInUse, "broker_id", "broker %d holds a replica of %s/%d", id, t.Name, p)
 				return
-			} else if ok && !rep.Deleted {
-				e.partition(t.Partitions[p].Group, func(p *Partition) bool { return markDeleted(p, id) })
 			}
+			e.partition(t.Partitions[p].Group, func(p *Partition) bool { return p.forget(id) })
 		}
 	}
 	e.finish()
 	i, _ := s.img.findBroker(id)
 	img := s.editBrokers()
 	img.brokers = slices.Delete(img.brokers, i, i+1)
+	r.Changed = true
+}
+
+// setDraining marks a broker; what becomes of its replicas the controller decides.
+func (s *State) setDraining(c *statev1.SetDraining, r *Result) {
+	if r.Err = s.checkBroker(c.GetBrokerId(), c.GetNodeIncarnation()); r.Err != nil {
+		return
+	}
+	i, _ := s.img.findBroker(c.GetBrokerId())
+	if s.img.brokers[i].Draining == c.GetDraining() {
+		return
+	}
+	changed := *s.img.brokers[i]
+	changed.Draining = c.GetDraining()
+	s.editBrokers().brokers[i] = &changed
 	r.Changed = true
 }
 

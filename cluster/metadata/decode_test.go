@@ -28,7 +28,17 @@ report 1 11 created=1000/1,1002/7
 report 2 22 created=1000/2
 activate 1000 1002
 delete id=2
-pids 2 22 1000`, "\n") {
+pids 2 22 1000
+broker 4 44
+create c id=3 on=1,2,3
+report 1 11 created=1003/8
+report 2 22 created=1003/9
+report 3 33 created=1003/10
+activate 1003
+report 3 33 lost=1003/10
+replace 1003/10
+reassign id=3 0=4,3,2
+drain 4 44`, "\n") {
 		if out := applyLine(t, s, uint64(i+1), line); !strings.Contains(out, ": ok") && !strings.Contains(out, "producer") {
 			t.Fatal(out)
 		}
@@ -125,9 +135,29 @@ func TestRestoreChecksInvariants(t *testing.T) {
 		"deleted replica":         func(p *statev1.MetadataState) { p.Topics[0].Partitions[0].Replicas[0].Deleted = true },
 		"all deleted":             func(p *statev1.MetadataState) { p.Topics[1].Partitions[0].Replicas[0].Deleted = true },
 		"active, not created":     func(p *statev1.MetadataState) { p.Topics[0].Partitions[1].Phase = 2 },
-		"unknown config":          func(p *statev1.MetadataState) { p.Topics[0].Configs[0].Name = "nosuch" },
-		"config not canonical":    func(p *statev1.MetadataState) { p.Topics[0].Configs[0].Value = "02" },
-		"config above majority":   func(p *statev1.MetadataState) { p.Topics[0].Configs[0].Value = "3" },
+		"deleted one joins":       func(p *statev1.MetadataState) { p.Topics[1].Partitions[0].Replicas[0].Joining = true },
+		"no voters":               func(p *statev1.MetadataState) { p.Topics[0].Partitions[1].Replicas = nil },
+		"added for nothing":       func(p *statev1.MetadataState) { p.Topics[0].Partitions[0].Replicas[0].Added = true },
+		"joins while creating":    func(p *statev1.MetadataState) { p.Topics[0].Partitions[1].Replicas[0].Joining = true },
+		"target nobody holds":     func(p *statev1.MetadataState) { p.Topics[2].Partitions[0].Target[0] = 5 },
+		"target twice":            func(p *statev1.MetadataState) { p.Topics[2].Partitions[0].Target[0] = 2 },
+		"target too short":        func(p *statev1.MetadataState) { t := p.Topics[2].Partitions[0]; t.Target = t.Target[:2] },
+		"target while creating":   func(p *statev1.MetadataState) { p.Topics[0].Partitions[1].Target = []int32{3, 1, 2} },
+		"leaving twice":           func(p *statev1.MetadataState) { p.Topics[2].Partitions[0].Leaving[0].Incarnation = 8 },
+		"leaving nobody":          func(p *statev1.MetadataState) { p.Topics[2].Partitions[0].Leaving[0].BrokerId = 9 },
+		"leaving a deleted one": func(p *statev1.MetadataState) {
+			p.Topics[1].Partitions[0].Leaving = []*statev1.LeavingReplica{{BrokerId: 1, Incarnation: 11}}
+		},
+		"too many leave": func(p *statev1.MetadataState) {
+			for i := range uint64(MaxLeaving) {
+				p.NextIncarnation++
+				p.Topics[2].Partitions[0].Leaving = append(p.Topics[2].Partitions[0].Leaving, &statev1.LeavingReplica{BrokerId: 1, Incarnation: 13 + i})
+			}
+		},
+		"replication factor 2":  func(p *statev1.MetadataState) { p.Topics[0].ReplicationFactor = 2 },
+		"unknown config":        func(p *statev1.MetadataState) { p.Topics[0].Configs[0].Name = "nosuch" },
+		"config not canonical":  func(p *statev1.MetadataState) { p.Topics[0].Configs[0].Value = "02" },
+		"config above majority": func(p *statev1.MetadataState) { p.Topics[0].Configs[0].Value = "3" },
 		"config twice": func(p *statev1.MetadataState) {
 			p.Topics[0].Configs = append(p.Topics[0].Configs, p.Topics[0].Configs[0])
 		},

@@ -12,6 +12,7 @@ const (
 	InvalidPartitions           Code = "INVALID_PARTITIONS"
 	InvalidReplicationFactor    Code = "INVALID_REPLICATION_FACTOR"
 	InvalidReplicaAssignment    Code = "INVALID_REPLICA_ASSIGNMENT"
+	NoReassignmentInProgress    Code = "NO_REASSIGNMENT_IN_PROGRESS"
 	InvalidConfig               Code = "INVALID_CONFIG"
 	UnknownTopicOrPartition     Code = "UNKNOWN_TOPIC_OR_PARTITION"
 	UnknownTopicID              Code = "UNKNOWN_TOPIC_ID"

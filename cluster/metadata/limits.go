@@ -21,6 +21,8 @@ const (
 	MaxTextLength = 255
 	// MaxReportedReplicas in one command.
 	MaxReportedReplicas = 10_000
+	// MaxLeaving replicas that one partition waits to be rid of.
+	MaxLeaving = 16
 	// MaxProducerIDBlock is the largest block of producer ids that is given out at once.
 	MaxProducerIDBlock = 1_000_000
 	// MaxCommandBytes bounds one encoded command.

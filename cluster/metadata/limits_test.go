@@ -161,3 +161,51 @@ func TestCommandSizeIsBounded(t *testing.T) {
 		t.Fatal("encoded")
 	}
 }
+
+// TestLimitOfLeaving: a group that cannot be rid of replicas, because it has no leader, does not collect
+// them for ever.
+func TestLimitOfLeaving(t *testing.T) {
+	s, index := NewState(), uint64(0)
+	apply := func(line string) string {
+		index++
+		return applyLine(t, s, index, line)
+	}
+	for _, line := range []string{"init c", "broker 1 1", "broker 2 2", "broker 3 3", "broker 4 4", "broker 5 5", "broker 6 6",
+		"create t on=1,2,3", "report 1 1 created=1000/1", "report 2 2 created=1000/2", "activate 1000"} {
+		apply(line)
+	}
+	last := ""
+	for i := range 2 * MaxLeaving {
+		last = apply(fmt.Sprintf("reassign 0=1,%d,%d", 4+i%2, 5+i%2))
+	}
+	if !strings.Contains(last, "POLICY_VIOLATION") || !strings.Contains(last, fmt.Sprintf("limit %d", MaxLeaving)) {
+		t.Fatal(last)
+	}
+	// Losing replicas again and again has the same bound.
+	p := &s.Image().Topics()[0].Partitions[0]
+	for range 2 * MaxLeaving {
+		r := p.Replicas[len(p.Replicas)-1]
+		apply(fmt.Sprintf("report %d %d created=1000/%d lost=1000/%d", r.Broker, r.Broker, r.Incarnation, r.Incarnation))
+		apply(fmt.Sprintf("replace 1000/%d", r.Incarnation))
+		p = &s.Image().Topics()[0].Partitions[0]
+	}
+	if n := len(p.Leaving); n != MaxLeaving {
+		t.Fatalf("%d replicas leave", n)
+	}
+	restore(t, snapshot(t, s.Image()))
+}
+
+func TestLimitOfMemberReports(t *testing.T) {
+	s, index := big(t)
+	for _, c := range []*statev1.MetadataCommand{
+		{Command: &statev1.MetadataCommand_ReportMembers{ReportMembers: &statev1.ReportMembers{BrokerId: 1, NodeIncarnation: 11, Groups: make([]*statev1.GroupMembers, MaxReportedReplicas+1)}}},
+		{Command: &statev1.MetadataCommand_ReplaceReplicas{ReplaceReplicas: &statev1.ReplaceReplicas{Replicas: make([]*statev1.ReplicaRef, MaxReportedReplicas+1)}}},
+	} {
+		*index++
+		r, err := s.ApplyCommand(*index, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantLimit(t, r.Err, InvalidRequest, MaxReportedReplicas)
+	}
+}

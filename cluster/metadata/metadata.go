@@ -14,6 +14,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/oncelog/oncelog/record"
 )
@@ -103,6 +104,8 @@ type Broker struct {
 	MinLevel, MaxLevel uint16
 	// MaxReplicas is how many replicas it takes; 0: no bound. Placement keeps to it.
 	MaxReplicas uint32
+	// Draining: it gives its replicas to others, and nothing is placed on it.
+	Draining bool
 }
 
 // Listener is a named address, as host:port.
@@ -135,22 +138,23 @@ type Topic struct {
 	Deleting bool
 	// CreatedMS is the controller's clock at creation, ms since 1970.
 	CreatedMS int64
-}
-
-// Replication is how many replicas each partition has.
-func (t *Topic) Replication() int {
-	if len(t.Partitions) == 0 {
-		return 0
-	}
-	return len(t.Partitions[0].Replicas)
+	// Replication is how many replicas each partition has, or shall have when its reassignment is done.
+	Replication int
 }
 
 // Partition is one Raft group. Immutable once in an image.
 type Partition struct {
 	Group GroupID
 	Phase Phase
-	// Replicas are its voters, the preferred leader first. No two are on one broker.
+	// Replicas are its voters and those that shall become voters, the preferred leader first. No two are
+	// on one broker.
 	Replicas []Replica
+	// Leaving are replicas that do not belong to it any more: the group removes them, then their brokers
+	// remove their directories. None comes back.
+	Leaving []Leaving
+	// Target is which brokers shall hold it, the preferred leader first; nil: those of Replicas. While it is
+	// set, replicas are being added, and those that shall go are still there.
+	Target []int32
 }
 
 // Replica finds the partition's replica on a broker.
@@ -163,16 +167,25 @@ func (p *Partition) Replica(broker int32) (Replica, bool) {
 	return Replica{}, false
 }
 
-// Created tells whether a majority of the replicas has its directory, without which the group cannot
+// Created tells whether a majority of the voters has its directory, without which the group cannot
 // have had a leader.
 func (p *Partition) Created() bool {
-	n := 0
+	voters, created := 0, 0
 	for _, r := range p.Replicas {
+		if r.Joining {
+			continue
+		}
+		voters++
 		if r.Created {
-			n++
+			created++
 		}
 	}
-	return n > len(p.Replicas)/2
+	return created > voters/2
+}
+
+// Changing tells whether the group's members are not yet what they shall be.
+func (p *Partition) Changing() bool {
+	return p.Target != nil || len(p.Leaving) > 0 || slices.ContainsFunc(p.Replicas, func(r Replica) bool { return r.Joining })
 }
 
 // Replica is one copy of a partition. A copy that lost or may have lost what it acknowledged never
@@ -185,6 +198,20 @@ type Replica struct {
 	Created bool
 	// Deleted: its directory is gone. Only while the partition is deleting.
 	Deleted bool
+	// Joining: it has no vote yet; the group catches it up first.
+	Joining bool
+	// Added: the reassignment under way has added it, and cancelling takes it away.
+	Added bool
+	// Lost: what it held is gone or damaged. It does not serve, and is to be replaced.
+	Lost bool
+}
+
+// Leaving is a replica that does not belong to its partition any more.
+type Leaving struct {
+	Broker      int32
+	Incarnation uint64
+	// Removed: it is no member of the group any more, so that its directory may go.
+	Removed bool
 }
 
 // ReplicaRef names one replica.

@@ -27,6 +27,7 @@ type mBroker struct {
 	rack        string
 	lo, hi      uint32
 	address     string
+	draining    bool
 }
 
 type mTopic struct {
@@ -34,18 +35,23 @@ type mTopic struct {
 	configs    map[string]string
 	partitions []mPartition
 	deleting   bool
+	rf         int
 }
 
 type mPartition struct {
 	group    uint64
 	phase    string
 	replicas []mReplica
+	leaving  []mLeaving
+	target   []int32
 }
 
 type mReplica struct {
 	broker           int32
 	incarnation      uint64
 	created, deleted bool
+	joining, added   bool
+	lost             bool
 }
 
 func newModel() *model {
@@ -61,6 +67,7 @@ func (m *model) clone() *model {
 		t.partitions = slices.Clone(t.partitions)
 		for i := range t.partitions {
 			t.partitions[i].replicas = slices.Clone(t.partitions[i].replicas)
+			t.partitions[i].leaving = slices.Clone(t.partitions[i].leaving)
 		}
 		c.topics[id] = t
 	}
@@ -78,8 +85,8 @@ func (m *model) apply(index uint64, cmd *statev1.MetadataCommand) (code Code, pi
 	return code, pids
 }
 
-func (m *model) run(cmd *statev1.MetadataCommand) (code Code, pids int64) {
-	switch cmd := cmd.Command.(type) {
+func (m *model) run(command *statev1.MetadataCommand) (code Code, pids int64) {
+	switch cmd := command.Command.(type) {
 	case *statev1.MetadataCommand_InitCluster:
 		if m.cluster != "" && m.cluster != cmd.InitCluster.ClusterId {
 			return InconsistentClusterID, 0
@@ -103,6 +110,7 @@ func (m *model) run(cmd *statev1.MetadataCommand) (code Code, pids int64) {
 		t.deleting = true
 		for i := range t.partitions {
 			t.partitions[i].phase = "deleting"
+			t.partitions[i].endChange()
 		}
 		m.topics[string(cmd.DeleteTopic.TopicId)] = t
 	case *statev1.MetadataCommand_ReportReplicas:
@@ -112,13 +120,16 @@ func (m *model) run(cmd *statev1.MetadataCommand) (code Code, pids int64) {
 			return InvalidRequest, 0
 		}
 		m.each(func(p *mPartition) {
-			n := 0
+			n, of := 0, 0
 			for _, r := range p.replicas {
-				if r.created {
+				if r.created && !r.joining {
 					n++
 				}
+				if !r.joining {
+					of++
+				}
 			}
-			if slices.Contains(cmd.ActivatePartitions.GroupIds, p.group) && p.phase == "creating" && 2*n > len(p.replicas) {
+			if slices.Contains(cmd.ActivatePartitions.GroupIds, p.group) && p.phase == "creating" && 2*n > of {
 				p.phase = "active"
 			}
 		})
@@ -134,6 +145,8 @@ func (m *model) run(cmd *statev1.MetadataCommand) (code Code, pids int64) {
 		return "", n
 	case *statev1.MetadataCommand_AlterDefaults:
 		return m.alterDefaults(cmd.AlterDefaults), 0
+	default:
+		return m.members(command), 0
 	}
 	return "", 0
 }
@@ -159,10 +172,10 @@ func (m *model) register(c *statev1.RegisterBroker) Code {
 		return InconsistentClusterID
 	case m.level < b.MinFeatureLevel || m.level > b.MaxFeatureLevel:
 		return UnsupportedVersion
-	case ok && old.incarnation != b.NodeIncarnation:
+	case ok && old.incarnation != b.NodeIncarnation && old.incarnation != c.ReplacesIncarnation:
 		return DuplicateBrokerRegistration
 	}
-	m.brokers[b.BrokerId] = mBroker{b.NodeIncarnation, b.Rack, b.MinFeatureLevel, b.MaxFeatureLevel, b.Listeners[0].Address}
+	m.brokers[b.BrokerId] = mBroker{b.NodeIncarnation, b.Rack, b.MinFeatureLevel, b.MaxFeatureLevel, b.Listeners[0].Address, old.draining}
 	return ""
 }
 
@@ -171,7 +184,7 @@ func (m *model) unregister(broker int32, incarnation uint64) Code {
 		return code
 	}
 	for _, t := range m.topics {
-		for _, p := range t.partitions {
+		for k, p := range t.partitions {
 			for i, r := range p.replicas {
 				if r.broker == broker && !t.deleting {
 					return ResourceInUse
@@ -180,6 +193,16 @@ func (m *model) unregister(broker int32, incarnation uint64) Code {
 					p.replicas[i].deleted = true
 				}
 			}
+			var left []mLeaving
+			for _, l := range p.leaving {
+				if l.broker == broker && !l.removed {
+					return ResourceInUse
+				}
+				if l.broker != broker {
+					left = append(left, l)
+				}
+			}
+			t.partitions[k].leaving = left
 		}
 	}
 	delete(m.brokers, broker)
@@ -235,7 +258,7 @@ func (m *model) create(c *statev1.CreateTopic) Code {
 	if rf != 1 && rf != 3 && rf != 5 || rf > len(m.brokers) {
 		return InvalidReplicationFactor
 	}
-	t := mTopic{name: c.Name, configs: map[string]string{}}
+	t := mTopic{name: c.Name, configs: map[string]string{}, rf: rf}
 	if code := m.place(&t, c.Partitions, rf); code != "" {
 		return code
 	}
@@ -297,7 +320,7 @@ func (m *model) alter(c *statev1.AlterTopic) Code {
 	if !ok || t.deleting {
 		return UnknownTopicID
 	}
-	rf := len(t.partitions[0].replicas)
+	rf := t.rf
 	if len(c.AddPartitions) > 0 {
 		if int(c.ExpectedPartitions) != len(t.partitions) {
 			return InvalidUpdateVersion
@@ -341,7 +364,16 @@ func (m *model) report(c *statev1.ReportReplicas) Code {
 			if slices.ContainsFunc(c.Deleted, is) && p.phase == "deleting" {
 				r.deleted = true
 			}
+			if slices.ContainsFunc(c.Lost, is) && p.phase != "deleting" && r.created {
+				r.lost = true
+			}
 		}
+		p.leaving = slices.DeleteFunc(p.leaving, func(l mLeaving) bool {
+			return l.removed && l.broker == c.BrokerId && slices.ContainsFunc(c.Deleted, func(ref *statev1.ReplicaRef) bool {
+				return ref.GroupId == p.group && ref.Incarnation == l.incarnation
+			})
+		})
+		p.finish()
 	})
 	m.sweep()
 	return ""
@@ -360,6 +392,7 @@ func (m *model) sweep() {
 	for id, t := range m.topics {
 		left := 0
 		for _, p := range t.partitions {
+			left += len(p.leaving)
 			for _, r := range p.replicas {
 				if !r.deleted {
 					left++
@@ -378,14 +411,14 @@ func (m *model) String() string {
 	fmt.Fprintf(&b, "cluster %q level %d next group %d incarnation %d producer %d\n", m.cluster, m.level, m.group, m.replica, m.pid)
 	for _, id := range slices.Sorted(maps.Keys(m.brokers)) {
 		br := m.brokers[id]
-		fmt.Fprintf(&b, "broker %d (%d) [{peer %s}] rack %q levels %d-%d\n", id, br.incarnation, br.address, br.rack, br.lo, br.hi)
+		fmt.Fprintf(&b, "broker %d (%d) [{peer %s}] rack %q levels %d-%d draining %v\n", id, br.incarnation, br.address, br.rack, br.lo, br.hi, br.draining)
 	}
 	fmt.Fprintf(&b, "defaults %v\n", pairs(m.defaults))
 	for _, id := range slices.Sorted(maps.Keys(m.topics)) {
 		t := m.topics[id]
-		fmt.Fprintf(&b, "topic %q %x deleting %v %v\n", t.name, id, t.deleting, pairs(t.configs))
+		fmt.Fprintf(&b, "topic %q %x deleting %v rf %d %v\n", t.name, id, t.deleting, t.rf, pairs(t.configs))
 		for i, p := range t.partitions {
-			fmt.Fprintf(&b, "  %d: group %d %v %v\n", i, p.group, p.phase, p.replicas)
+			fmt.Fprintf(&b, "  %d: group %d %v %v leaving %v target %v\n", i, p.group, p.phase, p.replicas, p.leaving, p.target)
 		}
 	}
 	return b.String()
@@ -405,20 +438,23 @@ func modelOf(img *Image) *model {
 	m.cluster, m.level, m.version = img.ClusterID(), uint32(img.FeatureLevel()), img.Version()
 	m.group, m.replica, m.pid = uint64(img.nextGroup), img.nextIncarnation, img.nextProducerID
 	for _, b := range img.Brokers() {
-		m.brokers[b.ID] = mBroker{b.Incarnation, b.Rack, uint32(b.MinLevel), uint32(b.MaxLevel), b.Listeners[0].Address}
+		m.brokers[b.ID] = mBroker{b.Incarnation, b.Rack, uint32(b.MinLevel), uint32(b.MaxLevel), b.Listeners[0].Address, b.Draining}
 	}
 	for _, c := range img.Defaults() {
 		m.defaults[c.Name] = c.Value
 	}
 	for _, t := range img.AllTopics() {
-		mt := mTopic{name: t.Name, configs: map[string]string{}, deleting: t.Deleting}
+		mt := mTopic{name: t.Name, configs: map[string]string{}, deleting: t.Deleting, rf: t.Replication}
 		for _, c := range t.Configs {
 			mt.configs[c.Name] = c.Value
 		}
 		for _, p := range t.Partitions {
-			mp := mPartition{group: uint64(p.Group), phase: p.Phase.String()}
+			mp := mPartition{group: uint64(p.Group), phase: p.Phase.String(), target: p.Target}
 			for _, r := range p.Replicas {
-				mp.replicas = append(mp.replicas, mReplica{r.Broker, r.Incarnation, r.Created, r.Deleted})
+				mp.replicas = append(mp.replicas, mReplica{r.Broker, r.Incarnation, r.Created, r.Deleted, r.Joining, r.Added, r.Lost})
+			}
+			for _, l := range p.Leaving {
+				mp.leaving = append(mp.leaving, mLeaving{l.Broker, l.Incarnation, l.Removed})
 			}
 			mt.partitions = append(mt.partitions, mp)
 		}

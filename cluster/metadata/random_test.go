@@ -52,7 +52,7 @@ func TestAgreesWithModel(t *testing.T) {
 		commands += randomRun(t, rnd, accepted, refused)
 	}
 	t.Logf("%d commands, changed %v, refused %v", commands, accepted, refused)
-	if len(accepted) < 11 || len(refused) < 10 {
+	if len(accepted) < 16 || len(refused) < 14 {
 		t.Errorf("%d kinds of commands changed something, %d were refused: the generator is too narrow", len(accepted), len(refused))
 	}
 }
@@ -62,16 +62,20 @@ func randomRun(t *testing.T, rnd *rand.Rand, accepted, refused map[string]int) i
 	g := &generator{r: rnd}
 	s, m := NewState(), newModel()
 	restored := NewState() // goes through snapshots
-	ids := &idWatch{t: t, incarnations: map[uint64]string{}, groups: map[GroupID]string{}}
+	ids := &idWatch{t: t, incarnations: map[uint64]string{}, groups: map[GroupID]string{}, left: map[uint64]bool{}}
 	type kept struct {
 		img   *Image
 		bytes []byte
 	}
 	var old []kept
 	n := 50 + rnd.IntN(300)
+	prepared := g.prepare(t)
 	for i := range n {
 		index := uint64(i + 1 + i/7) // with gaps, as in a Raft log
 		cmd := g.command(modelOf(s.Image()))
+		if i < len(prepared) {
+			cmd = prepared[i]
+		}
 		data, err := EncodeCommand(cmd)
 		if err != nil {
 			t.Fatal(err)
@@ -150,6 +154,7 @@ type idWatch struct {
 	t            *testing.T
 	incarnations map[uint64]string
 	groups       map[GroupID]string
+	left         map[uint64]bool
 	nextPID      int64
 }
 
@@ -157,9 +162,19 @@ func (w *idWatch) see(img *Image, r Result) {
 	for _, t := range img.AllTopics() {
 		for i, p := range t.Partitions {
 			w.once(fmt.Sprintf("group %d", p.Group), w.groups[p.Group], fmt.Sprintf("%s/%d", t.ID, i), func(s string) { w.groups[p.Group] = s })
+			is := func(broker int32, incarnation uint64) {
+				w.once(fmt.Sprintf("incarnation %d", incarnation), w.incarnations[incarnation],
+					fmt.Sprintf("%d on %d", p.Group, broker), func(s string) { w.incarnations[incarnation] = s })
+			}
 			for _, rep := range p.Replicas {
-				w.once(fmt.Sprintf("incarnation %d", rep.Incarnation), w.incarnations[rep.Incarnation],
-					fmt.Sprintf("%d on %d", p.Group, rep.Broker), func(s string) { w.incarnations[rep.Incarnation] = s })
+				is(rep.Broker, rep.Incarnation)
+				if w.left[rep.Incarnation] {
+					w.t.Fatalf("replica %d of group %d has left and is back", rep.Incarnation, p.Group)
+				}
+			}
+			for _, l := range p.Leaving {
+				is(l.Broker, l.Incarnation)
+				w.left[l.Incarnation] = true
 			}
 		}
 	}
@@ -211,8 +226,8 @@ func checkImage(t *testing.T, img *Image) {
 					t.Fatalf("replica of %s/%d on unknown broker %d", topic.Name, i, r.Broker)
 				}
 			}
-			if p.Phase == Active && !p.Created() {
-				t.Fatalf("%s/%d is active without a majority", topic.Name, i)
+			if err := p.check(topic.Replication); err != nil {
+				t.Fatalf("%s/%d: %v", topic.Name, i, err)
 			}
 		}
 	}
@@ -222,7 +237,27 @@ func checkImage(t *testing.T, img *Image) {
 }
 
 // generator makes commands that often fit the state, and often just miss it.
-type generator struct{ r *rand.Rand }
+type generator struct {
+	r *rand.Rand
+	// members: mostly commands that change members, on a cluster that has some.
+	members bool
+}
+
+// prepare decides what a run is about, and gives the commands that it begins with.
+func (g *generator) prepare(t *testing.T) (list []*statev1.MetadataCommand) {
+	if g.members = g.chance(2); !g.members {
+		return nil
+	}
+	for _, line := range []string{
+		"init c", "broker 1 1", "broker 2 1", "broker 3 1", "broker 4 1", "broker 5 1", "broker 6 1",
+		"create a id=1 on=1,2,3;2,3,4", "create b id=2 on=5", "create e id=3 on=1,2,3,4,5",
+		"report 1 1 created=1000/1,1003/8", "report 2 1 created=1000/2,1001/4,1003/9", "report 3 1 created=1001/5,1003/10", "report 5 1 created=1002/7",
+		"activate 1000 1001 1002 1003",
+	} {
+		list = append(list, parseCommand(t, line))
+	}
+	return list
+}
 
 func (g *generator) one(of ...string) string { return of[g.r.IntN(len(of))] }
 func (g *generator) chance(n int) bool       { return g.r.IntN(n) == 0 }
@@ -294,6 +329,11 @@ func (g *generator) refs(m *model, broker int32) []*statev1.ReplicaRef {
 					out = append(out, &statev1.ReplicaRef{GroupId: p.group, Incarnation: r.incarnation})
 				}
 			}
+			for _, l := range p.leaving {
+				if (l.broker == broker || g.chance(10)) && !g.chance(3) {
+					out = append(out, &statev1.ReplicaRef{GroupId: p.group, Incarnation: l.incarnation})
+				}
+			}
 		}
 	}
 	return out
@@ -301,12 +341,20 @@ func (g *generator) refs(m *model, broker int32) []*statev1.ReplicaRef {
 
 func (g *generator) command(m *model) *statev1.MetadataCommand {
 	b := g.broker()
-	switch n := g.r.IntN(100); {
+	n := g.r.IntN(140)
+	if g.members && !g.chance(8) {
+		n = 100 + g.r.IntN(70)
+	}
+	switch {
+	case n >= 140 || n < 82 && n >= 62:
+		return g.report(m, b)
+	case n >= 100:
+		return g.change(m, b)
 	case n < 3 || m.cluster == "" && !g.chance(3):
 		return &statev1.MetadataCommand{Command: &statev1.MetadataCommand_InitCluster{InitCluster: &statev1.InitCluster{ClusterId: g.one("c", "c", "d"), FeatureLevel: 1}}}
 	case n < 25:
 		lo := uint32(1 + g.r.IntN(2))
-		return &statev1.MetadataCommand{Command: &statev1.MetadataCommand_RegisterBroker{RegisterBroker: &statev1.RegisterBroker{ClusterId: g.one(m.cluster, m.cluster, "x"),
+		return &statev1.MetadataCommand{Command: &statev1.MetadataCommand_RegisterBroker{RegisterBroker: &statev1.RegisterBroker{ClusterId: g.one(m.cluster, m.cluster, "x"), ReplacesIncarnation: uint64(g.r.IntN(3)),
 			Broker: &statev1.BrokerState{BrokerId: b, NodeIncarnation: g.incarnation(m, b), Rack: g.one("", "r1", "r2"), MinFeatureLevel: lo, MaxFeatureLevel: lo + uint32(g.r.IntN(3)),
 				Listeners: []*statev1.Listener{{Name: PeerListener, Address: g.one("a:1", "a:2")}}}}}}
 	case n < 26:
@@ -324,7 +372,7 @@ func (g *generator) command(m *model) *statev1.MetadataCommand {
 	case n < 58:
 		c := &statev1.AlterTopic{TopicId: g.topic(m), ExpectedPartitions: uint32(g.r.IntN(4))}
 		if t, ok := m.topics[string(c.TopicId)]; ok && !g.chance(5) {
-			c.ExpectedPartitions, c.AddPartitions = uint32(len(t.partitions)), g.placements(m, len(t.partitions[0].replicas))
+			c.ExpectedPartitions, c.AddPartitions = uint32(len(t.partitions)), g.placements(m, t.rf)
 		}
 		if len(c.AddPartitions) == 0 || g.chance(3) {
 			c.SetConfigs, c.UnsetConfigs = g.configs()
@@ -332,9 +380,6 @@ func (g *generator) command(m *model) *statev1.MetadataCommand {
 		return &statev1.MetadataCommand{Command: &statev1.MetadataCommand_AlterTopic{AlterTopic: c}}
 	case n < 62:
 		return &statev1.MetadataCommand{Command: &statev1.MetadataCommand_DeleteTopic{DeleteTopic: &statev1.DeleteTopic{TopicId: g.topic(m)}}}
-	case n < 82:
-		c := &statev1.ReportReplicas{BrokerId: b, NodeIncarnation: g.incarnation(m, b), Created: g.refs(m, b), Deleted: g.refs(m, b)}
-		return &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReportReplicas{ReportReplicas: c}}
 	case n < 90:
 		c := new(statev1.ActivatePartitions)
 		for _, ref := range g.refs(m, b) {
@@ -349,4 +394,75 @@ func (g *generator) command(m *model) *statev1.MetadataCommand {
 		c.SetConfigs, c.UnsetConfigs = g.configs()
 		return &statev1.MetadataCommand{Command: &statev1.MetadataCommand_AlterDefaults{AlterDefaults: c}}
 	}
+}
+
+// report makes what a broker says of its replicas.
+func (g *generator) report(m *model, b int32) *statev1.MetadataCommand {
+	c := &statev1.ReportReplicas{BrokerId: b, NodeIncarnation: g.incarnation(m, b), Created: g.refs(m, b), Deleted: g.refs(m, b)}
+	if g.chance(6) {
+		c.Lost = g.refs(m, b)
+	}
+	return &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReportReplicas{ReportReplicas: c}}
+}
+
+// change makes the commands that change who holds what.
+func (g *generator) change(m *model, b int32) *statev1.MetadataCommand {
+	switch n := g.r.IntN(40); {
+	case n < 14:
+		return &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReassignPartitions{ReassignPartitions: g.reassign(m)}}
+	case n < 17:
+		c := &statev1.CancelReassignments{TopicId: g.topic(m)}
+		if g.chance(2) {
+			c.Partitions = []uint32{uint32(g.r.IntN(3))}
+		}
+		return &statev1.MetadataCommand{Command: &statev1.MetadataCommand_CancelReassignments{CancelReassignments: c}}
+	case n < 22:
+		return &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReplaceReplicas{ReplaceReplicas: &statev1.ReplaceReplicas{Replicas: g.refs(m, b)}}}
+	case n < 37:
+		c := &statev1.ReportMembers{BrokerId: b, NodeIncarnation: g.incarnation(m, b)}
+		for _, id := range sortedKeys(m.topics) {
+			for _, p := range m.topics[id].partitions {
+				report := &statev1.GroupMembers{GroupId: p.group}
+				for _, r := range p.replicas {
+					if !g.chance(3) {
+						report.CaughtUp = append(report.CaughtUp, r.incarnation)
+					}
+				}
+				for _, l := range p.leaving {
+					if !g.chance(3) {
+						report.Removed = append(report.Removed, l.incarnation)
+					}
+				}
+				if !g.chance(3) {
+					c.Groups = append(c.Groups, report)
+				}
+			}
+		}
+		return &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReportMembers{ReportMembers: c}}
+	default:
+		return &statev1.MetadataCommand{Command: &statev1.MetadataCommand_SetDraining{SetDraining: &statev1.SetDraining{
+			BrokerId: b, NodeIncarnation: g.incarnation(m, b), Draining: g.chance(2)}}}
+	}
+}
+
+func (g *generator) reassign(m *model) *statev1.ReassignPartitions {
+	c := &statev1.ReassignPartitions{TopicId: g.topic(m)}
+	t := m.topics[string(c.TopicId)]
+	rf, every := t.rf, g.chance(3)
+	if every && g.chance(2) {
+		rf = []int{1, 2, 3, 3, 5}[g.r.IntN(5)]
+		c.ReplicationFactor = uint32(rf)
+	}
+	for i := range len(t.partitions) + g.r.IntN(20)/19 {
+		if !every && g.chance(2) {
+			continue
+		}
+		for _, p := range g.placements(m, rf) {
+			c.Partitions = append(c.Partitions, &statev1.Reassignment{Partition: uint32(i), BrokerIds: p.GetBrokerIds()})
+			if !g.chance(30) {
+				break
+			}
+		}
+	}
+	return c
 }

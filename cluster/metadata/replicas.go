@@ -13,7 +13,7 @@ func (s *State) reportReplicas(c *statev1.ReportReplicas, r *Result) {
 	if r.Err = s.checkBroker(broker, c.GetNodeIncarnation()); r.Err != nil {
 		return
 	}
-	if n := len(c.GetCreated()) + len(c.GetDeleted()); n > MaxReportedReplicas {
+	if n := len(c.GetCreated()) + len(c.GetDeleted()) + len(c.GetLost()); n > MaxReportedReplicas {
 		r.Err = refuse(InvalidRequest, "created", "%d replicas in one report; at most %d are allowed", n, MaxReportedReplicas).limit(MaxReportedReplicas)
 		return
 	}
@@ -37,6 +37,20 @@ func (s *State) reportReplicas(c *statev1.ReportReplicas, r *Result) {
 			}
 			return changed
 		})
+		e.partition(GroupID(ref.GetGroupId()), func(p *Partition) bool { return p.gone(broker, ref.GetIncarnation()) })
+	}
+	for _, ref := range c.GetLost() {
+		e.replica(ref, broker, func(p *Partition, i int) bool {
+			changed := p.Phase != Deleting && p.Replicas[i].Created && !p.Replicas[i].Lost
+			if changed {
+				p.Replicas = slices.Clone(p.Replicas)
+				p.Replicas[i].Lost = true
+			}
+			return changed
+		})
+	}
+	for _, ref := range c.GetCreated() {
+		e.partition(GroupID(ref.GetGroupId()), (*Partition).settle)
 	}
 	r.Changed = e.finish()
 }
@@ -62,14 +76,6 @@ func (s *State) activatePartitions(c *statev1.ActivatePartitions, r *Result) {
 		})
 	}
 	r.Changed = e.finish()
-}
-
-// markDeleted enters that a broker's replica of a partition that is being deleted is gone.
-func markDeleted(p *Partition, broker int32) bool {
-	i := slices.IndexFunc(p.Replicas, func(r Replica) bool { return r.Broker == broker })
-	p.Replicas = slices.Clone(p.Replicas)
-	p.Replicas[i].Deleted = true
-	return true
 }
 
 // topicEdits changes partitions of some topics, copying each topic once.
@@ -128,6 +134,9 @@ func (e *topicEdits) finish() (changed bool) {
 
 func allDeleted(t *Topic) bool {
 	for i := range t.Partitions {
+		if len(t.Partitions[i].Leaving) > 0 {
+			return false
+		}
 		for _, r := range t.Partitions[i].Replicas {
 			if !r.Deleted {
 				return false

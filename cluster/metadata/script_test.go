@@ -214,6 +214,9 @@ func parseCommand(t testing.TB, line string) *statev1.MetadataCommand {
 		if v, ok := a.key("deleted"); ok {
 			report.Deleted = a.refs(v)
 		}
+		if v, ok := a.key("lost"); ok {
+			report.Lost = a.refs(v)
+		}
 		c.Command = &statev1.MetadataCommand_ReportReplicas{ReportReplicas: report}
 	case "activate":
 		activate := new(statev1.ActivatePartitions)
@@ -228,9 +231,67 @@ func parseCommand(t testing.TB, line string) *statev1.MetadataCommand {
 		set, unset := a.configs()
 		c.Command = &statev1.MetadataCommand_AlterDefaults{AlterDefaults: &statev1.AlterDefaults{SetConfigs: set, UnsetConfigs: unset}}
 	default:
-		t.Fatalf("unknown command %q", cmd)
+		parseMembers(a, cmd, c)
 	}
 	return c
+}
+
+// parseMembers reads the commands that change who holds what: "reassign id=1 rf=3 0=1,2,3 1=2,3,4",
+// "cancel id=1 0 1", "replace 1000/3", "members 1 11 caughtup=1000/7 removed=1000/2", "drain 3 33".
+func parseMembers(a *args, cmd string, c *statev1.MetadataCommand) {
+	switch cmd {
+	case "reassign":
+		reassign := &statev1.ReassignPartitions{TopicId: topicID(a.keyNumber("id", 1)), ReplicationFactor: uint32(a.keyNumber("rf", 0))}
+		for _, w := range a.words {
+			if k, v, _ := strings.Cut(w, "="); k != "id" && k != "rf" {
+				reassign.Partitions = append(reassign.Partitions, &statev1.Reassignment{Partition: uint32(a.number(k)), BrokerIds: a.placements(v)[0].GetBrokerIds()})
+			}
+		}
+		c.Command = &statev1.MetadataCommand_ReassignPartitions{ReassignPartitions: reassign}
+	case "cancel":
+		cancel := &statev1.CancelReassignments{TopicId: topicID(a.keyNumber("id", 1))}
+		for _, w := range a.words {
+			if !strings.Contains(w, "=") {
+				cancel.Partitions = append(cancel.Partitions, uint32(a.number(w)))
+			}
+		}
+		c.Command = &statev1.MetadataCommand_CancelReassignments{CancelReassignments: cancel}
+	case "replace":
+		replace := new(statev1.ReplaceReplicas)
+		for len(a.words) > 0 {
+			replace.Replicas = append(replace.Replicas, a.refs(a.next())...)
+		}
+		c.Command = &statev1.MetadataCommand_ReplaceReplicas{ReplaceReplicas: replace}
+	case "members":
+		report := &statev1.ReportMembers{BrokerId: int32(a.number(a.next())), NodeIncarnation: a.number(a.next())}
+		if v, ok := a.key("caughtup"); ok {
+			for _, ref := range a.refs(v) {
+				groupIn(report, ref.GetGroupId()).CaughtUp = append(groupIn(report, ref.GetGroupId()).CaughtUp, ref.GetIncarnation())
+			}
+		}
+		if v, ok := a.key("removed"); ok {
+			for _, ref := range a.refs(v) {
+				groupIn(report, ref.GetGroupId()).Removed = append(groupIn(report, ref.GetGroupId()).Removed, ref.GetIncarnation())
+			}
+		}
+		c.Command = &statev1.MetadataCommand_ReportMembers{ReportMembers: report}
+	case "drain", "undrain":
+		c.Command = &statev1.MetadataCommand_SetDraining{SetDraining: &statev1.SetDraining{
+			BrokerId: int32(a.number(a.next())), NodeIncarnation: a.number(a.next()), Draining: cmd == "drain"}}
+	default:
+		a.t.Fatalf("unknown command %q", cmd)
+	}
+}
+
+func groupIn(report *statev1.ReportMembers, id uint64) *statev1.GroupMembers {
+	for _, g := range report.GetGroups() {
+		if g.GetGroupId() == id {
+			return g
+		}
+	}
+	g := &statev1.GroupMembers{GroupId: id}
+	report.Groups = append(report.Groups, g)
+	return g
 }
 
 func parseBroker(a *args) *statev1.RegisterBroker {
@@ -251,7 +312,7 @@ func parseBroker(a *args) *statev1.RegisterBroker {
 	if !ok {
 		cluster = "c"
 	}
-	return &statev1.RegisterBroker{Broker: b, ClusterId: cluster}
+	return &statev1.RegisterBroker{Broker: b, ClusterId: cluster, ReplacesIncarnation: a.keyNumber("replaces", 0)}
 }
 
 // describe prints an image.
@@ -260,7 +321,11 @@ func describe(img *Image) string {
 	fmt.Fprintf(&b, "cluster %q version %d level %d next group %d incarnation %d producer %d\n",
 		img.clusterID, img.version, img.level, img.nextGroup, img.nextIncarnation, img.nextProducerID)
 	for _, br := range img.Brokers() {
-		fmt.Fprintf(&b, "broker %d (%d) %v rack %q levels %d-%d\n", br.ID, br.Incarnation, br.Listeners, br.Rack, br.MinLevel, br.MaxLevel)
+		fmt.Fprintf(&b, "broker %d (%d) %v rack %q levels %d-%d", br.ID, br.Incarnation, br.Listeners, br.Rack, br.MinLevel, br.MaxLevel)
+		if br.Draining {
+			b.WriteString(" draining")
+		}
+		b.WriteByte('\n')
 	}
 	if len(img.Defaults()) > 0 {
 		fmt.Fprintf(&b, "defaults %v\n", img.Defaults())
@@ -284,6 +349,24 @@ func describe(img *Image) string {
 				if r.Deleted {
 					b.WriteByte('-')
 				}
+				if r.Joining {
+					b.WriteString(" joining")
+				}
+				if r.Added {
+					b.WriteString(" added")
+				}
+				if r.Lost {
+					b.WriteString(" lost")
+				}
+			}
+			for _, l := range p.Leaving {
+				fmt.Fprintf(&b, " | %d/%d", l.Broker, l.Incarnation)
+				if l.Removed {
+					b.WriteString(" removed")
+				}
+			}
+			if p.Target != nil {
+				fmt.Fprintf(&b, " -> %v", p.Target)
 			}
 			b.WriteByte('\n')
 		}

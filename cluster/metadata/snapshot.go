@@ -60,12 +60,17 @@ func (img *Image) toProto() *statev1.MetadataState {
 func TopicToProto(t *Topic) *statev1.TopicState {
 	p := &statev1.TopicState{
 		TopicId: slices.Clone(t.ID[:]), Name: t.Name, Configs: ConfigsToProto(t.Configs), Deleting: t.Deleting, CreatedMs: t.CreatedMS,
+		ReplicationFactor: uint32(t.Replication),
 	}
 	for i := range t.Partitions {
 		from := &t.Partitions[i]
-		to := &statev1.PartitionState{GroupId: uint64(from.Group), Phase: statev1.PartitionPhase(from.Phase)}
+		to := &statev1.PartitionState{GroupId: uint64(from.Group), Phase: statev1.PartitionPhase(from.Phase), Target: slices.Clone(from.Target)}
 		for _, r := range from.Replicas {
-			to.Replicas = append(to.Replicas, &statev1.ReplicaState{BrokerId: r.Broker, Incarnation: r.Incarnation, Created: r.Created, Deleted: r.Deleted})
+			to.Replicas = append(to.Replicas, &statev1.ReplicaState{BrokerId: r.Broker, Incarnation: r.Incarnation, Created: r.Created, Deleted: r.Deleted,
+				Joining: r.Joining, Added: r.Added, Lost: r.Lost})
+		}
+		for _, l := range from.Leaving {
+			to.Leaving = append(to.Leaving, &statev1.LeavingReplica{BrokerId: l.Broker, Incarnation: l.Incarnation, Removed: l.Removed})
 		}
 		p.Partitions = append(p.Partitions, to)
 	}
@@ -95,15 +100,18 @@ func topicFromProto(p *statev1.TopicState, defaults []Config) (*Topic, error) {
 	if n < 1 || n > MaxPartitionsPerTopic {
 		return nil, bad("topic %s has %d partitions", t.Name, n)
 	}
-	replication := len(p.GetPartitions()[0].GetReplicas())
-	if !slices.Contains(ReplicationFactors[:], replication) {
-		return nil, bad("topic %s has %d replicas", t.Name, replication)
+	t.Replication = int(p.GetReplicationFactor())
+	if t.Replication == 0 {
+		t.Replication = len(p.GetPartitions()[0].GetReplicas())
 	}
-	if refusal := checkSettings(t.Settings, replication); refusal != nil {
+	if !slices.Contains(ReplicationFactors[:], t.Replication) {
+		return nil, bad("topic %s has %d replicas", t.Name, t.Replication)
+	}
+	if refusal := checkSettings(t.Settings, t.Replication); refusal != nil {
 		return nil, bad("topic %s: %v", t.Name, refusal)
 	}
 	for i, pp := range p.GetPartitions() {
-		part, err := partitionFromProto(pp, replication, t.Deleting)
+		part, err := partitionFromProto(pp, t.Replication, t.Deleting)
 		if err != nil {
 			return nil, fmt.Errorf("topic %s/%d: %w", t.Name, i, err)
 		}
@@ -119,23 +127,59 @@ func partitionFromProto(p *statev1.PartitionState, replication int, deleting boo
 	if p.GetPhase() < 1 || p.GetPhase() > 3 || (p.GetPhase() == statev1.PartitionPhase_PARTITION_PHASE_DELETING) != deleting {
 		return Partition{}, bad("phase %v", p.GetPhase())
 	}
-	if len(p.GetReplicas()) != replication {
-		return Partition{}, bad("%d replicas, not %d", len(p.GetReplicas()), replication)
-	}
-	out := Partition{Group: GroupID(p.GetGroupId()), Phase: Phase(p.GetPhase())}
+	out := Partition{Group: GroupID(p.GetGroupId()), Phase: Phase(p.GetPhase()), Target: p.GetTarget()}
 	for _, r := range p.GetReplicas() {
 		if _, ok := out.Replica(r.GetBrokerId()); ok || r.GetBrokerId() < 0 {
 			return Partition{}, bad("replica on broker %d", r.GetBrokerId())
 		}
-		if r.GetDeleted() && !deleting {
-			return Partition{}, bad("deleted replica on broker %d", r.GetBrokerId())
+		out.Replicas = append(out.Replicas, Replica{Broker: r.GetBrokerId(), Incarnation: r.GetIncarnation(), Created: r.GetCreated(), Deleted: r.GetDeleted(),
+			Joining: r.GetJoining(), Added: r.GetAdded(), Lost: r.GetLost()})
+	}
+	for _, l := range p.GetLeaving() {
+		out.Leaving = append(out.Leaving, Leaving{Broker: l.GetBrokerId(), Incarnation: l.GetIncarnation(), Removed: l.GetRemoved()})
+	}
+	return out, out.check(replication)
+}
+
+// check is what holds of every partition of a topic with that many replicas.
+func (p *Partition) check(replication int) error {
+	deleting, voters := p.Phase == Deleting, 0
+	for _, r := range p.Replicas {
+		if !r.Joining {
+			voters++
 		}
-		out.Replicas = append(out.Replicas, Replica{Broker: r.GetBrokerId(), Incarnation: r.GetIncarnation(), Created: r.GetCreated(), Deleted: r.GetDeleted()})
+		switch {
+		case r.Deleted && !deleting:
+			return bad("deleted replica on broker %d", r.Broker)
+		case deleting && (r.Joining || r.Added || r.Lost):
+			return bad("replica on broker %d changes while it is being deleted", r.Broker)
+		case r.Added && !slices.Contains(p.Target, r.Broker):
+			return bad("replica on broker %d has been added for nothing", r.Broker)
+		}
 	}
-	if out.Phase == Active && !out.Created() {
-		return Partition{}, bad("active without a majority of replicas")
+	for _, l := range p.Leaving {
+		if l.Broker < 0 || deleting && !l.Removed {
+			return bad("leaving replica on broker %d", l.Broker)
+		}
 	}
-	return out, nil
+	for i, id := range p.Target {
+		if _, ok := p.Replica(id); !ok || slices.Contains(p.Target[:i], id) {
+			return bad("broker %d shall hold it", id)
+		}
+	}
+	switch {
+	case voters == 0 || len(p.Leaving) > MaxLeaving:
+		return bad("%d voters, %d replicas leave", voters, len(p.Leaving))
+	case p.Target == nil && len(p.Replicas) != replication && !deleting:
+		return bad("%d replicas, not %d", len(p.Replicas), replication)
+	case p.Target != nil && (len(p.Target) != replication || p.Phase != Active):
+		return bad("%d replicas shall hold it, not %d, and it is %v", len(p.Target), replication, p.Phase)
+	case p.Phase == Active && !p.Created():
+		return bad("active without a majority of replicas")
+	case p.Phase == Creating && p.Changing():
+		return bad("it changes while it is being created")
+	}
+	return nil
 }
 
 // restoreConfigs reads a sorted list of values in canonical form. The feature level does not matter:
@@ -227,12 +271,13 @@ func (img *Image) restoreTopics(in []*statev1.TopicState) error {
 			}
 			img.groups = append(img.groups, groupEntry{group: p.Group, topic: t.ID, partition: int32(i)})
 			for _, r := range p.Replicas {
-				if r.Incarnation < firstIncarnation || r.Incarnation >= img.nextIncarnation || incarnations[r.Incarnation] {
-					return bad("incarnation %d, next is %d", r.Incarnation, img.nextIncarnation)
+				if err := img.restoreReplica(incarnations, r.Broker, r.Incarnation, r.Deleted); err != nil {
+					return err
 				}
-				incarnations[r.Incarnation] = true
-				if _, ok := img.findBroker(r.Broker); !ok && !r.Deleted {
-					return bad("replica on broker %d, which is not registered", r.Broker)
+			}
+			for _, l := range p.Leaving {
+				if err := img.restoreReplica(incarnations, l.Broker, l.Incarnation, false); err != nil {
+					return err
 				}
 			}
 		}
@@ -248,6 +293,18 @@ func (img *Image) restoreTopics(in []*statev1.TopicState) error {
 		if img.groups[i-1].group == img.groups[i].group {
 			return bad("group id %d is there twice", img.groups[i].group)
 		}
+	}
+	return nil
+}
+
+// restoreReplica checks what holds of each replica, and enters its incarnation.
+func (img *Image) restoreReplica(incarnations map[uint64]bool, broker int32, incarnation uint64, deleted bool) error {
+	if incarnation < firstIncarnation || incarnation >= img.nextIncarnation || incarnations[incarnation] {
+		return bad("incarnation %d, next is %d", incarnation, img.nextIncarnation)
+	}
+	incarnations[incarnation] = true
+	if _, ok := img.findBroker(broker); !ok && !deleted {
+		return bad("replica on broker %d, which is not registered", broker)
 	}
 	return nil
 }

@@ -86,6 +86,16 @@ func (s *State) ApplyCommand(index uint64, c *statev1.MetadataCommand) (Result, 
 		s.allocateProducerIDs(c.AllocateProducerIds, &r)
 	case *statev1.MetadataCommand_AlterDefaults:
 		s.alterDefaults(c.AlterDefaults, &r)
+	case *statev1.MetadataCommand_ReassignPartitions:
+		s.reassignPartitions(c.ReassignPartitions, &r)
+	case *statev1.MetadataCommand_CancelReassignments:
+		s.cancelReassignments(c.CancelReassignments, &r)
+	case *statev1.MetadataCommand_ReplaceReplicas:
+		s.replaceReplicas(c.ReplaceReplicas, &r)
+	case *statev1.MetadataCommand_ReportMembers:
+		s.reportMembers(c.ReportMembers, &r)
+	case *statev1.MetadataCommand_SetDraining:
+		s.setDraining(c.SetDraining, &r)
 	default:
 		return Result{}, fmt.Errorf("entry %d: %w", index, ErrUnknownCommand)
 	}

@@ -89,7 +89,7 @@ func (s *State) createTopic(c *statev1.CreateTopic, r *Result) {
 		return
 	}
 
-	t := &Topic{ID: id, Name: name, Configs: configs, Settings: settings, CreatedMS: c.GetCreatedMs()}
+	t := &Topic{ID: id, Name: name, Configs: configs, Settings: settings, CreatedMS: c.GetCreatedMs(), Replication: replication}
 	t.Partitions = s.addPartitions(id, nil, c.GetPartitions())
 	img := s.editTopics()
 	i, _ := img.findTopic(name)
@@ -217,10 +217,10 @@ func (s *State) alterTopic(c *statev1.AlterTopic, r *Result) {
 			r.Err = refuse(InvalidUpdateVersion, "partitions", "topic %s has %d partitions, not %d", t.Name, now, c.GetExpectedPartitions())
 			return
 		}
-		if r.Err = s.checkPartitions(now+len(added), now, added, t.Replication()); r.Err != nil {
+		if r.Err = s.checkPartitions(now+len(added), now, added, t.Replication); r.Err != nil {
 			return
 		}
-		if r.Err = s.checkAllocators(len(added), len(added)*t.Replication()); r.Err != nil {
+		if r.Err = s.checkAllocators(len(added), len(added)*t.Replication); r.Err != nil {
 			return
 		}
 	}
@@ -229,7 +229,7 @@ func (s *State) alterTopic(c *statev1.AlterTopic, r *Result) {
 		return
 	}
 	settings := resolve(configs, s.img.defaults)
-	if r.Err = checkSettings(settings, t.Replication()); r.Err != nil {
+	if r.Err = checkSettings(settings, t.Replication); r.Err != nil {
 		return
 	}
 	if len(added) == 0 && slices.Equal(configs, t.Configs) {
@@ -267,7 +267,7 @@ func (s *State) deleteTopic(c *statev1.DeleteTopic, r *Result) {
 	changed.Deleting = true
 	changed.Partitions = slices.Clone(t.Partitions)
 	for i := range changed.Partitions {
-		changed.Partitions[i].Phase = Deleting
+		changed.Partitions[i].abandon()
 	}
 	img := s.editTopics()
 	i, _ := img.findTopic(t.Name)
@@ -302,7 +302,7 @@ func (s *State) alterDefaults(c *statev1.AlterDefaults, r *Result) {
 	settings := make([]Settings, len(s.img.byID))
 	for i, t := range s.img.byID {
 		settings[i] = resolve(t.Configs, defaults)
-		if err := checkSettings(settings[i], t.Replication()); err != nil {
+		if err := checkSettings(settings[i], t.Replication); err != nil {
 			err.Message = "topic " + t.Name + ": " + err.Message
 			r.Err = err
 			return

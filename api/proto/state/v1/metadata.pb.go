@@ -98,6 +98,11 @@ type MetadataCommand struct {
 	//	*MetadataCommand_ActivatePartitions
 	//	*MetadataCommand_AllocateProducerIds
 	//	*MetadataCommand_AlterDefaults
+	//	*MetadataCommand_ReassignPartitions
+	//	*MetadataCommand_CancelReassignments
+	//	*MetadataCommand_ReplaceReplicas
+	//	*MetadataCommand_ReportMembers
+	//	*MetadataCommand_SetDraining
 	Command       isMetadataCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -239,6 +244,51 @@ func (x *MetadataCommand) GetAlterDefaults() *AlterDefaults {
 	return nil
 }
 
+func (x *MetadataCommand) GetReassignPartitions() *ReassignPartitions {
+	if x != nil {
+		if x, ok := x.Command.(*MetadataCommand_ReassignPartitions); ok {
+			return x.ReassignPartitions
+		}
+	}
+	return nil
+}
+
+func (x *MetadataCommand) GetCancelReassignments() *CancelReassignments {
+	if x != nil {
+		if x, ok := x.Command.(*MetadataCommand_CancelReassignments); ok {
+			return x.CancelReassignments
+		}
+	}
+	return nil
+}
+
+func (x *MetadataCommand) GetReplaceReplicas() *ReplaceReplicas {
+	if x != nil {
+		if x, ok := x.Command.(*MetadataCommand_ReplaceReplicas); ok {
+			return x.ReplaceReplicas
+		}
+	}
+	return nil
+}
+
+func (x *MetadataCommand) GetReportMembers() *ReportMembers {
+	if x != nil {
+		if x, ok := x.Command.(*MetadataCommand_ReportMembers); ok {
+			return x.ReportMembers
+		}
+	}
+	return nil
+}
+
+func (x *MetadataCommand) GetSetDraining() *SetDraining {
+	if x != nil {
+		if x, ok := x.Command.(*MetadataCommand_SetDraining); ok {
+			return x.SetDraining
+		}
+	}
+	return nil
+}
+
 type isMetadataCommand_Command interface {
 	isMetadataCommand_Command()
 }
@@ -287,6 +337,26 @@ type MetadataCommand_AlterDefaults struct {
 	AlterDefaults *AlterDefaults `protobuf:"bytes,11,opt,name=alter_defaults,json=alterDefaults,proto3,oneof"`
 }
 
+type MetadataCommand_ReassignPartitions struct {
+	ReassignPartitions *ReassignPartitions `protobuf:"bytes,12,opt,name=reassign_partitions,json=reassignPartitions,proto3,oneof"`
+}
+
+type MetadataCommand_CancelReassignments struct {
+	CancelReassignments *CancelReassignments `protobuf:"bytes,13,opt,name=cancel_reassignments,json=cancelReassignments,proto3,oneof"`
+}
+
+type MetadataCommand_ReplaceReplicas struct {
+	ReplaceReplicas *ReplaceReplicas `protobuf:"bytes,14,opt,name=replace_replicas,json=replaceReplicas,proto3,oneof"`
+}
+
+type MetadataCommand_ReportMembers struct {
+	ReportMembers *ReportMembers `protobuf:"bytes,15,opt,name=report_members,json=reportMembers,proto3,oneof"`
+}
+
+type MetadataCommand_SetDraining struct {
+	SetDraining *SetDraining `protobuf:"bytes,16,opt,name=set_draining,json=setDraining,proto3,oneof"`
+}
+
 func (*MetadataCommand_InitCluster) isMetadataCommand_Command() {}
 
 func (*MetadataCommand_RegisterBroker) isMetadataCommand_Command() {}
@@ -308,6 +378,16 @@ func (*MetadataCommand_ActivatePartitions) isMetadataCommand_Command() {}
 func (*MetadataCommand_AllocateProducerIds) isMetadataCommand_Command() {}
 
 func (*MetadataCommand_AlterDefaults) isMetadataCommand_Command() {}
+
+func (*MetadataCommand_ReassignPartitions) isMetadataCommand_Command() {}
+
+func (*MetadataCommand_CancelReassignments) isMetadataCommand_Command() {}
+
+func (*MetadataCommand_ReplaceReplicas) isMetadataCommand_Command() {}
+
+func (*MetadataCommand_ReportMembers) isMetadataCommand_Command() {}
+
+func (*MetadataCommand_SetDraining) isMetadataCommand_Command() {}
 
 // InitCluster gives the cluster its id. It is the first command; a second one with the same id
 // changes nothing, one with another id is refused.
@@ -363,14 +443,17 @@ func (x *InitCluster) GetFeatureLevel() uint32 {
 	return 0
 }
 
-// RegisterBroker makes a broker known, or changes what is known of it. The node incarnation of a
-// registered broker does not change.
+// RegisterBroker makes a broker known, or changes what is known of it.
 type RegisterBroker struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Broker        *BrokerState           `protobuf:"bytes,1,opt,name=broker,proto3" json:"broker,omitempty"`
-	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Broker    *BrokerState           `protobuf:"bytes,1,opt,name=broker,proto3" json:"broker,omitempty"`
+	ClusterId string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// The node incarnation that is registered and is dead: the broker has lost its data directory, and
+	// comes back under another incarnation. 0: none is replaced, and another one that is registered
+	// refuses the broker.
+	ReplacesIncarnation uint64 `protobuf:"varint,3,opt,name=replaces_incarnation,json=replacesIncarnation,proto3" json:"replaces_incarnation,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *RegisterBroker) Reset() {
@@ -415,6 +498,13 @@ func (x *RegisterBroker) GetClusterId() string {
 		return x.ClusterId
 	}
 	return ""
+}
+
+func (x *RegisterBroker) GetReplacesIncarnation() uint64 {
+	if x != nil {
+		return x.ReplacesIncarnation
+	}
+	return 0
 }
 
 // UnregisterBroker forgets a broker that holds no replica, or only such as are being deleted; those
@@ -787,8 +877,10 @@ type ReportReplicas struct {
 	NodeIncarnation uint64                 `protobuf:"varint,2,opt,name=node_incarnation,json=nodeIncarnation,proto3" json:"node_incarnation,omitempty"`
 	Created         []*ReplicaRef          `protobuf:"bytes,3,rep,name=created,proto3" json:"created,omitempty"`
 	Deleted         []*ReplicaRef          `protobuf:"bytes,4,rep,name=deleted,proto3" json:"deleted,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Replicas whose data is gone or damaged. They do not serve any more.
+	Lost          []*ReplicaRef `protobuf:"bytes,5,rep,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportReplicas) Reset() {
@@ -845,6 +937,13 @@ func (x *ReportReplicas) GetCreated() []*ReplicaRef {
 func (x *ReportReplicas) GetDeleted() []*ReplicaRef {
 	if x != nil {
 		return x.Deleted
+	}
+	return nil
+}
+
+func (x *ReportReplicas) GetLost() []*ReplicaRef {
+	if x != nil {
+		return x.Lost
 	}
 	return nil
 }
@@ -1064,6 +1163,409 @@ func (x *AlterDefaults) GetUnsetConfigs() []string {
 	return nil
 }
 
+// ReassignPartitions says which brokers shall hold partitions of a topic. Replicas are added, caught up,
+// given a vote, and then those leave that shall not stay. All of it or nothing.
+type ReassignPartitions struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	TopicId []byte                 `protobuf:"bytes,1,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
+	// Sorted by partition.
+	Partitions []*Reassignment `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// The topic's replication factor from now on, which then names every partition; 0: as it is.
+	ReplicationFactor uint32 `protobuf:"varint,3,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *ReassignPartitions) Reset() {
+	*x = ReassignPartitions{}
+	mi := &file_state_v1_metadata_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReassignPartitions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReassignPartitions) ProtoMessage() {}
+
+func (x *ReassignPartitions) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_metadata_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReassignPartitions.ProtoReflect.Descriptor instead.
+func (*ReassignPartitions) Descriptor() ([]byte, []int) {
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReassignPartitions) GetTopicId() []byte {
+	if x != nil {
+		return x.TopicId
+	}
+	return nil
+}
+
+func (x *ReassignPartitions) GetPartitions() []*Reassignment {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+func (x *ReassignPartitions) GetReplicationFactor() uint32 {
+	if x != nil {
+		return x.ReplicationFactor
+	}
+	return 0
+}
+
+type Reassignment struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Partition uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	// The preferred leader first.
+	BrokerIds     []int32 `protobuf:"varint,2,rep,packed,name=broker_ids,json=brokerIds,proto3" json:"broker_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reassignment) Reset() {
+	*x = Reassignment{}
+	mi := &file_state_v1_metadata_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reassignment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reassignment) ProtoMessage() {}
+
+func (x *Reassignment) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_metadata_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reassignment.ProtoReflect.Descriptor instead.
+func (*Reassignment) Descriptor() ([]byte, []int) {
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Reassignment) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *Reassignment) GetBrokerIds() []int32 {
+	if x != nil {
+		return x.BrokerIds
+	}
+	return nil
+}
+
+// CancelReassignments takes away the replicas that reassignments under way have added. Partitions that are
+// not being reassigned, or whose old replicas are leaving already, are passed over.
+type CancelReassignments struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	TopicId []byte                 `protobuf:"bytes,1,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
+	// Sorted; empty: all of the topic.
+	Partitions    []uint32 `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelReassignments) Reset() {
+	*x = CancelReassignments{}
+	mi := &file_state_v1_metadata_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelReassignments) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelReassignments) ProtoMessage() {}
+
+func (x *CancelReassignments) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_metadata_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelReassignments.ProtoReflect.Descriptor instead.
+func (*CancelReassignments) Descriptor() ([]byte, []int) {
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CancelReassignments) GetTopicId() []byte {
+	if x != nil {
+		return x.TopicId
+	}
+	return nil
+}
+
+func (x *CancelReassignments) GetPartitions() []uint32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// ReplaceReplicas gives lost replicas a successor on the same broker, under another incarnation. Those that
+// are not lost, and groups whose majority is lost, are passed over.
+type ReplaceReplicas struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Replicas      []*ReplicaRef          `protobuf:"bytes,1,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceReplicas) Reset() {
+	*x = ReplaceReplicas{}
+	mi := &file_state_v1_metadata_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceReplicas) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceReplicas) ProtoMessage() {}
+
+func (x *ReplaceReplicas) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_metadata_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceReplicas.ProtoReflect.Descriptor instead.
+func (*ReplaceReplicas) Descriptor() ([]byte, []int) {
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ReplaceReplicas) GetReplicas() []*ReplicaRef {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+// ReportMembers tells what the leaders of groups have found and done.
+type ReportMembers struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The broker that leads the groups.
+	BrokerId        int32           `protobuf:"varint,1,opt,name=broker_id,json=brokerId,proto3" json:"broker_id,omitempty"`
+	NodeIncarnation uint64          `protobuf:"varint,2,opt,name=node_incarnation,json=nodeIncarnation,proto3" json:"node_incarnation,omitempty"`
+	Groups          []*GroupMembers `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ReportMembers) Reset() {
+	*x = ReportMembers{}
+	mi := &file_state_v1_metadata_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportMembers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportMembers) ProtoMessage() {}
+
+func (x *ReportMembers) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_metadata_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportMembers.ProtoReflect.Descriptor instead.
+func (*ReportMembers) Descriptor() ([]byte, []int) {
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ReportMembers) GetBrokerId() int32 {
+	if x != nil {
+		return x.BrokerId
+	}
+	return 0
+}
+
+func (x *ReportMembers) GetNodeIncarnation() uint64 {
+	if x != nil {
+		return x.NodeIncarnation
+	}
+	return 0
+}
+
+func (x *ReportMembers) GetGroups() []*GroupMembers {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+type GroupMembers struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	GroupId uint64                 `protobuf:"varint,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	// Incarnations of joining replicas that have what the leader has.
+	CaughtUp []uint64 `protobuf:"varint,2,rep,packed,name=caught_up,json=caughtUp,proto3" json:"caught_up,omitempty"`
+	// Incarnations of leaving replicas that are no members any more, which is committed.
+	Removed       []uint64 `protobuf:"varint,3,rep,packed,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupMembers) Reset() {
+	*x = GroupMembers{}
+	mi := &file_state_v1_metadata_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupMembers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupMembers) ProtoMessage() {}
+
+func (x *GroupMembers) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_metadata_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupMembers.ProtoReflect.Descriptor instead.
+func (*GroupMembers) Descriptor() ([]byte, []int) {
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *GroupMembers) GetGroupId() uint64 {
+	if x != nil {
+		return x.GroupId
+	}
+	return 0
+}
+
+func (x *GroupMembers) GetCaughtUp() []uint64 {
+	if x != nil {
+		return x.CaughtUp
+	}
+	return nil
+}
+
+func (x *GroupMembers) GetRemoved() []uint64 {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+// SetDraining makes a broker give its replicas to others, or stops that. Nothing is placed on it.
+type SetDraining struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	BrokerId        int32                  `protobuf:"varint,1,opt,name=broker_id,json=brokerId,proto3" json:"broker_id,omitempty"`
+	NodeIncarnation uint64                 `protobuf:"varint,2,opt,name=node_incarnation,json=nodeIncarnation,proto3" json:"node_incarnation,omitempty"`
+	Draining        bool                   `protobuf:"varint,3,opt,name=draining,proto3" json:"draining,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *SetDraining) Reset() {
+	*x = SetDraining{}
+	mi := &file_state_v1_metadata_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDraining) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDraining) ProtoMessage() {}
+
+func (x *SetDraining) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_metadata_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDraining.ProtoReflect.Descriptor instead.
+func (*SetDraining) Descriptor() ([]byte, []int) {
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SetDraining) GetBrokerId() int32 {
+	if x != nil {
+		return x.BrokerId
+	}
+	return 0
+}
+
+func (x *SetDraining) GetNodeIncarnation() uint64 {
+	if x != nil {
+		return x.NodeIncarnation
+	}
+	return 0
+}
+
+func (x *SetDraining) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
 // MetadataState is the content of a snapshot of the metadata group.
 type MetadataState struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1086,7 +1588,7 @@ type MetadataState struct {
 
 func (x *MetadataState) Reset() {
 	*x = MetadataState{}
-	mi := &file_state_v1_metadata_proto_msgTypes[14]
+	mi := &file_state_v1_metadata_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1098,7 +1600,7 @@ func (x *MetadataState) String() string {
 func (*MetadataState) ProtoMessage() {}
 
 func (x *MetadataState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[14]
+	mi := &file_state_v1_metadata_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1111,7 +1613,7 @@ func (x *MetadataState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataState.ProtoReflect.Descriptor instead.
 func (*MetadataState) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{14}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MetadataState) GetClusterId() string {
@@ -1191,14 +1693,16 @@ type BrokerState struct {
 	MinFeatureLevel uint32 `protobuf:"varint,6,opt,name=min_feature_level,json=minFeatureLevel,proto3" json:"min_feature_level,omitempty"`
 	MaxFeatureLevel uint32 `protobuf:"varint,7,opt,name=max_feature_level,json=maxFeatureLevel,proto3" json:"max_feature_level,omitempty"`
 	// How many replicas it takes; 0: no bound.
-	MaxReplicas   uint32 `protobuf:"varint,8,opt,name=max_replicas,json=maxReplicas,proto3" json:"max_replicas,omitempty"`
+	MaxReplicas uint32 `protobuf:"varint,8,opt,name=max_replicas,json=maxReplicas,proto3" json:"max_replicas,omitempty"`
+	// It gives its replicas to others.
+	Draining      bool `protobuf:"varint,9,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BrokerState) Reset() {
 	*x = BrokerState{}
-	mi := &file_state_v1_metadata_proto_msgTypes[15]
+	mi := &file_state_v1_metadata_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1210,7 +1714,7 @@ func (x *BrokerState) String() string {
 func (*BrokerState) ProtoMessage() {}
 
 func (x *BrokerState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[15]
+	mi := &file_state_v1_metadata_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1223,7 +1727,7 @@ func (x *BrokerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BrokerState.ProtoReflect.Descriptor instead.
 func (*BrokerState) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{15}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BrokerState) GetBrokerId() int32 {
@@ -1282,6 +1786,13 @@ func (x *BrokerState) GetMaxReplicas() uint32 {
 	return 0
 }
 
+func (x *BrokerState) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
 // Listener is a named address that a broker advertises.
 type Listener struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1293,7 +1804,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_state_v1_metadata_proto_msgTypes[16]
+	mi := &file_state_v1_metadata_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1816,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[16]
+	mi := &file_state_v1_metadata_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1829,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{16}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Listener) GetName() string {
@@ -1346,7 +1857,7 @@ type ConfigValue struct {
 
 func (x *ConfigValue) Reset() {
 	*x = ConfigValue{}
-	mi := &file_state_v1_metadata_proto_msgTypes[17]
+	mi := &file_state_v1_metadata_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1869,7 @@ func (x *ConfigValue) String() string {
 func (*ConfigValue) ProtoMessage() {}
 
 func (x *ConfigValue) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[17]
+	mi := &file_state_v1_metadata_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1882,7 @@ func (x *ConfigValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigValue.ProtoReflect.Descriptor instead.
 func (*ConfigValue) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{17}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ConfigValue) GetName() string {
@@ -1396,16 +1907,18 @@ type TopicState struct {
 	// Only what was set on the topic. Sorted by name.
 	Configs []*ConfigValue `protobuf:"bytes,3,rep,name=configs,proto3" json:"configs,omitempty"`
 	// By partition number.
-	Partitions    []*PartitionState `protobuf:"bytes,4,rep,name=partitions,proto3" json:"partitions,omitempty"`
-	Deleting      bool              `protobuf:"varint,5,opt,name=deleting,proto3" json:"deleting,omitempty"`
-	CreatedMs     int64             `protobuf:"varint,6,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Partitions []*PartitionState `protobuf:"bytes,4,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	Deleting   bool              `protobuf:"varint,5,opt,name=deleting,proto3" json:"deleting,omitempty"`
+	CreatedMs  int64             `protobuf:"varint,6,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	// How many replicas each partition has, or shall have; 0: as many as partition 0.
+	ReplicationFactor uint32 `protobuf:"varint,7,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *TopicState) Reset() {
 	*x = TopicState{}
-	mi := &file_state_v1_metadata_proto_msgTypes[18]
+	mi := &file_state_v1_metadata_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1930,7 @@ func (x *TopicState) String() string {
 func (*TopicState) ProtoMessage() {}
 
 func (x *TopicState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[18]
+	mi := &file_state_v1_metadata_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1943,7 @@ func (x *TopicState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopicState.ProtoReflect.Descriptor instead.
 func (*TopicState) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{18}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *TopicState) GetTopicId() []byte {
@@ -1475,20 +1988,31 @@ func (x *TopicState) GetCreatedMs() int64 {
 	return 0
 }
 
+func (x *TopicState) GetReplicationFactor() uint32 {
+	if x != nil {
+		return x.ReplicationFactor
+	}
+	return 0
+}
+
 // PartitionState is one partition: one Raft group.
 type PartitionState struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	GroupId uint64                 `protobuf:"varint,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
 	Phase   PartitionPhase         `protobuf:"varint,2,opt,name=phase,proto3,enum=oncelog.state.v1.PartitionPhase" json:"phase,omitempty"`
 	// The preferred leader first.
-	Replicas      []*ReplicaState `protobuf:"bytes,3,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	Replicas []*ReplicaState `protobuf:"bytes,3,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	// Replicas that are to leave the group, or have left it and are being removed.
+	Leaving []*LeavingReplica `protobuf:"bytes,4,rep,name=leaving,proto3" json:"leaving,omitempty"`
+	// The brokers that shall hold it; empty: those that do.
+	Target        []int32 `protobuf:"varint,5,rep,packed,name=target,proto3" json:"target,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PartitionState) Reset() {
 	*x = PartitionState{}
-	mi := &file_state_v1_metadata_proto_msgTypes[19]
+	mi := &file_state_v1_metadata_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +2024,7 @@ func (x *PartitionState) String() string {
 func (*PartitionState) ProtoMessage() {}
 
 func (x *PartitionState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[19]
+	mi := &file_state_v1_metadata_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +2037,7 @@ func (x *PartitionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionState.ProtoReflect.Descriptor instead.
 func (*PartitionState) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{19}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PartitionState) GetGroupId() uint64 {
@@ -1537,6 +2061,20 @@ func (x *PartitionState) GetReplicas() []*ReplicaState {
 	return nil
 }
 
+func (x *PartitionState) GetLeaving() []*LeavingReplica {
+	if x != nil {
+		return x.Leaving
+	}
+	return nil
+}
+
+func (x *PartitionState) GetTarget() []int32 {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
 // ReplicaState is one replica of a partition.
 type ReplicaState struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -1545,14 +2083,20 @@ type ReplicaState struct {
 	// Its directory has been created.
 	Created bool `protobuf:"varint,3,opt,name=created,proto3" json:"created,omitempty"`
 	// Its directory has been removed. Only while the partition is deleting.
-	Deleted       bool `protobuf:"varint,4,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	Deleted bool `protobuf:"varint,4,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// It has no vote yet.
+	Joining bool `protobuf:"varint,5,opt,name=joining,proto3" json:"joining,omitempty"`
+	// The reassignment under way has added it.
+	Added bool `protobuf:"varint,6,opt,name=added,proto3" json:"added,omitempty"`
+	// What it held is gone or damaged.
+	Lost          bool `protobuf:"varint,7,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReplicaState) Reset() {
 	*x = ReplicaState{}
-	mi := &file_state_v1_metadata_proto_msgTypes[20]
+	mi := &file_state_v1_metadata_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +2108,7 @@ func (x *ReplicaState) String() string {
 func (*ReplicaState) ProtoMessage() {}
 
 func (x *ReplicaState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[20]
+	mi := &file_state_v1_metadata_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +2121,7 @@ func (x *ReplicaState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaState.ProtoReflect.Descriptor instead.
 func (*ReplicaState) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{20}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReplicaState) GetBrokerId() int32 {
@@ -1608,11 +2152,94 @@ func (x *ReplicaState) GetDeleted() bool {
 	return false
 }
 
+func (x *ReplicaState) GetJoining() bool {
+	if x != nil {
+		return x.Joining
+	}
+	return false
+}
+
+func (x *ReplicaState) GetAdded() bool {
+	if x != nil {
+		return x.Added
+	}
+	return false
+}
+
+func (x *ReplicaState) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+// LeavingReplica is a replica that does not belong to its partition any more.
+type LeavingReplica struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	BrokerId    int32                  `protobuf:"varint,1,opt,name=broker_id,json=brokerId,proto3" json:"broker_id,omitempty"`
+	Incarnation uint64                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// The group has it no more; its directory may be removed.
+	Removed       bool `protobuf:"varint,3,opt,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeavingReplica) Reset() {
+	*x = LeavingReplica{}
+	mi := &file_state_v1_metadata_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeavingReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeavingReplica) ProtoMessage() {}
+
+func (x *LeavingReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_metadata_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeavingReplica.ProtoReflect.Descriptor instead.
+func (*LeavingReplica) Descriptor() ([]byte, []int) {
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *LeavingReplica) GetBrokerId() int32 {
+	if x != nil {
+		return x.BrokerId
+	}
+	return 0
+}
+
+func (x *LeavingReplica) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *LeavingReplica) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
 var File_state_v1_metadata_proto protoreflect.FileDescriptor
 
 const file_state_v1_metadata_proto_rawDesc = "" +
 	"\n" +
-	"\x17state/v1/metadata.proto\x12\x10oncelog.state.v1\"\xe7\x06\n" +
+	"\x17state/v1/metadata.proto\x12\x10oncelog.state.v1\"\xfa\t\n" +
 	"\x0fMetadataCommand\x12B\n" +
 	"\finit_cluster\x18\x01 \x01(\v2\x1d.oncelog.state.v1.InitClusterH\x00R\vinitCluster\x12K\n" +
 	"\x0fregister_broker\x18\x02 \x01(\v2 .oncelog.state.v1.RegisterBrokerH\x00R\x0eregisterBroker\x12Q\n" +
@@ -1626,16 +2253,22 @@ const file_state_v1_metadata_proto_rawDesc = "" +
 	"\x13activate_partitions\x18\t \x01(\v2$.oncelog.state.v1.ActivatePartitionsH\x00R\x12activatePartitions\x12[\n" +
 	"\x15allocate_producer_ids\x18\n" +
 	" \x01(\v2%.oncelog.state.v1.AllocateProducerIdsH\x00R\x13allocateProducerIds\x12H\n" +
-	"\x0ealter_defaults\x18\v \x01(\v2\x1f.oncelog.state.v1.AlterDefaultsH\x00R\ralterDefaultsB\t\n" +
+	"\x0ealter_defaults\x18\v \x01(\v2\x1f.oncelog.state.v1.AlterDefaultsH\x00R\ralterDefaults\x12W\n" +
+	"\x13reassign_partitions\x18\f \x01(\v2$.oncelog.state.v1.ReassignPartitionsH\x00R\x12reassignPartitions\x12Z\n" +
+	"\x14cancel_reassignments\x18\r \x01(\v2%.oncelog.state.v1.CancelReassignmentsH\x00R\x13cancelReassignments\x12N\n" +
+	"\x10replace_replicas\x18\x0e \x01(\v2!.oncelog.state.v1.ReplaceReplicasH\x00R\x0freplaceReplicas\x12H\n" +
+	"\x0ereport_members\x18\x0f \x01(\v2\x1f.oncelog.state.v1.ReportMembersH\x00R\rreportMembers\x12B\n" +
+	"\fset_draining\x18\x10 \x01(\v2\x1d.oncelog.state.v1.SetDrainingH\x00R\vsetDrainingB\t\n" +
 	"\acommand\"Q\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12#\n" +
-	"\rfeature_level\x18\x02 \x01(\rR\ffeatureLevel\"f\n" +
+	"\rfeature_level\x18\x02 \x01(\rR\ffeatureLevel\"\x99\x01\n" +
 	"\x0eRegisterBroker\x125\n" +
 	"\x06broker\x18\x01 \x01(\v2\x1d.oncelog.state.v1.BrokerStateR\x06broker\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x02 \x01(\tR\tclusterId\"Z\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x121\n" +
+	"\x14replaces_incarnation\x18\x03 \x01(\x04R\x13replacesIncarnation\"Z\n" +
 	"\x10UnregisterBroker\x12\x1b\n" +
 	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12)\n" +
 	"\x10node_incarnation\x18\x02 \x01(\x04R\x0fnodeIncarnation\"N\n" +
@@ -1663,12 +2296,13 @@ const file_state_v1_metadata_proto_rawDesc = "" +
 	"\x0eadd_partitions\x18\x04 \x03(\v2\x1b.oncelog.state.v1.PlacementR\raddPartitions\x12/\n" +
 	"\x13expected_partitions\x18\x05 \x01(\rR\x12expectedPartitions\"(\n" +
 	"\vDeleteTopic\x12\x19\n" +
-	"\btopic_id\x18\x01 \x01(\fR\atopicId\"\xc8\x01\n" +
+	"\btopic_id\x18\x01 \x01(\fR\atopicId\"\xfa\x01\n" +
 	"\x0eReportReplicas\x12\x1b\n" +
 	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12)\n" +
 	"\x10node_incarnation\x18\x02 \x01(\x04R\x0fnodeIncarnation\x126\n" +
 	"\acreated\x18\x03 \x03(\v2\x1c.oncelog.state.v1.ReplicaRefR\acreated\x126\n" +
-	"\adeleted\x18\x04 \x03(\v2\x1c.oncelog.state.v1.ReplicaRefR\adeleted\"I\n" +
+	"\adeleted\x18\x04 \x03(\v2\x1c.oncelog.state.v1.ReplicaRefR\adeleted\x120\n" +
+	"\x04lost\x18\x05 \x03(\v2\x1c.oncelog.state.v1.ReplicaRefR\x04lost\"I\n" +
 	"\n" +
 	"ReplicaRef\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\x04R\agroupId\x12 \n" +
@@ -1682,7 +2316,36 @@ const file_state_v1_metadata_proto_rawDesc = "" +
 	"\rAlterDefaults\x12>\n" +
 	"\vset_configs\x18\x01 \x03(\v2\x1d.oncelog.state.v1.ConfigValueR\n" +
 	"setConfigs\x12#\n" +
-	"\runset_configs\x18\x02 \x03(\tR\funsetConfigs\"\x90\x03\n" +
+	"\runset_configs\x18\x02 \x03(\tR\funsetConfigs\"\x9e\x01\n" +
+	"\x12ReassignPartitions\x12\x19\n" +
+	"\btopic_id\x18\x01 \x01(\fR\atopicId\x12>\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\v2\x1e.oncelog.state.v1.ReassignmentR\n" +
+	"partitions\x12-\n" +
+	"\x12replication_factor\x18\x03 \x01(\rR\x11replicationFactor\"K\n" +
+	"\fReassignment\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x1d\n" +
+	"\n" +
+	"broker_ids\x18\x02 \x03(\x05R\tbrokerIds\"P\n" +
+	"\x13CancelReassignments\x12\x19\n" +
+	"\btopic_id\x18\x01 \x01(\fR\atopicId\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\rR\n" +
+	"partitions\"K\n" +
+	"\x0fReplaceReplicas\x128\n" +
+	"\breplicas\x18\x01 \x03(\v2\x1c.oncelog.state.v1.ReplicaRefR\breplicas\"\x8f\x01\n" +
+	"\rReportMembers\x12\x1b\n" +
+	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12)\n" +
+	"\x10node_incarnation\x18\x02 \x01(\x04R\x0fnodeIncarnation\x126\n" +
+	"\x06groups\x18\x03 \x03(\v2\x1e.oncelog.state.v1.GroupMembersR\x06groups\"`\n" +
+	"\fGroupMembers\x12\x19\n" +
+	"\bgroup_id\x18\x01 \x01(\x04R\agroupId\x12\x1b\n" +
+	"\tcaught_up\x18\x02 \x03(\x04R\bcaughtUp\x12\x18\n" +
+	"\aremoved\x18\x03 \x03(\x04R\aremoved\"q\n" +
+	"\vSetDraining\x12\x1b\n" +
+	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12)\n" +
+	"\x10node_incarnation\x18\x02 \x01(\x04R\x0fnodeIncarnation\x12\x1a\n" +
+	"\bdraining\x18\x03 \x01(\bR\bdraining\"\x90\x03\n" +
 	"\rMetadataState\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
@@ -1693,7 +2356,7 @@ const file_state_v1_metadata_proto_rawDesc = "" +
 	"\x10next_producer_id\x18\x06 \x01(\x03R\x0enextProducerId\x127\n" +
 	"\abrokers\x18\a \x03(\v2\x1d.oncelog.state.v1.BrokerStateR\abrokers\x124\n" +
 	"\x06topics\x18\b \x03(\v2\x1c.oncelog.state.v1.TopicStateR\x06topics\x129\n" +
-	"\bdefaults\x18\t \x03(\v2\x1d.oncelog.state.v1.ConfigValueR\bdefaults\"\xb8\x02\n" +
+	"\bdefaults\x18\t \x03(\v2\x1d.oncelog.state.v1.ConfigValueR\bdefaults\"\xd4\x02\n" +
 	"\vBrokerState\x12\x1b\n" +
 	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12)\n" +
 	"\x10node_incarnation\x18\x02 \x01(\x04R\x0fnodeIncarnation\x128\n" +
@@ -1702,13 +2365,14 @@ const file_state_v1_metadata_proto_rawDesc = "" +
 	"\aversion\x18\x05 \x01(\tR\aversion\x12*\n" +
 	"\x11min_feature_level\x18\x06 \x01(\rR\x0fminFeatureLevel\x12*\n" +
 	"\x11max_feature_level\x18\a \x01(\rR\x0fmaxFeatureLevel\x12!\n" +
-	"\fmax_replicas\x18\b \x01(\rR\vmaxReplicas\"8\n" +
+	"\fmax_replicas\x18\b \x01(\rR\vmaxReplicas\x12\x1a\n" +
+	"\bdraining\x18\t \x01(\bR\bdraining\"8\n" +
 	"\bListener\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"7\n" +
 	"\vConfigValue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\xf1\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xa0\x02\n" +
 	"\n" +
 	"TopicState\x12\x19\n" +
 	"\btopic_id\x18\x01 \x01(\fR\atopicId\x12\x12\n" +
@@ -1719,16 +2383,26 @@ const file_state_v1_metadata_proto_rawDesc = "" +
 	"partitions\x12\x1a\n" +
 	"\bdeleting\x18\x05 \x01(\bR\bdeleting\x12\x1d\n" +
 	"\n" +
-	"created_ms\x18\x06 \x01(\x03R\tcreatedMs\"\x9f\x01\n" +
+	"created_ms\x18\x06 \x01(\x03R\tcreatedMs\x12-\n" +
+	"\x12replication_factor\x18\a \x01(\rR\x11replicationFactor\"\xf3\x01\n" +
 	"\x0ePartitionState\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\x04R\agroupId\x126\n" +
 	"\x05phase\x18\x02 \x01(\x0e2 .oncelog.state.v1.PartitionPhaseR\x05phase\x12:\n" +
-	"\breplicas\x18\x03 \x03(\v2\x1e.oncelog.state.v1.ReplicaStateR\breplicas\"\x81\x01\n" +
+	"\breplicas\x18\x03 \x03(\v2\x1e.oncelog.state.v1.ReplicaStateR\breplicas\x12:\n" +
+	"\aleaving\x18\x04 \x03(\v2 .oncelog.state.v1.LeavingReplicaR\aleaving\x12\x16\n" +
+	"\x06target\x18\x05 \x03(\x05R\x06target\"\xc5\x01\n" +
 	"\fReplicaState\x12\x1b\n" +
 	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x18\n" +
 	"\acreated\x18\x03 \x01(\bR\acreated\x12\x18\n" +
-	"\adeleted\x18\x04 \x01(\bR\adeleted*\x89\x01\n" +
+	"\adeleted\x18\x04 \x01(\bR\adeleted\x12\x18\n" +
+	"\ajoining\x18\x05 \x01(\bR\ajoining\x12\x14\n" +
+	"\x05added\x18\x06 \x01(\bR\x05added\x12\x12\n" +
+	"\x04lost\x18\a \x01(\bR\x04lost\"i\n" +
+	"\x0eLeavingReplica\x12\x1b\n" +
+	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x18\n" +
+	"\aremoved\x18\x03 \x01(\bR\aremoved*\x89\x01\n" +
 	"\x0ePartitionPhase\x12\x1f\n" +
 	"\x1bPARTITION_PHASE_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18PARTITION_PHASE_CREATING\x10\x01\x12\x1a\n" +
@@ -1748,7 +2422,7 @@ func file_state_v1_metadata_proto_rawDescGZIP() []byte {
 }
 
 var file_state_v1_metadata_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_state_v1_metadata_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_state_v1_metadata_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_state_v1_metadata_proto_goTypes = []any{
 	(PartitionPhase)(0),         // 0: oncelog.state.v1.PartitionPhase
 	(*MetadataCommand)(nil),     // 1: oncelog.state.v1.MetadataCommand
@@ -1765,13 +2439,21 @@ var file_state_v1_metadata_proto_goTypes = []any{
 	(*ActivatePartitions)(nil),  // 12: oncelog.state.v1.ActivatePartitions
 	(*AllocateProducerIds)(nil), // 13: oncelog.state.v1.AllocateProducerIds
 	(*AlterDefaults)(nil),       // 14: oncelog.state.v1.AlterDefaults
-	(*MetadataState)(nil),       // 15: oncelog.state.v1.MetadataState
-	(*BrokerState)(nil),         // 16: oncelog.state.v1.BrokerState
-	(*Listener)(nil),            // 17: oncelog.state.v1.Listener
-	(*ConfigValue)(nil),         // 18: oncelog.state.v1.ConfigValue
-	(*TopicState)(nil),          // 19: oncelog.state.v1.TopicState
-	(*PartitionState)(nil),      // 20: oncelog.state.v1.PartitionState
-	(*ReplicaState)(nil),        // 21: oncelog.state.v1.ReplicaState
+	(*ReassignPartitions)(nil),  // 15: oncelog.state.v1.ReassignPartitions
+	(*Reassignment)(nil),        // 16: oncelog.state.v1.Reassignment
+	(*CancelReassignments)(nil), // 17: oncelog.state.v1.CancelReassignments
+	(*ReplaceReplicas)(nil),     // 18: oncelog.state.v1.ReplaceReplicas
+	(*ReportMembers)(nil),       // 19: oncelog.state.v1.ReportMembers
+	(*GroupMembers)(nil),        // 20: oncelog.state.v1.GroupMembers
+	(*SetDraining)(nil),         // 21: oncelog.state.v1.SetDraining
+	(*MetadataState)(nil),       // 22: oncelog.state.v1.MetadataState
+	(*BrokerState)(nil),         // 23: oncelog.state.v1.BrokerState
+	(*Listener)(nil),            // 24: oncelog.state.v1.Listener
+	(*ConfigValue)(nil),         // 25: oncelog.state.v1.ConfigValue
+	(*TopicState)(nil),          // 26: oncelog.state.v1.TopicState
+	(*PartitionState)(nil),      // 27: oncelog.state.v1.PartitionState
+	(*ReplicaState)(nil),        // 28: oncelog.state.v1.ReplicaState
+	(*LeavingReplica)(nil),      // 29: oncelog.state.v1.LeavingReplica
 }
 var file_state_v1_metadata_proto_depIdxs = []int32{
 	2,  // 0: oncelog.state.v1.MetadataCommand.init_cluster:type_name -> oncelog.state.v1.InitCluster
@@ -1785,27 +2467,37 @@ var file_state_v1_metadata_proto_depIdxs = []int32{
 	12, // 8: oncelog.state.v1.MetadataCommand.activate_partitions:type_name -> oncelog.state.v1.ActivatePartitions
 	13, // 9: oncelog.state.v1.MetadataCommand.allocate_producer_ids:type_name -> oncelog.state.v1.AllocateProducerIds
 	14, // 10: oncelog.state.v1.MetadataCommand.alter_defaults:type_name -> oncelog.state.v1.AlterDefaults
-	16, // 11: oncelog.state.v1.RegisterBroker.broker:type_name -> oncelog.state.v1.BrokerState
-	18, // 12: oncelog.state.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
-	7,  // 13: oncelog.state.v1.CreateTopic.partitions:type_name -> oncelog.state.v1.Placement
-	18, // 14: oncelog.state.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
-	7,  // 15: oncelog.state.v1.AlterTopic.add_partitions:type_name -> oncelog.state.v1.Placement
-	11, // 16: oncelog.state.v1.ReportReplicas.created:type_name -> oncelog.state.v1.ReplicaRef
-	11, // 17: oncelog.state.v1.ReportReplicas.deleted:type_name -> oncelog.state.v1.ReplicaRef
-	18, // 18: oncelog.state.v1.AlterDefaults.set_configs:type_name -> oncelog.state.v1.ConfigValue
-	16, // 19: oncelog.state.v1.MetadataState.brokers:type_name -> oncelog.state.v1.BrokerState
-	19, // 20: oncelog.state.v1.MetadataState.topics:type_name -> oncelog.state.v1.TopicState
-	18, // 21: oncelog.state.v1.MetadataState.defaults:type_name -> oncelog.state.v1.ConfigValue
-	17, // 22: oncelog.state.v1.BrokerState.listeners:type_name -> oncelog.state.v1.Listener
-	18, // 23: oncelog.state.v1.TopicState.configs:type_name -> oncelog.state.v1.ConfigValue
-	20, // 24: oncelog.state.v1.TopicState.partitions:type_name -> oncelog.state.v1.PartitionState
-	0,  // 25: oncelog.state.v1.PartitionState.phase:type_name -> oncelog.state.v1.PartitionPhase
-	21, // 26: oncelog.state.v1.PartitionState.replicas:type_name -> oncelog.state.v1.ReplicaState
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	15, // 11: oncelog.state.v1.MetadataCommand.reassign_partitions:type_name -> oncelog.state.v1.ReassignPartitions
+	17, // 12: oncelog.state.v1.MetadataCommand.cancel_reassignments:type_name -> oncelog.state.v1.CancelReassignments
+	18, // 13: oncelog.state.v1.MetadataCommand.replace_replicas:type_name -> oncelog.state.v1.ReplaceReplicas
+	19, // 14: oncelog.state.v1.MetadataCommand.report_members:type_name -> oncelog.state.v1.ReportMembers
+	21, // 15: oncelog.state.v1.MetadataCommand.set_draining:type_name -> oncelog.state.v1.SetDraining
+	23, // 16: oncelog.state.v1.RegisterBroker.broker:type_name -> oncelog.state.v1.BrokerState
+	25, // 17: oncelog.state.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
+	7,  // 18: oncelog.state.v1.CreateTopic.partitions:type_name -> oncelog.state.v1.Placement
+	25, // 19: oncelog.state.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
+	7,  // 20: oncelog.state.v1.AlterTopic.add_partitions:type_name -> oncelog.state.v1.Placement
+	11, // 21: oncelog.state.v1.ReportReplicas.created:type_name -> oncelog.state.v1.ReplicaRef
+	11, // 22: oncelog.state.v1.ReportReplicas.deleted:type_name -> oncelog.state.v1.ReplicaRef
+	11, // 23: oncelog.state.v1.ReportReplicas.lost:type_name -> oncelog.state.v1.ReplicaRef
+	25, // 24: oncelog.state.v1.AlterDefaults.set_configs:type_name -> oncelog.state.v1.ConfigValue
+	16, // 25: oncelog.state.v1.ReassignPartitions.partitions:type_name -> oncelog.state.v1.Reassignment
+	11, // 26: oncelog.state.v1.ReplaceReplicas.replicas:type_name -> oncelog.state.v1.ReplicaRef
+	20, // 27: oncelog.state.v1.ReportMembers.groups:type_name -> oncelog.state.v1.GroupMembers
+	23, // 28: oncelog.state.v1.MetadataState.brokers:type_name -> oncelog.state.v1.BrokerState
+	26, // 29: oncelog.state.v1.MetadataState.topics:type_name -> oncelog.state.v1.TopicState
+	25, // 30: oncelog.state.v1.MetadataState.defaults:type_name -> oncelog.state.v1.ConfigValue
+	24, // 31: oncelog.state.v1.BrokerState.listeners:type_name -> oncelog.state.v1.Listener
+	25, // 32: oncelog.state.v1.TopicState.configs:type_name -> oncelog.state.v1.ConfigValue
+	27, // 33: oncelog.state.v1.TopicState.partitions:type_name -> oncelog.state.v1.PartitionState
+	0,  // 34: oncelog.state.v1.PartitionState.phase:type_name -> oncelog.state.v1.PartitionPhase
+	28, // 35: oncelog.state.v1.PartitionState.replicas:type_name -> oncelog.state.v1.ReplicaState
+	29, // 36: oncelog.state.v1.PartitionState.leaving:type_name -> oncelog.state.v1.LeavingReplica
+	37, // [37:37] is the sub-list for method output_type
+	37, // [37:37] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_state_v1_metadata_proto_init() }
@@ -1825,6 +2517,11 @@ func file_state_v1_metadata_proto_init() {
 		(*MetadataCommand_ActivatePartitions)(nil),
 		(*MetadataCommand_AllocateProducerIds)(nil),
 		(*MetadataCommand_AlterDefaults)(nil),
+		(*MetadataCommand_ReassignPartitions)(nil),
+		(*MetadataCommand_CancelReassignments)(nil),
+		(*MetadataCommand_ReplaceReplicas)(nil),
+		(*MetadataCommand_ReportMembers)(nil),
+		(*MetadataCommand_SetDraining)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1832,7 +2529,7 @@ func file_state_v1_metadata_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_state_v1_metadata_proto_rawDesc), len(file_state_v1_metadata_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
