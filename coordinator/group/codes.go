@@ -21,6 +21,16 @@ const (
 	FencedInstanceID
 	// RebalanceInProgress: the members of this generation do not have their assignments yet (G19).
 	RebalanceInProgress
+	// StaleMemberEpoch: a commit, or a fetch, with an epoch that is not the member's (G20).
+	StaleMemberEpoch
+	// FencedMemberEpoch: a heartbeat with an epoch that is not the member's; it has to join again (G15).
+	FencedMemberEpoch
+	// UnreleasedInstanceID: another member still uses the instance id (G15).
+	UnreleasedInstanceID
+	// GroupMaxSizeReached: the group has as many members as it may (G3).
+	GroupMaxSizeReached
+	// InconsistentGroupProtocol: the group's members speak another protocol (G3, G18).
+	InconsistentGroupProtocol
 	// NonEmptyGroup: the group has members (G30).
 	NonEmptyGroup
 	// SubscribedToTopic: a member is subscribed to the topic whose offsets were to be deleted (G30).
@@ -40,6 +50,7 @@ const (
 
 var codeNames = [...]string{
 	"NONE", "STALE", "GROUP_ID_NOT_FOUND", "UNKNOWN_MEMBER_ID", "ILLEGAL_GENERATION", "FENCED_INSTANCE_ID", "REBALANCE_IN_PROGRESS",
+	"STALE_MEMBER_EPOCH", "FENCED_MEMBER_EPOCH", "UNRELEASED_INSTANCE_ID", "GROUP_MAX_SIZE_REACHED", "INCONSISTENT_GROUP_PROTOCOL",
 	"NON_EMPTY_GROUP", "GROUP_SUBSCRIBED_TO_TOPIC", "INVALID_PRODUCER_EPOCH", "INVALID_TXN_STATE", "TRANSACTION_COORDINATOR_FENCED",
 	"TOO_MANY_GROUPS", "TOO_MANY_OFFSETS", "TOO_MANY_PRODUCERS", "TOO_MANY_BYTES",
 }

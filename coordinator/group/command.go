@@ -20,6 +20,13 @@ const (
 	MaxMetadataUnits = 4096
 	// MaxCommitted is how many offsets one command can commit.
 	MaxCommitted = 10_000
+	// MaxSubscribed is how many topics a member can name, MaxPatternLength bounds its pattern, in bytes.
+	MaxSubscribed    = 1_000
+	MaxPatternLength = 1024
+	// MaxTextLength of a client id, an address, a rack and the name of an assignor, in bytes.
+	MaxTextLength = 255
+	// MaxAssigned is how many partitions a group can have assigned.
+	MaxAssigned = 100_000
 	// MaxForgotten is how many topics one command can forget.
 	MaxForgotten = 1_000
 	// MaxCommandBytes bounds one encoded command.
@@ -75,6 +82,12 @@ func checkCommand(c *statev1.GroupCommand) error {
 		return checkCommitInTransaction(cmd.CommitInTransaction)
 	case *statev1.GroupCommand_EndTransaction:
 		return checkEnd(c.GetGroupId(), cmd.EndTransaction)
+	case *statev1.GroupCommand_Heartbeat:
+		return checkHeartbeat(cmd.Heartbeat)
+	case *statev1.GroupCommand_Fence:
+		return checkFence(cmd.Fence)
+	case *statev1.GroupCommand_Assign:
+		return checkAssign(cmd.Assign)
 	case *statev1.GroupCommand_DeleteOffsets:
 		return checkPartitions(cmd.DeleteOffsets.GetTopics())
 	case *statev1.GroupCommand_DeleteGroup, *statev1.GroupCommand_ExpireOffsets:

@@ -11,16 +11,21 @@ import (
 // deleteOffsets deletes committed and pending offsets of topics that nobody is subscribed to (G24, G30). Partitions without
 // an offset are passed over.
 func (s *State) deleteOffsets(id string, c *statev1.DeleteOffsets, at stamp) Result {
-	if s.groups[id] == nil {
+	g := s.groups[id]
+	if g == nil {
 		return refuse(id, GroupIDNotFound)
 	}
+	r := refuse(id, OK)
 	asked := make(map[record.TopicPartition]bool)
 	for _, t := range c.GetTopics() {
+		if g.subscribes(t.GetTopic()) {
+			r.Subscribed = append(r.Subscribed, t.GetTopic())
+			continue
+		}
 		for _, p := range t.GetPartitions() {
 			asked[record.TopicPartition{Topic: t.GetTopic(), Partition: p}] = true
 		}
 	}
-	r := refuse(id, OK)
 	r.Removed = s.prune(id, at, func(tp record.TopicPartition, _ *Offset) bool { return asked[tp] })
 	r.Changed = r.Removed > 0
 	return r

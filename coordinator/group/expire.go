@@ -32,12 +32,12 @@ func (s *State) expireOffsets(id string, c *statev1.ExpireOffsets, at stamp) Res
 	return r
 }
 
-// expired is the condition under which a committed offset of the group expires. One that a transaction is about to replace
-// never does.
+// expired is the condition under which a committed offset of the group expires. One that a member needs, or that a
+// transaction is about to replace, never does.
 func (g *group) expired(cutoff, now int64) func(record.TopicPartition, *Offset) bool {
 	return func(tp record.TopicPartition, o *Offset) bool {
 		switch {
-		case g.isPending(tp.Topic, tp.Partition):
+		case g.subscribes(tp.Topic) || g.isPending(tp.Topic, tp.Partition):
 			return false
 		case o.ExpireMS != NoExpiry:
 			return o.ExpireMS <= now

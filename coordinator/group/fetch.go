@@ -71,10 +71,8 @@ func (g *group) unstable(topic string, partition int32, id TopicID) bool {
 // MayFetch says whether a member may fetch: it must show exactly its epoch. Who says nothing is not asked for anything
 // (G20).
 func (s *State) MayFetch(id string, by Committer) Code {
-	if g := s.groups[id]; g != nil {
-		return g.mayFetch(by)
+	if g := s.groups[id]; g != nil && g.consumer != nil {
+		return g.consumer.mayFetch(by)
 	}
 	return OK
 }
-
-func (g *group) mayFetch(Committer) Code { return OK }

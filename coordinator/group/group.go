@@ -10,6 +10,11 @@ import (
 type group struct {
 	owner *token
 	id    string
+	// epoch is the group epoch of KIP-848 or the generation; 0: nobody was ever a member. It never goes back, whatever kind of group it
+	// is from time to time.
+	epoch int32
+	// consumer is set if the group is one of KIP-848, or was the last time that it had members.
+	consumer *consumer
 	// offsets are the committed ones.
 	offsets *offsets
 	// pending are those that wait for the end of their producer's transaction (G23). None of them is empty.
@@ -32,7 +37,7 @@ func (s *State) edit(id string) *group {
 		return g
 	default:
 		c := *g
-		c.owner, c.pending = s.owner, maps.Clone(g.pending)
+		c.owner, c.pending, c.consumer = s.owner, maps.Clone(g.pending), g.consumer.clone()
 		g = &c
 	}
 	s.groups[id] = g
@@ -48,12 +53,15 @@ func (s *State) drop(id string) {
 		n, bytes = n+more, bytes+moreBytes
 	}
 	s.offsets -= n
-	s.bytes -= bytes + g.bytes()
+	s.bytes -= bytes + g.bytes() + g.consumer.bytes()
 	delete(s.groups, id)
 }
 
 // empty: nobody is a member.
-func (g *group) empty() bool { return true }
+func (g *group) empty() bool { return len(g.consumers().members) == 0 }
+
+// subscribes says whether a member reads the topic, and so its offsets must stay.
+func (g *group) subscribes(topic string) bool { return g.consumers().subscribes(topic) }
 
 // isPending says whether an offset of the partition waits for the end of a transaction.
 func (g *group) isPending(topic string, partition int32) bool {

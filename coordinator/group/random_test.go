@@ -60,10 +60,10 @@ func randomRun(t *testing.T, rnd *rand.Rand, seen map[string]int) int {
 		if encoded != nil && !bytes.Equal(snapshot(t, clone), encoded) {
 			t.Fatalf("a clone has changed with %v", c)
 		}
-		if fmt.Sprint(checked) != fmt.Sprint(r) {
+		if !sameResult(checked, r) {
 			t.Fatalf("%v\nApply says %+v\nCheck said %+v", c, r, checked)
 		}
-		if again, err := restored.Apply(index, g.now, data); err != nil || fmt.Sprint(again) != fmt.Sprint(r) {
+		if again, err := restored.Apply(index, g.now, data); err != nil || !sameResult(again, r) {
 			t.Fatalf("%v\nrestored shard answers %+v, %v; the other %+v", c, again, err, r)
 		}
 		if want := m.apply(index, g.now, c); want != (mResult{r.Code.String(), r.Changed, r.Removed}) {

@@ -3,6 +3,7 @@ package group
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,11 @@ import (
 //	forget TOPIC,...
 //	expire-producers cutoff=MS
 //	limits GROUPS MEMBERS OFFSETS PRODUCERS BYTES
+//	join GROUP MEMBER[/INSTANCE] [topics=TOPIC,...] [pattern=P] [assignor=A] [timeout=MS] [by=CLIENT@ADDRESS]
+//	beat GROUP MEMBER[/INSTANCE]@EPOCH [owns=TOPIC/N,...|nothing] [topics=TOPIC,...] ...
+//	leave GROUP MEMBER[/INSTANCE] [away]
+//	fence GROUP MEMBER[@VERSION],...
+//	assign GROUP [MEMBER=TOPIC/N,... ...] [epoch=N] [matched=TOPIC,...]
 //
 // P/E is a producer id and epoch; its transaction is verified, with the last marker known, unless something else is said. A topic's
 // id follows from its name: the topic "t" created again is written "t'". A group "-" has the empty id.
@@ -88,10 +94,17 @@ func (p *player) run(directive, line string) string {
 	}
 	p.index++
 	got := p.apply(c)
-	if fmt.Sprint(got) != fmt.Sprint(checked) {
+	if !sameResult(got, checked) {
 		p.t.Fatalf("%s: Check says %+v, Apply %+v", line, checked, got)
 	}
 	return fmt.Sprintf("%d: %s", p.index, describe(got))
+}
+
+// sameResult compares what Apply and Check say, or two replicas; of members all but the version, which Check cannot know.
+func sameResult(a, b Result) bool {
+	same := (a.Member == nil) == (b.Member == nil) && (a.Member == nil || a.Member.same(b.Member))
+	a.Member, b.Member = nil, nil
+	return same && fmt.Sprint(a) == fmt.Sprint(b)
 }
 
 func (p *player) apply(c *statev1.GroupCommand) Result {
@@ -147,6 +160,27 @@ func (p *player) parse(words []string) *statev1.GroupCommand {
 	case "expire":
 		c.GroupId = name()
 		c.Command = &statev1.GroupCommand_ExpireOffsets{ExpireOffsets: &statev1.ExpireOffsets{CutoffMs: p.number(key(words, "cutoff", "0"))}}
+	case "join", "beat", "leave":
+		c.GroupId = name()
+		c.Command = &statev1.GroupCommand_Heartbeat{Heartbeat: p.heartbeat(words)}
+	case "fence":
+		c.GroupId = name()
+		cmd := &statev1.FenceMembers{}
+		for one := range strings.SplitSeq(words[2], ",") {
+			id, version, explicit := strings.Cut(one, "@")
+			f := &statev1.FencedMember{MemberId: id}
+			if m := p.s.groups[name()].consumers().members[id]; m != nil {
+				f.Version = m.Version
+			}
+			if explicit {
+				f.Version = uint64(p.number(version))
+			}
+			cmd.Members = append(cmd.Members, f)
+		}
+		c.Command = &statev1.GroupCommand_Fence{Fence: cmd}
+	case "assign":
+		c.GroupId = name()
+		c.Command = &statev1.GroupCommand_Assign{Assign: p.assignment(name(), words[2:])}
 	case "forget":
 		var ids [][]byte
 		for t := range strings.SplitSeq(words[1], ",") {
@@ -165,6 +199,102 @@ func (p *player) parse(words []string) *statev1.GroupCommand {
 	}
 	return c
 }
+
+func (p *player) heartbeat(words []string) *statev1.ConsumerHeartbeat {
+	who, epoch, _ := strings.Cut(words[2], "@")
+	id, instance, _ := strings.Cut(who, "/")
+	c := &statev1.ConsumerHeartbeat{MemberId: id, InstanceId: instance}
+	switch words[0] {
+	case "join":
+		c.Owned = &statev1.OwnedPartitions{}
+		if by := key(words, "by", ""); by != "" {
+			client, address, _ := strings.Cut(by, "@")
+			c.Client = &statev1.ClientRef{ClientId: client, Address: address}
+		}
+	case "beat":
+		c.MemberEpoch = int32(p.number(epoch))
+	case "leave":
+		if c.MemberEpoch = LeaveEpoch; slices.Contains(words, "away") {
+			c.MemberEpoch = LeaveStaticEpoch
+		}
+	}
+	topics, pattern := key(words, "topics", ""), key(words, "pattern", "")
+	if words[0] == "join" && topics == "" && pattern == "" {
+		topics = "t"
+	}
+	if topics != "" || pattern != "" {
+		c.Subscription = &statev1.ConsumerSubscription{Pattern: pattern, Assignor: key(words, "assignor", ""), RebalanceTimeoutMs: int32(p.number(key(words, "timeout", "60000")))}
+		if topics != "" {
+			c.Subscription.Topics = strings.Split(topics, ",")
+		}
+	}
+	switch owns := key(words, "owns", ""); owns {
+	case "":
+	case "nothing":
+		c.Owned = &statev1.OwnedPartitions{}
+	default:
+		c.Owned = &statev1.OwnedPartitions{Topics: PartitionsToProto(p.parts(owns))}
+	}
+	return c
+}
+
+// parts parses partitions, and sorts them.
+func (p *player) parts(list string) []Partition {
+	var parts []Partition
+	for one := range strings.SplitSeq(list, ",") {
+		topic, n, _ := strings.Cut(one, "/")
+		parts = append(parts, Partition{topicID(topic), int32(p.number(n))})
+	}
+	slices.SortFunc(parts, comparePartitions)
+	return parts
+}
+
+func (p *player) assignment(group string, words []string) *statev1.AssignPartitions {
+	g := p.s.groups[group]
+	c := &statev1.AssignPartitions{}
+	if g != nil {
+		c.GroupEpoch = g.epoch
+	}
+	targets := map[string][]Partition{}
+	for id := range g.consumers().members {
+		targets[id] = nil
+	}
+	for _, w := range words {
+		switch name, value, _ := strings.Cut(w, "="); name {
+		case "epoch":
+			c.GroupEpoch = int32(p.number(value))
+		case "matched":
+			c.Matched = strings.Split(value, ",")
+		case "only":
+			targets = map[string][]Partition{value: nil}
+		default:
+			targets[name] = p.parts(value)
+		}
+	}
+	encodeTargets(c, targets)
+	return c
+}
+
+// encodeTargets puts targets into a command, with the topics named after their ids.
+func encodeTargets(c *statev1.AssignPartitions, targets map[string][]Partition) {
+	names := map[TopicID]string{}
+	for _, target := range targets {
+		for _, tp := range target {
+			names[tp.TopicID] = topicName(tp.TopicID)
+		}
+	}
+	c.Topics = topicsToProto(names)
+	for _, id := range slices.Sorted(maps.Keys(targets)) {
+		m := &statev1.MemberTarget{MemberId: id}
+		for _, t := range PartitionsToProto(targets[id]) {
+			at := slices.IndexFunc(c.Topics, func(a *statev1.AssignedTopic) bool { return bytes.Equal(a.TopicId, t.TopicId) })
+			m.Topics = append(m.Topics, &statev1.TargetPartitions{Topic: uint32(at), Partitions: t.Partitions})
+		}
+		c.Members = append(c.Members, m)
+	}
+}
+
+func topicName(id TopicID) string { return string(bytes.TrimRight(id[:15], "\x00")) }
 
 // topicID follows from the name: 1 for "t", 2 for the "t" that comes after it, "t'".
 func topicID(name string) TopicID {
@@ -308,7 +438,8 @@ func (s *State) mustCount(t testing.TB) {
 	n, bytes := 0, int64(0)
 	for _, g := range s.groups {
 		k, b := g.offsets.size()
-		n, bytes = n+k, bytes+b+g.bytes()
+		n, bytes = n+k, bytes+b+g.bytes()+g.consumer.bytes()
+		g.consumers().mustHold(t, g)
 		for _, o := range g.pending {
 			k, b := o.size()
 			if n, bytes = n+k, bytes+b; k == 0 {
@@ -318,6 +449,43 @@ func (s *State) mustCount(t testing.TB) {
 	}
 	if n != s.offsets || bytes != s.bytes {
 		t.Fatalf("%d offsets and %d bytes; the shard says %d and %d", n, bytes, s.offsets, s.bytes)
+	}
+}
+
+// mustHold checks what is always true of a group of KIP-848: nothing belongs to two members, nothing is forgotten, epochs are in
+// order.
+func (c *consumer) mustHold(t testing.TB, g *group) {
+	t.Helper()
+	held, targets := 0, map[Partition]bool{}
+	for id, m := range c.members {
+		if m.ID != id || m.InstanceID != "" && c.instances[m.InstanceID] != id {
+			t.Fatalf("member %s is in the wrong place: %+v", id, m)
+		}
+		for _, list := range [][]Held{m.Assigned, m.Revoking} {
+			for _, h := range list {
+				if held++; c.owners[h.Partition] != id {
+					t.Fatalf("%s has %v, and the owner is %q", id, h, c.owners[h.Partition])
+				}
+				if c.topics[h.TopicID] == "" {
+					t.Fatalf("%v is of a topic without a name", h)
+				}
+			}
+		}
+		for _, p := range m.Target {
+			if targets[p] {
+				t.Fatalf("%v is to go to two members", p)
+			}
+			targets[p] = true
+		}
+		if m.Epoch > c.assignmentEpoch || c.assignmentEpoch > g.epoch {
+			t.Fatalf("member epoch %d, assignment epoch %d, group epoch %d", m.Epoch, c.assignmentEpoch, g.epoch)
+		}
+		if m.Status == Stable && m.Epoch == c.assignmentEpoch && len(m.Assigned) != len(m.Target) {
+			t.Fatalf("%+v is stable without its target", m)
+		}
+	}
+	if held != len(c.owners) {
+		t.Fatalf("%d partitions are held, %d have owners", held, len(c.owners))
 	}
 }
 
@@ -335,7 +503,33 @@ func describe(r Result) string {
 	if r.Changed {
 		out += " *"
 	}
+	if r.Member != nil {
+		out += "\n   " + showMember(r.Member)
+	}
 	return out + "\n"
+}
+
+func showMember(m *Member) string {
+	out := m.ID
+	if m.InstanceID != "" {
+		out += "/" + m.InstanceID
+	}
+	out += fmt.Sprintf(" %v at %d, before %d", m.Status, m.Epoch, m.PreviousEpoch)
+	if len(m.Assigned) > 0 {
+		out += " has" + showHeld(m.Assigned)
+	}
+	if len(m.Revoking) > 0 {
+		out += " gives back" + showHeld(m.Revoking)
+	}
+	return out
+}
+
+func showHeld(list []Held) string {
+	out := ""
+	for _, h := range list {
+		out += fmt.Sprintf(" %s/%d@%d", topicName(h.TopicID)+strings.Repeat("'", int(h.TopicID[15])-1), h.Number, h.Epoch)
+	}
+	return out
 }
 
 func showOffset(o *Offset) string {
@@ -357,7 +551,26 @@ func (s *State) show(id string) string {
 	if g == nil {
 		return "no such group\n"
 	}
-	out := fmt.Sprintf("group %q\n", id)
+	out := fmt.Sprintf("group %q", id)
+	if g.epoch > 0 {
+		out += fmt.Sprintf(" epoch %d", g.epoch)
+	}
+	if c := g.consumer; c != nil {
+		out += fmt.Sprintf(" assignment %d %v", c.assignmentEpoch, g.state())
+		if len(c.matched) > 0 {
+			out += " matched " + strings.Join(c.matched, ",")
+		}
+		for _, m := range c.sorted() {
+			out += fmt.Sprintf("\n  %s v%d", showMember(m), m.Version)
+			if len(m.Target) > 0 {
+				out += " wants"
+				for _, p := range m.Target {
+					out += fmt.Sprintf(" %s/%d", topicName(p.TopicID)+strings.Repeat("'", int(p.TopicID[15])-1), p.Number)
+				}
+			}
+		}
+	}
+	out += "\n"
 	print := func(prefix string) func(string, int32, *Offset) {
 		return func(topic string, partition int32, o *Offset) {
 			out += fmt.Sprintf("  %s%s%s/%d %s, committed %d\n", prefix, topic, strings.Repeat("'", int(o.TopicID[15])-1), partition, showOffset(o), o.CommittedMS)

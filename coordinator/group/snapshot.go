@@ -40,7 +40,7 @@ func (s *State) AppendSnapshot(buf []byte) ([]byte, error) {
 }
 
 func (g *group) toProto() *statev1.GroupState {
-	p := &statev1.GroupState{GroupId: g.id, Offsets: g.offsets.toProto()}
+	p := &statev1.GroupState{GroupId: g.id, Offsets: g.offsets.toProto(), Epoch: g.epoch, Consumer: g.consumer.toProto()}
 	for _, id := range slices.Sorted(maps.Keys(g.pending)) {
 		p.Pending = append(p.Pending, &statev1.PendingOffsets{ProducerId: int64(id), Topics: g.pending[id].toProto()})
 	}
@@ -123,7 +123,16 @@ func (s *State) restoreGroup(in *statev1.GroupState) error {
 	if checkID("group id", in.GetGroupId()) != nil {
 		return damaged("group id of %d bytes", len(in.GetGroupId()))
 	}
+	if in.GetEpoch() < 0 {
+		return damaged("group %.100q: epoch %d", in.GetGroupId(), in.GetEpoch())
+	}
 	g := s.edit(in.GetGroupId())
+	g.epoch = in.GetEpoch()
+	if in.GetConsumer() != nil {
+		if err := s.restoreConsumer(g, in.GetConsumer()); err != nil {
+			return err
+		}
+	}
 	if len(in.GetOffsets()) > 0 {
 		g.offsets = g.offsets.edit(s.owner)
 		if err := s.restoreOffsets(g.offsets, in.GetOffsets()); err != nil {

@@ -25,7 +25,21 @@ txn other 7/0 t/2=8
 txn other 8/2 t/2=9
 txn simple 9/1 t/0=3
 marker 9/2 commit ce=6
-marker 10/32767 abort tv=1`, "\n") {
+marker 10/32767 abort tv=1
+join live a/i topics=t,u by=app@10.0.0.1 timeout=5000
+join live b pattern=t.* assignor=range
+assign live a=t/0,t/1,u/3 b=t/2 matched=t
+join live a/i topics=t,u by=app@10.0.0.1 timeout=5000
+join live b pattern=t.* assignor=range
+join live c topics=u
+assign live a=t/0 b=t/1 c=t/2,u/3
+beat live a/i@2
+beat live b@2 owns=nothing
+join live c topics=u
+join gone a
+leave gone a
+join away a/i
+leave away a/i away`, "\n") {
 		if out := p.run("apply", line); !strings.Contains(out, "NONE") {
 			t.Fatal(out)
 		}
@@ -42,8 +56,10 @@ func TestEncodingIsStable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := modelOf(s), modelOf(sample(t)); !got.equal(want) {
-		t.Errorf("restored %v, want %v", got, want)
+	for id := range sample(t).groups {
+		if got, want := s.show(id), sample(t).show(id); got != want {
+			t.Errorf("restored %s, want %s", got, want)
+		}
 	}
 	if got, want := s.Sizes(), sample(t).Sizes(); got != want {
 		t.Errorf("sizes %+v, want %+v", got, want)
@@ -57,42 +73,80 @@ func TestSnapshotDamage(t *testing.T) {
 // A snapshot whose checksum is right can still hold what no machine ever wrote.
 func TestRestoreChecksInvariants(t *testing.T) {
 	offset := func(f func(*statev1.CommittedOffset)) func(*statev1.GroupShardState) {
-		return func(p *statev1.GroupShardState) { f(p.Groups[2].Offsets[0].Partitions[0]) } // simple, t/0
+		return func(p *statev1.GroupShardState) { f(groupOf(p, "simple").Offsets[0].Partitions[0]) } // t/0
+	}
+	consumer := func(f func(*statev1.ConsumerGroupState)) func(*statev1.GroupShardState) {
+		return func(p *statev1.GroupShardState) { f(groupOf(p, "live").Consumer) }
+	}
+	member := func(n int, f func(*statev1.ConsumerMemberState)) func(*statev1.GroupShardState) {
+		return consumer(func(c *statev1.ConsumerGroupState) { f(c.Members[n]) }) // a: gives back, b: waits
 	}
 	producer := func(f func(*statev1.GroupProducerState)) func(*statev1.GroupShardState) {
 		return func(p *statev1.GroupShardState) { f(p.Producers[0]) } // 7: open
 	}
 	for what, change := range map[string]func(*statev1.GroupShardState){
-		"no limits":             func(p *statev1.GroupShardState) { p.Limits = nil },
-		"a limit of 0":          func(p *statev1.GroupShardState) { p.Limits.MaxOffsets = 0 },
-		"too many bytes":        func(p *statev1.GroupShardState) { p.Limits.MaxBytes = MaxStateBytes + 1 },
-		"groups unsorted":       func(p *statev1.GroupShardState) { p.Groups[0], p.Groups[1] = p.Groups[1], p.Groups[0] },
-		"group twice":           func(p *statev1.GroupShardState) { p.Groups[1] = p.Groups[0] },
-		"long id":               func(p *statev1.GroupShardState) { p.Groups[2].GroupId = strings.Repeat("x", MaxIDLength+1) },
-		"topics unsorted":       func(p *statev1.GroupShardState) { o := p.Groups[2].Offsets; o[0], o[1] = o[1], o[0] },
-		"no topic":              func(p *statev1.GroupShardState) { p.Groups[2].Offsets[0].Topic = "" },
-		"no partitions":         func(p *statev1.GroupShardState) { p.Groups[2].Offsets[0].Partitions = nil },
-		"partitions unsorted":   offset(func(o *statev1.CommittedOffset) { o.Partition = 1 }),
-		"negative partition":    offset(func(o *statev1.CommittedOffset) { o.Partition = -1 }),
-		"leader epoch":          offset(func(o *statev1.CommittedOffset) { o.LeaderEpoch = -2 }),
-		"topic id":              offset(func(o *statev1.CommittedOffset) { o.TopicId = []byte{1} }),
-		"expiry":                offset(func(o *statev1.CommittedOffset) { o.ExpireMs = -2 }),
-		"no position":           offset(func(o *statev1.CommittedOffset) { o.Position = 0 }),
-		"long metadata":         offset(func(o *statev1.CommittedOffset) { o.Metadata = strings.Repeat("x", MaxMetadataUnits+1) }),
-		"pending of nobody":     func(p *statev1.GroupShardState) { p.Groups[1].Pending[0].ProducerId = 77 },
-		"pending of the idle":   func(p *statev1.GroupShardState) { p.Groups[1].Pending[1].ProducerId = 9 },
-		"pending unsorted":      func(p *statev1.GroupShardState) { o := p.Groups[1].Pending; o[0], o[1] = o[1], o[0] },
-		"nothing pending":       func(p *statev1.GroupShardState) { p.Groups[1].Pending[0].Topics = nil },
-		"producers unsorted":    func(p *statev1.GroupShardState) { p.Producers[0], p.Producers[1] = p.Producers[1], p.Producers[0] },
-		"producer id":           producer(func(p *statev1.GroupProducerState) { p.ProducerId = -1 }),
-		"producer epoch":        producer(func(p *statev1.GroupProducerState) { p.ProducerEpoch = 32768 }),
-		"no producer epoch":     producer(func(p *statev1.GroupProducerState) { p.ProducerEpoch = -1 }),
-		"coordinator epoch":     producer(func(p *statev1.GroupProducerState) { p.CoordinatorEpoch = -2 }),
-		"coordinator, no mark":  producer(func(p *statev1.GroupProducerState) { p.CoordinatorEpoch = 1 }),
-		"open after all":        producer(func(p *statev1.GroupProducerState) { p.OpenFrom = p.Touched + 1 }),
-		"marker while open":     producer(func(p *statev1.GroupProducerState) { p.LastMarker, p.CoordinatorEpoch = p.Touched, 1 }),
-		"voiding after marker":  producer(func(p *statev1.GroupProducerState) { p.VoidingMarker = 1 }),
-		"never touched, idle":   func(p *statev1.GroupShardState) { p.Producers[3].Touched, p.Producers[3].LastMarker = 0, 0 },
+		"no limits":            func(p *statev1.GroupShardState) { p.Limits = nil },
+		"a limit of 0":         func(p *statev1.GroupShardState) { p.Limits.MaxOffsets = 0 },
+		"too many bytes":       func(p *statev1.GroupShardState) { p.Limits.MaxBytes = MaxStateBytes + 1 },
+		"groups unsorted":      func(p *statev1.GroupShardState) { p.Groups[0], p.Groups[1] = p.Groups[1], p.Groups[0] },
+		"group twice":          func(p *statev1.GroupShardState) { p.Groups[1] = p.Groups[0] },
+		"long id":              func(p *statev1.GroupShardState) { groupOf(p, "simple").GroupId = strings.Repeat("x", MaxIDLength+1) },
+		"topics unsorted":      func(p *statev1.GroupShardState) { o := groupOf(p, "simple").Offsets; o[0], o[1] = o[1], o[0] },
+		"no topic":             func(p *statev1.GroupShardState) { groupOf(p, "simple").Offsets[0].Topic = "" },
+		"no partitions":        func(p *statev1.GroupShardState) { groupOf(p, "simple").Offsets[0].Partitions = nil },
+		"partitions unsorted":  offset(func(o *statev1.CommittedOffset) { o.Partition = 1 }),
+		"negative partition":   offset(func(o *statev1.CommittedOffset) { o.Partition = -1 }),
+		"leader epoch":         offset(func(o *statev1.CommittedOffset) { o.LeaderEpoch = -2 }),
+		"topic id":             offset(func(o *statev1.CommittedOffset) { o.TopicId = []byte{1} }),
+		"expiry":               offset(func(o *statev1.CommittedOffset) { o.ExpireMs = -2 }),
+		"no position":          offset(func(o *statev1.CommittedOffset) { o.Position = 0 }),
+		"long metadata":        offset(func(o *statev1.CommittedOffset) { o.Metadata = strings.Repeat("x", MaxMetadataUnits+1) }),
+		"pending of nobody":    func(p *statev1.GroupShardState) { groupOf(p, "other").Pending[0].ProducerId = 77 },
+		"pending of the idle":  func(p *statev1.GroupShardState) { groupOf(p, "other").Pending[1].ProducerId = 9 },
+		"pending unsorted":     func(p *statev1.GroupShardState) { o := groupOf(p, "other").Pending; o[0], o[1] = o[1], o[0] },
+		"nothing pending":      func(p *statev1.GroupShardState) { groupOf(p, "other").Pending[0].Topics = nil },
+		"producers unsorted":   func(p *statev1.GroupShardState) { p.Producers[0], p.Producers[1] = p.Producers[1], p.Producers[0] },
+		"producer id":          producer(func(p *statev1.GroupProducerState) { p.ProducerId = -1 }),
+		"producer epoch":       producer(func(p *statev1.GroupProducerState) { p.ProducerEpoch = 32768 }),
+		"no producer epoch":    producer(func(p *statev1.GroupProducerState) { p.ProducerEpoch = -1 }),
+		"coordinator epoch":    producer(func(p *statev1.GroupProducerState) { p.CoordinatorEpoch = -2 }),
+		"coordinator, no mark": producer(func(p *statev1.GroupProducerState) { p.CoordinatorEpoch = 1 }),
+		"open after all":       producer(func(p *statev1.GroupProducerState) { p.OpenFrom = p.Touched + 1 }),
+		"marker while open":    producer(func(p *statev1.GroupProducerState) { p.LastMarker, p.CoordinatorEpoch = p.Touched, 1 }),
+		"voiding after marker": producer(func(p *statev1.GroupProducerState) { p.VoidingMarker = 1 }),
+		"never touched, idle":  func(p *statev1.GroupShardState) { p.Producers[3].Touched, p.Producers[3].LastMarker = 0, 0 },
+		"epoch":                func(p *statev1.GroupShardState) { groupOf(p, "gone").Epoch = -1 },
+		"assignment epoch":     consumer(func(c *statev1.ConsumerGroupState) { c.AssignmentEpoch = 4 }),
+		"assigned twice":       consumer(func(c *statev1.ConsumerGroupState) { c.Members[2].Target = c.Members[0].Target }),
+		"held twice":           consumer(func(c *statev1.ConsumerGroupState) { c.Members[2].Assigned = c.Members[0].Assigned }),
+		"held and given back": consumer(func(c *statev1.ConsumerGroupState) {
+			c.Members[0].Revoking = append(c.Members[0].Revoking, c.Members[0].Assigned...)
+		}),
+		"topic without a name":  consumer(func(c *statev1.ConsumerGroupState) { c.Topics[0].Topic = "" }),
+		"topic that is missing": consumer(func(c *statev1.ConsumerGroupState) { c.Topics = c.Topics[1:] }),
+		"topic id, short":       consumer(func(c *statev1.ConsumerGroupState) { c.Topics[0].TopicId = nil }),
+		"matched unsorted":      consumer(func(c *statev1.ConsumerGroupState) { c.Matched = []string{"u", "t"} }),
+		"members unsorted":      consumer(func(c *statev1.ConsumerGroupState) { c.Members[0], c.Members[1] = c.Members[1], c.Members[0] }),
+		"no member id":          member(0, func(m *statev1.ConsumerMemberState) { m.MemberId = "" }),
+		"instance id, again":    member(1, func(m *statev1.ConsumerMemberState) { m.InstanceId = "i" }),
+		"no subscription":       member(0, func(m *statev1.ConsumerMemberState) { m.Subscription = nil }),
+		"subscribed to nothing": member(0, func(m *statev1.ConsumerMemberState) { m.Subscription.Topics = nil }),
+		"rebalance timeout":     member(0, func(m *statev1.ConsumerMemberState) { m.Subscription.RebalanceTimeoutMs = 0 }),
+		"empty client":          member(1, func(m *statev1.ConsumerMemberState) { m.Client = &statev1.ClientRef{} }),
+		"long client":           member(0, func(m *statev1.ConsumerMemberState) { m.Client.ClientId = strings.Repeat("x", MaxTextLength+1) }),
+		"member epoch":          member(0, func(m *statev1.ConsumerMemberState) { m.MemberEpoch = 4 }),
+		"member epoch -1":       member(0, func(m *statev1.ConsumerMemberState) { m.MemberEpoch = -1 }),
+		"away, dynamic":         member(1, func(m *statev1.ConsumerMemberState) { m.MemberEpoch = -2 }),
+		"previous epoch":        member(0, func(m *statev1.ConsumerMemberState) { m.PreviousEpoch = 9 }),
+		"no status":             member(0, func(m *statev1.ConsumerMemberState) { m.Status = 0 }),
+		"unknown status":        member(0, func(m *statev1.ConsumerMemberState) { m.Status = 4 }),
+		"stable, gives back":    member(0, func(m *statev1.ConsumerMemberState) { m.Status = 1 }),
+		"nothing to give back":  member(1, func(m *statev1.ConsumerMemberState) { m.Status = 2 }),
+		"no version":            member(0, func(m *statev1.ConsumerMemberState) { m.Version = 0 }),
+		"held epoch":            member(0, func(m *statev1.ConsumerMemberState) { m.Assigned[0].Epochs[0] = 4 }),
+		"held epochs missing":   member(0, func(m *statev1.ConsumerMemberState) { m.Assigned[0].Epochs = nil }),
+		"held unsorted":         member(0, func(m *statev1.ConsumerMemberState) { m.Revoking[0], m.Revoking[1] = m.Revoking[1], m.Revoking[0] }),
+		"target unsorted":       consumer(func(c *statev1.ConsumerGroupState) { t := c.Members[2].Target; t[0], t[1] = t[1], t[0] }),
 		"marker, but not by it": func(p *statev1.GroupShardState) { p.Producers[3].CoordinatorEpoch = -1 },
 	} {
 		p := new(statev1.GroupShardState)
@@ -108,6 +162,15 @@ func TestRestoreChecksInvariants(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
+}
+
+func groupOf(p *statev1.GroupShardState, id string) *statev1.GroupState {
+	for _, g := range p.Groups {
+		if g.GroupId == id {
+			return g
+		}
+	}
+	panic("no group " + id)
 }
 
 func FuzzRestore(f *testing.F) {
@@ -132,7 +195,8 @@ func FuzzRestore(f *testing.F) {
 func FuzzApply(f *testing.F) {
 	p := newPlayer(f)
 	for _, line := range []string{"commit g t/0=1:x by=m/i@3", "txn simple 7/0 t/0=1", "marker 7/1 commit", "delete-offsets simple t/0", "delete simple",
-		"expire simple cutoff=5000", "forget t", "expire-producers cutoff=9", "limits 1 2 3 4 5"} {
+		"expire simple cutoff=5000", "join live d", "join live x/i", "beat live a/i@2 owns=t/0", "beat live c@3 topics=t",
+		"leave live b", "leave away a/i away", "fence live a,c", "assign live a=t/5,u/1 b=u/2", "forget t", "expire-producers cutoff=9", "limits 1 2 3 4 5"} {
 		b, err := EncodeCommand(p.parse(strings.Fields(line)))
 		if err != nil {
 			f.Fatal(err)
@@ -193,6 +257,30 @@ func TestCommandsAreChecked(t *testing.T) {
 		"delete: order":       c("delete-offsets g u/0,t/0", same),
 		"delete: partition":   c("delete-offsets g t/1,t/0", same),
 		"delete: topic":       c("delete-offsets g t/1", func(c *statev1.GroupCommand) { c.GetDeleteOffsets().Topics[0].Topic = "" }),
+		"join: member":        c("join g a", func(c *statev1.GroupCommand) { c.GetHeartbeat().MemberId = "" }),
+		"join: no topics":     c("join g a", func(c *statev1.GroupCommand) { c.GetHeartbeat().Subscription.Topics = nil }),
+		"join: nothing":       c("join g a", func(c *statev1.GroupCommand) { c.GetHeartbeat().Subscription = nil }),
+		"join: partitions":    c("join g a", func(c *statev1.GroupCommand) { c.GetHeartbeat().Owned = nil }),
+		"join: owns":          c("join g a owns=t/0", same),
+		"join: timeout":       c("join g a timeout=0", same),
+		"join: pattern":       c("join g a pattern="+long, same),
+		"join: topics":        c("join g a topics=u,t", same),
+		"join: topic":         c("join g a topics="+long, same),
+		"join: client":        c("join g a by="+long+"@x", same),
+		"join: assignor":      c("join g a assignor="+long, same),
+		"beat: -3":            c("beat g a@-3", same),
+		"beat: away":          c("beat g a@-2", same),
+		"beat: owned":         c("beat g a@1 owns=t/1", func(c *statev1.GroupCommand) { c.GetHeartbeat().Owned.Topics[0].Partitions = []int32{1, 1} }),
+		"beat: owned id":      c("beat g a@1 owns=t/1", func(c *statev1.GroupCommand) { c.GetHeartbeat().Owned.Topics[0].TopicId = nil }),
+		"fence: order":        c("fence g b,a", same),
+		"fence: nobody":       c("fence g b", func(c *statev1.GroupCommand) { c.GetFence().Members[0].MemberId = "" }),
+		"assign: twice":       c("assign g a=t/0 b=t/0", same),
+		"assign: topic":       c("assign g a=t/0", func(c *statev1.GroupCommand) { c.GetAssign().Topics = nil }),
+		"assign: name":        c("assign g a=t/0", func(c *statev1.GroupCommand) { c.GetAssign().Topics[0].Topic = "" }),
+		"assign: id":          c("assign g a=t/0", func(c *statev1.GroupCommand) { c.GetAssign().Topics[0].TopicId = nil }),
+		"assign: numbers":     c("assign g a=t/0", func(c *statev1.GroupCommand) { c.GetAssign().Members[0].Topics[0].Partitions = nil }),
+		"assign: members":     c("assign g a=t/0 b=t/1", func(c *statev1.GroupCommand) { c.GetAssign().Members[1].MemberId = "a" }),
+		"assign: matched":     c("assign g matched=u,t", same),
 		"forget: group":       c("forget t", func(c *statev1.GroupCommand) { c.GroupId = "g" }),
 		"forget: id":          c("forget t", func(c *statev1.GroupCommand) { c.GetForgetTopics().TopicIds[0] = []byte{1} }),
 		"forget: many":        c("forget t", func(c *statev1.GroupCommand) { c.GetForgetTopics().TopicIds = make([][]byte, MaxForgotten+1) }),

@@ -60,6 +60,8 @@ type Result struct {
 	Removed int
 	// Subscribed are the topics whose offsets were not deleted, because members are subscribed to them.
 	Subscribed []string
+	// Member is the member after its heartbeat, as Check foresees it: without its new version; nil: it has left, or it was none.
+	Member *Member
 	// StoredEpoch is the producer's epoch as it was before the command, where a producer was judged; NoEpoch: not known.
 	StoredEpoch record.Epoch
 }
@@ -97,6 +99,12 @@ func (s *State) run(c *statev1.GroupCommand, at stamp) Result {
 		return s.commitInTransaction(id, cmd.CommitInTransaction, at)
 	case *statev1.GroupCommand_EndTransaction:
 		return s.endTransaction(cmd.EndTransaction, at)
+	case *statev1.GroupCommand_Heartbeat:
+		return s.heartbeat(id, cmd.Heartbeat, at)
+	case *statev1.GroupCommand_Fence:
+		return s.fence(id, cmd.Fence, at)
+	case *statev1.GroupCommand_Assign:
+		return s.assign(id, cmd.Assign, at)
 	case *statev1.GroupCommand_DeleteOffsets:
 		return s.deleteOffsets(id, cmd.DeleteOffsets, at)
 	case *statev1.GroupCommand_DeleteGroup:
@@ -143,6 +151,7 @@ type Sizes struct {
 func (s *State) Sizes() Sizes {
 	n := Sizes{Groups: len(s.groups), Offsets: s.offsets, Producers: len(s.producers), Bytes: s.bytes}
 	for _, g := range s.groups {
+		n.Members += len(g.consumers().members)
 		for _, o := range g.pending {
 			count, _ := o.size()
 			n.Pending += count

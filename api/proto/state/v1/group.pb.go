@@ -24,6 +24,61 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ConsumerMemberStatus is how far a member is on its way to its target.
+type ConsumerMemberStatus int32
+
+const (
+	ConsumerMemberStatus_CONSUMER_MEMBER_STATUS_UNSPECIFIED ConsumerMemberStatus = 0
+	ConsumerMemberStatus_CONSUMER_MEMBER_STATUS_STABLE      ConsumerMemberStatus = 1
+	// It has to give partitions back.
+	ConsumerMemberStatus_CONSUMER_MEMBER_STATUS_REVOKING ConsumerMemberStatus = 2
+	// It waits for partitions that others still have.
+	ConsumerMemberStatus_CONSUMER_MEMBER_STATUS_WAITING ConsumerMemberStatus = 3
+)
+
+// Enum value maps for ConsumerMemberStatus.
+var (
+	ConsumerMemberStatus_name = map[int32]string{
+		0: "CONSUMER_MEMBER_STATUS_UNSPECIFIED",
+		1: "CONSUMER_MEMBER_STATUS_STABLE",
+		2: "CONSUMER_MEMBER_STATUS_REVOKING",
+		3: "CONSUMER_MEMBER_STATUS_WAITING",
+	}
+	ConsumerMemberStatus_value = map[string]int32{
+		"CONSUMER_MEMBER_STATUS_UNSPECIFIED": 0,
+		"CONSUMER_MEMBER_STATUS_STABLE":      1,
+		"CONSUMER_MEMBER_STATUS_REVOKING":    2,
+		"CONSUMER_MEMBER_STATUS_WAITING":     3,
+	}
+)
+
+func (x ConsumerMemberStatus) Enum() *ConsumerMemberStatus {
+	p := new(ConsumerMemberStatus)
+	*p = x
+	return p
+}
+
+func (x ConsumerMemberStatus) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ConsumerMemberStatus) Descriptor() protoreflect.EnumDescriptor {
+	return file_state_v1_group_proto_enumTypes[0].Descriptor()
+}
+
+func (ConsumerMemberStatus) Type() protoreflect.EnumType {
+	return &file_state_v1_group_proto_enumTypes[0]
+}
+
+func (x ConsumerMemberStatus) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ConsumerMemberStatus.Descriptor instead.
+func (ConsumerMemberStatus) EnumDescriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{0}
+}
+
 // GroupCommand is one entry of the Raft log of a group shard. Ids of members, cutoffs and what only
 // the leader knows are in the command, the leader's time is in the entry.
 type GroupCommand struct {
@@ -42,6 +97,9 @@ type GroupCommand struct {
 	//	*GroupCommand_ForgetTopics
 	//	*GroupCommand_ExpireProducers
 	//	*GroupCommand_Limits
+	//	*GroupCommand_Heartbeat
+	//	*GroupCommand_Fence
+	//	*GroupCommand_Assign
 	Command       isGroupCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -172,6 +230,33 @@ func (x *GroupCommand) GetLimits() *SetGroupLimits {
 	return nil
 }
 
+func (x *GroupCommand) GetHeartbeat() *ConsumerHeartbeat {
+	if x != nil {
+		if x, ok := x.Command.(*GroupCommand_Heartbeat); ok {
+			return x.Heartbeat
+		}
+	}
+	return nil
+}
+
+func (x *GroupCommand) GetFence() *FenceMembers {
+	if x != nil {
+		if x, ok := x.Command.(*GroupCommand_Fence); ok {
+			return x.Fence
+		}
+	}
+	return nil
+}
+
+func (x *GroupCommand) GetAssign() *AssignPartitions {
+	if x != nil {
+		if x, ok := x.Command.(*GroupCommand_Assign); ok {
+			return x.Assign
+		}
+	}
+	return nil
+}
+
 type isGroupCommand_Command interface {
 	isGroupCommand_Command()
 }
@@ -212,6 +297,18 @@ type GroupCommand_Limits struct {
 	Limits *SetGroupLimits `protobuf:"bytes,10,opt,name=limits,proto3,oneof"`
 }
 
+type GroupCommand_Heartbeat struct {
+	Heartbeat *ConsumerHeartbeat `protobuf:"bytes,11,opt,name=heartbeat,proto3,oneof"`
+}
+
+type GroupCommand_Fence struct {
+	Fence *FenceMembers `protobuf:"bytes,12,opt,name=fence,proto3,oneof"`
+}
+
+type GroupCommand_Assign struct {
+	Assign *AssignPartitions `protobuf:"bytes,13,opt,name=assign,proto3,oneof"`
+}
+
 func (*GroupCommand_Commit) isGroupCommand_Command() {}
 
 func (*GroupCommand_CommitInTransaction) isGroupCommand_Command() {}
@@ -229,6 +326,12 @@ func (*GroupCommand_ForgetTopics) isGroupCommand_Command() {}
 func (*GroupCommand_ExpireProducers) isGroupCommand_Command() {}
 
 func (*GroupCommand_Limits) isGroupCommand_Command() {}
+
+func (*GroupCommand_Heartbeat) isGroupCommand_Command() {}
+
+func (*GroupCommand_Fence) isGroupCommand_Command() {}
+
+func (*GroupCommand_Assign) isGroupCommand_Command() {}
 
 // Committer is who commits or fetches offsets (G19, G20).
 type Committer struct {
@@ -964,6 +1067,608 @@ func (x *SetGroupLimits) GetMaxBytes() uint64 {
 	return 0
 }
 
+// ConsumerHeartbeat is what a member of a consumer group says of itself (G14 to G17). Only one that changes
+// something is ever written.
+type ConsumerHeartbeat struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	MemberId string                 `protobuf:"bytes,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	// 0: joins. -1: leaves. -2: a static member leaves for a while.
+	MemberEpoch int32 `protobuf:"varint,2,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
+	// Empty: not a static member.
+	InstanceId string `protobuf:"bytes,3,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// Absent: as before. Set when it joins.
+	Subscription *ConsumerSubscription `protobuf:"bytes,4,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// Absent: it does not say which partitions it owns. Set, and empty, when it joins.
+	Owned         *OwnedPartitions `protobuf:"bytes,5,opt,name=owned,proto3" json:"owned,omitempty"`
+	Client        *ClientRef       `protobuf:"bytes,6,opt,name=client,proto3" json:"client,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsumerHeartbeat) Reset() {
+	*x = ConsumerHeartbeat{}
+	mi := &file_state_v1_group_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsumerHeartbeat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsumerHeartbeat) ProtoMessage() {}
+
+func (x *ConsumerHeartbeat) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsumerHeartbeat.ProtoReflect.Descriptor instead.
+func (*ConsumerHeartbeat) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ConsumerHeartbeat) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *ConsumerHeartbeat) GetMemberEpoch() int32 {
+	if x != nil {
+		return x.MemberEpoch
+	}
+	return 0
+}
+
+func (x *ConsumerHeartbeat) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *ConsumerHeartbeat) GetSubscription() *ConsumerSubscription {
+	if x != nil {
+		return x.Subscription
+	}
+	return nil
+}
+
+func (x *ConsumerHeartbeat) GetOwned() *OwnedPartitions {
+	if x != nil {
+		return x.Owned
+	}
+	return nil
+}
+
+func (x *ConsumerHeartbeat) GetClient() *ClientRef {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
+// ConsumerSubscription is what a member wants to read, and how it wants to be treated.
+type ConsumerSubscription struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sorted.
+	Topics []string `protobuf:"bytes,1,rep,name=topics,proto3" json:"topics,omitempty"`
+	// Of topic names, RE2; empty: none. Topics or a pattern must be there.
+	Pattern string `protobuf:"bytes,2,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	// Empty: the server's.
+	Assignor string `protobuf:"bytes,3,opt,name=assignor,proto3" json:"assignor,omitempty"`
+	// How long it may take to give partitions back.
+	RebalanceTimeoutMs int32  `protobuf:"varint,4,opt,name=rebalance_timeout_ms,json=rebalanceTimeoutMs,proto3" json:"rebalance_timeout_ms,omitempty"`
+	Rack               string `protobuf:"bytes,5,opt,name=rack,proto3" json:"rack,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *ConsumerSubscription) Reset() {
+	*x = ConsumerSubscription{}
+	mi := &file_state_v1_group_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsumerSubscription) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsumerSubscription) ProtoMessage() {}
+
+func (x *ConsumerSubscription) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsumerSubscription.ProtoReflect.Descriptor instead.
+func (*ConsumerSubscription) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ConsumerSubscription) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *ConsumerSubscription) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *ConsumerSubscription) GetAssignor() string {
+	if x != nil {
+		return x.Assignor
+	}
+	return ""
+}
+
+func (x *ConsumerSubscription) GetRebalanceTimeoutMs() int32 {
+	if x != nil {
+		return x.RebalanceTimeoutMs
+	}
+	return 0
+}
+
+func (x *ConsumerSubscription) GetRack() string {
+	if x != nil {
+		return x.Rack
+	}
+	return ""
+}
+
+// OwnedPartitions are partitions that a member reads.
+type OwnedPartitions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sorted.
+	Topics        []*TopicIdPartitions `protobuf:"bytes,1,rep,name=topics,proto3" json:"topics,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OwnedPartitions) Reset() {
+	*x = OwnedPartitions{}
+	mi := &file_state_v1_group_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OwnedPartitions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OwnedPartitions) ProtoMessage() {}
+
+func (x *OwnedPartitions) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OwnedPartitions.ProtoReflect.Descriptor instead.
+func (*OwnedPartitions) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *OwnedPartitions) GetTopics() []*TopicIdPartitions {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+// TopicIdPartitions are partitions of one topic, sorted.
+type TopicIdPartitions struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TopicId       []byte                 `protobuf:"bytes,1,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
+	Partitions    []int32                `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopicIdPartitions) Reset() {
+	*x = TopicIdPartitions{}
+	mi := &file_state_v1_group_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopicIdPartitions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopicIdPartitions) ProtoMessage() {}
+
+func (x *TopicIdPartitions) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopicIdPartitions.ProtoReflect.Descriptor instead.
+func (*TopicIdPartitions) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *TopicIdPartitions) GetTopicId() []byte {
+	if x != nil {
+		return x.TopicId
+	}
+	return nil
+}
+
+func (x *TopicIdPartitions) GetPartitions() []int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// FenceMembers removes members whose session has ended, or who did not give partitions back in time.
+type FenceMembers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Members       []*FencedMember        `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FenceMembers) Reset() {
+	*x = FenceMembers{}
+	mi := &file_state_v1_group_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FenceMembers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FenceMembers) ProtoMessage() {}
+
+func (x *FenceMembers) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FenceMembers.ProtoReflect.Descriptor instead.
+func (*FenceMembers) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *FenceMembers) GetMembers() []*FencedMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+// FencedMember names a member as it was when its time was up. If it has changed since, it stays (R5).
+type FencedMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MemberId      string                 `protobuf:"bytes,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FencedMember) Reset() {
+	*x = FencedMember{}
+	mi := &file_state_v1_group_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FencedMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FencedMember) ProtoMessage() {}
+
+func (x *FencedMember) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FencedMember.ProtoReflect.Descriptor instead.
+func (*FencedMember) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *FencedMember) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *FencedMember) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// AssignPartitions sets what the members of a consumer group are to have in the end (G16).
+type AssignPartitions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The group epoch, and so the members and subscriptions, that it was computed from. Another one is left alone.
+	GroupEpoch int32 `protobuf:"varint,1,opt,name=group_epoch,json=groupEpoch,proto3" json:"group_epoch,omitempty"`
+	// Sorted by id.
+	Topics []*AssignedTopic `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
+	// All members of the group, sorted by id.
+	Members []*MemberTarget `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	// Topics that patterns of members match, sorted.
+	Matched       []string `protobuf:"bytes,4,rep,name=matched,proto3" json:"matched,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssignPartitions) Reset() {
+	*x = AssignPartitions{}
+	mi := &file_state_v1_group_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssignPartitions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssignPartitions) ProtoMessage() {}
+
+func (x *AssignPartitions) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssignPartitions.ProtoReflect.Descriptor instead.
+func (*AssignPartitions) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AssignPartitions) GetGroupEpoch() int32 {
+	if x != nil {
+		return x.GroupEpoch
+	}
+	return 0
+}
+
+func (x *AssignPartitions) GetTopics() []*AssignedTopic {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *AssignPartitions) GetMembers() []*MemberTarget {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *AssignPartitions) GetMatched() []string {
+	if x != nil {
+		return x.Matched
+	}
+	return nil
+}
+
+// AssignedTopic is a topic of an assignment.
+type AssignedTopic struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TopicId       []byte                 `protobuf:"bytes,1,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
+	Topic         string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssignedTopic) Reset() {
+	*x = AssignedTopic{}
+	mi := &file_state_v1_group_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssignedTopic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssignedTopic) ProtoMessage() {}
+
+func (x *AssignedTopic) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssignedTopic.ProtoReflect.Descriptor instead.
+func (*AssignedTopic) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *AssignedTopic) GetTopicId() []byte {
+	if x != nil {
+		return x.TopicId
+	}
+	return nil
+}
+
+func (x *AssignedTopic) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+// MemberTarget is what one member is to have.
+type MemberTarget struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MemberId      string                 `protobuf:"bytes,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	Topics        []*TargetPartitions    `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberTarget) Reset() {
+	*x = MemberTarget{}
+	mi := &file_state_v1_group_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberTarget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberTarget) ProtoMessage() {}
+
+func (x *MemberTarget) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberTarget.ProtoReflect.Descriptor instead.
+func (*MemberTarget) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *MemberTarget) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *MemberTarget) GetTopics() []*TargetPartitions {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+// TargetPartitions are partitions of one topic of an assignment.
+type TargetPartitions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Place in the list of topics, rising.
+	Topic uint32 `protobuf:"varint,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	// Sorted.
+	Partitions    []int32 `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TargetPartitions) Reset() {
+	*x = TargetPartitions{}
+	mi := &file_state_v1_group_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TargetPartitions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TargetPartitions) ProtoMessage() {}
+
+func (x *TargetPartitions) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TargetPartitions.ProtoReflect.Descriptor instead.
+func (*TargetPartitions) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *TargetPartitions) GetTopic() uint32 {
+	if x != nil {
+		return x.Topic
+	}
+	return 0
+}
+
+func (x *TargetPartitions) GetPartitions() []int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
 // GroupShardState is the content of a snapshot of a group shard.
 type GroupShardState struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -978,7 +1683,7 @@ type GroupShardState struct {
 
 func (x *GroupShardState) Reset() {
 	*x = GroupShardState{}
-	mi := &file_state_v1_group_proto_msgTypes[13]
+	mi := &file_state_v1_group_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -990,7 +1695,7 @@ func (x *GroupShardState) String() string {
 func (*GroupShardState) ProtoMessage() {}
 
 func (x *GroupShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[13]
+	mi := &file_state_v1_group_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1003,7 +1708,7 @@ func (x *GroupShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupShardState.ProtoReflect.Descriptor instead.
 func (*GroupShardState) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{13}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GroupShardState) GetLimits() *SetGroupLimits {
@@ -1034,14 +1739,18 @@ type GroupState struct {
 	// Sorted by topic.
 	Offsets []*CommittedTopic `protobuf:"bytes,2,rep,name=offsets,proto3" json:"offsets,omitempty"`
 	// Offsets in transactions, sorted by producer id.
-	Pending       []*PendingOffsets `protobuf:"bytes,3,rep,name=pending,proto3" json:"pending,omitempty"`
+	Pending []*PendingOffsets `protobuf:"bytes,3,rep,name=pending,proto3" json:"pending,omitempty"`
+	// Generation, or group epoch; 0: nobody was ever a member. It never goes back.
+	Epoch int32 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Absent: the group is not, or was not last, one of KIP-848.
+	Consumer      *ConsumerGroupState `protobuf:"bytes,5,opt,name=consumer,proto3" json:"consumer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupState) Reset() {
 	*x = GroupState{}
-	mi := &file_state_v1_group_proto_msgTypes[14]
+	mi := &file_state_v1_group_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1762,7 @@ func (x *GroupState) String() string {
 func (*GroupState) ProtoMessage() {}
 
 func (x *GroupState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[14]
+	mi := &file_state_v1_group_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1775,7 @@ func (x *GroupState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupState.ProtoReflect.Descriptor instead.
 func (*GroupState) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{14}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GroupState) GetGroupId() string {
@@ -1090,6 +1799,293 @@ func (x *GroupState) GetPending() []*PendingOffsets {
 	return nil
 }
 
+func (x *GroupState) GetEpoch() int32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *GroupState) GetConsumer() *ConsumerGroupState {
+	if x != nil {
+		return x.Consumer
+	}
+	return nil
+}
+
+// ConsumerGroupState is what is remembered of a group of KIP-848.
+type ConsumerGroupState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Group epoch for which the targets of the members were computed.
+	AssignmentEpoch int32 `protobuf:"varint,1,opt,name=assignment_epoch,json=assignmentEpoch,proto3" json:"assignment_epoch,omitempty"`
+	// Sorted by id. All that the members' partitions are of.
+	Topics []*AssignedTopic `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
+	// Sorted by id.
+	Members []*ConsumerMemberState `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	// Topics that patterns of members matched when the targets were computed, sorted.
+	Matched       []string `protobuf:"bytes,4,rep,name=matched,proto3" json:"matched,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsumerGroupState) Reset() {
+	*x = ConsumerGroupState{}
+	mi := &file_state_v1_group_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsumerGroupState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsumerGroupState) ProtoMessage() {}
+
+func (x *ConsumerGroupState) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsumerGroupState.ProtoReflect.Descriptor instead.
+func (*ConsumerGroupState) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ConsumerGroupState) GetAssignmentEpoch() int32 {
+	if x != nil {
+		return x.AssignmentEpoch
+	}
+	return 0
+}
+
+func (x *ConsumerGroupState) GetTopics() []*AssignedTopic {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *ConsumerGroupState) GetMembers() []*ConsumerMemberState {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *ConsumerGroupState) GetMatched() []string {
+	if x != nil {
+		return x.Matched
+	}
+	return nil
+}
+
+// ConsumerMemberState is a member of a group of KIP-848.
+type ConsumerMemberState struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	MemberId     string                 `protobuf:"bytes,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	InstanceId   string                 `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	Subscription *ConsumerSubscription  `protobuf:"bytes,3,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	Client       *ClientRef             `protobuf:"bytes,4,opt,name=client,proto3" json:"client,omitempty"`
+	// -2: a static member that has left for a while.
+	MemberEpoch   int32                `protobuf:"varint,5,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
+	PreviousEpoch int32                `protobuf:"varint,6,opt,name=previous_epoch,json=previousEpoch,proto3" json:"previous_epoch,omitempty"`
+	Status        ConsumerMemberStatus `protobuf:"varint,7,opt,name=status,proto3,enum=oncelog.state.v1.ConsumerMemberStatus" json:"status,omitempty"`
+	// What it has, by topic.
+	Assigned []*HeldPartitions `protobuf:"bytes,8,rep,name=assigned,proto3" json:"assigned,omitempty"`
+	// What it had and has to give back.
+	Revoking []*HeldPartitions `protobuf:"bytes,9,rep,name=revoking,proto3" json:"revoking,omitempty"`
+	// What it is to have in the end.
+	Target []*TopicIdPartitions `protobuf:"bytes,10,rep,name=target,proto3" json:"target,omitempty"`
+	// Raft index of the command that last changed it.
+	Version       uint64 `protobuf:"varint,11,opt,name=version,proto3" json:"version,omitempty"`
+	JoinedMs      int64  `protobuf:"varint,12,opt,name=joined_ms,json=joinedMs,proto3" json:"joined_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsumerMemberState) Reset() {
+	*x = ConsumerMemberState{}
+	mi := &file_state_v1_group_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsumerMemberState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsumerMemberState) ProtoMessage() {}
+
+func (x *ConsumerMemberState) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsumerMemberState.ProtoReflect.Descriptor instead.
+func (*ConsumerMemberState) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ConsumerMemberState) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *ConsumerMemberState) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *ConsumerMemberState) GetSubscription() *ConsumerSubscription {
+	if x != nil {
+		return x.Subscription
+	}
+	return nil
+}
+
+func (x *ConsumerMemberState) GetClient() *ClientRef {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
+func (x *ConsumerMemberState) GetMemberEpoch() int32 {
+	if x != nil {
+		return x.MemberEpoch
+	}
+	return 0
+}
+
+func (x *ConsumerMemberState) GetPreviousEpoch() int32 {
+	if x != nil {
+		return x.PreviousEpoch
+	}
+	return 0
+}
+
+func (x *ConsumerMemberState) GetStatus() ConsumerMemberStatus {
+	if x != nil {
+		return x.Status
+	}
+	return ConsumerMemberStatus_CONSUMER_MEMBER_STATUS_UNSPECIFIED
+}
+
+func (x *ConsumerMemberState) GetAssigned() []*HeldPartitions {
+	if x != nil {
+		return x.Assigned
+	}
+	return nil
+}
+
+func (x *ConsumerMemberState) GetRevoking() []*HeldPartitions {
+	if x != nil {
+		return x.Revoking
+	}
+	return nil
+}
+
+func (x *ConsumerMemberState) GetTarget() []*TopicIdPartitions {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *ConsumerMemberState) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ConsumerMemberState) GetJoinedMs() int64 {
+	if x != nil {
+		return x.JoinedMs
+	}
+	return 0
+}
+
+// HeldPartitions are partitions of one topic, sorted.
+type HeldPartitions struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	TopicId    []byte                 `protobuf:"bytes,1,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
+	Partitions []int32                `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	// The member epoch at which each was given (KIP-1251).
+	Epochs        []int32 `protobuf:"varint,3,rep,packed,name=epochs,proto3" json:"epochs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldPartitions) Reset() {
+	*x = HeldPartitions{}
+	mi := &file_state_v1_group_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldPartitions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldPartitions) ProtoMessage() {}
+
+func (x *HeldPartitions) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldPartitions.ProtoReflect.Descriptor instead.
+func (*HeldPartitions) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *HeldPartitions) GetTopicId() []byte {
+	if x != nil {
+		return x.TopicId
+	}
+	return nil
+}
+
+func (x *HeldPartitions) GetPartitions() []int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+func (x *HeldPartitions) GetEpochs() []int32 {
+	if x != nil {
+		return x.Epochs
+	}
+	return nil
+}
+
 // CommittedTopic are committed offsets of one topic.
 type CommittedTopic struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1102,7 +2098,7 @@ type CommittedTopic struct {
 
 func (x *CommittedTopic) Reset() {
 	*x = CommittedTopic{}
-	mi := &file_state_v1_group_proto_msgTypes[15]
+	mi := &file_state_v1_group_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1114,7 +2110,7 @@ func (x *CommittedTopic) String() string {
 func (*CommittedTopic) ProtoMessage() {}
 
 func (x *CommittedTopic) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[15]
+	mi := &file_state_v1_group_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1127,7 +2123,7 @@ func (x *CommittedTopic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommittedTopic.ProtoReflect.Descriptor instead.
 func (*CommittedTopic) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{15}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CommittedTopic) GetTopic() string {
@@ -1164,7 +2160,7 @@ type CommittedOffset struct {
 
 func (x *CommittedOffset) Reset() {
 	*x = CommittedOffset{}
-	mi := &file_state_v1_group_proto_msgTypes[16]
+	mi := &file_state_v1_group_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +2172,7 @@ func (x *CommittedOffset) String() string {
 func (*CommittedOffset) ProtoMessage() {}
 
 func (x *CommittedOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[16]
+	mi := &file_state_v1_group_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +2185,7 @@ func (x *CommittedOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommittedOffset.ProtoReflect.Descriptor instead.
 func (*CommittedOffset) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{16}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CommittedOffset) GetPartition() int32 {
@@ -1260,7 +2256,7 @@ type PendingOffsets struct {
 
 func (x *PendingOffsets) Reset() {
 	*x = PendingOffsets{}
-	mi := &file_state_v1_group_proto_msgTypes[17]
+	mi := &file_state_v1_group_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +2268,7 @@ func (x *PendingOffsets) String() string {
 func (*PendingOffsets) ProtoMessage() {}
 
 func (x *PendingOffsets) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[17]
+	mi := &file_state_v1_group_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +2281,7 @@ func (x *PendingOffsets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingOffsets.ProtoReflect.Descriptor instead.
 func (*PendingOffsets) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{17}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PendingOffsets) GetProducerId() int64 {
@@ -1323,7 +2319,7 @@ type GroupProducerState struct {
 
 func (x *GroupProducerState) Reset() {
 	*x = GroupProducerState{}
-	mi := &file_state_v1_group_proto_msgTypes[18]
+	mi := &file_state_v1_group_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1335,7 +2331,7 @@ func (x *GroupProducerState) String() string {
 func (*GroupProducerState) ProtoMessage() {}
 
 func (x *GroupProducerState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[18]
+	mi := &file_state_v1_group_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1348,7 +2344,7 @@ func (x *GroupProducerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupProducerState.ProtoReflect.Descriptor instead.
 func (*GroupProducerState) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{18}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GroupProducerState) GetProducerId() int64 {
@@ -1411,7 +2407,7 @@ var File_state_v1_group_proto protoreflect.FileDescriptor
 
 const file_state_v1_group_proto_rawDesc = "" +
 	"\n" +
-	"\x14state/v1/group.proto\x12\x10oncelog.state.v1\x1a\x12state/v1/txn.proto\"\xd9\x05\n" +
+	"\x14state/v1/group.proto\x12\x10oncelog.state.v1\x1a\x12state/v1/txn.proto\"\x94\a\n" +
 	"\fGroupCommand\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x129\n" +
 	"\x06commit\x18\x02 \x01(\v2\x1f.oncelog.state.v1.CommitOffsetsH\x00R\x06commit\x12b\n" +
@@ -1423,7 +2419,10 @@ const file_state_v1_group_proto_rawDesc = "" +
 	"\rforget_topics\x18\b \x01(\v2\x1e.oncelog.state.v1.ForgetTopicsH\x00R\fforgetTopics\x12S\n" +
 	"\x10expire_producers\x18\t \x01(\v2&.oncelog.state.v1.ExpireGroupProducersH\x00R\x0fexpireProducers\x12:\n" +
 	"\x06limits\x18\n" +
-	" \x01(\v2 .oncelog.state.v1.SetGroupLimitsH\x00R\x06limitsB\t\n" +
+	" \x01(\v2 .oncelog.state.v1.SetGroupLimitsH\x00R\x06limits\x12C\n" +
+	"\theartbeat\x18\v \x01(\v2#.oncelog.state.v1.ConsumerHeartbeatH\x00R\theartbeat\x126\n" +
+	"\x05fence\x18\f \x01(\v2\x1e.oncelog.state.v1.FenceMembersH\x00R\x05fence\x12<\n" +
+	"\x06assign\x18\r \x01(\v2\".oncelog.state.v1.AssignPartitionsH\x00R\x06assignB\t\n" +
 	"\acommand\"_\n" +
 	"\tCommitter\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1f\n" +
@@ -1477,16 +2476,87 @@ const file_state_v1_group_proto_rawDesc = "" +
 	"\vmax_offsets\x18\x03 \x01(\rR\n" +
 	"maxOffsets\x12#\n" +
 	"\rmax_producers\x18\x04 \x01(\rR\fmaxProducers\x12\x1b\n" +
-	"\tmax_bytes\x18\x05 \x01(\x04R\bmaxBytes\"\xc5\x01\n" +
+	"\tmax_bytes\x18\x05 \x01(\x04R\bmaxBytes\"\xae\x02\n" +
+	"\x11ConsumerHeartbeat\x12\x1b\n" +
+	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12!\n" +
+	"\fmember_epoch\x18\x02 \x01(\x05R\vmemberEpoch\x12\x1f\n" +
+	"\vinstance_id\x18\x03 \x01(\tR\n" +
+	"instanceId\x12J\n" +
+	"\fsubscription\x18\x04 \x01(\v2&.oncelog.state.v1.ConsumerSubscriptionR\fsubscription\x127\n" +
+	"\x05owned\x18\x05 \x01(\v2!.oncelog.state.v1.OwnedPartitionsR\x05owned\x123\n" +
+	"\x06client\x18\x06 \x01(\v2\x1b.oncelog.state.v1.ClientRefR\x06client\"\xaa\x01\n" +
+	"\x14ConsumerSubscription\x12\x16\n" +
+	"\x06topics\x18\x01 \x03(\tR\x06topics\x12\x18\n" +
+	"\apattern\x18\x02 \x01(\tR\apattern\x12\x1a\n" +
+	"\bassignor\x18\x03 \x01(\tR\bassignor\x120\n" +
+	"\x14rebalance_timeout_ms\x18\x04 \x01(\x05R\x12rebalanceTimeoutMs\x12\x12\n" +
+	"\x04rack\x18\x05 \x01(\tR\x04rack\"N\n" +
+	"\x0fOwnedPartitions\x12;\n" +
+	"\x06topics\x18\x01 \x03(\v2#.oncelog.state.v1.TopicIdPartitionsR\x06topics\"N\n" +
+	"\x11TopicIdPartitions\x12\x19\n" +
+	"\btopic_id\x18\x01 \x01(\fR\atopicId\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\x05R\n" +
+	"partitions\"H\n" +
+	"\fFenceMembers\x128\n" +
+	"\amembers\x18\x01 \x03(\v2\x1e.oncelog.state.v1.FencedMemberR\amembers\"E\n" +
+	"\fFencedMember\x12\x1b\n" +
+	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\"\xc0\x01\n" +
+	"\x10AssignPartitions\x12\x1f\n" +
+	"\vgroup_epoch\x18\x01 \x01(\x05R\n" +
+	"groupEpoch\x127\n" +
+	"\x06topics\x18\x02 \x03(\v2\x1f.oncelog.state.v1.AssignedTopicR\x06topics\x128\n" +
+	"\amembers\x18\x03 \x03(\v2\x1e.oncelog.state.v1.MemberTargetR\amembers\x12\x18\n" +
+	"\amatched\x18\x04 \x03(\tR\amatched\"@\n" +
+	"\rAssignedTopic\x12\x19\n" +
+	"\btopic_id\x18\x01 \x01(\fR\atopicId\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\"g\n" +
+	"\fMemberTarget\x12\x1b\n" +
+	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12:\n" +
+	"\x06topics\x18\x02 \x03(\v2\".oncelog.state.v1.TargetPartitionsR\x06topics\"H\n" +
+	"\x10TargetPartitions\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\rR\x05topic\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\x05R\n" +
+	"partitions\"\xc5\x01\n" +
 	"\x0fGroupShardState\x128\n" +
 	"\x06limits\x18\x01 \x01(\v2 .oncelog.state.v1.SetGroupLimitsR\x06limits\x124\n" +
 	"\x06groups\x18\x02 \x03(\v2\x1c.oncelog.state.v1.GroupStateR\x06groups\x12B\n" +
-	"\tproducers\x18\x03 \x03(\v2$.oncelog.state.v1.GroupProducerStateR\tproducers\"\x9f\x01\n" +
+	"\tproducers\x18\x03 \x03(\v2$.oncelog.state.v1.GroupProducerStateR\tproducers\"\xf7\x01\n" +
 	"\n" +
 	"GroupState\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12:\n" +
 	"\aoffsets\x18\x02 \x03(\v2 .oncelog.state.v1.CommittedTopicR\aoffsets\x12:\n" +
-	"\apending\x18\x03 \x03(\v2 .oncelog.state.v1.PendingOffsetsR\apending\"i\n" +
+	"\apending\x18\x03 \x03(\v2 .oncelog.state.v1.PendingOffsetsR\apending\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x05R\x05epoch\x12@\n" +
+	"\bconsumer\x18\x05 \x01(\v2$.oncelog.state.v1.ConsumerGroupStateR\bconsumer\"\xd3\x01\n" +
+	"\x12ConsumerGroupState\x12)\n" +
+	"\x10assignment_epoch\x18\x01 \x01(\x05R\x0fassignmentEpoch\x127\n" +
+	"\x06topics\x18\x02 \x03(\v2\x1f.oncelog.state.v1.AssignedTopicR\x06topics\x12?\n" +
+	"\amembers\x18\x03 \x03(\v2%.oncelog.state.v1.ConsumerMemberStateR\amembers\x12\x18\n" +
+	"\amatched\x18\x04 \x03(\tR\amatched\"\xce\x04\n" +
+	"\x13ConsumerMemberState\x12\x1b\n" +
+	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1f\n" +
+	"\vinstance_id\x18\x02 \x01(\tR\n" +
+	"instanceId\x12J\n" +
+	"\fsubscription\x18\x03 \x01(\v2&.oncelog.state.v1.ConsumerSubscriptionR\fsubscription\x123\n" +
+	"\x06client\x18\x04 \x01(\v2\x1b.oncelog.state.v1.ClientRefR\x06client\x12!\n" +
+	"\fmember_epoch\x18\x05 \x01(\x05R\vmemberEpoch\x12%\n" +
+	"\x0eprevious_epoch\x18\x06 \x01(\x05R\rpreviousEpoch\x12>\n" +
+	"\x06status\x18\a \x01(\x0e2&.oncelog.state.v1.ConsumerMemberStatusR\x06status\x12<\n" +
+	"\bassigned\x18\b \x03(\v2 .oncelog.state.v1.HeldPartitionsR\bassigned\x12<\n" +
+	"\brevoking\x18\t \x03(\v2 .oncelog.state.v1.HeldPartitionsR\brevoking\x12;\n" +
+	"\x06target\x18\n" +
+	" \x03(\v2#.oncelog.state.v1.TopicIdPartitionsR\x06target\x12\x18\n" +
+	"\aversion\x18\v \x01(\x04R\aversion\x12\x1b\n" +
+	"\tjoined_ms\x18\f \x01(\x03R\bjoinedMs\"c\n" +
+	"\x0eHeldPartitions\x12\x19\n" +
+	"\btopic_id\x18\x01 \x01(\fR\atopicId\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\x05R\n" +
+	"partitions\x12\x16\n" +
+	"\x06epochs\x18\x03 \x03(\x05R\x06epochs\"i\n" +
 	"\x0eCommittedTopic\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12A\n" +
 	"\n" +
@@ -1516,7 +2586,12 @@ const file_state_v1_group_proto_rawDesc = "" +
 	"\x0evoiding_marker\x18\x06 \x01(\x04R\rvoidingMarker\x12\x18\n" +
 	"\atouched\x18\a \x01(\x04R\atouched\x12\x1d\n" +
 	"\n" +
-	"updated_ms\x18\b \x01(\x03R\tupdatedMsB7Z5github.com/oncelog/oncelog/api/proto/state/v1;statev1b\x06proto3"
+	"updated_ms\x18\b \x01(\x03R\tupdatedMs*\xaa\x01\n" +
+	"\x14ConsumerMemberStatus\x12&\n" +
+	"\"CONSUMER_MEMBER_STATUS_UNSPECIFIED\x10\x00\x12!\n" +
+	"\x1dCONSUMER_MEMBER_STATUS_STABLE\x10\x01\x12#\n" +
+	"\x1fCONSUMER_MEMBER_STATUS_REVOKING\x10\x02\x12\"\n" +
+	"\x1eCONSUMER_MEMBER_STATUS_WAITING\x10\x03B7Z5github.com/oncelog/oncelog/api/proto/state/v1;statev1b\x06proto3"
 
 var (
 	file_state_v1_group_proto_rawDescOnce sync.Once
@@ -1530,57 +2605,93 @@ func file_state_v1_group_proto_rawDescGZIP() []byte {
 	return file_state_v1_group_proto_rawDescData
 }
 
-var file_state_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_state_v1_group_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_state_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_state_v1_group_proto_goTypes = []any{
-	(*GroupCommand)(nil),               // 0: oncelog.state.v1.GroupCommand
-	(*Committer)(nil),                  // 1: oncelog.state.v1.Committer
-	(*CommitOffsets)(nil),              // 2: oncelog.state.v1.CommitOffsets
-	(*TopicOffsets)(nil),               // 3: oncelog.state.v1.TopicOffsets
-	(*PartitionOffset)(nil),            // 4: oncelog.state.v1.PartitionOffset
-	(*CommitOffsetsInTransaction)(nil), // 5: oncelog.state.v1.CommitOffsetsInTransaction
-	(*EndTransactionOfOffsets)(nil),    // 6: oncelog.state.v1.EndTransactionOfOffsets
-	(*DeleteOffsets)(nil),              // 7: oncelog.state.v1.DeleteOffsets
-	(*DeleteGroup)(nil),                // 8: oncelog.state.v1.DeleteGroup
-	(*ExpireOffsets)(nil),              // 9: oncelog.state.v1.ExpireOffsets
-	(*ForgetTopics)(nil),               // 10: oncelog.state.v1.ForgetTopics
-	(*ExpireGroupProducers)(nil),       // 11: oncelog.state.v1.ExpireGroupProducers
-	(*SetGroupLimits)(nil),             // 12: oncelog.state.v1.SetGroupLimits
-	(*GroupShardState)(nil),            // 13: oncelog.state.v1.GroupShardState
-	(*GroupState)(nil),                 // 14: oncelog.state.v1.GroupState
-	(*CommittedTopic)(nil),             // 15: oncelog.state.v1.CommittedTopic
-	(*CommittedOffset)(nil),            // 16: oncelog.state.v1.CommittedOffset
-	(*PendingOffsets)(nil),             // 17: oncelog.state.v1.PendingOffsets
-	(*GroupProducerState)(nil),         // 18: oncelog.state.v1.GroupProducerState
-	(*TopicPartitions)(nil),            // 19: oncelog.state.v1.TopicPartitions
+	(ConsumerMemberStatus)(0),          // 0: oncelog.state.v1.ConsumerMemberStatus
+	(*GroupCommand)(nil),               // 1: oncelog.state.v1.GroupCommand
+	(*Committer)(nil),                  // 2: oncelog.state.v1.Committer
+	(*CommitOffsets)(nil),              // 3: oncelog.state.v1.CommitOffsets
+	(*TopicOffsets)(nil),               // 4: oncelog.state.v1.TopicOffsets
+	(*PartitionOffset)(nil),            // 5: oncelog.state.v1.PartitionOffset
+	(*CommitOffsetsInTransaction)(nil), // 6: oncelog.state.v1.CommitOffsetsInTransaction
+	(*EndTransactionOfOffsets)(nil),    // 7: oncelog.state.v1.EndTransactionOfOffsets
+	(*DeleteOffsets)(nil),              // 8: oncelog.state.v1.DeleteOffsets
+	(*DeleteGroup)(nil),                // 9: oncelog.state.v1.DeleteGroup
+	(*ExpireOffsets)(nil),              // 10: oncelog.state.v1.ExpireOffsets
+	(*ForgetTopics)(nil),               // 11: oncelog.state.v1.ForgetTopics
+	(*ExpireGroupProducers)(nil),       // 12: oncelog.state.v1.ExpireGroupProducers
+	(*SetGroupLimits)(nil),             // 13: oncelog.state.v1.SetGroupLimits
+	(*ConsumerHeartbeat)(nil),          // 14: oncelog.state.v1.ConsumerHeartbeat
+	(*ConsumerSubscription)(nil),       // 15: oncelog.state.v1.ConsumerSubscription
+	(*OwnedPartitions)(nil),            // 16: oncelog.state.v1.OwnedPartitions
+	(*TopicIdPartitions)(nil),          // 17: oncelog.state.v1.TopicIdPartitions
+	(*FenceMembers)(nil),               // 18: oncelog.state.v1.FenceMembers
+	(*FencedMember)(nil),               // 19: oncelog.state.v1.FencedMember
+	(*AssignPartitions)(nil),           // 20: oncelog.state.v1.AssignPartitions
+	(*AssignedTopic)(nil),              // 21: oncelog.state.v1.AssignedTopic
+	(*MemberTarget)(nil),               // 22: oncelog.state.v1.MemberTarget
+	(*TargetPartitions)(nil),           // 23: oncelog.state.v1.TargetPartitions
+	(*GroupShardState)(nil),            // 24: oncelog.state.v1.GroupShardState
+	(*GroupState)(nil),                 // 25: oncelog.state.v1.GroupState
+	(*ConsumerGroupState)(nil),         // 26: oncelog.state.v1.ConsumerGroupState
+	(*ConsumerMemberState)(nil),        // 27: oncelog.state.v1.ConsumerMemberState
+	(*HeldPartitions)(nil),             // 28: oncelog.state.v1.HeldPartitions
+	(*CommittedTopic)(nil),             // 29: oncelog.state.v1.CommittedTopic
+	(*CommittedOffset)(nil),            // 30: oncelog.state.v1.CommittedOffset
+	(*PendingOffsets)(nil),             // 31: oncelog.state.v1.PendingOffsets
+	(*GroupProducerState)(nil),         // 32: oncelog.state.v1.GroupProducerState
+	(*TopicPartitions)(nil),            // 33: oncelog.state.v1.TopicPartitions
+	(*ClientRef)(nil),                  // 34: oncelog.state.v1.ClientRef
 }
 var file_state_v1_group_proto_depIdxs = []int32{
-	2,  // 0: oncelog.state.v1.GroupCommand.commit:type_name -> oncelog.state.v1.CommitOffsets
-	5,  // 1: oncelog.state.v1.GroupCommand.commit_in_transaction:type_name -> oncelog.state.v1.CommitOffsetsInTransaction
-	6,  // 2: oncelog.state.v1.GroupCommand.end_transaction:type_name -> oncelog.state.v1.EndTransactionOfOffsets
-	7,  // 3: oncelog.state.v1.GroupCommand.delete_offsets:type_name -> oncelog.state.v1.DeleteOffsets
-	8,  // 4: oncelog.state.v1.GroupCommand.delete_group:type_name -> oncelog.state.v1.DeleteGroup
-	9,  // 5: oncelog.state.v1.GroupCommand.expire_offsets:type_name -> oncelog.state.v1.ExpireOffsets
-	10, // 6: oncelog.state.v1.GroupCommand.forget_topics:type_name -> oncelog.state.v1.ForgetTopics
-	11, // 7: oncelog.state.v1.GroupCommand.expire_producers:type_name -> oncelog.state.v1.ExpireGroupProducers
-	12, // 8: oncelog.state.v1.GroupCommand.limits:type_name -> oncelog.state.v1.SetGroupLimits
-	1,  // 9: oncelog.state.v1.CommitOffsets.committer:type_name -> oncelog.state.v1.Committer
-	3,  // 10: oncelog.state.v1.CommitOffsets.topics:type_name -> oncelog.state.v1.TopicOffsets
-	4,  // 11: oncelog.state.v1.TopicOffsets.partitions:type_name -> oncelog.state.v1.PartitionOffset
-	1,  // 12: oncelog.state.v1.CommitOffsetsInTransaction.committer:type_name -> oncelog.state.v1.Committer
-	3,  // 13: oncelog.state.v1.CommitOffsetsInTransaction.topics:type_name -> oncelog.state.v1.TopicOffsets
-	19, // 14: oncelog.state.v1.DeleteOffsets.topics:type_name -> oncelog.state.v1.TopicPartitions
-	12, // 15: oncelog.state.v1.GroupShardState.limits:type_name -> oncelog.state.v1.SetGroupLimits
-	14, // 16: oncelog.state.v1.GroupShardState.groups:type_name -> oncelog.state.v1.GroupState
-	18, // 17: oncelog.state.v1.GroupShardState.producers:type_name -> oncelog.state.v1.GroupProducerState
-	15, // 18: oncelog.state.v1.GroupState.offsets:type_name -> oncelog.state.v1.CommittedTopic
-	17, // 19: oncelog.state.v1.GroupState.pending:type_name -> oncelog.state.v1.PendingOffsets
-	16, // 20: oncelog.state.v1.CommittedTopic.partitions:type_name -> oncelog.state.v1.CommittedOffset
-	15, // 21: oncelog.state.v1.PendingOffsets.topics:type_name -> oncelog.state.v1.CommittedTopic
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	3,  // 0: oncelog.state.v1.GroupCommand.commit:type_name -> oncelog.state.v1.CommitOffsets
+	6,  // 1: oncelog.state.v1.GroupCommand.commit_in_transaction:type_name -> oncelog.state.v1.CommitOffsetsInTransaction
+	7,  // 2: oncelog.state.v1.GroupCommand.end_transaction:type_name -> oncelog.state.v1.EndTransactionOfOffsets
+	8,  // 3: oncelog.state.v1.GroupCommand.delete_offsets:type_name -> oncelog.state.v1.DeleteOffsets
+	9,  // 4: oncelog.state.v1.GroupCommand.delete_group:type_name -> oncelog.state.v1.DeleteGroup
+	10, // 5: oncelog.state.v1.GroupCommand.expire_offsets:type_name -> oncelog.state.v1.ExpireOffsets
+	11, // 6: oncelog.state.v1.GroupCommand.forget_topics:type_name -> oncelog.state.v1.ForgetTopics
+	12, // 7: oncelog.state.v1.GroupCommand.expire_producers:type_name -> oncelog.state.v1.ExpireGroupProducers
+	13, // 8: oncelog.state.v1.GroupCommand.limits:type_name -> oncelog.state.v1.SetGroupLimits
+	14, // 9: oncelog.state.v1.GroupCommand.heartbeat:type_name -> oncelog.state.v1.ConsumerHeartbeat
+	18, // 10: oncelog.state.v1.GroupCommand.fence:type_name -> oncelog.state.v1.FenceMembers
+	20, // 11: oncelog.state.v1.GroupCommand.assign:type_name -> oncelog.state.v1.AssignPartitions
+	2,  // 12: oncelog.state.v1.CommitOffsets.committer:type_name -> oncelog.state.v1.Committer
+	4,  // 13: oncelog.state.v1.CommitOffsets.topics:type_name -> oncelog.state.v1.TopicOffsets
+	5,  // 14: oncelog.state.v1.TopicOffsets.partitions:type_name -> oncelog.state.v1.PartitionOffset
+	2,  // 15: oncelog.state.v1.CommitOffsetsInTransaction.committer:type_name -> oncelog.state.v1.Committer
+	4,  // 16: oncelog.state.v1.CommitOffsetsInTransaction.topics:type_name -> oncelog.state.v1.TopicOffsets
+	33, // 17: oncelog.state.v1.DeleteOffsets.topics:type_name -> oncelog.state.v1.TopicPartitions
+	15, // 18: oncelog.state.v1.ConsumerHeartbeat.subscription:type_name -> oncelog.state.v1.ConsumerSubscription
+	16, // 19: oncelog.state.v1.ConsumerHeartbeat.owned:type_name -> oncelog.state.v1.OwnedPartitions
+	34, // 20: oncelog.state.v1.ConsumerHeartbeat.client:type_name -> oncelog.state.v1.ClientRef
+	17, // 21: oncelog.state.v1.OwnedPartitions.topics:type_name -> oncelog.state.v1.TopicIdPartitions
+	19, // 22: oncelog.state.v1.FenceMembers.members:type_name -> oncelog.state.v1.FencedMember
+	21, // 23: oncelog.state.v1.AssignPartitions.topics:type_name -> oncelog.state.v1.AssignedTopic
+	22, // 24: oncelog.state.v1.AssignPartitions.members:type_name -> oncelog.state.v1.MemberTarget
+	23, // 25: oncelog.state.v1.MemberTarget.topics:type_name -> oncelog.state.v1.TargetPartitions
+	13, // 26: oncelog.state.v1.GroupShardState.limits:type_name -> oncelog.state.v1.SetGroupLimits
+	25, // 27: oncelog.state.v1.GroupShardState.groups:type_name -> oncelog.state.v1.GroupState
+	32, // 28: oncelog.state.v1.GroupShardState.producers:type_name -> oncelog.state.v1.GroupProducerState
+	29, // 29: oncelog.state.v1.GroupState.offsets:type_name -> oncelog.state.v1.CommittedTopic
+	31, // 30: oncelog.state.v1.GroupState.pending:type_name -> oncelog.state.v1.PendingOffsets
+	26, // 31: oncelog.state.v1.GroupState.consumer:type_name -> oncelog.state.v1.ConsumerGroupState
+	21, // 32: oncelog.state.v1.ConsumerGroupState.topics:type_name -> oncelog.state.v1.AssignedTopic
+	27, // 33: oncelog.state.v1.ConsumerGroupState.members:type_name -> oncelog.state.v1.ConsumerMemberState
+	15, // 34: oncelog.state.v1.ConsumerMemberState.subscription:type_name -> oncelog.state.v1.ConsumerSubscription
+	34, // 35: oncelog.state.v1.ConsumerMemberState.client:type_name -> oncelog.state.v1.ClientRef
+	0,  // 36: oncelog.state.v1.ConsumerMemberState.status:type_name -> oncelog.state.v1.ConsumerMemberStatus
+	28, // 37: oncelog.state.v1.ConsumerMemberState.assigned:type_name -> oncelog.state.v1.HeldPartitions
+	28, // 38: oncelog.state.v1.ConsumerMemberState.revoking:type_name -> oncelog.state.v1.HeldPartitions
+	17, // 39: oncelog.state.v1.ConsumerMemberState.target:type_name -> oncelog.state.v1.TopicIdPartitions
+	30, // 40: oncelog.state.v1.CommittedTopic.partitions:type_name -> oncelog.state.v1.CommittedOffset
+	29, // 41: oncelog.state.v1.PendingOffsets.topics:type_name -> oncelog.state.v1.CommittedTopic
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_state_v1_group_proto_init() }
@@ -1599,19 +2710,23 @@ func file_state_v1_group_proto_init() {
 		(*GroupCommand_ForgetTopics)(nil),
 		(*GroupCommand_ExpireProducers)(nil),
 		(*GroupCommand_Limits)(nil),
+		(*GroupCommand_Heartbeat)(nil),
+		(*GroupCommand_Fence)(nil),
+		(*GroupCommand_Assign)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_state_v1_group_proto_rawDesc), len(file_state_v1_group_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   19,
+			NumEnums:      1,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_state_v1_group_proto_goTypes,
 		DependencyIndexes: file_state_v1_group_proto_depIdxs,
+		EnumInfos:         file_state_v1_group_proto_enumTypes,
 		MessageInfos:      file_state_v1_group_proto_msgTypes,
 	}.Build()
 	File_state_v1_group_proto = out.File

@@ -1,0 +1,96 @@
+package group
+
+import (
+	"maps"
+	"slices"
+)
+
+// Phase is where a group is in its life, by Kafka's names.
+type Phase string
+
+// The phases. Those of groups with members are told apart by Kafka for each protocol in its own way.
+const (
+	// PhaseEmpty: nobody is a member.
+	PhaseEmpty Phase = "Empty"
+	// PhaseAssigning: members or subscriptions have changed, and new targets are not there yet.
+	PhaseAssigning Phase = "Assigning"
+	// PhaseReconciling: some members are still on their way to their targets.
+	PhaseReconciling Phase = "Reconciling"
+	// PhaseStable: everyone has what it is to have.
+	PhaseStable Phase = "Stable"
+)
+
+// state is the group's phase.
+func (g *group) state() Phase {
+	c := g.consumers()
+	switch {
+	case g.empty():
+		return PhaseEmpty
+	case c.assignmentEpoch < g.epoch:
+		return PhaseAssigning
+	}
+	for _, m := range c.members {
+		if m.Status != Stable || m.Epoch != c.assignmentEpoch {
+			return PhaseReconciling
+		}
+	}
+	return PhaseStable
+}
+
+// Kind tells apart the protocols that groups speak.
+type Kind string
+
+// The kinds of groups, by Kafka's names.
+const (
+	// KindSimple: nobody was ever a member; the group is a place for offsets.
+	KindSimple Kind = "Simple"
+	// KindConsumer: members of KIP-848.
+	KindConsumer Kind = "Consumer"
+)
+
+// Description is one group as it is.
+type Description struct {
+	ID    string
+	Kind  Kind
+	Phase Phase
+	// Epoch is the group epoch or generation, AssignmentEpoch the group epoch that targets were computed for.
+	Epoch, AssignmentEpoch int32
+	// Members are sorted by id.
+	Members []*Member
+	// Topics names what members' partitions are of.
+	Topics map[TopicID]string
+	// Matched are the topics that members' patterns matched when targets were computed.
+	Matched []string
+	// Offsets counts committed offsets, Transactions the producers with offsets in open transactions.
+	Offsets, Transactions int
+}
+
+// Describe tells what is known of a group.
+func (s *State) Describe(id string) (Description, bool) {
+	g := s.groups[id]
+	if g == nil {
+		return Description{}, false
+	}
+	d := g.summary()
+	c := g.consumers()
+	d.AssignmentEpoch, d.Members, d.Topics, d.Matched = c.assignmentEpoch, c.sorted(), maps.Clone(c.topics), c.matched
+	return d, true
+}
+
+// List tells of every group, sorted by id, all but members and topics.
+func (s *State) List() []Description {
+	list := make([]Description, 0, len(s.groups))
+	for _, id := range slices.Sorted(maps.Keys(s.groups)) {
+		list = append(list, s.groups[id].summary())
+	}
+	return list
+}
+
+func (g *group) summary() Description {
+	d := Description{ID: g.id, Kind: KindSimple, Phase: g.state(), Epoch: g.epoch, Transactions: len(g.pending)}
+	if g.consumer != nil {
+		d.Kind = KindConsumer
+	}
+	d.Offsets, _ = g.offsets.size()
+	return d
+}
