@@ -396,7 +396,8 @@ func TestConnectionsAreLimited(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
-	good := Config{Log: &fakeLog{}, Replicas: &fakeReplicas{}, Cluster: newFakeCluster(t), Health: newFakeHealth(true)}
+	good := Config{Log: &fakeLog{}, Replicas: &fakeReplicas{}, Cluster: newFakeCluster(t), Health: newFakeHealth(true),
+		Transactions: &fakeTransactions{}, Coordinators: &fakeTransactions{}}
 	if err := good.Validate(); err != nil {
 		t.Error(err)
 	}
@@ -405,6 +406,8 @@ func TestConfigIsChecked(t *testing.T) {
 		"Replicas":        func(c *Config) { c.Replicas = nil },
 		"Cluster":         func(c *Config) { c.Cluster = nil },
 		"Health":          func(c *Config) { c.Health = nil },
+		"Transactions":    func(c *Config) { c.Transactions = nil },
+		"Coordinators":    func(c *Config) { c.Coordinators = nil },
 		"MaxMessageBytes": func(c *Config) { c.MaxMessageBytes = 65 << 20 },
 		"FetchBytes":      func(c *Config) { c.FetchBytes = -1 },
 		"StreamRequests":  func(c *Config) { c.StreamRequests = -1 },

@@ -27,13 +27,15 @@ import (
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 )
 
-// Config is what a Server needs. Log, Replicas, Cluster and Health must be given; zero limits mean
-// their defaults.
+// Config is what a Server needs. Log, Replicas, Cluster, Transactions, Coordinators and Health must be given; zero
+// limits mean their defaults.
 type Config struct {
-	Log      Log
-	Replicas Replicas
-	Cluster  Cluster
-	Health   Health
+	Log          Log
+	Replicas     Replicas
+	Cluster      Cluster
+	Transactions Transactions
+	Coordinators Coordinators
+	Health       Health
 
 	// HTTPListener is the name under which brokers advertise their HTTP port; empty: metadata shows
 	// no HTTP addresses.
@@ -104,6 +106,8 @@ func (c Config) Validate() error {
 		return errors.New("api: Replicas is missing")
 	case c.Cluster == nil:
 		return errors.New("api: Cluster is missing")
+	case c.Transactions == nil || c.Coordinators == nil:
+		return errors.New("api: Transactions or Coordinators is missing")
 	case c.Health == nil:
 		return errors.New("api: Health is missing")
 	case c.MaxMessageBytes < 0 || c.MaxMessageBytes > 64<<20:
@@ -184,6 +188,7 @@ func (s *Server) newGRPC(listener string) *grpc.Server {
 	g := grpc.NewServer(s.options()...)
 	svc := &service{Server: s, listener: listener}
 	clientv1.RegisterLogServiceServer(g, svc)
+	clientv1.RegisterTransactionServiceServer(g, svc)
 	clientv1.RegisterAdminServiceServer(g, svc)
 	healthpb.RegisterHealthServer(g, s.health)
 	if s.c.Reflection {
@@ -228,6 +233,7 @@ func (s *Server) Stop(ctx context.Context) error {
 // service answers the calls that come in by one listener.
 type service struct {
 	clientv1.UnimplementedLogServiceServer
+	clientv1.UnimplementedTransactionServiceServer
 	clientv1.UnimplementedAdminServiceServer
 	*Server
 	listener string

@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/partition/producer"
@@ -29,6 +31,26 @@ type Log interface {
 	DescribeProducers(ctx context.Context, tp record.TopicPartition, ids []record.ProducerID, limit int) ([]producer.Description, bool, error)
 }
 
+// Transactions coordinates transactional ids, as far as this broker leads their shards. Errors are *coordinator.Error, which say
+// whether the operation may have happened, and which broker to ask instead.
+type Transactions interface {
+	// InitProducer makes the caller the owner of an id (I2-I14).
+	InitProducer(context.Context, coordinator.InitRequest) (coordinator.Producer, error)
+	// EndTransaction commits or aborts; the producer is the one for the next transaction (T19).
+	EndTransaction(context.Context, coordinator.EndRequest) (coordinator.Producer, error)
+	// List gives at most limit ids of the shards led here.
+	List(ctx context.Context, f coordinator.TransactionFilter, limit int) (list []*txn.Transaction, truncated bool, err error)
+	Describe(ctx context.Context, id string) (*txn.Transaction, error)
+	// Abort aborts an open transaction against its producer.
+	Abort(ctx context.Context, id string, p coordinator.Producer, by txn.Client) error
+}
+
+// Coordinators finds coordinators, of whatever broker.
+type Coordinators interface {
+	// Find says which broker coordinates a name, as far as this one has heard. Shards that do not exist yet are made.
+	Find(ctx context.Context, k coordinator.Kind, name string) (broker int32, err error)
+}
+
 // Replicas shows and steers the Raft groups of this broker.
 type Replicas interface {
 	// Groups lists this broker's replicas of partitions.
@@ -44,6 +66,8 @@ type Replicas interface {
 
 // Cluster is what all brokers agree on, and what this one has heard from the others.
 type Cluster interface {
+	// Self is this broker's id.
+	Self() int32
 	// Image is the newest metadata here.
 	Image() *metadata.Image
 	// Leader is who leads a group as far as this broker has heard; ok is false when it has heard of

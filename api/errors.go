@@ -13,6 +13,7 @@ import (
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/cluster"
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
@@ -164,6 +165,7 @@ func (s *service) ofDomain(err error) *clientv1.Error {
 		recordErr    *record.Error
 		metadataErr  *metadata.Error
 		clusterErr   *cluster.Error
+		coordErr     *coordinator.Error
 	)
 	e := &clientv1.Error{Message: err.Error(), Outcome: clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN}
 	switch {
@@ -172,6 +174,8 @@ func (s *service) ofDomain(err error) *clientv1.Error {
 		if l := partitionErr.Leader; l != nil {
 			e.Leader = s.leader(*l)
 		}
+	case errors.As(err, &coordErr):
+		s.ofCoordinator(coordErr, e)
 	case errors.As(err, &recordErr):
 		e.Reason, e.Message = recordErr.Code.String(), recordErr.Message
 		if recordErr.Record >= 0 {
@@ -179,13 +183,7 @@ func (s *service) ofDomain(err error) *clientv1.Error {
 			e.Message = fmt.Sprintf("record %d: %s", recordErr.Record, recordErr.Message)
 		}
 	case errors.As(err, &metadataErr):
-		e.Reason, e.Message, e.Metadata = string(metadataErr.Code), metadataErr.Message, map[string]string{}
-		if metadataErr.Field != "" {
-			e.Metadata["field"] = metadataErr.Field
-		}
-		if metadataErr.Limit != "" {
-			e.Metadata["limit"] = metadataErr.Limit
-		}
+		e.Reason, e.Message, e.Metadata = string(metadataErr.Code), metadataErr.Message, fieldAndLimit(metadataErr.Field, metadataErr.Limit)
 	case errors.As(err, &clusterErr):
 		e.Reason, e.Message, e.Outcome = string(clusterErr.Code), clusterErr.Message, outcomeOf(clusterErr.Outcome)
 	default:
@@ -201,6 +199,28 @@ func (s *service) ofDomain(err error) *clientv1.Error {
 	e.Retriable = k.retry != retryNever && (recordErr == nil || !recordErr.Permanent)
 	e.Message = valid(e.Message)
 	return e
+}
+
+func fieldAndLimit(field, limit string) map[string]string {
+	m := map[string]string{}
+	if field != "" {
+		m["field"] = field
+	}
+	if limit != "" {
+		m["limit"] = limit
+	}
+	return m
+}
+
+// ofCoordinator says what a coordinator answered, whom to ask instead, and what happened to the id.
+func (s *service) ofCoordinator(err *coordinator.Error, e *clientv1.Error) {
+	e.Reason, e.Message, e.Outcome, e.Metadata = string(err.Code), err.Message, outcomeOf(err.Outcome), fieldAndLimit(err.Field, err.Limit)
+	if err.Coordinator != nil {
+		e.Leader = s.leader(partition.Leader{Broker: *err.Coordinator, Epoch: -1})
+	}
+	if err.Event != nil {
+		e.Event = protoEvent(err.Event)
+	}
 }
 
 // ofOthers names errors that belong to no domain: contexts, and raftgroup's own where a domain

@@ -27,7 +27,7 @@ func (s *service) admitted(req *clientv1.ProduceRequest) (partition.ProduceReque
 	}
 	batch := req.Batch
 	if req.Records != nil {
-		if batch, refusal = s.encodeRecords(req.Records, limits); refusal != nil {
+		if batch, refusal = s.encodeRecords(req.Records, limits, req.TransactionalId != ""); refusal != nil {
 			return none, refusal
 		}
 	}
@@ -35,11 +35,28 @@ func (s *service) admitted(req *clientv1.ProduceRequest) (partition.ProduceReque
 	if err != nil {
 		return none, s.ofDomain(err)
 	}
-	if valid.Attributes().Transactional() {
-		return none, refused(reasonTxnUnauthorised, "transactional_id", "",
-			"the batch has the transactional bit, but the request names no transactional id (P31)")
+	if refusal := checkTransactional(req.TransactionalId, valid); refusal != nil {
+		return none, refusal
 	}
-	return partition.ProduceRequest{TopicPartition: tp, Batch: valid, Timeout: time.Duration(req.TimeoutMs) * time.Millisecond}, nil
+	p := partition.ProduceRequest{TopicPartition: tp, Batch: valid, Timeout: time.Duration(req.TimeoutMs) * time.Millisecond}
+	if req.TransactionalId != "" {
+		p.TransactionalID, p.Version = req.TransactionalId, transactionVersion
+	}
+	return p, nil
+}
+
+// checkTransactional demands that request and batch agree on whether there is a transaction.
+func checkTransactional(id string, b record.Batch) *clientv1.Error {
+	switch transactional := b.Attributes().Transactional(); {
+	case transactional && id == "":
+		return refused(reasonTxnUnauthorised, "transactional_id", "",
+			"the batch has the transactional bit, but the request names no transactional id (P31)")
+	case !transactional && id != "":
+		return refused(reasonInvalidRequest, "batch", "", "the request names a transactional id, but the batch does not have the transactional bit")
+	case transactional && b.ProducerID() < 0:
+		return refused(reasonInvalidRequest, "batch", "", "the batch belongs to a transaction and has no producer id")
+	}
+	return nil
 }
 
 // checkProduce checks the fields that need no knowledge of the topic.
@@ -50,9 +67,10 @@ func checkProduce(req *clientv1.ProduceRequest) *clientv1.Error {
 	if refusal := checkRange("timeout_ms", int64(req.TimeoutMs), 0, maxTimeoutMS); refusal != nil {
 		return refusal
 	}
+	if refusal := checkTransactionalID(req.TransactionalId); req.TransactionalId != "" && refusal != nil {
+		return refusal
+	}
 	switch {
-	case req.TransactionalId != "":
-		return refused(reasonUnsupported, "transactional_id", "", "this broker serves no transactions yet")
 	case len(req.Batch) == 0 && req.Records == nil:
 		return refused(reasonInvalidRequest, "batch, records", "", "neither batch nor records is set; want exactly one")
 	case len(req.Batch) != 0 && req.Records != nil:
@@ -62,11 +80,14 @@ func checkProduce(req *clientv1.ProduceRequest) *clientv1.Error {
 }
 
 // encodeRecords makes one uncompressed batch of records in proto form.
-func (s *service) encodeRecords(r *clientv1.Records, limits record.Limits) (record.Batch, *clientv1.Error) {
+func (s *service) encodeRecords(r *clientv1.Records, limits record.Limits, transactional bool) (record.Batch, *clientv1.Error) {
 	if len(r.Records) == 0 {
 		return nil, refused(reasonInvalidRecord, "records", "1", "records is empty; want at least one record")
 	}
 	pid, epoch, sequence, refusal := producerOf(r)
+	if refusal == nil && transactional && pid == record.NoProducerID {
+		refusal = refused(reasonInvalidRequest, "producer_id, producer_epoch, base_sequence", "", "the records belong to a transaction and have no producer id")
+	}
 	if refusal != nil {
 		return nil, refusal
 	}
@@ -96,7 +117,7 @@ func (s *service) encodeRecords(r *clientv1.Records, limits record.Limits) (reco
 			return nil, s.ofDomain(err)
 		}
 	}
-	return builder.Finish(pid, epoch, sequence, false), nil
+	return builder.Finish(pid, epoch, sequence, transactional), nil
 }
 
 // producerOf reads the idempotence fields: all three, or none.

@@ -8,16 +8,6 @@ import (
 	"github.com/oncelog/oncelog/record"
 )
 
-// InitProducerId hands out a producer id that was never given before, with epoch 0 (I1). The name
-// is the one that generated code demands.
-func (s *service) InitProducerId(ctx context.Context, _ *clientv1.InitProducerIdRequest) (*clientv1.InitProducerIdResponse, error) {
-	id, err := s.c.Cluster.NextProducerID(ctx)
-	if err != nil {
-		return nil, s.failed(s.ofDomain(err))
-	}
-	return &clientv1.InitProducerIdResponse{ProducerId: int64(id)}, nil
-}
-
 // DescribeProducers shows what one partition remembers of its producers.
 func (s *service) DescribeProducers(ctx context.Context, req *clientv1.DescribeProducersRequest) (*clientv1.DescribeProducersResponse, error) {
 	tp, refusal := checkPartition(req.Topic, req.Partition)

@@ -37,8 +37,10 @@ type rig struct {
 	replicas *fakeReplicas
 	cluster  *fakeCluster
 	health   *fakeHealth
-	registry *prometheus.Registry
-	logged   *lockedBuilder
+	// transactions coordinates, and finds coordinators.
+	transactions *fakeTransactions
+	registry     *prometheus.Registry
+	logged       *lockedBuilder
 
 	conn   *grpc.ClientConn
 	client clientv1.LogServiceClient
@@ -50,9 +52,10 @@ type rig struct {
 // newRig starts a server on a listener called "default". change may alter the config before.
 func newRig(t *testing.T, change func(*Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, log: &fakeLog{}, replicas: &fakeReplicas{}, cluster: newFakeCluster(t), health: newFakeHealth(true),
+	r := &rig{t: t, log: &fakeLog{}, replicas: &fakeReplicas{}, cluster: newFakeCluster(t), health: newFakeHealth(true), transactions: &fakeTransactions{},
 		registry: prometheus.NewRegistry(), logged: &lockedBuilder{}}
 	c := Config{Log: r.log, Replicas: r.replicas, Cluster: r.cluster, Health: r.health, HTTPListener: "http", Reflection: true,
+		Transactions: r.transactions, Coordinators: r.transactions,
 		Registerer: r.registry, Logger: slog.New(slog.NewTextHandler(r.logged, nil))}
 	if change != nil {
 		change(&c)
@@ -282,6 +285,8 @@ type fakeCluster struct {
 	ready  func(context.Context, string) error
 	nextID func(context.Context) (record.ProducerID, error)
 }
+
+func (c *fakeCluster) Self() int32 { return 1 }
 
 func newFakeCluster(t *testing.T) *fakeCluster {
 	state := metadata.NewState()

@@ -76,6 +76,9 @@ type view struct {
 	p *parts
 }
 
+// Self is this broker's id (api.Cluster).
+func (v view) Self() int32 { return v.p.cfg.BrokerID }
+
 // Leader is who leads a group and is ready (api.Cluster).
 func (v view) Leader(g metadata.GroupID) (partition.Leader, bool) {
 	lead, ok := v.Cluster.Leader(g)
@@ -139,7 +142,10 @@ var (
 	_ api.Replicas = (*partition.Host)(nil)
 	_ api.Cluster  = view{}
 	_ api.Health   = (*health)(nil)
-	_ peer.Handler = peerHandler{}
+
+	_ api.Transactions = (*coordinator.Transactions)(nil)
+	_ api.Coordinators = (*coordinator.Host)(nil)
+	_ peer.Handler     = peerHandler{}
 
 	_ partition.Transactions  = txnGlue{}
 	_ coordinator.Markers     = txnGlue{}

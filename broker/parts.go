@@ -134,6 +134,7 @@ func (b *Broker) assemble() (*parts, error) {
 	}
 	p.api, err = api.New(api.Config{
 		Log: p.partitions, Replicas: p.partitions, Cluster: view{p.cluster, p}, Health: p.health,
+		Transactions: p.transactions, Coordinators: p.coordinators,
 		HTTPListener: httpListenerName, Reflection: true,
 		MaxMessageBytes: int(b.cfg.Limits.MaxMessageBytes),
 		ProduceBytes:    int64(b.cfg.Limits.ProduceBytes), FetchBytes: int64(b.cfg.Limits.FetchBytes),

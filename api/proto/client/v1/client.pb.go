@@ -174,6 +174,179 @@ func (IsolationLevel) EnumDescriptor() ([]byte, []int) {
 	return file_client_v1_client_proto_rawDescGZIP(), []int{2}
 }
 
+type CoordinatorType int32
+
+const (
+	CoordinatorType_COORDINATOR_TYPE_UNSPECIFIED CoordinatorType = 0
+	CoordinatorType_COORDINATOR_TYPE_GROUP       CoordinatorType = 1
+	CoordinatorType_COORDINATOR_TYPE_TRANSACTION CoordinatorType = 2
+)
+
+// Enum value maps for CoordinatorType.
+var (
+	CoordinatorType_name = map[int32]string{
+		0: "COORDINATOR_TYPE_UNSPECIFIED",
+		1: "COORDINATOR_TYPE_GROUP",
+		2: "COORDINATOR_TYPE_TRANSACTION",
+	}
+	CoordinatorType_value = map[string]int32{
+		"COORDINATOR_TYPE_UNSPECIFIED": 0,
+		"COORDINATOR_TYPE_GROUP":       1,
+		"COORDINATOR_TYPE_TRANSACTION": 2,
+	}
+)
+
+func (x CoordinatorType) Enum() *CoordinatorType {
+	p := new(CoordinatorType)
+	*p = x
+	return p
+}
+
+func (x CoordinatorType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CoordinatorType) Descriptor() protoreflect.EnumDescriptor {
+	return file_client_v1_client_proto_enumTypes[3].Descriptor()
+}
+
+func (CoordinatorType) Type() protoreflect.EnumType {
+	return &file_client_v1_client_proto_enumTypes[3]
+}
+
+func (x CoordinatorType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CoordinatorType.Descriptor instead.
+func (CoordinatorType) EnumDescriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{3}
+}
+
+type TransactionState int32
+
+const (
+	TransactionState_TRANSACTION_STATE_UNSPECIFIED TransactionState = 0
+	// No transaction since a producer took the id over.
+	TransactionState_TRANSACTION_STATE_EMPTY   TransactionState = 1
+	TransactionState_TRANSACTION_STATE_ONGOING TransactionState = 2
+	// Decided; markers are being written.
+	TransactionState_TRANSACTION_STATE_PREPARE_COMMIT  TransactionState = 3
+	TransactionState_TRANSACTION_STATE_PREPARE_ABORT   TransactionState = 4
+	TransactionState_TRANSACTION_STATE_COMPLETE_COMMIT TransactionState = 5
+	TransactionState_TRANSACTION_STATE_COMPLETE_ABORT  TransactionState = 6
+)
+
+// Enum value maps for TransactionState.
+var (
+	TransactionState_name = map[int32]string{
+		0: "TRANSACTION_STATE_UNSPECIFIED",
+		1: "TRANSACTION_STATE_EMPTY",
+		2: "TRANSACTION_STATE_ONGOING",
+		3: "TRANSACTION_STATE_PREPARE_COMMIT",
+		4: "TRANSACTION_STATE_PREPARE_ABORT",
+		5: "TRANSACTION_STATE_COMPLETE_COMMIT",
+		6: "TRANSACTION_STATE_COMPLETE_ABORT",
+	}
+	TransactionState_value = map[string]int32{
+		"TRANSACTION_STATE_UNSPECIFIED":     0,
+		"TRANSACTION_STATE_EMPTY":           1,
+		"TRANSACTION_STATE_ONGOING":         2,
+		"TRANSACTION_STATE_PREPARE_COMMIT":  3,
+		"TRANSACTION_STATE_PREPARE_ABORT":   4,
+		"TRANSACTION_STATE_COMPLETE_COMMIT": 5,
+		"TRANSACTION_STATE_COMPLETE_ABORT":  6,
+	}
+)
+
+func (x TransactionState) Enum() *TransactionState {
+	p := new(TransactionState)
+	*p = x
+	return p
+}
+
+func (x TransactionState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TransactionState) Descriptor() protoreflect.EnumDescriptor {
+	return file_client_v1_client_proto_enumTypes[4].Descriptor()
+}
+
+func (TransactionState) Type() protoreflect.EnumType {
+	return &file_client_v1_client_proto_enumTypes[4]
+}
+
+func (x TransactionState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TransactionState.Descriptor instead.
+func (TransactionState) EnumDescriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{4}
+}
+
+type TransactionEventKind int32
+
+const (
+	TransactionEventKind_TRANSACTION_EVENT_KIND_UNSPECIFIED TransactionEventKind = 0
+	// A producer took the id over, or took it up again.
+	TransactionEventKind_TRANSACTION_EVENT_KIND_INITIALISED TransactionEventKind = 1
+	// A producer took the id over while a transaction was open, which was aborted.
+	TransactionEventKind_TRANSACTION_EVENT_KIND_FENCED              TransactionEventKind = 2
+	TransactionEventKind_TRANSACTION_EVENT_KIND_TIMED_OUT           TransactionEventKind = 3
+	TransactionEventKind_TRANSACTION_EVENT_KIND_ABORTED_BY_OPERATOR TransactionEventKind = 4
+	// A partition refused a batch, the first one at its epoch.
+	TransactionEventKind_TRANSACTION_EVENT_KIND_BATCH_REFUSED TransactionEventKind = 5
+)
+
+// Enum value maps for TransactionEventKind.
+var (
+	TransactionEventKind_name = map[int32]string{
+		0: "TRANSACTION_EVENT_KIND_UNSPECIFIED",
+		1: "TRANSACTION_EVENT_KIND_INITIALISED",
+		2: "TRANSACTION_EVENT_KIND_FENCED",
+		3: "TRANSACTION_EVENT_KIND_TIMED_OUT",
+		4: "TRANSACTION_EVENT_KIND_ABORTED_BY_OPERATOR",
+		5: "TRANSACTION_EVENT_KIND_BATCH_REFUSED",
+	}
+	TransactionEventKind_value = map[string]int32{
+		"TRANSACTION_EVENT_KIND_UNSPECIFIED":         0,
+		"TRANSACTION_EVENT_KIND_INITIALISED":         1,
+		"TRANSACTION_EVENT_KIND_FENCED":              2,
+		"TRANSACTION_EVENT_KIND_TIMED_OUT":           3,
+		"TRANSACTION_EVENT_KIND_ABORTED_BY_OPERATOR": 4,
+		"TRANSACTION_EVENT_KIND_BATCH_REFUSED":       5,
+	}
+)
+
+func (x TransactionEventKind) Enum() *TransactionEventKind {
+	p := new(TransactionEventKind)
+	*p = x
+	return p
+}
+
+func (x TransactionEventKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TransactionEventKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_client_v1_client_proto_enumTypes[5].Descriptor()
+}
+
+func (TransactionEventKind) Type() protoreflect.EnumType {
+	return &file_client_v1_client_proto_enumTypes[5]
+}
+
+func (x TransactionEventKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TransactionEventKind.Descriptor instead.
+func (TransactionEventKind) EnumDescriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{5}
+}
+
 type ProduceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Chosen by the client, unique among the requests in flight on this stream.
@@ -182,7 +355,8 @@ type ProduceRequest struct {
 	Partition int32  `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
 	Acks      Acks   `protobuf:"varint,4,opt,name=acks,proto3,enum=oncelog.client.v1.Acks" json:"acks,omitempty"`
 	// How long the broker may wait for the commit. 0: 30,000. After it: REQUEST_TIMED_OUT, may have happened.
-	TimeoutMs       int32  `protobuf:"varint,5,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	TimeoutMs int32 `protobuf:"varint,5,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// Set if and only if the batch belongs to a transaction; records in proto form then do.
 	TransactionalId string `protobuf:"bytes,6,opt,name=transactional_id,json=transactionalId,proto3" json:"transactional_id,omitempty"`
 	// Exactly one of batch and records is set.
 	// One encoded Kafka record batch v2, base offset 0.
@@ -592,9 +766,12 @@ type Error struct {
 	// Whether the operation may have happened although it failed.
 	Outcome   Outcome `protobuf:"varint,3,opt,name=outcome,proto3,enum=oncelog.client.v1.Outcome" json:"outcome,omitempty"`
 	Retriable bool    `protobuf:"varint,4,opt,name=retriable,proto3" json:"retriable,omitempty"`
-	// Who leads the partition as far as this broker knows, with NOT_LEADER_OR_FOLLOWER.
-	Leader        *Leader           `protobuf:"bytes,5,opt,name=leader,proto3" json:"leader,omitempty"`
-	Metadata      map[string]string `protobuf:"bytes,6,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Who leads the partition as far as this broker knows, with NOT_LEADER_OR_FOLLOWER; who coordinates,
+	// with NOT_COORDINATOR.
+	Leader   *Leader           `protobuf:"bytes,5,opt,name=leader,proto3" json:"leader,omitempty"`
+	Metadata map[string]string `protobuf:"bytes,6,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// With PRODUCER_FENCED and the like: the last thing that happened to the transactional id.
+	Event         *TransactionEvent `protobuf:"bytes,7,opt,name=event,proto3" json:"event,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -667,6 +844,13 @@ func (x *Error) GetLeader() *Leader {
 func (x *Error) GetMetadata() map[string]string {
 	if x != nil {
 		return x.Metadata
+	}
+	return nil
+}
+
+func (x *Error) GetEvent() *TransactionEvent {
+	if x != nil {
+		return x.Event
 	}
 	return nil
 }
@@ -1360,7 +1544,15 @@ func (x *ListedOffset) GetLeaderEpoch() int32 {
 }
 
 type InitProducerIdRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: the producer uses no transactions, and the other fields mean nothing.
+	TransactionalId string `protobuf:"bytes,1,opt,name=transactional_id,json=transactionalId,proto3" json:"transactional_id,omitempty"`
+	// How long a transaction may be open before it is aborted. 0: 60,000.
+	TransactionTimeoutMs int32 `protobuf:"varint,2,opt,name=transaction_timeout_ms,json=transactionTimeoutMs,proto3" json:"transaction_timeout_ms,omitempty"`
+	// What the producer has, when it goes on after an error or asks again for an answer that was lost;
+	// both or none. None: it starts anew.
+	ProducerId    *int64 `protobuf:"varint,3,opt,name=producer_id,json=producerId,proto3,oneof" json:"producer_id,omitempty"`
+	ProducerEpoch *int32 `protobuf:"varint,4,opt,name=producer_epoch,json=producerEpoch,proto3,oneof" json:"producer_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1393,6 +1585,34 @@ func (x *InitProducerIdRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use InitProducerIdRequest.ProtoReflect.Descriptor instead.
 func (*InitProducerIdRequest) Descriptor() ([]byte, []int) {
 	return file_client_v1_client_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *InitProducerIdRequest) GetTransactionalId() string {
+	if x != nil {
+		return x.TransactionalId
+	}
+	return ""
+}
+
+func (x *InitProducerIdRequest) GetTransactionTimeoutMs() int32 {
+	if x != nil {
+		return x.TransactionTimeoutMs
+	}
+	return 0
+}
+
+func (x *InitProducerIdRequest) GetProducerId() int64 {
+	if x != nil && x.ProducerId != nil {
+		return *x.ProducerId
+	}
+	return 0
+}
+
+func (x *InitProducerIdRequest) GetProducerEpoch() int32 {
+	if x != nil && x.ProducerEpoch != nil {
+		return *x.ProducerEpoch
+	}
+	return 0
 }
 
 type InitProducerIdResponse struct {
@@ -1447,6 +1667,882 @@ func (x *InitProducerIdResponse) GetProducerEpoch() int32 {
 	return 0
 }
 
+type FindCoordinatorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Type  CoordinatorType        `protobuf:"varint,1,opt,name=type,proto3,enum=oncelog.client.v1.CoordinatorType" json:"type,omitempty"`
+	// The transactional id, or the group's.
+	Key           string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindCoordinatorRequest) Reset() {
+	*x = FindCoordinatorRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindCoordinatorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindCoordinatorRequest) ProtoMessage() {}
+
+func (x *FindCoordinatorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindCoordinatorRequest.ProtoReflect.Descriptor instead.
+func (*FindCoordinatorRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *FindCoordinatorRequest) GetType() CoordinatorType {
+	if x != nil {
+		return x.Type
+	}
+	return CoordinatorType_COORDINATOR_TYPE_UNSPECIFIED
+}
+
+func (x *FindCoordinatorRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+type FindCoordinatorResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	BrokerId int32                  `protobuf:"varint,1,opt,name=broker_id,json=brokerId,proto3" json:"broker_id,omitempty"`
+	// As advertised on the listener that was asked.
+	Address       string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindCoordinatorResponse) Reset() {
+	*x = FindCoordinatorResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindCoordinatorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindCoordinatorResponse) ProtoMessage() {}
+
+func (x *FindCoordinatorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindCoordinatorResponse.ProtoReflect.Descriptor instead.
+func (*FindCoordinatorResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *FindCoordinatorResponse) GetBrokerId() int32 {
+	if x != nil {
+		return x.BrokerId
+	}
+	return 0
+}
+
+func (x *FindCoordinatorResponse) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type EndTransactionRequest struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	TransactionalId string                 `protobuf:"bytes,1,opt,name=transactional_id,json=transactionalId,proto3" json:"transactional_id,omitempty"`
+	ProducerId      int64                  `protobuf:"varint,2,opt,name=producer_id,json=producerId,proto3" json:"producer_id,omitempty"`
+	ProducerEpoch   int32                  `protobuf:"varint,3,opt,name=producer_epoch,json=producerEpoch,proto3" json:"producer_epoch,omitempty"`
+	// Else abort.
+	Commit        bool `protobuf:"varint,4,opt,name=commit,proto3" json:"commit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndTransactionRequest) Reset() {
+	*x = EndTransactionRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndTransactionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndTransactionRequest) ProtoMessage() {}
+
+func (x *EndTransactionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndTransactionRequest.ProtoReflect.Descriptor instead.
+func (*EndTransactionRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *EndTransactionRequest) GetTransactionalId() string {
+	if x != nil {
+		return x.TransactionalId
+	}
+	return ""
+}
+
+func (x *EndTransactionRequest) GetProducerId() int64 {
+	if x != nil {
+		return x.ProducerId
+	}
+	return 0
+}
+
+func (x *EndTransactionRequest) GetProducerEpoch() int32 {
+	if x != nil {
+		return x.ProducerEpoch
+	}
+	return 0
+}
+
+func (x *EndTransactionRequest) GetCommit() bool {
+	if x != nil {
+		return x.Commit
+	}
+	return false
+}
+
+// EndTransactionResponse holds what the producer has from now on.
+type EndTransactionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ProducerId    int64                  `protobuf:"varint,1,opt,name=producer_id,json=producerId,proto3" json:"producer_id,omitempty"`
+	ProducerEpoch int32                  `protobuf:"varint,2,opt,name=producer_epoch,json=producerEpoch,proto3" json:"producer_epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndTransactionResponse) Reset() {
+	*x = EndTransactionResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndTransactionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndTransactionResponse) ProtoMessage() {}
+
+func (x *EndTransactionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndTransactionResponse.ProtoReflect.Descriptor instead.
+func (*EndTransactionResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *EndTransactionResponse) GetProducerId() int64 {
+	if x != nil {
+		return x.ProducerId
+	}
+	return 0
+}
+
+func (x *EndTransactionResponse) GetProducerEpoch() int32 {
+	if x != nil {
+		return x.ProducerEpoch
+	}
+	return 0
+}
+
+type ListTransactionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only these; empty: all.
+	States []TransactionState `protobuf:"varint,1,rep,packed,name=states,proto3,enum=oncelog.client.v1.TransactionState" json:"states,omitempty"`
+	// Only ids with one of these producer ids; empty: all.
+	ProducerIds []int64 `protobuf:"varint,2,rep,packed,name=producer_ids,json=producerIds,proto3" json:"producer_ids,omitempty"`
+	// Only transactions that have been open, or ending, for at least as long; 0: all.
+	OpenForMs int64 `protobuf:"varint,3,opt,name=open_for_ms,json=openForMs,proto3" json:"open_for_ms,omitempty"`
+	// Only ids that begin so.
+	IdPrefix      string `protobuf:"bytes,4,opt,name=id_prefix,json=idPrefix,proto3" json:"id_prefix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTransactionsRequest) Reset() {
+	*x = ListTransactionsRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTransactionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTransactionsRequest) ProtoMessage() {}
+
+func (x *ListTransactionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTransactionsRequest.ProtoReflect.Descriptor instead.
+func (*ListTransactionsRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListTransactionsRequest) GetStates() []TransactionState {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *ListTransactionsRequest) GetProducerIds() []int64 {
+	if x != nil {
+		return x.ProducerIds
+	}
+	return nil
+}
+
+func (x *ListTransactionsRequest) GetOpenForMs() int64 {
+	if x != nil {
+		return x.OpenForMs
+	}
+	return 0
+}
+
+func (x *ListTransactionsRequest) GetIdPrefix() string {
+	if x != nil {
+		return x.IdPrefix
+	}
+	return ""
+}
+
+type ListTransactionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sorted by id, without partitions and history, at most 10,000.
+	Transactions []*Transaction `protobuf:"bytes,1,rep,name=transactions,proto3" json:"transactions,omitempty"`
+	// There are more.
+	Truncated     bool `protobuf:"varint,2,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTransactionsResponse) Reset() {
+	*x = ListTransactionsResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTransactionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTransactionsResponse) ProtoMessage() {}
+
+func (x *ListTransactionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTransactionsResponse.ProtoReflect.Descriptor instead.
+func (*ListTransactionsResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListTransactionsResponse) GetTransactions() []*Transaction {
+	if x != nil {
+		return x.Transactions
+	}
+	return nil
+}
+
+func (x *ListTransactionsResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+type DescribeTransactionRequest struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	TransactionalId string                 `protobuf:"bytes,1,opt,name=transactional_id,json=transactionalId,proto3" json:"transactional_id,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *DescribeTransactionRequest) Reset() {
+	*x = DescribeTransactionRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeTransactionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeTransactionRequest) ProtoMessage() {}
+
+func (x *DescribeTransactionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeTransactionRequest.ProtoReflect.Descriptor instead.
+func (*DescribeTransactionRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DescribeTransactionRequest) GetTransactionalId() string {
+	if x != nil {
+		return x.TransactionalId
+	}
+	return ""
+}
+
+type DescribeTransactionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Transaction   *Transaction           `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeTransactionResponse) Reset() {
+	*x = DescribeTransactionResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeTransactionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeTransactionResponse) ProtoMessage() {}
+
+func (x *DescribeTransactionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeTransactionResponse.ProtoReflect.Descriptor instead.
+func (*DescribeTransactionResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *DescribeTransactionResponse) GetTransaction() *Transaction {
+	if x != nil {
+		return x.Transaction
+	}
+	return nil
+}
+
+type AbortTransactionRequest struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	TransactionalId string                 `protobuf:"bytes,1,opt,name=transactional_id,json=transactionalId,proto3" json:"transactional_id,omitempty"`
+	// The producer whose transaction was looked at; if another one has begun since, nothing happens.
+	// Both or none; none: whatever is open now.
+	ProducerId    *int64 `protobuf:"varint,2,opt,name=producer_id,json=producerId,proto3,oneof" json:"producer_id,omitempty"`
+	ProducerEpoch *int32 `protobuf:"varint,3,opt,name=producer_epoch,json=producerEpoch,proto3,oneof" json:"producer_epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortTransactionRequest) Reset() {
+	*x = AbortTransactionRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortTransactionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortTransactionRequest) ProtoMessage() {}
+
+func (x *AbortTransactionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortTransactionRequest.ProtoReflect.Descriptor instead.
+func (*AbortTransactionRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *AbortTransactionRequest) GetTransactionalId() string {
+	if x != nil {
+		return x.TransactionalId
+	}
+	return ""
+}
+
+func (x *AbortTransactionRequest) GetProducerId() int64 {
+	if x != nil && x.ProducerId != nil {
+		return *x.ProducerId
+	}
+	return 0
+}
+
+func (x *AbortTransactionRequest) GetProducerEpoch() int32 {
+	if x != nil && x.ProducerEpoch != nil {
+		return *x.ProducerEpoch
+	}
+	return 0
+}
+
+type AbortTransactionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortTransactionResponse) Reset() {
+	*x = AbortTransactionResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortTransactionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortTransactionResponse) ProtoMessage() {}
+
+func (x *AbortTransactionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortTransactionResponse.ProtoReflect.Descriptor instead.
+func (*AbortTransactionResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{27}
+}
+
+// Transaction is a transactional id and its latest transaction.
+type Transaction struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	TransactionalId string                 `protobuf:"bytes,1,opt,name=transactional_id,json=transactionalId,proto3" json:"transactional_id,omitempty"`
+	State           TransactionState       `protobuf:"varint,2,opt,name=state,proto3,enum=oncelog.client.v1.TransactionState" json:"state,omitempty"`
+	ProducerId      int64                  `protobuf:"varint,3,opt,name=producer_id,json=producerId,proto3" json:"producer_id,omitempty"`
+	ProducerEpoch   int32                  `protobuf:"varint,4,opt,name=producer_epoch,json=producerEpoch,proto3" json:"producer_epoch,omitempty"`
+	// The epoch before, with which its producer may ask again; -1: none.
+	LastEpoch int32 `protobuf:"varint,5,opt,name=last_epoch,json=lastEpoch,proto3" json:"last_epoch,omitempty"`
+	// The producer id before, and the one that comes next; -1: none.
+	PreviousProducerId int64 `protobuf:"varint,6,opt,name=previous_producer_id,json=previousProducerId,proto3" json:"previous_producer_id,omitempty"`
+	NextProducerId     int64 `protobuf:"varint,7,opt,name=next_producer_id,json=nextProducerId,proto3" json:"next_producer_id,omitempty"`
+	TimeoutMs          int32 `protobuf:"varint,8,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// ms since 1970; -1: none has begun.
+	StartMs   int64 `protobuf:"varint,9,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
+	UpdatedMs int64 `protobuf:"varint,10,opt,name=updated_ms,json=updatedMs,proto3" json:"updated_ms,omitempty"`
+	// Transaction version of the client that wrote last; 0: none yet.
+	ClientVersion int32               `protobuf:"varint,11,opt,name=client_version,json=clientVersion,proto3" json:"client_version,omitempty"`
+	Topics        []*TransactionTopic `protobuf:"bytes,12,rep,name=topics,proto3" json:"topics,omitempty"`
+	// Oldest first.
+	History []*TransactionEvent `protobuf:"bytes,13,rep,name=history,proto3" json:"history,omitempty"`
+	// Broker that answers for it.
+	CoordinatorId int32 `protobuf:"varint,14,opt,name=coordinator_id,json=coordinatorId,proto3" json:"coordinator_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Transaction) Reset() {
+	*x = Transaction{}
+	mi := &file_client_v1_client_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Transaction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Transaction) ProtoMessage() {}
+
+func (x *Transaction) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Transaction.ProtoReflect.Descriptor instead.
+func (*Transaction) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Transaction) GetTransactionalId() string {
+	if x != nil {
+		return x.TransactionalId
+	}
+	return ""
+}
+
+func (x *Transaction) GetState() TransactionState {
+	if x != nil {
+		return x.State
+	}
+	return TransactionState_TRANSACTION_STATE_UNSPECIFIED
+}
+
+func (x *Transaction) GetProducerId() int64 {
+	if x != nil {
+		return x.ProducerId
+	}
+	return 0
+}
+
+func (x *Transaction) GetProducerEpoch() int32 {
+	if x != nil {
+		return x.ProducerEpoch
+	}
+	return 0
+}
+
+func (x *Transaction) GetLastEpoch() int32 {
+	if x != nil {
+		return x.LastEpoch
+	}
+	return 0
+}
+
+func (x *Transaction) GetPreviousProducerId() int64 {
+	if x != nil {
+		return x.PreviousProducerId
+	}
+	return 0
+}
+
+func (x *Transaction) GetNextProducerId() int64 {
+	if x != nil {
+		return x.NextProducerId
+	}
+	return 0
+}
+
+func (x *Transaction) GetTimeoutMs() int32 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *Transaction) GetStartMs() int64 {
+	if x != nil {
+		return x.StartMs
+	}
+	return 0
+}
+
+func (x *Transaction) GetUpdatedMs() int64 {
+	if x != nil {
+		return x.UpdatedMs
+	}
+	return 0
+}
+
+func (x *Transaction) GetClientVersion() int32 {
+	if x != nil {
+		return x.ClientVersion
+	}
+	return 0
+}
+
+func (x *Transaction) GetTopics() []*TransactionTopic {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *Transaction) GetHistory() []*TransactionEvent {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
+func (x *Transaction) GetCoordinatorId() int32 {
+	if x != nil {
+		return x.CoordinatorId
+	}
+	return 0
+}
+
+type TransactionTopic struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partitions    []int32                `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransactionTopic) Reset() {
+	*x = TransactionTopic{}
+	mi := &file_client_v1_client_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransactionTopic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransactionTopic) ProtoMessage() {}
+
+func (x *TransactionTopic) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransactionTopic.ProtoReflect.Descriptor instead.
+func (*TransactionTopic) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *TransactionTopic) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *TransactionTopic) GetPartitions() []int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// TransactionEvent is something that happened to a transactional id.
+type TransactionEvent struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Kind   TransactionEventKind   `protobuf:"varint,1,opt,name=kind,proto3,enum=oncelog.client.v1.TransactionEventKind" json:"kind,omitempty"`
+	TimeMs int64                  `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	// For INITIALISED the new ones, else those that were hit.
+	ProducerId    int64 `protobuf:"varint,3,opt,name=producer_id,json=producerId,proto3" json:"producer_id,omitempty"`
+	ProducerEpoch int32 `protobuf:"varint,4,opt,name=producer_epoch,json=producerEpoch,proto3" json:"producer_epoch,omitempty"`
+	// Who caused it; empty: the coordinator.
+	ClientId      string `protobuf:"bytes,5,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	ClientAddress string `protobuf:"bytes,6,opt,name=client_address,json=clientAddress,proto3" json:"client_address,omitempty"`
+	// With BATCH_REFUSED.
+	Topic     string `protobuf:"bytes,7,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition int32  `protobuf:"varint,8,opt,name=partition,proto3" json:"partition,omitempty"`
+	Reason    string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	// -1: sequences were not the reason.
+	ExpectedSequence int32 `protobuf:"varint,10,opt,name=expected_sequence,json=expectedSequence,proto3" json:"expected_sequence,omitempty"`
+	ReceivedSequence int32 `protobuf:"varint,11,opt,name=received_sequence,json=receivedSequence,proto3" json:"received_sequence,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *TransactionEvent) Reset() {
+	*x = TransactionEvent{}
+	mi := &file_client_v1_client_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransactionEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransactionEvent) ProtoMessage() {}
+
+func (x *TransactionEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransactionEvent.ProtoReflect.Descriptor instead.
+func (*TransactionEvent) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *TransactionEvent) GetKind() TransactionEventKind {
+	if x != nil {
+		return x.Kind
+	}
+	return TransactionEventKind_TRANSACTION_EVENT_KIND_UNSPECIFIED
+}
+
+func (x *TransactionEvent) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *TransactionEvent) GetProducerId() int64 {
+	if x != nil {
+		return x.ProducerId
+	}
+	return 0
+}
+
+func (x *TransactionEvent) GetProducerEpoch() int32 {
+	if x != nil {
+		return x.ProducerEpoch
+	}
+	return 0
+}
+
+func (x *TransactionEvent) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *TransactionEvent) GetClientAddress() string {
+	if x != nil {
+		return x.ClientAddress
+	}
+	return ""
+}
+
+func (x *TransactionEvent) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *TransactionEvent) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *TransactionEvent) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *TransactionEvent) GetExpectedSequence() int32 {
+	if x != nil {
+		return x.ExpectedSequence
+	}
+	return 0
+}
+
+func (x *TransactionEvent) GetReceivedSequence() int32 {
+	if x != nil {
+		return x.ReceivedSequence
+	}
+	return 0
+}
+
 type DescribeProducersRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Topic     string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
@@ -1459,7 +2555,7 @@ type DescribeProducersRequest struct {
 
 func (x *DescribeProducersRequest) Reset() {
 	*x = DescribeProducersRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[18]
+	mi := &file_client_v1_client_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +2567,7 @@ func (x *DescribeProducersRequest) String() string {
 func (*DescribeProducersRequest) ProtoMessage() {}
 
 func (x *DescribeProducersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[18]
+	mi := &file_client_v1_client_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +2580,7 @@ func (x *DescribeProducersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeProducersRequest.ProtoReflect.Descriptor instead.
 func (*DescribeProducersRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{18}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DescribeProducersRequest) GetTopic() string {
@@ -1519,7 +2615,7 @@ type DescribeProducersResponse struct {
 
 func (x *DescribeProducersResponse) Reset() {
 	*x = DescribeProducersResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[19]
+	mi := &file_client_v1_client_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +2627,7 @@ func (x *DescribeProducersResponse) String() string {
 func (*DescribeProducersResponse) ProtoMessage() {}
 
 func (x *DescribeProducersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[19]
+	mi := &file_client_v1_client_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +2640,7 @@ func (x *DescribeProducersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeProducersResponse.ProtoReflect.Descriptor instead.
 func (*DescribeProducersResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{19}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DescribeProducersResponse) GetProducers() []*ProducerState {
@@ -1578,7 +2674,7 @@ type ProducerState struct {
 
 func (x *ProducerState) Reset() {
 	*x = ProducerState{}
-	mi := &file_client_v1_client_proto_msgTypes[20]
+	mi := &file_client_v1_client_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +2686,7 @@ func (x *ProducerState) String() string {
 func (*ProducerState) ProtoMessage() {}
 
 func (x *ProducerState) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[20]
+	mi := &file_client_v1_client_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +2699,7 @@ func (x *ProducerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProducerState.ProtoReflect.Descriptor instead.
 func (*ProducerState) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{20}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ProducerState) GetProducerId() int64 {
@@ -1668,7 +2764,7 @@ type ProducerBatch struct {
 
 func (x *ProducerBatch) Reset() {
 	*x = ProducerBatch{}
-	mi := &file_client_v1_client_proto_msgTypes[21]
+	mi := &file_client_v1_client_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +2776,7 @@ func (x *ProducerBatch) String() string {
 func (*ProducerBatch) ProtoMessage() {}
 
 func (x *ProducerBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[21]
+	mi := &file_client_v1_client_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +2789,7 @@ func (x *ProducerBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProducerBatch.ProtoReflect.Descriptor instead.
 func (*ProducerBatch) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{21}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ProducerBatch) GetBaseSequence() int32 {
@@ -1741,7 +2837,7 @@ type GetMetadataRequest struct {
 
 func (x *GetMetadataRequest) Reset() {
 	*x = GetMetadataRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[22]
+	mi := &file_client_v1_client_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +2849,7 @@ func (x *GetMetadataRequest) String() string {
 func (*GetMetadataRequest) ProtoMessage() {}
 
 func (x *GetMetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[22]
+	mi := &file_client_v1_client_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +2862,7 @@ func (x *GetMetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMetadataRequest.ProtoReflect.Descriptor instead.
 func (*GetMetadataRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{22}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetMetadataRequest) GetTopics() []string {
@@ -1790,7 +2886,7 @@ type GetMetadataResponse struct {
 
 func (x *GetMetadataResponse) Reset() {
 	*x = GetMetadataResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[23]
+	mi := &file_client_v1_client_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +2898,7 @@ func (x *GetMetadataResponse) String() string {
 func (*GetMetadataResponse) ProtoMessage() {}
 
 func (x *GetMetadataResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[23]
+	mi := &file_client_v1_client_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +2911,7 @@ func (x *GetMetadataResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMetadataResponse.ProtoReflect.Descriptor instead.
 func (*GetMetadataResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{23}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetMetadataResponse) GetClusterId() string {
@@ -1870,7 +2966,7 @@ type Broker struct {
 
 func (x *Broker) Reset() {
 	*x = Broker{}
-	mi := &file_client_v1_client_proto_msgTypes[24]
+	mi := &file_client_v1_client_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1882,7 +2978,7 @@ func (x *Broker) String() string {
 func (*Broker) ProtoMessage() {}
 
 func (x *Broker) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[24]
+	mi := &file_client_v1_client_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1895,7 +2991,7 @@ func (x *Broker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Broker.ProtoReflect.Descriptor instead.
 func (*Broker) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{24}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Broker) GetBrokerId() int32 {
@@ -1963,7 +3059,7 @@ type Topic struct {
 
 func (x *Topic) Reset() {
 	*x = Topic{}
-	mi := &file_client_v1_client_proto_msgTypes[25]
+	mi := &file_client_v1_client_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +3071,7 @@ func (x *Topic) String() string {
 func (*Topic) ProtoMessage() {}
 
 func (x *Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[25]
+	mi := &file_client_v1_client_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +3084,7 @@ func (x *Topic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topic.ProtoReflect.Descriptor instead.
 func (*Topic) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{25}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Topic) GetName() string {
@@ -2040,7 +3136,7 @@ type Partition struct {
 
 func (x *Partition) Reset() {
 	*x = Partition{}
-	mi := &file_client_v1_client_proto_msgTypes[26]
+	mi := &file_client_v1_client_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +3148,7 @@ func (x *Partition) String() string {
 func (*Partition) ProtoMessage() {}
 
 func (x *Partition) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[26]
+	mi := &file_client_v1_client_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +3161,7 @@ func (x *Partition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Partition.ProtoReflect.Descriptor instead.
 func (*Partition) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{26}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Partition) GetPartition() int32 {
@@ -2122,7 +3218,7 @@ type CreateTopicRequest struct {
 
 func (x *CreateTopicRequest) Reset() {
 	*x = CreateTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[27]
+	mi := &file_client_v1_client_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2134,7 +3230,7 @@ func (x *CreateTopicRequest) String() string {
 func (*CreateTopicRequest) ProtoMessage() {}
 
 func (x *CreateTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[27]
+	mi := &file_client_v1_client_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2147,7 +3243,7 @@ func (x *CreateTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTopicRequest.ProtoReflect.Descriptor instead.
 func (*CreateTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{27}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CreateTopicRequest) GetName() string {
@@ -2201,7 +3297,7 @@ type CreateTopicResponse struct {
 
 func (x *CreateTopicResponse) Reset() {
 	*x = CreateTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[28]
+	mi := &file_client_v1_client_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2213,7 +3309,7 @@ func (x *CreateTopicResponse) String() string {
 func (*CreateTopicResponse) ProtoMessage() {}
 
 func (x *CreateTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[28]
+	mi := &file_client_v1_client_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2226,7 +3322,7 @@ func (x *CreateTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTopicResponse.ProtoReflect.Descriptor instead.
 func (*CreateTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{28}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CreateTopicResponse) GetTopic() *Topic {
@@ -2250,7 +3346,7 @@ type AlterTopicRequest struct {
 
 func (x *AlterTopicRequest) Reset() {
 	*x = AlterTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[29]
+	mi := &file_client_v1_client_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +3358,7 @@ func (x *AlterTopicRequest) String() string {
 func (*AlterTopicRequest) ProtoMessage() {}
 
 func (x *AlterTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[29]
+	mi := &file_client_v1_client_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +3371,7 @@ func (x *AlterTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTopicRequest.ProtoReflect.Descriptor instead.
 func (*AlterTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{29}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AlterTopicRequest) GetName() string {
@@ -2322,7 +3418,7 @@ type AlterTopicResponse struct {
 
 func (x *AlterTopicResponse) Reset() {
 	*x = AlterTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[30]
+	mi := &file_client_v1_client_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2334,7 +3430,7 @@ func (x *AlterTopicResponse) String() string {
 func (*AlterTopicResponse) ProtoMessage() {}
 
 func (x *AlterTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[30]
+	mi := &file_client_v1_client_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2347,7 +3443,7 @@ func (x *AlterTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTopicResponse.ProtoReflect.Descriptor instead.
 func (*AlterTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{30}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AlterTopicResponse) GetTopic() *Topic {
@@ -2366,7 +3462,7 @@ type DeleteTopicRequest struct {
 
 func (x *DeleteTopicRequest) Reset() {
 	*x = DeleteTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[31]
+	mi := &file_client_v1_client_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2378,7 +3474,7 @@ func (x *DeleteTopicRequest) String() string {
 func (*DeleteTopicRequest) ProtoMessage() {}
 
 func (x *DeleteTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[31]
+	mi := &file_client_v1_client_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2391,7 +3487,7 @@ func (x *DeleteTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopicRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{31}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DeleteTopicRequest) GetName() string {
@@ -2409,7 +3505,7 @@ type DeleteTopicResponse struct {
 
 func (x *DeleteTopicResponse) Reset() {
 	*x = DeleteTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[32]
+	mi := &file_client_v1_client_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2421,7 +3517,7 @@ func (x *DeleteTopicResponse) String() string {
 func (*DeleteTopicResponse) ProtoMessage() {}
 
 func (x *DeleteTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[32]
+	mi := &file_client_v1_client_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2434,7 +3530,7 @@ func (x *DeleteTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopicResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{32}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{45}
 }
 
 type DescribeTopicRequest struct {
@@ -2446,7 +3542,7 @@ type DescribeTopicRequest struct {
 
 func (x *DescribeTopicRequest) Reset() {
 	*x = DescribeTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[33]
+	mi := &file_client_v1_client_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +3554,7 @@ func (x *DescribeTopicRequest) String() string {
 func (*DescribeTopicRequest) ProtoMessage() {}
 
 func (x *DescribeTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[33]
+	mi := &file_client_v1_client_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +3567,7 @@ func (x *DescribeTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTopicRequest.ProtoReflect.Descriptor instead.
 func (*DescribeTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{33}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DescribeTopicRequest) GetName() string {
@@ -2491,7 +3587,7 @@ type DescribeTopicResponse struct {
 
 func (x *DescribeTopicResponse) Reset() {
 	*x = DescribeTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[34]
+	mi := &file_client_v1_client_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2503,7 +3599,7 @@ func (x *DescribeTopicResponse) String() string {
 func (*DescribeTopicResponse) ProtoMessage() {}
 
 func (x *DescribeTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[34]
+	mi := &file_client_v1_client_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2516,7 +3612,7 @@ func (x *DescribeTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTopicResponse.ProtoReflect.Descriptor instead.
 func (*DescribeTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{34}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DescribeTopicResponse) GetTopic() *Topic {
@@ -2546,7 +3642,7 @@ type ConfigEntry struct {
 
 func (x *ConfigEntry) Reset() {
 	*x = ConfigEntry{}
-	mi := &file_client_v1_client_proto_msgTypes[35]
+	mi := &file_client_v1_client_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2558,7 +3654,7 @@ func (x *ConfigEntry) String() string {
 func (*ConfigEntry) ProtoMessage() {}
 
 func (x *ConfigEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[35]
+	mi := &file_client_v1_client_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2571,7 +3667,7 @@ func (x *ConfigEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigEntry.ProtoReflect.Descriptor instead.
 func (*ConfigEntry) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{35}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ConfigEntry) GetName() string {
@@ -2613,7 +3709,7 @@ type ListRaftGroupsRequest struct {
 
 func (x *ListRaftGroupsRequest) Reset() {
 	*x = ListRaftGroupsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[36]
+	mi := &file_client_v1_client_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +3721,7 @@ func (x *ListRaftGroupsRequest) String() string {
 func (*ListRaftGroupsRequest) ProtoMessage() {}
 
 func (x *ListRaftGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[36]
+	mi := &file_client_v1_client_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +3734,7 @@ func (x *ListRaftGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRaftGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListRaftGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{36}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListRaftGroupsRequest) GetTopic() string {
@@ -2664,7 +3760,7 @@ type ListRaftGroupsResponse struct {
 
 func (x *ListRaftGroupsResponse) Reset() {
 	*x = ListRaftGroupsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[37]
+	mi := &file_client_v1_client_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +3772,7 @@ func (x *ListRaftGroupsResponse) String() string {
 func (*ListRaftGroupsResponse) ProtoMessage() {}
 
 func (x *ListRaftGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[37]
+	mi := &file_client_v1_client_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +3785,7 @@ func (x *ListRaftGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRaftGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListRaftGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{37}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListRaftGroupsResponse) GetGroups() []*RaftGroup {
@@ -2731,7 +3827,7 @@ type RaftGroup struct {
 
 func (x *RaftGroup) Reset() {
 	*x = RaftGroup{}
-	mi := &file_client_v1_client_proto_msgTypes[38]
+	mi := &file_client_v1_client_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2743,7 +3839,7 @@ func (x *RaftGroup) String() string {
 func (*RaftGroup) ProtoMessage() {}
 
 func (x *RaftGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[38]
+	mi := &file_client_v1_client_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2756,7 +3852,7 @@ func (x *RaftGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftGroup.ProtoReflect.Descriptor instead.
 func (*RaftGroup) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{38}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RaftGroup) GetGroupId() uint64 {
@@ -2904,7 +4000,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[39]
+	mi := &file_client_v1_client_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2916,7 +4012,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[39]
+	mi := &file_client_v1_client_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2929,7 +4025,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{39}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *TransferLeadershipRequest) GetTopic() string {
@@ -2961,7 +4057,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[40]
+	mi := &file_client_v1_client_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2973,7 +4069,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[40]
+	mi := &file_client_v1_client_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2986,7 +4082,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{40}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{53}
 }
 
 type GetChecksumsRequest struct {
@@ -3001,7 +4097,7 @@ type GetChecksumsRequest struct {
 
 func (x *GetChecksumsRequest) Reset() {
 	*x = GetChecksumsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[41]
+	mi := &file_client_v1_client_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3013,7 +4109,7 @@ func (x *GetChecksumsRequest) String() string {
 func (*GetChecksumsRequest) ProtoMessage() {}
 
 func (x *GetChecksumsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[41]
+	mi := &file_client_v1_client_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3026,7 +4122,7 @@ func (x *GetChecksumsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChecksumsRequest.ProtoReflect.Descriptor instead.
 func (*GetChecksumsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{41}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *GetChecksumsRequest) GetTopic() string {
@@ -3064,7 +4160,7 @@ type GetChecksumsResponse struct {
 
 func (x *GetChecksumsResponse) Reset() {
 	*x = GetChecksumsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[42]
+	mi := &file_client_v1_client_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3076,7 +4172,7 @@ func (x *GetChecksumsResponse) String() string {
 func (*GetChecksumsResponse) ProtoMessage() {}
 
 func (x *GetChecksumsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[42]
+	mi := &file_client_v1_client_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3089,7 +4185,7 @@ func (x *GetChecksumsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChecksumsResponse.ProtoReflect.Descriptor instead.
 func (*GetChecksumsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{42}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetChecksumsResponse) GetFrom() int64 {
@@ -3133,7 +4229,7 @@ type DeleteRecordsRequest struct {
 
 func (x *DeleteRecordsRequest) Reset() {
 	*x = DeleteRecordsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[43]
+	mi := &file_client_v1_client_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3145,7 +4241,7 @@ func (x *DeleteRecordsRequest) String() string {
 func (*DeleteRecordsRequest) ProtoMessage() {}
 
 func (x *DeleteRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[43]
+	mi := &file_client_v1_client_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3158,7 +4254,7 @@ func (x *DeleteRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRecordsRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{43}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DeleteRecordsRequest) GetTopic() string {
@@ -3192,7 +4288,7 @@ type DeleteRecordsResponse struct {
 
 func (x *DeleteRecordsResponse) Reset() {
 	*x = DeleteRecordsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[44]
+	mi := &file_client_v1_client_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3204,7 +4300,7 @@ func (x *DeleteRecordsResponse) String() string {
 func (*DeleteRecordsResponse) ProtoMessage() {}
 
 func (x *DeleteRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[44]
+	mi := &file_client_v1_client_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3217,7 +4313,7 @@ func (x *DeleteRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRecordsResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{44}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DeleteRecordsResponse) GetLogStartOffset() int64 {
@@ -3274,14 +4370,15 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x10log_start_offset\x18\x05 \x01(\x03R\x0elogStartOffset\x12+\n" +
 	"\x12log_append_time_ms\x18\x06 \x01(\x03R\x0flogAppendTimeMs\x12\x1c\n" +
 	"\tduplicate\x18\a \x01(\bR\tduplicate\x12.\n" +
-	"\x05error\x18\b \x01(\v2\x18.oncelog.client.v1.ErrorR\x05error\"\xc1\x02\n" +
+	"\x05error\x18\b \x01(\v2\x18.oncelog.client.v1.ErrorR\x05error\"\xfc\x02\n" +
 	"\x05Error\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x124\n" +
 	"\aoutcome\x18\x03 \x01(\x0e2\x1a.oncelog.client.v1.OutcomeR\aoutcome\x12\x1c\n" +
 	"\tretriable\x18\x04 \x01(\bR\tretriable\x121\n" +
 	"\x06leader\x18\x05 \x01(\v2\x19.oncelog.client.v1.LeaderR\x06leader\x12B\n" +
-	"\bmetadata\x18\x06 \x03(\v2&.oncelog.client.v1.Error.MetadataEntryR\bmetadata\x1a;\n" +
+	"\bmetadata\x18\x06 \x03(\v2&.oncelog.client.v1.Error.MetadataEntryR\bmetadata\x129\n" +
+	"\x05event\x18\a \x01(\v2#.oncelog.client.v1.TransactionEventR\x05event\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"U\n" +
@@ -3345,12 +4442,94 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x05error\x18\x03 \x01(\v2\x18.oncelog.client.v1.ErrorR\x05error\x12\x16\n" +
 	"\x06offset\x18\x04 \x01(\x03R\x06offset\x12!\n" +
 	"\ftimestamp_ms\x18\x05 \x01(\x03R\vtimestampMs\x12!\n" +
-	"\fleader_epoch\x18\x06 \x01(\x05R\vleaderEpoch\"\x17\n" +
-	"\x15InitProducerIdRequest\"`\n" +
+	"\fleader_epoch\x18\x06 \x01(\x05R\vleaderEpoch\"\xed\x01\n" +
+	"\x15InitProducerIdRequest\x12)\n" +
+	"\x10transactional_id\x18\x01 \x01(\tR\x0ftransactionalId\x124\n" +
+	"\x16transaction_timeout_ms\x18\x02 \x01(\x05R\x14transactionTimeoutMs\x12$\n" +
+	"\vproducer_id\x18\x03 \x01(\x03H\x00R\n" +
+	"producerId\x88\x01\x01\x12*\n" +
+	"\x0eproducer_epoch\x18\x04 \x01(\x05H\x01R\rproducerEpoch\x88\x01\x01B\x0e\n" +
+	"\f_producer_idB\x11\n" +
+	"\x0f_producer_epoch\"`\n" +
 	"\x16InitProducerIdResponse\x12\x1f\n" +
 	"\vproducer_id\x18\x01 \x01(\x03R\n" +
 	"producerId\x12%\n" +
-	"\x0eproducer_epoch\x18\x02 \x01(\x05R\rproducerEpoch\"q\n" +
+	"\x0eproducer_epoch\x18\x02 \x01(\x05R\rproducerEpoch\"b\n" +
+	"\x16FindCoordinatorRequest\x126\n" +
+	"\x04type\x18\x01 \x01(\x0e2\".oncelog.client.v1.CoordinatorTypeR\x04type\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\"P\n" +
+	"\x17FindCoordinatorResponse\x12\x1b\n" +
+	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xa2\x01\n" +
+	"\x15EndTransactionRequest\x12)\n" +
+	"\x10transactional_id\x18\x01 \x01(\tR\x0ftransactionalId\x12\x1f\n" +
+	"\vproducer_id\x18\x02 \x01(\x03R\n" +
+	"producerId\x12%\n" +
+	"\x0eproducer_epoch\x18\x03 \x01(\x05R\rproducerEpoch\x12\x16\n" +
+	"\x06commit\x18\x04 \x01(\bR\x06commit\"`\n" +
+	"\x16EndTransactionResponse\x12\x1f\n" +
+	"\vproducer_id\x18\x01 \x01(\x03R\n" +
+	"producerId\x12%\n" +
+	"\x0eproducer_epoch\x18\x02 \x01(\x05R\rproducerEpoch\"\xb6\x01\n" +
+	"\x17ListTransactionsRequest\x12;\n" +
+	"\x06states\x18\x01 \x03(\x0e2#.oncelog.client.v1.TransactionStateR\x06states\x12!\n" +
+	"\fproducer_ids\x18\x02 \x03(\x03R\vproducerIds\x12\x1e\n" +
+	"\vopen_for_ms\x18\x03 \x01(\x03R\topenForMs\x12\x1b\n" +
+	"\tid_prefix\x18\x04 \x01(\tR\bidPrefix\"|\n" +
+	"\x18ListTransactionsResponse\x12B\n" +
+	"\ftransactions\x18\x01 \x03(\v2\x1e.oncelog.client.v1.TransactionR\ftransactions\x12\x1c\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"G\n" +
+	"\x1aDescribeTransactionRequest\x12)\n" +
+	"\x10transactional_id\x18\x01 \x01(\tR\x0ftransactionalId\"_\n" +
+	"\x1bDescribeTransactionResponse\x12@\n" +
+	"\vtransaction\x18\x01 \x01(\v2\x1e.oncelog.client.v1.TransactionR\vtransaction\"\xb9\x01\n" +
+	"\x17AbortTransactionRequest\x12)\n" +
+	"\x10transactional_id\x18\x01 \x01(\tR\x0ftransactionalId\x12$\n" +
+	"\vproducer_id\x18\x02 \x01(\x03H\x00R\n" +
+	"producerId\x88\x01\x01\x12*\n" +
+	"\x0eproducer_epoch\x18\x03 \x01(\x05H\x01R\rproducerEpoch\x88\x01\x01B\x0e\n" +
+	"\f_producer_idB\x11\n" +
+	"\x0f_producer_epoch\"\x1a\n" +
+	"\x18AbortTransactionResponse\"\xd9\x04\n" +
+	"\vTransaction\x12)\n" +
+	"\x10transactional_id\x18\x01 \x01(\tR\x0ftransactionalId\x129\n" +
+	"\x05state\x18\x02 \x01(\x0e2#.oncelog.client.v1.TransactionStateR\x05state\x12\x1f\n" +
+	"\vproducer_id\x18\x03 \x01(\x03R\n" +
+	"producerId\x12%\n" +
+	"\x0eproducer_epoch\x18\x04 \x01(\x05R\rproducerEpoch\x12\x1d\n" +
+	"\n" +
+	"last_epoch\x18\x05 \x01(\x05R\tlastEpoch\x120\n" +
+	"\x14previous_producer_id\x18\x06 \x01(\x03R\x12previousProducerId\x12(\n" +
+	"\x10next_producer_id\x18\a \x01(\x03R\x0enextProducerId\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\b \x01(\x05R\ttimeoutMs\x12\x19\n" +
+	"\bstart_ms\x18\t \x01(\x03R\astartMs\x12\x1d\n" +
+	"\n" +
+	"updated_ms\x18\n" +
+	" \x01(\x03R\tupdatedMs\x12%\n" +
+	"\x0eclient_version\x18\v \x01(\x05R\rclientVersion\x12;\n" +
+	"\x06topics\x18\f \x03(\v2#.oncelog.client.v1.TransactionTopicR\x06topics\x12=\n" +
+	"\ahistory\x18\r \x03(\v2#.oncelog.client.v1.TransactionEventR\ahistory\x12%\n" +
+	"\x0ecoordinator_id\x18\x0e \x01(\x05R\rcoordinatorId\"H\n" +
+	"\x10TransactionTopic\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\x05R\n" +
+	"partitions\"\x9a\x03\n" +
+	"\x10TransactionEvent\x12;\n" +
+	"\x04kind\x18\x01 \x01(\x0e2'.oncelog.client.v1.TransactionEventKindR\x04kind\x12\x17\n" +
+	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x1f\n" +
+	"\vproducer_id\x18\x03 \x01(\x03R\n" +
+	"producerId\x12%\n" +
+	"\x0eproducer_epoch\x18\x04 \x01(\x05R\rproducerEpoch\x12\x1b\n" +
+	"\tclient_id\x18\x05 \x01(\tR\bclientId\x12%\n" +
+	"\x0eclient_address\x18\x06 \x01(\tR\rclientAddress\x12\x14\n" +
+	"\x05topic\x18\a \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\b \x01(\x05R\tpartition\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12+\n" +
+	"\x11expected_sequence\x18\n" +
+	" \x01(\x05R\x10expectedSequence\x12+\n" +
+	"\x11received_sequence\x18\v \x01(\x05R\x10receivedSequence\"q\n" +
 	"\x18DescribeProducersRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12!\n" +
@@ -3513,14 +4692,39 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x0eIsolationLevel\x12\x1f\n" +
 	"\x1bISOLATION_LEVEL_UNSPECIFIED\x10\x00\x12$\n" +
 	" ISOLATION_LEVEL_READ_UNCOMMITTED\x10\x01\x12\"\n" +
-	"\x1eISOLATION_LEVEL_READ_COMMITTED\x10\x022\xe3\x03\n" +
+	"\x1eISOLATION_LEVEL_READ_COMMITTED\x10\x02*q\n" +
+	"\x0fCoordinatorType\x12 \n" +
+	"\x1cCOORDINATOR_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16COORDINATOR_TYPE_GROUP\x10\x01\x12 \n" +
+	"\x1cCOORDINATOR_TYPE_TRANSACTION\x10\x02*\x89\x02\n" +
+	"\x10TransactionState\x12!\n" +
+	"\x1dTRANSACTION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17TRANSACTION_STATE_EMPTY\x10\x01\x12\x1d\n" +
+	"\x19TRANSACTION_STATE_ONGOING\x10\x02\x12$\n" +
+	" TRANSACTION_STATE_PREPARE_COMMIT\x10\x03\x12#\n" +
+	"\x1fTRANSACTION_STATE_PREPARE_ABORT\x10\x04\x12%\n" +
+	"!TRANSACTION_STATE_COMPLETE_COMMIT\x10\x05\x12$\n" +
+	" TRANSACTION_STATE_COMPLETE_ABORT\x10\x06*\x89\x02\n" +
+	"\x14TransactionEventKind\x12&\n" +
+	"\"TRANSACTION_EVENT_KIND_UNSPECIFIED\x10\x00\x12&\n" +
+	"\"TRANSACTION_EVENT_KIND_INITIALISED\x10\x01\x12!\n" +
+	"\x1dTRANSACTION_EVENT_KIND_FENCED\x10\x02\x12$\n" +
+	" TRANSACTION_EVENT_KIND_TIMED_OUT\x10\x03\x12.\n" +
+	"*TRANSACTION_EVENT_KIND_ABORTED_BY_OPERATOR\x10\x04\x12(\n" +
+	"$TRANSACTION_EVENT_KIND_BATCH_REFUSED\x10\x052\xe3\x03\n" +
 	"\n" +
 	"LogService\x12T\n" +
 	"\aProduce\x12!.oncelog.client.v1.ProduceRequest\x1a\".oncelog.client.v1.ProduceResponse(\x010\x01\x12J\n" +
 	"\x05Fetch\x12\x1f.oncelog.client.v1.FetchRequest\x1a .oncelog.client.v1.FetchResponse\x12\\\n" +
 	"\vListOffsets\x12%.oncelog.client.v1.ListOffsetsRequest\x1a&.oncelog.client.v1.ListOffsetsResponse\x12e\n" +
 	"\x0eInitProducerId\x12(.oncelog.client.v1.InitProducerIdRequest\x1a).oncelog.client.v1.InitProducerIdResponse\x12n\n" +
-	"\x11DescribeProducers\x12+.oncelog.client.v1.DescribeProducersRequest\x1a,.oncelog.client.v1.DescribeProducersResponse2\x86\a\n" +
+	"\x11DescribeProducers\x12+.oncelog.client.v1.DescribeProducersRequest\x1a,.oncelog.client.v1.DescribeProducersResponse2\xb5\x04\n" +
+	"\x12TransactionService\x12h\n" +
+	"\x0fFindCoordinator\x12).oncelog.client.v1.FindCoordinatorRequest\x1a*.oncelog.client.v1.FindCoordinatorResponse\x12e\n" +
+	"\x0eEndTransaction\x12(.oncelog.client.v1.EndTransactionRequest\x1a).oncelog.client.v1.EndTransactionResponse\x12k\n" +
+	"\x10ListTransactions\x12*.oncelog.client.v1.ListTransactionsRequest\x1a+.oncelog.client.v1.ListTransactionsResponse\x12t\n" +
+	"\x13DescribeTransaction\x12-.oncelog.client.v1.DescribeTransactionRequest\x1a..oncelog.client.v1.DescribeTransactionResponse\x12k\n" +
+	"\x10AbortTransaction\x12*.oncelog.client.v1.AbortTransactionRequest\x1a+.oncelog.client.v1.AbortTransactionResponse2\x86\a\n" +
 	"\fAdminService\x12\\\n" +
 	"\vGetMetadata\x12%.oncelog.client.v1.GetMetadataRequest\x1a&.oncelog.client.v1.GetMetadataResponse\x12\\\n" +
 	"\vCreateTopic\x12%.oncelog.client.v1.CreateTopicRequest\x1a&.oncelog.client.v1.CreateTopicResponse\x12Y\n" +
@@ -3545,126 +4749,161 @@ func file_client_v1_client_proto_rawDescGZIP() []byte {
 	return file_client_v1_client_proto_rawDescData
 }
 
-var file_client_v1_client_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_client_v1_client_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_client_v1_client_proto_goTypes = []any{
-	(Acks)(0),                          // 0: oncelog.client.v1.Acks
-	(Outcome)(0),                       // 1: oncelog.client.v1.Outcome
-	(IsolationLevel)(0),                // 2: oncelog.client.v1.IsolationLevel
-	(*ProduceRequest)(nil),             // 3: oncelog.client.v1.ProduceRequest
-	(*Records)(nil),                    // 4: oncelog.client.v1.Records
-	(*Record)(nil),                     // 5: oncelog.client.v1.Record
-	(*Header)(nil),                     // 6: oncelog.client.v1.Header
-	(*ProduceResponse)(nil),            // 7: oncelog.client.v1.ProduceResponse
-	(*Error)(nil),                      // 8: oncelog.client.v1.Error
-	(*Leader)(nil),                     // 9: oncelog.client.v1.Leader
-	(*FetchRequest)(nil),               // 10: oncelog.client.v1.FetchRequest
-	(*FetchPartition)(nil),             // 11: oncelog.client.v1.FetchPartition
-	(*FetchResponse)(nil),              // 12: oncelog.client.v1.FetchResponse
-	(*FetchedPartition)(nil),           // 13: oncelog.client.v1.FetchedPartition
-	(*AbortedTransaction)(nil),         // 14: oncelog.client.v1.AbortedTransaction
-	(*ListOffsetsRequest)(nil),         // 15: oncelog.client.v1.ListOffsetsRequest
-	(*ListOffsetsPartition)(nil),       // 16: oncelog.client.v1.ListOffsetsPartition
-	(*ListOffsetsResponse)(nil),        // 17: oncelog.client.v1.ListOffsetsResponse
-	(*ListedOffset)(nil),               // 18: oncelog.client.v1.ListedOffset
-	(*InitProducerIdRequest)(nil),      // 19: oncelog.client.v1.InitProducerIdRequest
-	(*InitProducerIdResponse)(nil),     // 20: oncelog.client.v1.InitProducerIdResponse
-	(*DescribeProducersRequest)(nil),   // 21: oncelog.client.v1.DescribeProducersRequest
-	(*DescribeProducersResponse)(nil),  // 22: oncelog.client.v1.DescribeProducersResponse
-	(*ProducerState)(nil),              // 23: oncelog.client.v1.ProducerState
-	(*ProducerBatch)(nil),              // 24: oncelog.client.v1.ProducerBatch
-	(*GetMetadataRequest)(nil),         // 25: oncelog.client.v1.GetMetadataRequest
-	(*GetMetadataResponse)(nil),        // 26: oncelog.client.v1.GetMetadataResponse
-	(*Broker)(nil),                     // 27: oncelog.client.v1.Broker
-	(*Topic)(nil),                      // 28: oncelog.client.v1.Topic
-	(*Partition)(nil),                  // 29: oncelog.client.v1.Partition
-	(*CreateTopicRequest)(nil),         // 30: oncelog.client.v1.CreateTopicRequest
-	(*CreateTopicResponse)(nil),        // 31: oncelog.client.v1.CreateTopicResponse
-	(*AlterTopicRequest)(nil),          // 32: oncelog.client.v1.AlterTopicRequest
-	(*AlterTopicResponse)(nil),         // 33: oncelog.client.v1.AlterTopicResponse
-	(*DeleteTopicRequest)(nil),         // 34: oncelog.client.v1.DeleteTopicRequest
-	(*DeleteTopicResponse)(nil),        // 35: oncelog.client.v1.DeleteTopicResponse
-	(*DescribeTopicRequest)(nil),       // 36: oncelog.client.v1.DescribeTopicRequest
-	(*DescribeTopicResponse)(nil),      // 37: oncelog.client.v1.DescribeTopicResponse
-	(*ConfigEntry)(nil),                // 38: oncelog.client.v1.ConfigEntry
-	(*ListRaftGroupsRequest)(nil),      // 39: oncelog.client.v1.ListRaftGroupsRequest
-	(*ListRaftGroupsResponse)(nil),     // 40: oncelog.client.v1.ListRaftGroupsResponse
-	(*RaftGroup)(nil),                  // 41: oncelog.client.v1.RaftGroup
-	(*TransferLeadershipRequest)(nil),  // 42: oncelog.client.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 43: oncelog.client.v1.TransferLeadershipResponse
-	(*GetChecksumsRequest)(nil),        // 44: oncelog.client.v1.GetChecksumsRequest
-	(*GetChecksumsResponse)(nil),       // 45: oncelog.client.v1.GetChecksumsResponse
-	(*DeleteRecordsRequest)(nil),       // 46: oncelog.client.v1.DeleteRecordsRequest
-	(*DeleteRecordsResponse)(nil),      // 47: oncelog.client.v1.DeleteRecordsResponse
-	nil,                                // 48: oncelog.client.v1.Error.MetadataEntry
-	nil,                                // 49: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
-	nil,                                // 50: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	(Acks)(0),                           // 0: oncelog.client.v1.Acks
+	(Outcome)(0),                        // 1: oncelog.client.v1.Outcome
+	(IsolationLevel)(0),                 // 2: oncelog.client.v1.IsolationLevel
+	(CoordinatorType)(0),                // 3: oncelog.client.v1.CoordinatorType
+	(TransactionState)(0),               // 4: oncelog.client.v1.TransactionState
+	(TransactionEventKind)(0),           // 5: oncelog.client.v1.TransactionEventKind
+	(*ProduceRequest)(nil),              // 6: oncelog.client.v1.ProduceRequest
+	(*Records)(nil),                     // 7: oncelog.client.v1.Records
+	(*Record)(nil),                      // 8: oncelog.client.v1.Record
+	(*Header)(nil),                      // 9: oncelog.client.v1.Header
+	(*ProduceResponse)(nil),             // 10: oncelog.client.v1.ProduceResponse
+	(*Error)(nil),                       // 11: oncelog.client.v1.Error
+	(*Leader)(nil),                      // 12: oncelog.client.v1.Leader
+	(*FetchRequest)(nil),                // 13: oncelog.client.v1.FetchRequest
+	(*FetchPartition)(nil),              // 14: oncelog.client.v1.FetchPartition
+	(*FetchResponse)(nil),               // 15: oncelog.client.v1.FetchResponse
+	(*FetchedPartition)(nil),            // 16: oncelog.client.v1.FetchedPartition
+	(*AbortedTransaction)(nil),          // 17: oncelog.client.v1.AbortedTransaction
+	(*ListOffsetsRequest)(nil),          // 18: oncelog.client.v1.ListOffsetsRequest
+	(*ListOffsetsPartition)(nil),        // 19: oncelog.client.v1.ListOffsetsPartition
+	(*ListOffsetsResponse)(nil),         // 20: oncelog.client.v1.ListOffsetsResponse
+	(*ListedOffset)(nil),                // 21: oncelog.client.v1.ListedOffset
+	(*InitProducerIdRequest)(nil),       // 22: oncelog.client.v1.InitProducerIdRequest
+	(*InitProducerIdResponse)(nil),      // 23: oncelog.client.v1.InitProducerIdResponse
+	(*FindCoordinatorRequest)(nil),      // 24: oncelog.client.v1.FindCoordinatorRequest
+	(*FindCoordinatorResponse)(nil),     // 25: oncelog.client.v1.FindCoordinatorResponse
+	(*EndTransactionRequest)(nil),       // 26: oncelog.client.v1.EndTransactionRequest
+	(*EndTransactionResponse)(nil),      // 27: oncelog.client.v1.EndTransactionResponse
+	(*ListTransactionsRequest)(nil),     // 28: oncelog.client.v1.ListTransactionsRequest
+	(*ListTransactionsResponse)(nil),    // 29: oncelog.client.v1.ListTransactionsResponse
+	(*DescribeTransactionRequest)(nil),  // 30: oncelog.client.v1.DescribeTransactionRequest
+	(*DescribeTransactionResponse)(nil), // 31: oncelog.client.v1.DescribeTransactionResponse
+	(*AbortTransactionRequest)(nil),     // 32: oncelog.client.v1.AbortTransactionRequest
+	(*AbortTransactionResponse)(nil),    // 33: oncelog.client.v1.AbortTransactionResponse
+	(*Transaction)(nil),                 // 34: oncelog.client.v1.Transaction
+	(*TransactionTopic)(nil),            // 35: oncelog.client.v1.TransactionTopic
+	(*TransactionEvent)(nil),            // 36: oncelog.client.v1.TransactionEvent
+	(*DescribeProducersRequest)(nil),    // 37: oncelog.client.v1.DescribeProducersRequest
+	(*DescribeProducersResponse)(nil),   // 38: oncelog.client.v1.DescribeProducersResponse
+	(*ProducerState)(nil),               // 39: oncelog.client.v1.ProducerState
+	(*ProducerBatch)(nil),               // 40: oncelog.client.v1.ProducerBatch
+	(*GetMetadataRequest)(nil),          // 41: oncelog.client.v1.GetMetadataRequest
+	(*GetMetadataResponse)(nil),         // 42: oncelog.client.v1.GetMetadataResponse
+	(*Broker)(nil),                      // 43: oncelog.client.v1.Broker
+	(*Topic)(nil),                       // 44: oncelog.client.v1.Topic
+	(*Partition)(nil),                   // 45: oncelog.client.v1.Partition
+	(*CreateTopicRequest)(nil),          // 46: oncelog.client.v1.CreateTopicRequest
+	(*CreateTopicResponse)(nil),         // 47: oncelog.client.v1.CreateTopicResponse
+	(*AlterTopicRequest)(nil),           // 48: oncelog.client.v1.AlterTopicRequest
+	(*AlterTopicResponse)(nil),          // 49: oncelog.client.v1.AlterTopicResponse
+	(*DeleteTopicRequest)(nil),          // 50: oncelog.client.v1.DeleteTopicRequest
+	(*DeleteTopicResponse)(nil),         // 51: oncelog.client.v1.DeleteTopicResponse
+	(*DescribeTopicRequest)(nil),        // 52: oncelog.client.v1.DescribeTopicRequest
+	(*DescribeTopicResponse)(nil),       // 53: oncelog.client.v1.DescribeTopicResponse
+	(*ConfigEntry)(nil),                 // 54: oncelog.client.v1.ConfigEntry
+	(*ListRaftGroupsRequest)(nil),       // 55: oncelog.client.v1.ListRaftGroupsRequest
+	(*ListRaftGroupsResponse)(nil),      // 56: oncelog.client.v1.ListRaftGroupsResponse
+	(*RaftGroup)(nil),                   // 57: oncelog.client.v1.RaftGroup
+	(*TransferLeadershipRequest)(nil),   // 58: oncelog.client.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil),  // 59: oncelog.client.v1.TransferLeadershipResponse
+	(*GetChecksumsRequest)(nil),         // 60: oncelog.client.v1.GetChecksumsRequest
+	(*GetChecksumsResponse)(nil),        // 61: oncelog.client.v1.GetChecksumsResponse
+	(*DeleteRecordsRequest)(nil),        // 62: oncelog.client.v1.DeleteRecordsRequest
+	(*DeleteRecordsResponse)(nil),       // 63: oncelog.client.v1.DeleteRecordsResponse
+	nil,                                 // 64: oncelog.client.v1.Error.MetadataEntry
+	nil,                                 // 65: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	nil,                                 // 66: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
 }
 var file_client_v1_client_proto_depIdxs = []int32{
 	0,  // 0: oncelog.client.v1.ProduceRequest.acks:type_name -> oncelog.client.v1.Acks
-	4,  // 1: oncelog.client.v1.ProduceRequest.records:type_name -> oncelog.client.v1.Records
-	5,  // 2: oncelog.client.v1.Records.records:type_name -> oncelog.client.v1.Record
-	6,  // 3: oncelog.client.v1.Record.headers:type_name -> oncelog.client.v1.Header
-	8,  // 4: oncelog.client.v1.ProduceResponse.error:type_name -> oncelog.client.v1.Error
+	7,  // 1: oncelog.client.v1.ProduceRequest.records:type_name -> oncelog.client.v1.Records
+	8,  // 2: oncelog.client.v1.Records.records:type_name -> oncelog.client.v1.Record
+	9,  // 3: oncelog.client.v1.Record.headers:type_name -> oncelog.client.v1.Header
+	11, // 4: oncelog.client.v1.ProduceResponse.error:type_name -> oncelog.client.v1.Error
 	1,  // 5: oncelog.client.v1.Error.outcome:type_name -> oncelog.client.v1.Outcome
-	9,  // 6: oncelog.client.v1.Error.leader:type_name -> oncelog.client.v1.Leader
-	48, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
-	11, // 8: oncelog.client.v1.FetchRequest.partitions:type_name -> oncelog.client.v1.FetchPartition
-	2,  // 9: oncelog.client.v1.FetchRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
-	13, // 10: oncelog.client.v1.FetchResponse.partitions:type_name -> oncelog.client.v1.FetchedPartition
-	8,  // 11: oncelog.client.v1.FetchedPartition.error:type_name -> oncelog.client.v1.Error
-	14, // 12: oncelog.client.v1.FetchedPartition.aborted:type_name -> oncelog.client.v1.AbortedTransaction
-	5,  // 13: oncelog.client.v1.FetchedPartition.records:type_name -> oncelog.client.v1.Record
-	16, // 14: oncelog.client.v1.ListOffsetsRequest.partitions:type_name -> oncelog.client.v1.ListOffsetsPartition
-	2,  // 15: oncelog.client.v1.ListOffsetsRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
-	18, // 16: oncelog.client.v1.ListOffsetsResponse.partitions:type_name -> oncelog.client.v1.ListedOffset
-	8,  // 17: oncelog.client.v1.ListedOffset.error:type_name -> oncelog.client.v1.Error
-	23, // 18: oncelog.client.v1.DescribeProducersResponse.producers:type_name -> oncelog.client.v1.ProducerState
-	24, // 19: oncelog.client.v1.ProducerState.batches:type_name -> oncelog.client.v1.ProducerBatch
-	27, // 20: oncelog.client.v1.GetMetadataResponse.brokers:type_name -> oncelog.client.v1.Broker
-	28, // 21: oncelog.client.v1.GetMetadataResponse.topics:type_name -> oncelog.client.v1.Topic
-	8,  // 22: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
-	29, // 23: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
-	49, // 24: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
-	28, // 25: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	50, // 26: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
-	28, // 27: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	28, // 28: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	38, // 29: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
-	41, // 30: oncelog.client.v1.ListRaftGroupsResponse.groups:type_name -> oncelog.client.v1.RaftGroup
-	3,  // 31: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
-	10, // 32: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
-	15, // 33: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
-	19, // 34: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
-	21, // 35: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
-	25, // 36: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
-	30, // 37: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
-	32, // 38: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
-	34, // 39: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
-	36, // 40: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
-	39, // 41: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
-	42, // 42: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
-	44, // 43: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
-	46, // 44: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
-	7,  // 45: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
-	12, // 46: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
-	17, // 47: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
-	20, // 48: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
-	22, // 49: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
-	26, // 50: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
-	31, // 51: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
-	33, // 52: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
-	35, // 53: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
-	37, // 54: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
-	40, // 55: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
-	43, // 56: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
-	45, // 57: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
-	47, // 58: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
-	45, // [45:59] is the sub-list for method output_type
-	31, // [31:45] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	12, // 6: oncelog.client.v1.Error.leader:type_name -> oncelog.client.v1.Leader
+	64, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
+	36, // 8: oncelog.client.v1.Error.event:type_name -> oncelog.client.v1.TransactionEvent
+	14, // 9: oncelog.client.v1.FetchRequest.partitions:type_name -> oncelog.client.v1.FetchPartition
+	2,  // 10: oncelog.client.v1.FetchRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
+	16, // 11: oncelog.client.v1.FetchResponse.partitions:type_name -> oncelog.client.v1.FetchedPartition
+	11, // 12: oncelog.client.v1.FetchedPartition.error:type_name -> oncelog.client.v1.Error
+	17, // 13: oncelog.client.v1.FetchedPartition.aborted:type_name -> oncelog.client.v1.AbortedTransaction
+	8,  // 14: oncelog.client.v1.FetchedPartition.records:type_name -> oncelog.client.v1.Record
+	19, // 15: oncelog.client.v1.ListOffsetsRequest.partitions:type_name -> oncelog.client.v1.ListOffsetsPartition
+	2,  // 16: oncelog.client.v1.ListOffsetsRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
+	21, // 17: oncelog.client.v1.ListOffsetsResponse.partitions:type_name -> oncelog.client.v1.ListedOffset
+	11, // 18: oncelog.client.v1.ListedOffset.error:type_name -> oncelog.client.v1.Error
+	3,  // 19: oncelog.client.v1.FindCoordinatorRequest.type:type_name -> oncelog.client.v1.CoordinatorType
+	4,  // 20: oncelog.client.v1.ListTransactionsRequest.states:type_name -> oncelog.client.v1.TransactionState
+	34, // 21: oncelog.client.v1.ListTransactionsResponse.transactions:type_name -> oncelog.client.v1.Transaction
+	34, // 22: oncelog.client.v1.DescribeTransactionResponse.transaction:type_name -> oncelog.client.v1.Transaction
+	4,  // 23: oncelog.client.v1.Transaction.state:type_name -> oncelog.client.v1.TransactionState
+	35, // 24: oncelog.client.v1.Transaction.topics:type_name -> oncelog.client.v1.TransactionTopic
+	36, // 25: oncelog.client.v1.Transaction.history:type_name -> oncelog.client.v1.TransactionEvent
+	5,  // 26: oncelog.client.v1.TransactionEvent.kind:type_name -> oncelog.client.v1.TransactionEventKind
+	39, // 27: oncelog.client.v1.DescribeProducersResponse.producers:type_name -> oncelog.client.v1.ProducerState
+	40, // 28: oncelog.client.v1.ProducerState.batches:type_name -> oncelog.client.v1.ProducerBatch
+	43, // 29: oncelog.client.v1.GetMetadataResponse.brokers:type_name -> oncelog.client.v1.Broker
+	44, // 30: oncelog.client.v1.GetMetadataResponse.topics:type_name -> oncelog.client.v1.Topic
+	11, // 31: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
+	45, // 32: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
+	65, // 33: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	44, // 34: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	66, // 35: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	44, // 36: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	44, // 37: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	54, // 38: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
+	57, // 39: oncelog.client.v1.ListRaftGroupsResponse.groups:type_name -> oncelog.client.v1.RaftGroup
+	6,  // 40: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
+	13, // 41: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
+	18, // 42: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
+	22, // 43: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
+	37, // 44: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
+	24, // 45: oncelog.client.v1.TransactionService.FindCoordinator:input_type -> oncelog.client.v1.FindCoordinatorRequest
+	26, // 46: oncelog.client.v1.TransactionService.EndTransaction:input_type -> oncelog.client.v1.EndTransactionRequest
+	28, // 47: oncelog.client.v1.TransactionService.ListTransactions:input_type -> oncelog.client.v1.ListTransactionsRequest
+	30, // 48: oncelog.client.v1.TransactionService.DescribeTransaction:input_type -> oncelog.client.v1.DescribeTransactionRequest
+	32, // 49: oncelog.client.v1.TransactionService.AbortTransaction:input_type -> oncelog.client.v1.AbortTransactionRequest
+	41, // 50: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
+	46, // 51: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
+	48, // 52: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
+	50, // 53: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
+	52, // 54: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
+	55, // 55: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
+	58, // 56: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
+	60, // 57: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
+	62, // 58: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
+	10, // 59: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
+	15, // 60: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
+	20, // 61: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
+	23, // 62: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
+	38, // 63: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
+	25, // 64: oncelog.client.v1.TransactionService.FindCoordinator:output_type -> oncelog.client.v1.FindCoordinatorResponse
+	27, // 65: oncelog.client.v1.TransactionService.EndTransaction:output_type -> oncelog.client.v1.EndTransactionResponse
+	29, // 66: oncelog.client.v1.TransactionService.ListTransactions:output_type -> oncelog.client.v1.ListTransactionsResponse
+	31, // 67: oncelog.client.v1.TransactionService.DescribeTransaction:output_type -> oncelog.client.v1.DescribeTransactionResponse
+	33, // 68: oncelog.client.v1.TransactionService.AbortTransaction:output_type -> oncelog.client.v1.AbortTransactionResponse
+	42, // 69: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
+	47, // 70: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
+	49, // 71: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
+	51, // 72: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
+	53, // 73: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
+	56, // 74: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
+	59, // 75: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
+	61, // 76: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
+	63, // 77: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
+	59, // [59:78] is the sub-list for method output_type
+	40, // [40:59] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_client_v1_client_proto_init() }
@@ -3676,19 +4915,21 @@ func file_client_v1_client_proto_init() {
 	file_client_v1_client_proto_msgTypes[2].OneofWrappers = []any{}
 	file_client_v1_client_proto_msgTypes[3].OneofWrappers = []any{}
 	file_client_v1_client_proto_msgTypes[8].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[36].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[39].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[41].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[43].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[16].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[26].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[49].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[52].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[54].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[56].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_client_v1_client_proto_rawDesc), len(file_client_v1_client_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   48,
+			NumEnums:      6,
+			NumMessages:   61,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   3,
 		},
 		GoTypes:           file_client_v1_client_proto_goTypes,
 		DependencyIndexes: file_client_v1_client_proto_depIdxs,

@@ -42,7 +42,9 @@ type LogServiceClient interface {
 	Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (*FetchResponse, error)
 	// ListOffsets finds offsets by time, and the ends of partitions.
 	ListOffsets(ctx context.Context, in *ListOffsetsRequest, opts ...grpc.CallOption) (*ListOffsetsResponse, error)
-	// InitProducerId hands out a producer id that was never given before, with epoch 0 (I1).
+	// InitProducerId hands out a producer id. Without a transactional id: one that was never given
+	// before, with epoch 0 (I1). With one: the caller becomes its owner, everyone before it is fenced,
+	// and a transaction that is open is aborted; only its coordinator answers (I2-I14).
 	InitProducerId(ctx context.Context, in *InitProducerIdRequest, opts ...grpc.CallOption) (*InitProducerIdResponse, error)
 	// DescribeProducers shows what one partition remembers of its producers.
 	DescribeProducers(ctx context.Context, in *DescribeProducersRequest, opts ...grpc.CallOption) (*DescribeProducersResponse, error)
@@ -123,7 +125,9 @@ type LogServiceServer interface {
 	Fetch(context.Context, *FetchRequest) (*FetchResponse, error)
 	// ListOffsets finds offsets by time, and the ends of partitions.
 	ListOffsets(context.Context, *ListOffsetsRequest) (*ListOffsetsResponse, error)
-	// InitProducerId hands out a producer id that was never given before, with epoch 0 (I1).
+	// InitProducerId hands out a producer id. Without a transactional id: one that was never given
+	// before, with epoch 0 (I1). With one: the caller becomes its owner, everyone before it is fenced,
+	// and a transaction that is open is aborted; only its coordinator answers (I2-I14).
 	InitProducerId(context.Context, *InitProducerIdRequest) (*InitProducerIdResponse, error)
 	// DescribeProducers shows what one partition remembers of its producers.
 	DescribeProducers(context.Context, *DescribeProducersRequest) (*DescribeProducersResponse, error)
@@ -284,6 +288,284 @@ var LogService_ServiceDesc = grpc.ServiceDesc{
 			ClientStreams: true,
 		},
 	},
+	Metadata: "client/v1/client.proto",
+}
+
+const (
+	TransactionService_FindCoordinator_FullMethodName     = "/oncelog.client.v1.TransactionService/FindCoordinator"
+	TransactionService_EndTransaction_FullMethodName      = "/oncelog.client.v1.TransactionService/EndTransaction"
+	TransactionService_ListTransactions_FullMethodName    = "/oncelog.client.v1.TransactionService/ListTransactions"
+	TransactionService_DescribeTransaction_FullMethodName = "/oncelog.client.v1.TransactionService/DescribeTransaction"
+	TransactionService_AbortTransaction_FullMethodName    = "/oncelog.client.v1.TransactionService/AbortTransaction"
+)
+
+// TransactionServiceClient is the client API for TransactionService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// TransactionService coordinates transactions. A producer initialises its transactional id
+// (LogService.InitProducerId), produces with it, and ends the transaction here. Partitions join a
+// transaction by being written to, and every end raises the epoch (transaction version 2, KIP-890).
+type TransactionServiceClient interface {
+	// FindCoordinator tells which broker coordinates a transactional id or a group.
+	FindCoordinator(ctx context.Context, in *FindCoordinatorRequest, opts ...grpc.CallOption) (*FindCoordinatorResponse, error)
+	// EndTransaction commits or aborts. Once it has answered the outcome is durable and irrevocable;
+	// readers see it when the markers have been written, which may be a moment later (T23). Only the
+	// coordinator answers. It may be sent again with the same producer id and epoch.
+	EndTransaction(ctx context.Context, in *EndTransactionRequest, opts ...grpc.CallOption) (*EndTransactionResponse, error)
+	// ListTransactions lists transactional ids that the answering broker coordinates.
+	ListTransactions(ctx context.Context, in *ListTransactionsRequest, opts ...grpc.CallOption) (*ListTransactionsResponse, error)
+	// DescribeTransaction shows all that is known of one id. Only its coordinator answers.
+	DescribeTransaction(ctx context.Context, in *DescribeTransactionRequest, opts ...grpc.CallOption) (*DescribeTransactionResponse, error)
+	// AbortTransaction aborts the open transaction of an id against its producer, which is fenced.
+	// Only its coordinator answers.
+	AbortTransaction(ctx context.Context, in *AbortTransactionRequest, opts ...grpc.CallOption) (*AbortTransactionResponse, error)
+}
+
+type transactionServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewTransactionServiceClient(cc grpc.ClientConnInterface) TransactionServiceClient {
+	return &transactionServiceClient{cc}
+}
+
+func (c *transactionServiceClient) FindCoordinator(ctx context.Context, in *FindCoordinatorRequest, opts ...grpc.CallOption) (*FindCoordinatorResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FindCoordinatorResponse)
+	err := c.cc.Invoke(ctx, TransactionService_FindCoordinator_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *transactionServiceClient) EndTransaction(ctx context.Context, in *EndTransactionRequest, opts ...grpc.CallOption) (*EndTransactionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EndTransactionResponse)
+	err := c.cc.Invoke(ctx, TransactionService_EndTransaction_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *transactionServiceClient) ListTransactions(ctx context.Context, in *ListTransactionsRequest, opts ...grpc.CallOption) (*ListTransactionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTransactionsResponse)
+	err := c.cc.Invoke(ctx, TransactionService_ListTransactions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *transactionServiceClient) DescribeTransaction(ctx context.Context, in *DescribeTransactionRequest, opts ...grpc.CallOption) (*DescribeTransactionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DescribeTransactionResponse)
+	err := c.cc.Invoke(ctx, TransactionService_DescribeTransaction_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *transactionServiceClient) AbortTransaction(ctx context.Context, in *AbortTransactionRequest, opts ...grpc.CallOption) (*AbortTransactionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AbortTransactionResponse)
+	err := c.cc.Invoke(ctx, TransactionService_AbortTransaction_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// TransactionServiceServer is the server API for TransactionService service.
+// All implementations must embed UnimplementedTransactionServiceServer
+// for forward compatibility.
+//
+// TransactionService coordinates transactions. A producer initialises its transactional id
+// (LogService.InitProducerId), produces with it, and ends the transaction here. Partitions join a
+// transaction by being written to, and every end raises the epoch (transaction version 2, KIP-890).
+type TransactionServiceServer interface {
+	// FindCoordinator tells which broker coordinates a transactional id or a group.
+	FindCoordinator(context.Context, *FindCoordinatorRequest) (*FindCoordinatorResponse, error)
+	// EndTransaction commits or aborts. Once it has answered the outcome is durable and irrevocable;
+	// readers see it when the markers have been written, which may be a moment later (T23). Only the
+	// coordinator answers. It may be sent again with the same producer id and epoch.
+	EndTransaction(context.Context, *EndTransactionRequest) (*EndTransactionResponse, error)
+	// ListTransactions lists transactional ids that the answering broker coordinates.
+	ListTransactions(context.Context, *ListTransactionsRequest) (*ListTransactionsResponse, error)
+	// DescribeTransaction shows all that is known of one id. Only its coordinator answers.
+	DescribeTransaction(context.Context, *DescribeTransactionRequest) (*DescribeTransactionResponse, error)
+	// AbortTransaction aborts the open transaction of an id against its producer, which is fenced.
+	// Only its coordinator answers.
+	AbortTransaction(context.Context, *AbortTransactionRequest) (*AbortTransactionResponse, error)
+	mustEmbedUnimplementedTransactionServiceServer()
+}
+
+// UnimplementedTransactionServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedTransactionServiceServer struct{}
+
+func (UnimplementedTransactionServiceServer) FindCoordinator(context.Context, *FindCoordinatorRequest) (*FindCoordinatorResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FindCoordinator not implemented")
+}
+func (UnimplementedTransactionServiceServer) EndTransaction(context.Context, *EndTransactionRequest) (*EndTransactionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method EndTransaction not implemented")
+}
+func (UnimplementedTransactionServiceServer) ListTransactions(context.Context, *ListTransactionsRequest) (*ListTransactionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTransactions not implemented")
+}
+func (UnimplementedTransactionServiceServer) DescribeTransaction(context.Context, *DescribeTransactionRequest) (*DescribeTransactionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeTransaction not implemented")
+}
+func (UnimplementedTransactionServiceServer) AbortTransaction(context.Context, *AbortTransactionRequest) (*AbortTransactionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AbortTransaction not implemented")
+}
+func (UnimplementedTransactionServiceServer) mustEmbedUnimplementedTransactionServiceServer() {}
+func (UnimplementedTransactionServiceServer) testEmbeddedByValue()                            {}
+
+// UnsafeTransactionServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to TransactionServiceServer will
+// result in compilation errors.
+type UnsafeTransactionServiceServer interface {
+	mustEmbedUnimplementedTransactionServiceServer()
+}
+
+func RegisterTransactionServiceServer(s grpc.ServiceRegistrar, srv TransactionServiceServer) {
+	// If the following call panics, it indicates UnimplementedTransactionServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&TransactionService_ServiceDesc, srv)
+}
+
+func _TransactionService_FindCoordinator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FindCoordinatorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TransactionServiceServer).FindCoordinator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TransactionService_FindCoordinator_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TransactionServiceServer).FindCoordinator(ctx, req.(*FindCoordinatorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TransactionService_EndTransaction_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EndTransactionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TransactionServiceServer).EndTransaction(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TransactionService_EndTransaction_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TransactionServiceServer).EndTransaction(ctx, req.(*EndTransactionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TransactionService_ListTransactions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTransactionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TransactionServiceServer).ListTransactions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TransactionService_ListTransactions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TransactionServiceServer).ListTransactions(ctx, req.(*ListTransactionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TransactionService_DescribeTransaction_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DescribeTransactionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TransactionServiceServer).DescribeTransaction(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TransactionService_DescribeTransaction_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TransactionServiceServer).DescribeTransaction(ctx, req.(*DescribeTransactionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TransactionService_AbortTransaction_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AbortTransactionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TransactionServiceServer).AbortTransaction(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TransactionService_AbortTransaction_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TransactionServiceServer).AbortTransaction(ctx, req.(*AbortTransactionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// TransactionService_ServiceDesc is the grpc.ServiceDesc for TransactionService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var TransactionService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "oncelog.client.v1.TransactionService",
+	HandlerType: (*TransactionServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "FindCoordinator",
+			Handler:    _TransactionService_FindCoordinator_Handler,
+		},
+		{
+			MethodName: "EndTransaction",
+			Handler:    _TransactionService_EndTransaction_Handler,
+		},
+		{
+			MethodName: "ListTransactions",
+			Handler:    _TransactionService_ListTransactions_Handler,
+		},
+		{
+			MethodName: "DescribeTransaction",
+			Handler:    _TransactionService_DescribeTransaction_Handler,
+		},
+		{
+			MethodName: "AbortTransaction",
+			Handler:    _TransactionService_AbortTransaction_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
 	Metadata: "client/v1/client.proto",
 }
 

@@ -33,8 +33,8 @@ const (
 	outcomeMayHaveHappened = "MAY_HAVE_HAPPENED"
 )
 
-// ToStatus makes a gRPC status of a failed call: the error as an ErrorInfo, and a RetryInfo where
-// retryAfter is positive. ErrorOf gives the error back.
+// ToStatus makes a gRPC status of a failed call: the error as an ErrorInfo, a RetryInfo where
+// retryAfter is positive, and the error's TransactionEvent if it has one. ErrorOf gives the error back.
 func ToStatus(e *Error, code codes.Code, retryAfter time.Duration) *status.Status {
 	meta := maps.Clone(e.GetMetadata())
 	if meta == nil {
@@ -53,6 +53,9 @@ func ToStatus(e *Error, code codes.Code, retryAfter time.Duration) *status.Statu
 	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Reason: e.GetReason(), Domain: ErrorDomain, Metadata: meta}}
 	if retryAfter > 0 {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(retryAfter)})
+	}
+	if e.GetEvent() != nil {
+		details = append(details, protoadapt.MessageV1Of(e.Event))
 	}
 	st := status.New(code, e.GetMessage())
 	if with, err := st.WithDetails(details...); err == nil {
@@ -74,8 +77,11 @@ func ErrorOf(err error) (e *Error, retryAfter time.Duration, ok bool) {
 	if !isStatus || st == nil {
 		return nil, 0, false
 	}
+	var event *TransactionEvent
 	for _, d := range st.Details() {
 		switch d := d.(type) {
+		case *TransactionEvent:
+			event = d
 		case *errdetails.ErrorInfo:
 			if d.Domain == ErrorDomain {
 				e = errorOfInfo(d, st.Message())
@@ -87,6 +93,7 @@ func ErrorOf(err error) (e *Error, retryAfter time.Duration, ok bool) {
 	if e == nil {
 		return nil, 0, false
 	}
+	e.Event = event
 	return e, max(retryAfter, 0), true
 }
 

@@ -1,0 +1,219 @@
+package api
+
+import (
+	"context"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/coordinator/txn"
+	"github.com/oncelog/oncelog/record"
+)
+
+const (
+	// transactionVersion is what clients of this API speak: partitions join by being written to, and every end raises the
+	// epoch (KIP-890).
+	transactionVersion = 2
+	// defaultTransactionTimeoutMS is Kafka's.
+	defaultTransactionTimeoutMS = 60_000
+	// maxTransactionsListed of one ListTransactions.
+	maxTransactionsListed = 10_000
+)
+
+// InitProducerId hands out a producer id: a fresh one (I1), or that of a transactional id (I2). The name is the one that
+// generated code demands.
+func (s *service) InitProducerId(ctx context.Context, req *clientv1.InitProducerIdRequest) (*clientv1.InitProducerIdResponse, error) {
+	if req.TransactionalId == "" {
+		id, err := s.c.Cluster.NextProducerID(ctx)
+		if err != nil {
+			return nil, s.failed(s.ofDomain(err))
+		}
+		return &clientv1.InitProducerIdResponse{ProducerId: int64(id)}, nil
+	}
+	has, refusal := suppliedProducer(req.ProducerId, req.ProducerEpoch)
+	if refusal != nil {
+		return nil, s.failed(refusal)
+	}
+	timeout := req.TransactionTimeoutMs
+	if timeout == 0 {
+		timeout = defaultTransactionTimeoutMS
+	}
+	p, err := s.c.Transactions.InitProducer(ctx, coordinator.InitRequest{
+		TransactionalID: req.TransactionalId, Producer: has, Timeout: time.Duration(timeout) * time.Millisecond, Client: caller(ctx),
+	})
+	if err != nil {
+		return nil, s.failed(s.ofDomain(err))
+	}
+	return &clientv1.InitProducerIdResponse{ProducerId: int64(p.ID), ProducerEpoch: int32(p.Epoch)}, nil
+}
+
+// FindCoordinator says which broker coordinates an id or a group.
+func (s *service) FindCoordinator(ctx context.Context, req *clientv1.FindCoordinatorRequest) (*clientv1.FindCoordinatorResponse, error) {
+	var kind coordinator.Kind
+	switch req.Type {
+	case clientv1.CoordinatorType_COORDINATOR_TYPE_TRANSACTION:
+		kind = coordinator.KindTransactions
+	case clientv1.CoordinatorType_COORDINATOR_TYPE_GROUP:
+		kind = coordinator.KindGroups
+	default:
+		return nil, s.failed(refused(reasonInvalidRequest, "type", "1 to 2", "type is %d; want COORDINATOR_TYPE_GROUP (1) or COORDINATOR_TYPE_TRANSACTION (2)", req.Type))
+	}
+	if refusal := checkKey("key", req.Key); refusal != nil {
+		return nil, s.failed(refusal)
+	}
+	broker, err := s.c.Coordinators.Find(ctx, kind, req.Key)
+	if err != nil {
+		return nil, s.failed(s.ofDomain(err))
+	}
+	return &clientv1.FindCoordinatorResponse{BrokerId: broker, Address: s.address(broker)}, nil
+}
+
+// EndTransaction commits or aborts.
+func (s *service) EndTransaction(ctx context.Context, req *clientv1.EndTransactionRequest) (*clientv1.EndTransactionResponse, error) {
+	has, refusal := suppliedProducer(&req.ProducerId, &req.ProducerEpoch)
+	if refusal != nil {
+		return nil, s.failed(refusal)
+	}
+	p, err := s.c.Transactions.EndTransaction(ctx, coordinator.EndRequest{
+		TransactionalID: req.TransactionalId, Producer: has, Commit: req.Commit, Version: transactionVersion, Client: caller(ctx),
+	})
+	if err != nil {
+		return nil, s.failed(s.ofDomain(err))
+	}
+	return &clientv1.EndTransactionResponse{ProducerId: int64(p.ID), ProducerEpoch: int32(p.Epoch)}, nil
+}
+
+// ListTransactions lists what this broker coordinates.
+func (s *service) ListTransactions(ctx context.Context, req *clientv1.ListTransactionsRequest) (*clientv1.ListTransactionsResponse, error) {
+	refusal := checkRange("producer_ids", int64(len(req.ProducerIds)), 0, maxProducers)
+	if refusal == nil {
+		refusal = checkRange("open_for_ms", req.OpenForMs, 0, math.MaxInt64/int64(time.Millisecond))
+	}
+	f := coordinator.TransactionFilter{OpenFor: time.Duration(req.OpenForMs) * time.Millisecond, Prefix: req.IdPrefix}
+	for _, state := range req.States {
+		if state < clientv1.TransactionState_TRANSACTION_STATE_EMPTY || state > clientv1.TransactionState_TRANSACTION_STATE_COMPLETE_ABORT {
+			refusal = refused(reasonInvalidRequest, "states", "1 to 6", "states holds %d, which does not exist", state)
+			break
+		}
+		f.States = append(f.States, txn.Status(state-1))
+	}
+	if refusal != nil {
+		return nil, s.failed(refusal)
+	}
+	for _, id := range req.ProducerIds {
+		f.ProducerIDs = append(f.ProducerIDs, record.ProducerID(id))
+	}
+	list, truncated, err := s.c.Transactions.List(ctx, f, maxTransactionsListed)
+	if err != nil {
+		return nil, s.failed(s.ofDomain(err))
+	}
+	answer := &clientv1.ListTransactionsResponse{Truncated: truncated}
+	for _, t := range list {
+		p := s.protoTransaction(t)
+		p.Topics, p.History = nil, nil
+		answer.Transactions = append(answer.Transactions, p)
+	}
+	return answer, nil
+}
+
+// DescribeTransaction shows one id.
+func (s *service) DescribeTransaction(ctx context.Context, req *clientv1.DescribeTransactionRequest) (*clientv1.DescribeTransactionResponse, error) {
+	t, err := s.c.Transactions.Describe(ctx, req.TransactionalId)
+	if err != nil {
+		return nil, s.failed(s.ofDomain(err))
+	}
+	return &clientv1.DescribeTransactionResponse{Transaction: s.protoTransaction(t)}, nil
+}
+
+// AbortTransaction aborts against the producer.
+func (s *service) AbortTransaction(ctx context.Context, req *clientv1.AbortTransactionRequest) (*clientv1.AbortTransactionResponse, error) {
+	seen, refusal := suppliedProducer(req.ProducerId, req.ProducerEpoch)
+	if refusal != nil {
+		return nil, s.failed(refusal)
+	}
+	if err := s.c.Transactions.Abort(ctx, req.TransactionalId, seen, caller(ctx)); err != nil {
+		return nil, s.failed(s.ofDomain(err))
+	}
+	return &clientv1.AbortTransactionResponse{}, nil
+}
+
+// caller is the client as its connection and its user agent show it.
+func caller(ctx context.Context) txn.Client {
+	var c txn.Client
+	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
+		c.Address = p.Addr.String()
+	}
+	if md, ok := metadata.FromIncomingContext(ctx); ok {
+		if agent := md.Get("user-agent"); len(agent) == 1 {
+			c.ID, _, _ = strings.Cut(agent[0], " grpc-go/")
+		}
+	}
+	return c
+}
+
+// suppliedProducer reads a producer id and epoch: both, or none.
+func suppliedProducer(id *int64, epoch *int32) (coordinator.Producer, *clientv1.Error) {
+	switch {
+	case id == nil && epoch == nil:
+		return coordinator.NoProducer, nil
+	case id == nil || epoch == nil:
+		return coordinator.NoProducer, refused(reasonInvalidRequest, "producer_id, producer_epoch", "", "one of producer_id and producer_epoch is set; want both or none (I2)")
+	}
+	refusal := checkRange("producer_id", *id, 0, math.MaxInt64)
+	if refusal == nil {
+		refusal = checkRange("producer_epoch", int64(*epoch), 0, math.MaxInt16)
+	}
+	return coordinator.Producer{ID: record.ProducerID(*id), Epoch: record.Epoch(*epoch)}, refusal
+}
+
+// checkTransactionalID checks an id before it is carried to its coordinator, which checks it again.
+func checkTransactionalID(id string) *clientv1.Error { return checkKey("transactional_id", id) }
+
+func checkKey(field, key string) *clientv1.Error {
+	switch {
+	case key == "" || len(key) > txn.MaxIDLength:
+		limit := "1 to " + strconv.Itoa(txn.MaxIDLength) + " bytes"
+		return refused(reasonInvalidRequest, field, limit, "%s has %d bytes; %s are allowed", field, len(key), limit)
+	case !utf8.ValidString(key):
+		return refused(reasonInvalidRequest, field, "", "%s is not UTF-8", field)
+	}
+	return nil
+}
+
+func (s *service) protoTransaction(t *txn.Transaction) *clientv1.Transaction {
+	p := &clientv1.Transaction{
+		TransactionalId: t.ID, State: clientv1.TransactionState(t.Status + 1), ProducerId: int64(t.ProducerID), ProducerEpoch: int32(t.Epoch),
+		LastEpoch: int32(t.LastEpoch), PreviousProducerId: int64(t.PreviousProducerID), NextProducerId: int64(t.NextProducerID),
+		TimeoutMs: t.TimeoutMS, StartMs: t.StartMS, UpdatedMs: t.UpdatedMS, ClientVersion: int32(t.ClientVersion), CoordinatorId: s.c.Cluster.Self(),
+	}
+	for _, tp := range t.Partitions { // sorted
+		if n := len(p.Topics); n == 0 || p.Topics[n-1].Topic != tp.Topic {
+			p.Topics = append(p.Topics, &clientv1.TransactionTopic{Topic: tp.Topic})
+		}
+		last := p.Topics[len(p.Topics)-1]
+		last.Partitions = append(last.Partitions, tp.Partition)
+	}
+	for i := range t.History {
+		p.History = append(p.History, protoEvent(&t.History[i]))
+	}
+	return p
+}
+
+func protoEvent(e *txn.Event) *clientv1.TransactionEvent {
+	p := &clientv1.TransactionEvent{
+		Kind: clientv1.TransactionEventKind(e.Kind), TimeMs: e.TimeMS, ProducerId: int64(e.ProducerID), ProducerEpoch: int32(e.Epoch),
+		ClientId: e.Client.ID, ClientAddress: e.Client.Address, ExpectedSequence: -1, ReceivedSequence: -1,
+	}
+	if r := e.Refused; r != nil {
+		p.Topic, p.Partition, p.Reason = r.Topic, r.Partition, valid(r.Code)
+		p.ExpectedSequence, p.ReceivedSequence = int32(r.Expected), int32(r.Received)
+	}
+	return p
+}
