@@ -11,11 +11,13 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/oncelog/oncelog/internal/vfs"
+	"github.com/oncelog/oncelog/partition"
 )
 
 // Options are what a program or a test puts around a broker. The zero value is
@@ -29,10 +31,15 @@ type Options struct {
 	Listen func(network, address string) (net.Listener, error)
 	// Dial connects to peers. Nil: a net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// FS holds the record logs. Nil: the real disk.
+	// FS holds the record logs and state snapshots. Nil: the real disk.
 	FS vfs.FS
 	// Wall gives the time of day. Nil: time.Now.
 	Wall func() time.Time
+	// NoSync leaves all other files unsynced: terms, votes, the metadata log, the broker's identity.
+	// They are on the real disk in any case. It is for simulations, which never cut its power.
+	NoSync bool
+	// Sabotage plants bugs, for tests that prove that they would be noticed.
+	Sabotage partition.Sabotage
 }
 
 func (o *Options) setDefaults() {
@@ -53,6 +60,14 @@ func (o *Options) setDefaults() {
 	}
 }
 
+// local is the real disk, for what is never in Options.FS.
+func (o *Options) local() vfs.FS {
+	if o.NoSync {
+		return vfs.WithoutSync(vfs.OS())
+	}
+	return vfs.OS()
+}
+
 // Broker is one broker, from New to the end of Run and Close.
 type Broker struct {
 	cfg     Config
@@ -64,7 +79,8 @@ type Broker struct {
 	httpListener net.Listener
 	grpc         map[string]net.Listener
 
-	ready chan struct{}
+	ready  chan struct{}
+	health atomic.Pointer[health] // nil before Run
 
 	// mu guards closed and running.
 	mu      sync.Mutex
@@ -104,21 +120,22 @@ func New(cfg Config, options Options) (*Broker, error) {
 // open takes hold of what no two brokers can have at once.
 func (b *Broker) open() error {
 	var err error
-	if err = vfs.OS().MkdirAll(b.cfg.DataDir); err != nil {
+	disk := b.options.local()
+	if err = disk.MkdirAll(b.cfg.DataDir); err != nil {
 		return fmt.Errorf("data_dir %s: %w", b.cfg.DataDir, err)
 	}
-	if err = vfs.OS().SyncDir(filepath.Dir(b.cfg.DataDir)); err != nil {
+	if err = disk.SyncDir(filepath.Dir(b.cfg.DataDir)); err != nil {
 		return fmt.Errorf("data_dir %s: %w", b.cfg.DataDir, err)
 	}
-	if b.lock, err = vfs.OS().Lock(b.cfg.DataDir); err != nil {
+	if b.lock, err = disk.Lock(b.cfg.DataDir); err != nil {
 		return fmt.Errorf("data_dir %s: %w; is another broker running on it?", b.cfg.DataDir, err)
 	}
 	for _, sub := range []string{"raft", "partitions", "coordinators"} {
-		if err = vfs.OS().MkdirAll(filepath.Join(b.cfg.DataDir, sub)); err != nil {
+		if err = disk.MkdirAll(filepath.Join(b.cfg.DataDir, sub)); err != nil {
 			return fmt.Errorf("data_dir %s: %w", b.cfg.DataDir, err)
 		}
 	}
-	if err = vfs.OS().SyncDir(b.cfg.DataDir); err != nil {
+	if err = disk.SyncDir(b.cfg.DataDir); err != nil {
 		return fmt.Errorf("data_dir %s: %w", b.cfg.DataDir, err)
 	}
 	listen := func(key, address string) (net.Listener, error) {
@@ -164,6 +181,14 @@ func (b *Broker) Run(ctx context.Context) error {
 
 // Ready is closed once the broker serves clients.
 func (b *Broker) Ready() <-chan struct{} { return b.ready }
+
+// NotReady tells what keeps the broker from being ready now; none: it is.
+func (b *Broker) NotReady() []string {
+	if h := b.health.Load(); h != nil {
+		return h.reasons()
+	}
+	return []string{"not started"}
+}
 
 // GRPCAddr is the address that the gRPC listener of a name accepts on; empty: the default one.
 func (b *Broker) GRPCAddr(name ...string) string {

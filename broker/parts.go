@@ -24,7 +24,6 @@ import (
 	"github.com/oncelog/oncelog/internal/buildinfo"
 	"github.com/oncelog/oncelog/internal/mux"
 	"github.com/oncelog/oncelog/internal/raftgroup"
-	"github.com/oncelog/oncelog/internal/vfs"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
 )
@@ -69,6 +68,7 @@ func (b *Broker) assemble() (*parts, error) {
 	reg := b.options.Registry
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfoMetric())
 	p.health = newHealth(p)
+	b.health.Store(p.health)
 	p.http = startHTTP(b.httpListener, reg, p.health.reasons, p.logger)
 
 	tlsConfig, err := peerTLS(b.cfg.Peer.TLS)
@@ -102,6 +102,7 @@ func (b *Broker) assemble() (*parts, error) {
 		MaxSendingBytes:     int64(b.cfg.Limits.ReplicationBytes),
 		MaxEntryBytes:       int(b.cfg.Limits.MaxMessageBytes) + entrySlack,
 		TrustNetwork:        tlsConfig != nil,
+		NoSync:              b.options.NoSync,
 		Logger:              p.logger,
 		Registerer:          reg,
 	})
@@ -124,6 +125,7 @@ func (b *Broker) assemble() (*parts, error) {
 		ScrubBytes:              int64(b.cfg.Scrub.BytesPerSecond),
 		ScrubInterval:           b.cfg.Scrub.Interval,
 		Wall:                    b.options.Wall,
+		Sabotage:                b.options.Sabotage,
 		Logger:                  p.logger,
 		Registerer:              reg,
 	})
@@ -183,7 +185,7 @@ func (p *parts) clusterConfig(b *Broker, dialer mux.Dialer) cluster.Config {
 		listeners = append(listeners, metadata.Listener{Name: name, Address: advertised(b.cfg.GRPC[name].Advertise, b.grpc[name])})
 	}
 	return cluster.Config{
-		Broker: b.cfg.BrokerID, Dir: filepath.Join(b.cfg.DataDir, "cluster"), FS: vfs.OS(),
+		Broker: b.cfg.BrokerID, Dir: filepath.Join(b.cfg.DataDir, "cluster"), FS: b.options.local(),
 		Listeners: listeners, Rack: b.cfg.Rack, Version: buildinfo.Get().Version,
 		MaxReplicas: b.cfg.Limits.MaxPartitions, Seeds: b.cfg.Seeds, Dial: dialer.Peer,
 		Logger: b.logger, Registerer: b.options.Registry,

@@ -178,7 +178,7 @@ func (r RaftConfig) validate(v *validator) {
 			"a heartbeat that waits longer would come too late")
 	}
 	v.duration("raft.commit_timeout", r.CommitTimeout, 10*time.Millisecond, minute, "each idle group sends a message that often")
-	v.size("raft.snapshot_bytes", r.SnapshotBytes, 64*KiB, 64*GiB, "that much log is replayed after a crash")
+	v.size("raft.snapshot_bytes", r.SnapshotBytes, 4*KiB, 64*GiB, "that much log is replayed after a crash")
 	v.size("raft.max_in_flight_bytes", r.MaxInFlightBytes, 64*KiB, GiB,
 		"little stops the pipeline, much only waits in memory")
 }

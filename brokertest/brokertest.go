@@ -1,36 +1,64 @@
 // Package brokertest runs a whole cluster inside a Go test, with a network, disks and a clock whose
 // faults a seed decides.
 //
-//	c := brokertest.Start(t, brokertest.Options{Brokers: 3})
+//	c := brokertest.Start(t, brokertest.Options{})
 //	cl := c.Client()
 //	c.Crash(1)   // a power cut: unsynced writes are lost
 //	c.Restart(1)
 //
 // The brokers are the real ones, with real Raft and a real record log; what is replaced is the
-// network (memnet), the disk below the record log (vfs.Mem), and, inside testing/synctest, the
-// clock. Terms, votes and the metadata group are in real files under the test's own directory:
-// a crash keeps what their last commit made durable.
+// network (memnet), the disk below the record log (vfs.Mem), and, in a simulation, the clock.
+//
+// # Simulations
+//
+// Simulate runs the same on virtual time: nothing waits, a minute takes as long as the brokers
+// compute, and time stands still while they do. A test may sleep:
+//
+//	func TestOrdersSurvive(t *testing.T) {
+//		o := brokertest.Options{Seed: 7, Latency: time.Millisecond, Jitter: 2 * time.Millisecond}
+//		brokertest.Simulate(t, o, func(t *testing.T, c *brokertest.Cluster) {
+//			p, err := c.Client().NewProducer(client.ProducerConfig{})
+//			...
+//			stop := c.Go(func(ctx context.Context) { load(ctx, p) })  // the program under test
+//			err = c.Torment(time.Minute, brokertest.Nemesis{})        // faults that the seed chooses
+//			...
+//			err = c.Mend()                                            // all undone, every broker ready
+//			...
+//			stop()
+//			...                                                       // now look what is stored
+//		})
+//	}
+//
+// All goroutines of the test belong to the simulation and must have ended when it does; Go sees to
+// that, also when the test fails. What waits must wait for a channel, a timer, a sync.Cond or a sync.WaitGroup of its own: as long as one
+// goroutine waits for a sync.Mutex whose holder waits for time, or for a socket, virtual time stands
+// still, and Options.Watchdog ends the program with all stacks.
+//
+// The seed decides the faults, their times and what crashes lose. It does not decide which of two
+// goroutines runs first, so that a seed that failed may pass the next time; run it again some times.
+//
+// Terms, votes and the metadata group are in real files under the test's own directory: a crash
+// keeps what their last commit wrote.
 package brokertest
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/oncelog/oncelog/broker"
 	"github.com/oncelog/oncelog/client"
 	"github.com/oncelog/oncelog/internal/memnet"
 	"github.com/oncelog/oncelog/internal/vfs"
+	"github.com/oncelog/oncelog/partition"
 )
 
 // Options say what cluster to start. The zero value gives three brokers and seed 1.
@@ -39,10 +67,22 @@ type Options struct {
 	Brokers int
 	// Seed decides what a crash loses. Default 1. It is logged when a test fails.
 	Seed uint64
+	// Latency and Jitter make what is sent arrive later: by Latency, and up to Jitter more. Default 0.
+	Latency, Jitter time.Duration
+	// SyncTime is how long every sync of a disk takes. Default 0.
+	SyncTime time.Duration
 	// Configure changes a broker's configuration before each start.
 	Configure func(*broker.Config)
-	// LogLevel is the least severe level that goes to the test's log. Default: errors only.
+	// Sabotage plants bugs in the brokers, to prove that a test would notice them.
+	Sabotage partition.Sabotage
+	// LyingDisks say that they have synced, and have not.
+	LyingDisks bool
+	// LogLevel is the least severe level that is logged. Default: errors only.
 	LogLevel slog.Leveler
+	// Log takes the brokers' logs. Default: the test's log.
+	Log io.Writer
+	// Watchdog is how much real time a simulation may take. Default 2 minutes.
+	Watchdog time.Duration
 }
 
 // Cluster is a running cluster. Its methods may be called from many goroutines, but for one broker
@@ -51,7 +91,7 @@ type Cluster struct {
 	t       testing.TB
 	options Options
 	dir     string
-	// Network connects brokers and clients; its hosts are "b1", "b2" ... and "client".
+	// Network connects brokers and clients; its hosts are "b1", "b2" ... and those of the clients.
 	Network *memnet.Network
 
 	// mu guards what follows.
@@ -59,37 +99,11 @@ type Cluster struct {
 	rng     *rand.Rand
 	nodes   []*node
 	clients []*client.Client
+	owned   []func() // ends what Go has started
+	hosts   []string // of the clients
 }
 
-// node is one broker over its lives.
-type node struct {
-	id   int32
-	host string
-	disk *vfs.Mem
-
-	broker   *broker.Broker
-	registry *prometheus.Registry
-	cancel   context.CancelFunc
-	done     chan error
-	gate     *gate
-	// wiped counts the disks it has lost.
-	wiped int
-	// said is what it has logged.
-	said logBook
-	// ahead is by how much the time of day is wrong, in ns.
-	ahead atomic.Int64
-}
-
-// gate is what a paused broker's disk waits at.
-type gate struct {
-	mu     sync.Mutex
-	closed chan struct{} // nil: open
-	slow   time.Duration
-}
-
-// Start starts a cluster and waits until every broker is ready. The cluster ends with the test.
-func Start(t testing.TB, o Options) *Cluster {
-	t.Helper()
+func (o *Options) setDefaults(t testing.TB) {
 	if o.Brokers == 0 {
 		o.Brokers = 3
 	}
@@ -99,7 +113,19 @@ func Start(t testing.TB, o Options) *Cluster {
 	if o.LogLevel == nil {
 		o.LogLevel = slog.LevelError
 	}
-	c := &Cluster{t: t, options: o, dir: t.TempDir(), Network: memnet.New(), rng: rand.New(rand.NewPCG(o.Seed, 0))}
+	if o.Log == nil {
+		o.Log = logWriter{t}
+	}
+}
+
+// Start starts a cluster and waits until every broker is ready. The cluster ends with the test.
+func Start(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	o.setDefaults(t)
+	c := &Cluster{t: t, options: o, dir: t.TempDir(), Network: memnet.New(), rng: rand.New(rand.NewPCG(o.Seed, 0)), hosts: []string{DefaultClientHost}}
+	if o.Latency+o.Jitter > 0 {
+		c.Network.SetLatency(o.Latency, o.Latency+o.Jitter, o.Seed)
+	}
 	t.Cleanup(c.close)
 	for range o.Brokers {
 		c.newNode()
@@ -115,7 +141,7 @@ func Start(t testing.TB, o Options) *Cluster {
 
 func (c *Cluster) newNode() *node {
 	i := len(c.nodes)
-	n := &node{id: int32(i + 1), host: fmt.Sprintf("b%d", i+1), gate: &gate{}}
+	n := &node{id: int32(i + 1), host: fmt.Sprintf("b%d", i+1), gate: &gate{slow: c.options.SyncTime}}
 	c.nodes = append(c.nodes, n)
 	c.format(n)
 	return n
@@ -162,8 +188,11 @@ func (c *Cluster) format(n *node) {
 func (c *Cluster) close() {
 	c.Network.HealAll()
 	c.mu.Lock()
-	clients := c.clients
+	clients, owned := c.clients, c.owned
 	c.mu.Unlock()
+	for _, stop := range owned {
+		stop()
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel() // Tests that care about what is still under way flush first.
 	for _, cl := range clients {
@@ -196,56 +225,6 @@ func (c *Cluster) config(n *node) broker.Config {
 		c.options.Configure(&cfg)
 	}
 	return cfg
-}
-
-func (c *Cluster) startNode(n *node) {
-	c.t.Helper()
-	n.registry = prometheus.NewRegistry()
-	disk := n.disk
-	disk.SetDelay(n.gate.delay)
-	disk.OnBefore(n.gate.wait)
-	b, err := broker.New(c.config(n), broker.Options{
-		Logger:   c.logger(n),
-		Registry: n.registry,
-		FS:       disk,
-		Wall:     func() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) },
-		Listen:   func(_, addr string) (net.Listener, error) { return c.Network.Listen(addr) },
-		Dial:     func(ctx context.Context, _, addr string) (net.Conn, error) { return c.Network.Dial(ctx, n.host, addr) },
-	})
-	if err != nil {
-		c.t.Fatalf("start broker %d: %v", n.id, err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	n.broker, n.cancel, n.done = b, cancel, make(chan error, 1)
-	go func() { n.done <- b.Run(ctx) }()
-}
-
-func (c *Cluster) waitReady(n *node) {
-	c.t.Helper()
-	select {
-	case <-n.broker.Ready():
-	case err := <-n.done:
-		c.t.Fatalf("broker %d ended before it was ready: %v", n.id, err)
-	case <-time.After(time.Minute):
-		c.t.Fatalf("broker %d is not ready after a minute", n.id)
-	}
-}
-
-// stopNode ends a broker without draining, if it runs.
-func (c *Cluster) stopNode(n *node) {
-	if n.broker == nil {
-		return
-	}
-	if err := n.broker.Close(); err != nil && !isExpected(err) {
-		c.t.Errorf("close broker %d: %v", n.id, err)
-	}
-	n.cancel()
-	<-n.done
-	n.broker = nil
-}
-
-func isExpected(err error) bool {
-	return errors.Is(err, net.ErrClosed) || errors.Is(err, errDead)
 }
 
 func (c *Cluster) node(id int32) *node { return c.nodes[id-1] }
@@ -305,175 +284,55 @@ func (c *Cluster) Client() *client.Client {
 // ClientWith is Client with a configuration; its Bootstrap and Dialer are set here.
 func (c *Cluster) ClientWith(cfg client.Config) *client.Client {
 	c.t.Helper()
+	return c.ClientOn(DefaultClientHost, cfg)
+}
+
+// DefaultClientHost is where clients are that are not put elsewhere.
+const DefaultClientHost = "client"
+
+// ClientHosts lists the hosts of clients, in the order in which they came.
+func (c *Cluster) ClientHosts() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.hosts)
+}
+
+// ClientOn is ClientWith on a host of its own in the Network, whose links can be cut apart from
+// those of other clients.
+func (c *Cluster) ClientOn(host string, cfg client.Config) *client.Client {
+	c.t.Helper()
 	cfg.Bootstrap = c.GRPCAddrs()
-	cfg.Dialer = func(ctx context.Context, addr string) (net.Conn, error) { return c.Network.Dial(ctx, "client", addr) }
+	cfg.Dialer = func(ctx context.Context, addr string) (net.Conn, error) { return c.Network.Dial(ctx, host, addr) }
 	cl, err := client.New(cfg)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	c.mu.Lock()
 	c.clients = append(c.clients, cl)
+	if !slices.Contains(c.hosts, host) {
+		c.hosts = append(c.hosts, host)
+	}
 	c.mu.Unlock()
 	return cl
 }
 
-// errDead is what a crashed broker's disk answers.
-var errDead = errors.New("the machine has lost its power")
-
-// Crash cuts a broker's power: its connections break, and what it had not synced is lost, kept or
-// torn as the seed decides.
-func (c *Cluster) Crash(id int32) {
-	c.t.Helper()
-	n := c.node(id)
+// Go runs f in a goroutine. Its context ends with stop, which waits until f has returned, or with the
+// test. stop may be called more than once.
+func (c *Cluster) Go(f func(ctx context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f(ctx)
+	}()
+	stop = func() {
+		cancel()
+		<-done
+	}
 	c.mu.Lock()
-	r := rand.New(rand.NewPCG(c.rng.Uint64(), 0))
+	c.owned = append(c.owned, stop)
 	c.mu.Unlock()
-	old := n.disk
-	n.disk = old.CrashClone(r)
-	c.die(n, old)
-}
-
-// Kill ends a broker as SIGKILL does: what it wrote, synced or not, the system still has.
-func (c *Cluster) Kill(id int32) {
-	c.t.Helper()
-	n := c.node(id)
-	old := n.disk
-	n.disk = old.KillClone()
-	c.die(n, old)
-}
-
-// die takes the disk and the network from under a broker and ends it.
-func (c *Cluster) die(n *node, old *vfs.Mem) {
-	old.OnBefore(func(op vfs.Op) error {
-		if op.Kind.Changes() {
-			return errDead
-		}
-		return nil
-	})
-	n.gate.open()
-	c.Network.Drop(n.host)
-	c.Network.Freeze(n.host) // Nothing of what it still does gets out.
-	c.stopNode(n)
-	c.Network.Thaw(n.host)
-}
-
-// Stop ends a broker in order: it drains first.
-func (c *Cluster) Stop(id int32) {
-	c.t.Helper()
-	n := c.node(id)
-	n.cancel()
-	err := <-n.done
-	n.done <- nil
-	if err != nil {
-		c.t.Errorf("stop broker %d: %v", id, err)
-	}
-	c.stopNode(n)
-}
-
-// Restart starts a broker that was crashed, killed or stopped, and waits until it is ready.
-func (c *Cluster) Restart(id int32) {
-	c.t.Helper()
-	c.StartAgain(id)
-	c.waitReady(c.node(id))
-}
-
-// StartAgain is Restart without waiting.
-func (c *Cluster) StartAgain(id int32) {
-	c.t.Helper()
-	c.startNode(c.node(id))
-}
-
-// WaitReady waits until a broker that was started is ready.
-func (c *Cluster) WaitReady(id int32) {
-	c.t.Helper()
-	c.waitReady(c.node(id))
-}
-
-// PowerCut crashes every broker that runs, at once.
-func (c *Cluster) PowerCut() {
-	c.t.Helper()
-	for _, n := range c.nodes {
-		if n.broker != nil {
-			c.Network.Freeze(n.host)
-		}
-	}
-	for _, n := range c.nodes {
-		if n.broker != nil {
-			c.Crash(n.id)
-		}
-	}
-}
-
-// Pause stops a broker's traffic and disk, as SIGSTOP does; its clock goes on.
-func (c *Cluster) Pause(id int32) {
-	n := c.node(id)
-	c.Network.Freeze(n.host)
-	n.gate.shut()
-}
-
-// Resume undoes Pause.
-func (c *Cluster) Resume(id int32) {
-	n := c.node(id)
-	n.gate.open()
-	c.Network.Thaw(n.host)
-}
-
-// Isolate cuts a broker off from all other brokers, and from clients too if asked to.
-func (c *Cluster) Isolate(id int32, clientsToo bool) {
-	var others []string
-	for _, n := range c.nodes {
-		if n.id != id {
-			others = append(others, n.host)
-		}
-	}
-	if clientsToo {
-		others = append(others, "client")
-	}
-	c.Network.Isolate(c.node(id).host, others...)
-}
-
-// SlowDisk makes every sync of a broker's disk take d longer; 0: as fast as memory again.
-func (c *Cluster) SlowDisk(id int32, d time.Duration) {
-	g := c.node(id).gate
-	g.mu.Lock()
-	g.slow = d
-	g.mu.Unlock()
-}
-
-func (g *gate) delay(op vfs.Op) time.Duration {
-	if op.Kind != vfs.OpSync {
-		return 0
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.slow
-}
-
-func (g *gate) wait(op vfs.Op) error {
-	g.mu.Lock()
-	closed := g.closed
-	g.mu.Unlock()
-	if closed != nil && op.Kind.Changes() {
-		<-closed
-	}
-	return nil
-}
-
-func (g *gate) shut() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed == nil {
-		g.closed = make(chan struct{})
-	}
-}
-
-func (g *gate) open() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed != nil {
-		close(g.closed)
-		g.closed = nil
-	}
+	return stop
 }
 
 // MetricNames lists the metrics that a broker shows now.

@@ -11,7 +11,7 @@ import (
 // logger passes a broker's log to the test, from the level of the options on, and to its book.
 func (c *Cluster) logger(n *node) *slog.Logger {
 	return slog.New(slog.NewMultiHandler(
-		slog.NewTextHandler(logWriter{c.t}, &slog.HandlerOptions{Level: c.options.LogLevel}),
+		slog.NewTextHandler(c.options.Log, &slog.HandlerOptions{Level: c.options.LogLevel}),
 		slog.NewTextHandler(&n.said, nil),
 	)).With("broker", n.id)
 }

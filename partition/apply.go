@@ -128,7 +128,7 @@ func (r *Replica) applyAppend(e *raftgroup.Entry, meta []byte) any {
 func (r *Replica) applyBatch(b record.Batch, knew producer.Knew, now int64) appended {
 	s := &r.state
 	a := appended{base: s.next, logStart: s.start, appendTime: now}
-	if b.ProducerID() != record.NoProducerID {
+	if r.host.config.Sabotage.decides(b) {
 		pb := batchOf(b, knew)
 		v := s.producers.Append(pb, s.next, now)
 		r.host.metrics.verdict(v)

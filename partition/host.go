@@ -56,6 +56,8 @@ type HostConfig struct {
 	Wall       func() time.Time
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
+	// Sabotage breaks promises, for tests that prove that they would be noticed.
+	Sabotage Sabotage
 }
 
 // Host holds this broker's replicas. Its methods may be called from many goroutines.

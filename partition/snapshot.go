@@ -150,7 +150,7 @@ func (r *Replica) Restore(index record.Index, src io.Reader) error {
 	if err := r.log.Restore(s.layout); err != nil {
 		return fmt.Errorf("restore %s: %w", r.spec, err)
 	}
-	r.state = s.state
+	r.state = r.host.config.Sabotage.restored(s.state)
 	r.publish()
 	r.wakeFetches()
 	return nil

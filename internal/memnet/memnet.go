@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strings"
@@ -27,6 +28,9 @@ type Network struct {
 	cut       map[link]bool
 	frozen    map[string]bool
 	delay     map[link]time.Duration
+	// latency and jitter hold for all links; chance decides about the second. See SetLatency.
+	latency, jitter time.Duration
+	chance          *rand.Rand
 	// changed is closed and replaced whenever a link's state changes.
 	changed chan struct{}
 	port    int
@@ -139,7 +143,7 @@ func (n *Network) Isolate(host string, others ...string) {
 	}
 }
 
-// HealAll undoes every cut, freeze and delay.
+// HealAll undoes every cut, freeze and delay. The latency of the network stays.
 func (n *Network) HealAll() {
 	n.set(func() {
 		clear(n.cut)
@@ -157,6 +161,15 @@ func (n *Network) Thaw(host string) { n.set(func() { delete(n.frozen, host) }) }
 // Delay makes every byte from one host to another late by d.
 func (n *Network) Delay(from, to string, d time.Duration) {
 	n.set(func() { n.delay[link{from, to}] = d })
+}
+
+// SetLatency makes all that is sent from now on late by a time from least to most, decided by the
+// seed for each write. Delay comes on top. Nothing overtakes within a connection.
+func (n *Network) SetLatency(least, most time.Duration, seed uint64) {
+	n.set(func() {
+		n.latency, n.jitter = least, most-least
+		n.chance = rand.New(rand.NewPCG(seed, 0x6e6574))
+	})
 }
 
 // ResetConns breaks the open connections between two hosts, as a rebooting router does; what was
@@ -203,12 +216,22 @@ func (n *Network) set(change func()) {
 	n.mu.Unlock()
 }
 
-// state tells whether a link carries bytes now, how late they are, and a channel that is closed
-// when that changes.
-func (n *Network) state(l link) (open bool, delay time.Duration, changed <-chan struct{}) {
+// state tells whether a link carries bytes now, and gives a channel that is closed when that changes.
+func (n *Network) state(l link) (open bool, changed <-chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.openLocked(l), n.delay[l], n.changed
+	return n.openLocked(l), n.changed
+}
+
+// lateness is how late what is sent now arrives; answers: something comes back on the way now.
+func (n *Network) lateness(l link) (late time.Duration, answers bool, changed <-chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	late = n.delay[l] + n.latency
+	if n.jitter > 0 {
+		late += time.Duration(n.chance.Int64N(int64(n.jitter) + 1))
+	}
+	return late, n.openLocked(l) && n.openLocked(link{l.to, l.from}), n.changed
 }
 
 type address string
@@ -264,7 +287,6 @@ type conn struct {
 }
 
 func (c *conn) Read(p []byte) (int, error)         { return c.in.read(p) }
-func (c *conn) Write(p []byte) (int, error)        { return c.out.write(p) }
 func (c *conn) LocalAddr() net.Addr                { return c.local }
 func (c *conn) RemoteAddr() net.Addr               { return c.remote }
 func (c *conn) SetReadDeadline(t time.Time) error  { c.in.readDeadline.set(t); return nil }
@@ -276,11 +298,22 @@ func (c *conn) SetDeadline(t time.Time) error {
 	return nil
 }
 
+// Write learns that the other end is closed as TCP does, from a packet that comes back: not while
+// nothing comes through, and then for both directions at once. Who writes to a connection that is
+// broken and reads from it would else see it broken and whole.
+func (c *conn) Write(p []byte) (int, error) {
+	n, err := c.out.write(p)
+	if err == syscall.EPIPE {
+		c.in.end(syscall.ECONNRESET, syscall.ECONNRESET, lose)
+	}
+	return n, err
+}
+
 // Close ends both directions; the other end reads what is on the way, then EOF.
 func (c *conn) Close() error {
 	c.forget()
-	c.out.end(io.EOF, net.ErrClosed)
-	c.in.end(net.ErrClosed, syscall.EPIPE)
+	c.out.end(io.EOF, net.ErrClosed, keep)
+	c.in.end(net.ErrClosed, syscall.EPIPE, lose)
 	return nil
 }
 
@@ -288,8 +321,7 @@ func (c *conn) Close() error {
 func (c *conn) reset() {
 	c.forget()
 	for _, p := range []*pipe{c.in, c.out} {
-		p.drop()
-		p.end(syscall.ECONNRESET, syscall.ECONNRESET)
+		p.end(syscall.ECONNRESET, syscall.ECONNRESET, lose)
 	}
 }
 
@@ -307,10 +339,12 @@ type pipe struct {
 	mu       sync.Mutex
 	segments []segment
 	size     int
-	readErr  error // what read gives once the queue is empty
+	last     time.Time // when the last segment is due: none overtakes it
+	readErr  error     // what read gives once the queue is empty
 	writeErr error
-	// moved is closed and replaced at every change.
-	moved chan struct{}
+	// moved is closed and replaced at the next change after somebody has begun to wait for it.
+	moved  chan struct{}
+	waited bool
 
 	readDeadline, writeDeadline deadline
 }
@@ -328,11 +362,27 @@ func newPipe(n *Network, l link) *pipe {
 }
 
 func (p *pipe) signalLocked() {
-	close(p.moved)
-	p.moved = make(chan struct{})
+	if p.waited {
+		close(p.moved)
+		p.moved, p.waited = make(chan struct{}), false
+	}
 }
 
-func (p *pipe) end(readErr, writeErr error) {
+// waitLocked gives what to wait for.
+func (p *pipe) waitLocked() <-chan struct{} {
+	p.waited = true
+	return p.moved
+}
+
+// What becomes of what is on the way when a pipe ends.
+type rest bool
+
+const (
+	keep rest = true
+	lose rest = false
+)
+
+func (p *pipe) end(readErr, writeErr error, r rest) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.readErr == nil || errors.Is(readErr, net.ErrClosed) {
@@ -341,23 +391,16 @@ func (p *pipe) end(readErr, writeErr error) {
 	if p.writeErr == nil {
 		p.writeErr = writeErr
 	}
-	if errors.Is(readErr, net.ErrClosed) {
+	if r == lose {
 		p.segments, p.size = nil, 0
 	}
 	p.signalLocked()
 }
 
-func (p *pipe) drop() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.segments, p.size = nil, 0
-}
-
 func (p *pipe) read(b []byte) (int, error) {
 	for {
-		open, _, changed := p.net.state(p.link)
+		open, changed := p.net.state(p.link)
 		p.mu.Lock()
-		moved := p.moved
 		var wait time.Duration
 		switch {
 		case len(p.segments) == 0 && p.readErr != nil && (open || p.readErr != io.EOF):
@@ -371,6 +414,7 @@ func (p *pipe) read(b []byte) (int, error) {
 				return n, nil
 			}
 		}
+		moved := p.waitLocked()
 		p.mu.Unlock()
 		if err := p.await(moved, changed, wait, &p.readDeadline); err != nil {
 			return 0, err
@@ -393,23 +437,25 @@ func (p *pipe) takeLocked(b []byte) int {
 func (p *pipe) write(b []byte) (int, error) {
 	written := 0
 	for len(b) > 0 {
-		_, delay, changed := p.net.state(p.link)
+		late, answers, changed := p.net.lateness(p.link)
 		p.mu.Lock()
-		moved := p.moved
-		if p.writeErr != nil {
-			err := p.writeErr
+		if err := p.writeErr; err != nil && (answers || err != syscall.EPIPE) {
 			p.mu.Unlock()
 			return written, err
 		}
 		if room := connBuffer - p.size; room > 0 {
 			n := min(room, len(b))
-			p.segments = append(p.segments, segment{append([]byte(nil), b[:n]...), time.Now().Add(delay)})
+			if due := time.Now().Add(late); due.After(p.last) {
+				p.last = due
+			}
+			p.segments = append(p.segments, segment{append([]byte(nil), b[:n]...), p.last})
 			p.size += n
 			p.signalLocked()
 			p.mu.Unlock()
 			b, written = b[n:], written+n
 			continue
 		}
+		moved := p.waitLocked()
 		p.mu.Unlock()
 		if err := p.await(moved, changed, 0, &p.writeDeadline); err != nil {
 			return written, err

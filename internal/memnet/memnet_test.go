@@ -84,3 +84,52 @@ func TestDelayCloseAndReset(t *testing.T) {
 		}
 	})
 }
+
+// TestClosedBehindACut: that the other end is closed is known to neither direction while nothing comes
+// back, and to both at once after that. gRPC, which tries again at once on another stream as long as
+// reading says nothing, would else never stop.
+func TestClosedBehindACut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := New()
+		client, server := pair(t, n)
+		n.Delay("b", "a", time.Hour)
+		if _, err := server.Write([]byte("late")); err != nil {
+			t.Fatal(err)
+		}
+		n.Cut("b", "a")
+		_ = server.Close()
+		if _, err := client.Write([]byte("x")); err != nil {
+			t.Fatalf("write while no answer comes back: %v", err)
+		}
+		n.Heal("b", "a")
+		if _, err := client.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
+			t.Fatalf("write to a closed peer: %v", err)
+		}
+		began := time.Now()
+		if _, err := client.Read(make([]byte, 8)); err == nil || time.Since(began) > 0 {
+			t.Fatalf("read from a connection that is broken for writing: %v after %s", err, time.Since(began))
+		}
+	})
+}
+
+// TestLatency: what is sent takes its time, and keeps its order.
+func TestLatency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := New()
+		client, server := pair(t, n)
+		n.SetLatency(time.Millisecond, 5*time.Millisecond, 1)
+		began := time.Now()
+		var sent []byte
+		for i := range byte(100) {
+			sent = append(sent, i)
+			_, _ = client.Write([]byte{i})
+		}
+		got := make([]byte, len(sent))
+		if _, err := io.ReadFull(server, got); err != nil || string(got) != string(sent) {
+			t.Fatalf("read %v, %v", got, err)
+		}
+		if took := time.Since(began); took < time.Millisecond || took > 5*time.Millisecond {
+			t.Fatalf("took %s", took)
+		}
+	})
+}

@@ -37,7 +37,10 @@ func openBoltLog(dir string, noSync bool) (*boltLog, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open log %s: %w", path, err)
 	}
-	if err := syncDir(dir); err != nil {
+	if !noSync {
+		err = syncDir(dir)
+	}
+	if err != nil {
 		_ = b.Close()
 		return nil, err
 	}

@@ -212,7 +212,7 @@ func (c *cluster) start(n *node) {
 	conf := Config{
 		Broker: n.id, Dir: n.dir, FS: n.fs, Listener: c.net.listen(n.name),
 		Dial:    func(ctx context.Context, addr string) (net.Conn, error) { return c.net.dial(ctx, n.name, addr) },
-		Resolve: c.resolve, Logger: logger, Registerer: n.registry, noSync: true,
+		Resolve: c.resolve, Logger: logger, Registerer: n.registry, NoSync: true,
 	}
 	if c.config != nil {
 		c.config(&conf)

@@ -70,8 +70,9 @@ type Config struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 
-	// noSync spares tests the waiting for the disk.
-	noSync bool
+	// NoSync spares simulations the waiting for the disk: Bolt files are not synced and lay no
+	// ballast. A power cut then loses terms, votes and control logs.
+	NoSync bool
 }
 
 const (

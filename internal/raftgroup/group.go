@@ -103,7 +103,7 @@ func openGroup(h *Host, c GroupConfig) (*Group, error) {
 	if err = g.checkLogExists(); err != nil {
 		return nil, err
 	}
-	if g.logs, err = openLog(c, h.config.noSync); err != nil {
+	if g.logs, err = openLog(c, h.config.NoSync); err != nil {
 		return nil, err
 	}
 	if err = g.checkStableExists(); err != nil {

@@ -56,7 +56,7 @@ func NewHost(c Config) (*Host, error) {
 		sending:  newBudget(c.MaxSendingBytes),
 	}
 	h.metrics = newMetrics(c.Registerer, h)
-	if h.stable, err = openStableFiles(c.Dir, c.noSync, h.logger); err != nil {
+	if h.stable, err = openStableFiles(c.Dir, c.NoSync, h.logger); err != nil {
 		return nil, err
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())

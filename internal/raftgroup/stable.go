@@ -55,6 +55,9 @@ func openStableFiles(dir string, noSync bool, logger *slog.Logger) (*stableFiles
 		}
 		s.files[i] = f
 	}
+	if noSync {
+		return s, nil
+	}
 	// Bolt has synced the files; their names are durable only now.
 	if err := syncDir(dir); err != nil {
 		return nil, errors.Join(err, s.close())
@@ -166,7 +169,9 @@ func openStableFile(path string, noSync bool, logger *slog.Logger) (*stableFile,
 		closing: make(chan struct{}),
 		done:    make(chan struct{}),
 	}
-	if err := f.layBallast(); err != nil {
+	if noSync {
+		// No disk is to be filled.
+	} else if err := f.layBallast(); err != nil {
 		// Without it a full disk stops groups a little earlier.
 		logger.Warn("no ballast beside the stable store", "path", path, "err", err)
 	}

@@ -61,6 +61,7 @@ type faults struct {
 	after     func(Op)
 	delay     func(Op) time.Duration
 	nth       []*nthFault
+	lying     bool  // syncs do nothing and succeed
 	capacity  int64 // 0: unbounded
 	noReserve bool
 }
@@ -102,6 +103,14 @@ func (m *Mem) FailNth(kind OpKind, match string, n int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.faults.nth = append(m.faults.nth, &nthFault{kind: kind, match: match, left: n - 1, err: err})
+}
+
+// LieAboutSync makes every sync from now on succeed without making anything durable, as disks do
+// that keep a cache to themselves. Clones are honest again.
+func (m *Mem) LieAboutSync() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.faults.lying = true
 }
 
 // ClearFaults ends FailNth faults and delays. Hooks and capacity stay.
