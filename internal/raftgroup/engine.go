@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -159,7 +158,7 @@ func (e *engine) start() {
 	e.responder.Add(1)
 	go func() {
 		defer e.responder.Done()
-		e.inbox.respond(e.afterInstall)
+		e.inbox.respond(e.answerInstall)
 	}()
 }
 
@@ -245,24 +244,6 @@ func (e *engine) fastHeartbeat(req *raft.AppendEntriesRequest) (*raft.AppendEntr
 	default: // Raft is shutting down.
 	}
 	return nil, false
-}
-
-// afterInstall looks at Raft after a snapshot was installed. If Raft still believes in a log that
-// reaches at least as far as the snapshot, it would refuse everything the leader sends next and be
-// sent the snapshot again, for ever: it counts from the log it had, which is gone. Opening it
-// again is the cure; the answer to the leader waits for that.
-func (e *engine) afterInstall(q *raft.InstallSnapshotRequest, answer func()) bool {
-	last, err := strconv.ParseUint(e.raft.Stats()["last_log_index"], 10, 64)
-	if err != nil || last < q.LastLogIndex {
-		return false
-	}
-	e.group.logger.Info("log reached past the installed snapshot; opening raft again", "last_index", last, "snapshot_index", q.LastLogIndex)
-	select {
-	case e.group.reopens <- reopenRequest{engine: e, then: answer}:
-		return true
-	case <-e.stopping:
-		return false
-	}
 }
 
 // reopenSoon has Raft opened again once its goroutine that asks for it is free.

@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -34,7 +35,12 @@ var quiet = []string{
 	"target does not support pre-vote",
 }
 
-func (l *raftLogger) level(level hclog.Level, msg string) slog.Level {
+func (l *raftLogger) level(level hclog.Level, msg string, args []any) slog.Level {
+	for _, a := range args {
+		if err, ok := a.(error); ok && errors.Is(err, errCovered) {
+			return slog.LevelDebug
+		}
+	}
 	for _, q := range quiet {
 		if strings.HasPrefix(msg, q) {
 			return slog.LevelDebug
@@ -53,7 +59,7 @@ func (l *raftLogger) level(level hclog.Level, msg string) slog.Level {
 
 // Log passes a message on.
 func (l *raftLogger) Log(level hclog.Level, msg string, args ...any) {
-	at := l.level(level, msg)
+	at := l.level(level, msg, args)
 	if !l.logger.Enabled(context.Background(), at) {
 		return
 	}

@@ -62,19 +62,17 @@ func (b *inbox) put(cmd any, reader io.Reader, bytes int64, reply func(resp any,
 	return codeOK
 }
 
-// respond passes answers on until the inbox is stopped, then answers what is left. installed, when
-// not nil, may keep back the answer to an installed snapshot.
-func (b *inbox) respond(installed func(cmd *raft.InstallSnapshotRequest, answer func()) bool) {
+// respond passes answers on until the inbox is stopped, then answers what is left. installed answers
+// for snapshots.
+func (b *inbox) respond(installed func(q *raft.InstallSnapshotRequest, r raft.RPCResponse, reply func(resp any, code uint16, err error))) {
 	for {
 		select {
 		case w := <-b.waiting:
 			select {
 			case r := <-w.answer:
 				b.done(w.bytes)
-				q, isInstall := w.cmd.(*raft.InstallSnapshotRequest)
-				resp, _ := r.Response.(*raft.InstallSnapshotResponse)
-				if isInstall && r.Error == nil && resp != nil && resp.Success &&
-					installed(q, func() { w.reply(r.Response, codeOK, nil) }) {
+				if q, ok := w.cmd.(*raft.InstallSnapshotRequest); ok {
+					installed(q, r, w.reply)
 					continue
 				}
 				w.reply(r.Response, codeOK, r.Error)

@@ -72,7 +72,7 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 		wrongServer:   counter("wrong_server_total", "Messages refused because they were meant for another incarnation of a replica."),
 		beats:         counter("heartbeats_total", "Heartbeats sent, one for each group and follower."),
 		beatFrames:    counter("heartbeat_frames_total", "Messages they were sent in."),
-		snapshots:     counters("snapshots_total", "State snapshots, by what happened: taken, installed, sent, failed.", "what"),
+		snapshots:     counters("snapshots_total", "State snapshots, by what happened: taken, installed, sent, failed; unneeded: sent by a leader although the log held it all.", "what"),
 		badSnapshots:  counter("bad_snapshots_total", "Snapshot files found damaged and skipped."),
 		catchUps:      counter("catch_ups_total", "Times that an installed snapshot was completed from a peer."),
 		reopens:       counter("reopens_total", "Times that Raft was opened again in place because it counted on a tail that is gone."),

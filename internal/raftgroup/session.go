@@ -259,9 +259,12 @@ func (s *session) deliver(f *frame, answer frameKind, command func(raft.RPCHeade
 		var reader io.Reader
 		if stream != nil {
 			stream.stopWith(e.stopping)
-			reader = stream
 		}
-		code = e.inbox.put(command(e.headerOf(s.peer, f.from)), reader, int64(len(f.body)), reply)
+		cmd := command(e.headerOf(s.peer, f.from))
+		if install, ok := cmd.(*raft.InstallSnapshotRequest); ok {
+			reader = &installReader{engine: e, request: install, stream: stream}
+		}
+		code = e.inbox.put(cmd, reader, int64(len(f.body)), reply)
 	}
 	if code != codeOK {
 		if stream != nil {

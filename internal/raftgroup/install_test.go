@@ -1,0 +1,71 @@
+package raftgroup
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+
+	"github.com/hashicorp/raft"
+)
+
+// A leader that has lost the answers of a follower counts it further behind than it is, and sends it a
+// snapshot that ends inside its log. The follower keeps what lies behind: it is applied, or acknowledged.
+func TestSnapshotThatIsCovered(t *testing.T) {
+	eachLog(t, func(t *testing.T, options ...func(*cluster)) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, 3, append(options, func(c *cluster) {
+				c.group = func(n *node, gc *GroupConfig) {
+					gc.SnapshotBytes = 8 << 10
+					gc.CatchUp = func(_ context.Context, info SnapshotInfo, state []byte) error { return pull(c, n, info, state) }
+				}
+			})...)
+			c.openAll(7)
+			n, r := c.leader(7)
+			var want []string
+			for i := range 30 {
+				want = append(want, padded("command %d", i))
+				r.propose(t, want[i])
+			}
+			c.agree(7, want)
+			synctest.Wait()
+			follower := c.others(n)[0].replicas[7]
+			before := follower.group.Status()
+			resp := r.sendSnapshot(t, follower.group)
+			after := follower.group.Status()
+			if !resp.Success || after.Problem != "" || after.AppliedIndex != before.AppliedIndex || after.LastIndex != before.LastIndex ||
+				after.FirstIndex != before.FirstIndex || follower.machine.restores != 0 {
+				t.Fatalf("success %t, %d snapshots restored, %q; before and after:\n%+v\n%+v", resp.Success, follower.machine.restores, after.Problem, before, after)
+			}
+			if got := value(follower.group.metrics().snapshots.WithLabelValues("unneeded")); got != 1 {
+				t.Errorf("%v snapshots counted as unneeded", got)
+			}
+			r.propose(t, "last")
+			c.agree(7, append(want, "last"))
+		})
+	})
+}
+
+// sendSnapshot sends the newest snapshot to a member, as Raft does.
+func (r *replica) sendSnapshot(t *testing.T, to *Group) *raft.InstallSnapshotResponse {
+	t.Helper()
+	metas := r.group.snapshots.metas()
+	if len(metas) == 0 || metas[0].Index >= uint64(r.group.Status().AppliedIndex) {
+		t.Fatalf("the test shows nothing: snapshots %+v", metas)
+	}
+	meta, data, err := r.group.snapshots.open(metas[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = data.Close() }()
+	e := r.group.engine.Load()
+	req := &raft.InstallSnapshotRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}, SnapshotVersion: meta.Version, Term: e.raft.CurrentTerm(),
+		LastLogIndex: meta.Index, LastLogTerm: meta.Term, Size: meta.Size,
+		Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex,
+	}
+	resp := new(raft.InstallSnapshotResponse)
+	if err := e.transport.InstallSnapshot(raft.ServerID(to.Self()), "", req, resp, data); err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
