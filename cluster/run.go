@@ -49,7 +49,10 @@ func (c *Cluster) run(open func(raftgroup.GroupConfig) (group, error)) error {
 	aside(c.refresh)
 	aside(c.fetchProducerIDs)
 	if err := c.registerAndCatchUp(ctx); err != nil {
-		return errors.Join(err, ended(ctx))
+		if cause := ended(ctx); cause != nil {
+			return cause // that is why registering was given up
+		}
+		return err
 	}
 	c.logger.Info("broker is registered", "cluster", c.ClusterID(), "index", c.machine.Applied())
 	c.metrics.ready.Set(1)
