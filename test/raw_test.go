@@ -1,13 +1,10 @@
 package test
 
 import (
-	"errors"
 	"slices"
 	"strconv"
-	"strings"
 	"testing"
 
-	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/client"
 	"github.com/oncelog/oncelog/record"
 )
@@ -110,57 +107,4 @@ func TestWindowSurvivesSnapshots(t *testing.T) {
 	})
 	recognised()
 	s.wantStored(slices.Concat(filled(0, 10), numbers(5), more)...)
-}
-
-// TestBadInput: what cannot be done is refused with a reason, and certainly did nothing.
-func TestBadInput(t *testing.T) {
-	s := begin(t)
-	plain := func() record.Batch { return batchOf(record.NoProducerID, record.NoSequence, "x") }
-	damaged := func(at int, bits byte) record.Batch {
-		b := plain()
-		b[at] ^= bits
-		return b
-	}
-	requests := []struct {
-		name   string
-		reason string
-		r      *clientv1.ProduceRequest
-	}{
-		{"unknown topic", "UNKNOWN_TOPIC_OR_PARTITION", &clientv1.ProduceRequest{Topic: "nowhere", Batch: plain()}},
-		{"unknown partition", "UNKNOWN_TOPIC_OR_PARTITION", &clientv1.ProduceRequest{Topic: topic, Partition: 7, Batch: plain()}},
-		{"invalid acks", "INVALID_REQUIRED_ACKS", &clientv1.ProduceRequest{Topic: topic, Acks: 9, Batch: plain()}},
-		{"bad CRC", "CORRUPT_MESSAGE", &clientv1.ProduceRequest{Topic: topic, Batch: damaged(len(plain())-1, 1)}},
-		{"control batch", "INVALID_RECORD", &clientv1.ProduceRequest{Topic: topic, Batch: record.ControlBatch(record.Marker{ProducerID: 1})}},
-		{"too large", "MESSAGE_TOO_LARGE", &clientv1.ProduceRequest{Topic: topic, Batch: batchOf(record.NoProducerID, record.NoSequence, strings.Repeat("x", 2<<20))}},
-		{"future magic", "CORRUPT_MESSAGE", &clientv1.ProduceRequest{Topic: topic, Batch: damaged(16, 1)}},
-		{"no batch", "INVALID_REQUEST", &clientv1.ProduceRequest{Topic: topic}},
-	}
-	for _, tt := range requests {
-		t.Run(tt.name, func(t *testing.T) {
-			tt.r.RequestId = 1
-			res, err := s.ask(s.leader(), tt.r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			wantRefused(t, res.GetError(), tt.reason)
-		})
-	}
-	topics := []struct {
-		name   string
-		reason string
-		spec   client.TopicSpec
-	}{
-		{"bad topic name", "INVALID_TOPIC_EXCEPTION", client.TopicSpec{Name: "a/b"}},
-		{"more replicas than brokers", "INVALID_REPLICATION_FACTOR", client.TopicSpec{Name: "five", ReplicationFactor: 5}},
-		{"unknown config key", "INVALID_CONFIG", client.TopicSpec{Name: "odd", Configs: map[string]string{"no.such.key": "1"}}},
-	}
-	for _, tt := range topics {
-		t.Run(tt.name, func(t *testing.T) {
-			_, err := s.cl.CreateTopic(s.ctx, tt.spec)
-			if !errors.Is(err, &client.Error{Reason: tt.reason}) || client.OutcomeOf(err) != client.NotWritten {
-				t.Errorf("answered %v, want %s, not written", err, tt.reason)
-			}
-		})
-	}
-	s.wantStored()
 }
