@@ -50,6 +50,9 @@ type engine struct {
 
 	responder sync.WaitGroup
 
+	// progress is how far the followers are, while this replica leads.
+	progress progress
+
 	// headers caches the names of peers. Guarded by headerMu.
 	headerMu sync.Mutex
 	headers  map[serverKey]raft.RPCHeader

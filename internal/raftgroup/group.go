@@ -53,6 +53,9 @@ type Group struct {
 	snapshotting atomic.Bool
 	retrySnap    atomic.Int64 // pending must reach this before the next attempt
 
+	// unsettled: a change of members has an unknown end (reshape.go).
+	unsettled atomic.Bool
+
 	// replacing is the term whose dead leader this replica tries to replace.
 	replacing atomic.Uint64
 

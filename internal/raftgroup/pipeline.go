@@ -164,6 +164,7 @@ func (p *pipeline) answered(f *appendFuture, started time.Time, a *frame, err er
 // passLocked gives Raft a finished request. Raft keeps up with what it has under way; if it does
 // not, it has left.
 func (p *pipeline) passLocked(f *appendFuture) bool {
+	p.transport.engine.progress.note(p.to.id, f.req)
 	select {
 	case p.ready <- f:
 		return true

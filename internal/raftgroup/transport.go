@@ -160,7 +160,11 @@ func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, q *raf
 	}
 	// To a follower that is absent, only a question goes out again: what it lacks Raft sends after the
 	// answer, and nothing is held for it meanwhile.
-	return t.patiently(to, q.Term, func() error { return t.sendEntries(to, q, resp) }, func() { q.Entries = nil })
+	err = t.patiently(to, q.Term, func() error { return t.sendEntries(to, q, resp) }, func() { q.Entries = nil })
+	if err == nil && resp.Success {
+		t.engine.progress.note(to.id, q)
+	}
+	return err
 }
 
 func (t *transport) sendEntries(to target, q *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {

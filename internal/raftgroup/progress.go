@@ -1,0 +1,59 @@
+package raftgroup
+
+import (
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/oncelog/oncelog/record"
+)
+
+// progress is how far the followers of a leader are, by what they acknowledged in its term.
+type progress struct {
+	// mu guards what follows. Nothing blocks under it.
+	mu    sync.Mutex
+	term  uint64
+	match map[ServerID]uint64
+	// marks are the commit index as it was at two moments at least markAge apart, the newer one last.
+	marks [2]uint64
+	since time.Time
+}
+
+// markAge is how long ago a follower must have had all that was committed then, to count as caught up.
+const markAge = 200 * time.Millisecond
+
+// note enters that a follower holds what a request proves.
+func (p *progress) note(id ServerID, q *raft.AppendEntriesRequest) {
+	last := q.PrevLogEntry
+	if n := len(q.Entries); n > 0 {
+		last = q.Entries[n-1].Index
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if q.Term < p.term || last == 0 {
+		return
+	}
+	if q.Term > p.term {
+		p.begin(q.Term)
+	}
+	p.match[id] = max(p.match[id], last)
+}
+
+func (p *progress) begin(term uint64) {
+	p.term, p.match, p.marks, p.since = term, make(map[ServerID]uint64), [2]uint64{}, time.Time{}
+}
+
+// caughtUp tells whether a follower has had, in a term, all that was committed at least markAge ago. It
+// is asked again and again: the first answers are no.
+func (p *progress) caughtUp(id ServerID, term record.Term, commit uint64, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.term != uint64(term) {
+		p.begin(uint64(term))
+	}
+	if now.Sub(p.since) >= markAge {
+		p.marks, p.since = [2]uint64{p.marks[1], commit}, now
+	}
+	return p.marks[0] > 0 && p.match[id] >= p.marks[0]
+}
