@@ -185,6 +185,9 @@ func (h *Host) Open(spec ReplicaSpec) error {
 		}
 		return errors.Join(errStopping, r.close())
 	}
+	if errors.Is(err, raftgroup.ErrHostClosed) {
+		return errStopping // nothing is wrong with the replica
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.problems[spec.Group] = problem{spec, err}

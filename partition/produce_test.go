@@ -297,3 +297,21 @@ func TestUnconfirmedDuplicateMayBeWritten(t *testing.T) {
 		t.Fatalf("told %v", err)
 	}
 }
+
+// TestOpenWhileStoppingIsNoProblem: a replica that is to be opened when the broker stops is not quarantined for that.
+func TestOpenWhileStoppingIsNoProblem(t *testing.T) {
+	r := newRig(t)
+	r.startHosts()
+	if err := r.host.Create(r.spec); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.raft.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.host.Open(r.spec); !errors.Is(err, errStopping) {
+		t.Errorf("opened: %v", err)
+	}
+	if g := r.host.Groups(); len(g) != 0 {
+		t.Errorf("groups: %+v", g)
+	}
+}

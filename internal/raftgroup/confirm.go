@@ -169,6 +169,6 @@ func (t *transport) askTerm(id raft.ServerID, done func(termAnswer)) {
 		ask(l)
 	}
 	if !t.host.background(dial) {
-		done(termAnswer{err: errHostClosed})
+		done(termAnswer{err: ErrHostClosed})
 	}
 }

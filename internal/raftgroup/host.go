@@ -171,7 +171,7 @@ func (h *Host) Open(c GroupConfig) (*Group, error) {
 	switch {
 	case h.closing:
 		h.mu.Unlock()
-		return nil, fmt.Errorf("open group %d: %w", c.ID, errHostClosed)
+		return nil, fmt.Errorf("open group %d: %w", c.ID, ErrHostClosed)
 	case h.groups[c.ID] != nil || h.opening[c.ID]:
 		h.mu.Unlock()
 		return nil, fmt.Errorf("open group %d: it is open already", c.ID)
@@ -195,7 +195,7 @@ func (h *Host) Open(c GroupConfig) (*Group, error) {
 		return nil, fmt.Errorf("open group %d (%s): %w", c.ID, c.Name, err)
 	}
 	if late {
-		return nil, errors.Join(errHostClosed, g.Close())
+		return nil, errors.Join(ErrHostClosed, g.Close())
 	}
 	return g, nil
 }
@@ -282,7 +282,7 @@ func (h *Host) Close() error {
 	}
 	h.mu.Unlock()
 	for _, w := range wires {
-		w.fail(errHostClosed)
+		w.fail(ErrHostClosed)
 	}
 	h.owned.Wait()
 	return errors.Join(err, h.stable.close())

@@ -210,7 +210,7 @@ func (d *dialer) get(id ServerID, stop <-chan struct{}) (*link, error) {
 			if !d.peer.host.background(func() { d.dial(id) }) {
 				d.dialing = nil
 				d.mu.Unlock()
-				return nil, errHostClosed
+				return nil, ErrHostClosed
 			}
 		}
 		wait := d.dialing
@@ -287,7 +287,7 @@ func (d *dialer) connect(id ServerID) (*link, error) {
 		err = ctx.Err()
 	}
 	if err == nil && !h.track(w) {
-		err = errHostClosed
+		err = ErrHostClosed
 	}
 	if err != nil {
 		_ = conn.Close()
@@ -304,7 +304,8 @@ func (d *dialer) connect(id ServerID) (*link, error) {
 	return l, nil
 }
 
-var errHostClosed = errors.New("this broker is stopping")
+// ErrHostClosed says that the host is being closed.
+var ErrHostClosed = errors.New("this broker is stopping")
 
 // greet says hello and checks who answers.
 func (h *Host) greet(w *wire, to int32) error {

@@ -62,7 +62,7 @@ func isAbsence(err error) bool {
 	if errors.As(err, &remote) {
 		return remote.code == codeUnknownGroup || remote.code == codeUnavailable
 	}
-	return !errors.Is(err, errLocal) && !errors.Is(err, ErrStopped) && !errors.Is(err, errHostClosed)
+	return !errors.Is(err, errLocal) && !errors.Is(err, ErrStopped) && !errors.Is(err, ErrHostClosed)
 }
 
 // isMember says whether a server is in the newest configuration.

@@ -118,7 +118,7 @@ func (b *beater) add(id ServerID, h beat, stop <-chan struct{}, done func(beatAc
 	b.mu.Lock()
 	if b.ended {
 		b.mu.Unlock()
-		return errHostClosed
+		return ErrHostClosed
 	}
 	b.waiting = append(b.waiting, waitingBeat{id, h, done})
 	b.mu.Unlock()
@@ -187,7 +187,7 @@ func (b *beater) end() {
 	b.ended = true
 	b.mu.Unlock()
 	for _, w := range batch {
-		w.done(beatAck{}, errHostClosed)
+		w.done(beatAck{}, ErrHostClosed)
 	}
 }
 
