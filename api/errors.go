@@ -118,6 +118,7 @@ var kinds = [...]kind{
 	{reason: "STALE_BROKER_EPOCH", kafka: 77, grpc: codes.FailedPrecondition},
 	{reason: "OFFSET_NOT_AVAILABLE", kafka: 78, grpc: codes.Unavailable, retry: retryLater},
 	{reason: reasonInvalidRecord, kafka: 87, grpc: codes.InvalidArgument},
+	{reason: "NO_REASSIGNMENT_IN_PROGRESS", kafka: 85, grpc: codes.FailedPrecondition},
 	{reason: "THROTTLING_QUOTA_EXCEEDED", kafka: 89, grpc: codes.ResourceExhausted, retry: retryLater},
 	{reason: "PRODUCER_FENCED", kafka: 90, grpc: codes.FailedPrecondition}, // a newer producer owns the transactional id: this one is over
 	{reason: "INVALID_UPDATE_VERSION", kafka: 95, grpc: codes.InvalidArgument},

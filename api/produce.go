@@ -246,12 +246,16 @@ func (p *produceStream) idle() bool {
 	return p.requests == 0
 }
 
-// answer sends one answer, unless the client wants none.
+// answer sends one answer, unless the client wants none; that one is only told that it asks the wrong broker.
 func (p *produceStream) answer(a produceAnswer) error {
 	p.metrics.produceSeconds.Observe(time.Since(a.start).Seconds())
 	var err error
-	if a.req.Acks != clientv1.Acks_ACKS_NONE {
+	switch {
+	case a.req.Acks != clientv1.Acks_ACKS_NONE:
 		err = p.stream.Send(a.response())
+	case a.err != nil && kindOf[a.err.Reason].retry == retryElsewhere:
+		// Nobody waits for an answer, but the end of the stream makes the client look who leads now (P32).
+		err = p.failed(a.err)
 	}
 	p.mu.Lock()
 	p.requests--

@@ -14,8 +14,8 @@ const (
 	// next one although it should be, is sent again before it is given up as unknown.
 	maxSurprises = 3
 	// idleProbe is the silence after which a producer's state on the broker is no longer taken for
-	// granted (P13, P25).
-	idleProbe = time.Minute
+	// granted (P13, P25): half of the least time that brokers remember an idle one.
+	idleProbe = 30 * time.Second
 )
 
 // identity is what a batch is written under.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/broker"
 	"github.com/oncelog/oncelog/brokertest"
 	"github.com/oncelog/oncelog/client"
 	"github.com/oncelog/oncelog/record"
@@ -310,4 +311,32 @@ func TestReplicasAgree(t *testing.T) {
 	s.c.WaitReady(first)
 	s.replicasAgree()
 	s.wantStored(numbers(600)...)
+}
+
+// TestAcksNoneFollowsTheLeader: nobody answers a producer with acks none, but it hears that its broker leads no more: what it
+// sends goes to the next leader soon, and not when it happens to look again.
+func TestAcksNoneFollowsTheLeader(t *testing.T) {
+	s := beginWith(t, brokertest.Options{Configure: func(c *broker.Config) { c.LeaderBalance = 24 * time.Hour }}, nil)
+	// A client of its own, which nobody else makes look at the metadata.
+	p, err := s.c.Client().NewProducer(client.ProducerConfig{Acks: client.AcksNone, Linger: client.NoLinger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func() { p.SendSync(s.ctx, rec("x")) }
+	send()
+	s.until("see the first record", func() bool { return len(s.stored()) > 0 })
+	old := s.leader()
+	if err := s.cl.TransferLeadership(s.ctx, only, -1); err != nil {
+		t.Fatal(err)
+	}
+	s.until("see another leader", func() bool { return s.leader() != old })
+	before := len(s.stored())
+	begin := time.Now()
+	s.until("see records of the producer again", func() bool {
+		send()
+		return len(s.stored()) > before+2
+	})
+	if d := time.Since(begin); d > 10*time.Second {
+		t.Errorf("it took %v", d)
+	}
 }
