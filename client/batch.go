@@ -24,6 +24,8 @@ type batch struct {
 	deadline time.Time // created + DeliveryTimeout
 	lingerAt time.Time // when an open batch is sent though not full
 	urgent   bool      // somebody waits: send without linger
+	// transactional: it belongs to a transaction.
+	transactional bool
 
 	// encoded says that only the identity is missing; a compressed batch gets there outside of all
 	// locks, see lane.encode.
@@ -113,7 +115,7 @@ func (b *batch) stamp(generation uint64, id identity, seq record.Sequence) {
 		b.wire = append(record.Batch(nil), b.wire...)
 		b.wire.Rewrite(id.pid, id.epoch, seq)
 	default:
-		b.wire = b.builder.Finish(id.pid, id.epoch, seq, false)
+		b.wire = b.builder.Finish(id.pid, id.epoch, seq, b.transactional)
 	}
 	b.wireGen = generation
 }
@@ -128,7 +130,7 @@ func (b *batch) halve(c *record.Compression) []*batch {
 	half := (b.records + 1) / 2
 	parts := make([]*batch, 2)
 	for i := range parts {
-		parts[i] = &batch{builder: c.NewBuilder(), created: b.created, deadline: b.deadline, lingerAt: b.lingerAt}
+		parts[i] = &batch{builder: c.NewBuilder(), created: b.created, deadline: b.deadline, lingerAt: b.lingerAt, transactional: b.transactional}
 	}
 	for n := int32(0); records.Next(); n++ {
 		part := parts[n/half]
@@ -158,7 +160,7 @@ func (b *batch) halve(c *record.Compression) []*batch {
 // encode compresses a closed batch, so that only its numbers are missing.
 func (b *batch) encode() {
 	if !b.encoded {
-		b.builder.Finish(record.NoProducerID, record.NoEpoch, record.NoSequence, false)
+		b.builder.Finish(record.NoProducerID, record.NoEpoch, record.NoSequence, b.transactional)
 		b.encoded = true
 	}
 }

@@ -320,9 +320,7 @@ func (k *Consumer) collect() []Fetched {
 			p.bytes -= int64(f.bytes)
 			k.buffered -= int64(f.bytes)
 			p.pos = f.Next
-			if f.Err != nil || len(f.batches) > 0 {
-				got = append(got, f)
-			}
+			got = append(got, f)
 			left -= f.bytes
 		}
 		if left <= 0 {

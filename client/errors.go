@@ -60,6 +60,16 @@ const (
 	ReasonRequestTimedOut         = "REQUEST_TIMED_OUT"
 	ReasonCorruptMessage          = "CORRUPT_MESSAGE"
 
+	// Reasons of transactions.
+	ReasonProducerFenced           = "PRODUCER_FENCED"
+	ReasonInvalidTxnState          = "INVALID_TXN_STATE"
+	ReasonInvalidProducerIDMapping = "INVALID_PRODUCER_ID_MAPPING"
+	ReasonConcurrentTransactions   = "CONCURRENT_TRANSACTIONS"
+	ReasonTransactionAbortable     = "TRANSACTION_ABORTABLE"
+	ReasonNotCoordinator           = "NOT_COORDINATOR"
+	ReasonCoordinatorNotAvailable  = "COORDINATOR_NOT_AVAILABLE"
+	ReasonCoordinatorLoading       = "COORDINATOR_LOAD_IN_PROGRESS"
+
 	// ReasonNetwork: no broker answered, the connection broke, or an answer did not come in time.
 	ReasonNetwork = "NETWORK_EXCEPTION"
 	// ReasonDeliveryTimeout: ProducerConfig.DeliveryTimeout passed before the outcome was known.
@@ -85,6 +95,7 @@ var (
 	ErrNetwork                 = &Error{Reason: ReasonNetwork}
 	ErrClosed                  = &Error{Reason: ReasonClosed}
 	ErrInvalidConfig           = &Error{Reason: ReasonInvalidConfig}
+	ErrProducerFenced          = &Error{Reason: ReasonProducerFenced}
 )
 
 // Leader is where a partition is led from, as somebody believed when they said so.
@@ -117,6 +128,15 @@ type Error struct {
 	Leader *Leader
 	// Metadata holds what belongs to the reason, such as the limit that was passed.
 	Metadata map[string]string
+	// Abortable says that the open transaction cannot be committed any more. TransactionalProducer.Abort ends it, and the
+	// producer goes on with the next one.
+	Abortable bool
+	// Fatal says that the transactional producer is over: another one has taken its transactional id, or the brokers
+	// refuse it for good. It can only be closed.
+	Fatal bool
+	// Event is the last thing that happened to the transactional id, where that explains the error, such as who fenced the
+	// producer; nil where the brokers know of none.
+	Event *TransactionEvent
 
 	cause error
 }
@@ -134,6 +154,9 @@ func (e *Error) Error() string {
 	if e.Message != "" {
 		b.WriteString(": ")
 		b.WriteString(e.Message)
+	}
+	if e.Event != nil {
+		b.WriteString(" (" + e.Event.String() + ")")
 	}
 	return b.String()
 }
@@ -186,6 +209,10 @@ func fromProto(e *clientv1.Error) *Error {
 	}
 	if l := e.GetLeader(); l != nil {
 		out.Leader = &Leader{Broker: l.GetBrokerId(), Epoch: l.GetEpoch(), Address: l.GetAddress()}
+	}
+	if e.GetEvent() != nil {
+		event := eventOf(e.GetEvent())
+		out.Event = &event
 	}
 	return out
 }

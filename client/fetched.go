@@ -9,7 +9,8 @@ import (
 	"github.com/oncelog/oncelog/record"
 )
 
-// Fetched is what Poll gives of one partition: records, or an error.
+// Fetched is what Poll gives of one partition: records, or an error, or neither where the log holds what is not shown (markers,
+// and with ReadCommitted aborted records): then only Next has moved.
 type Fetched struct {
 	record.TopicPartition
 	// Err, an *Error, says why the partition gives nothing; there are no records then, and the

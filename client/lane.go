@@ -44,10 +44,13 @@ type lane struct {
 func newLane(p *Producer, tp record.TopicPartition) *lane {
 	l := &lane{p: p, tp: tp, limit: min(p.cfg.BatchBytes, p.cfg.MaxRequestBytes), epoch: -1}
 	l.acks = map[Acks]clientv1.Acks{AcksAll: clientv1.Acks_ACKS_ALL, AcksLeader: clientv1.Acks_ACKS_LEADER, AcksNone: clientv1.Acks_ACKS_NONE}[p.cfg.Acks]
-	l.led = ledger{idempotent: !p.cfg.DisableIdempotence, window: p.cfg.MaxInFlight, once: p.cfg.Acks == AcksNone, backoff: p.c.backoff}
+	l.led = ledger{idempotent: !p.cfg.DisableIdempotence, fixed: p.txn != nil, window: p.cfg.MaxInFlight, once: p.cfg.Acks == AcksNone, backoff: p.c.backoff}
 	l.led.split = func(b *batch) []*batch {
 		l.limit = max(record.HeaderSize, b.size()/2)
 		return b.halve(p.compression)
+	}
+	if p.txn != nil {
+		l.led.begin(p.txn.identity())
 	}
 	return l
 }
@@ -111,7 +114,7 @@ func (l *lane) finishEncoding(b *batch) {
 	if b == nil {
 		return
 	}
-	b.builder.Finish(record.NoProducerID, record.NoEpoch, record.NoSequence, false)
+	b.builder.Finish(record.NoProducerID, record.NoEpoch, record.NoSequence, b.transactional)
 	l.mu.Lock()
 	b.encoded = true
 	l.schedule(time.Now())
@@ -127,7 +130,7 @@ func (l *lane) due(now time.Time) bool {
 // schedule does what the present state calls for: offers the lane to its sink, sets the alarm,
 // asks for a producer id. Needs mu.
 func (l *lane) schedule(now time.Time) {
-	if l.led.idempotent && !l.led.hasID && !l.asked && (l.open != nil || len(l.led.waiting) > 0) {
+	if l.led.idempotent && !l.led.fixed && !l.led.hasID && !l.asked && (l.open != nil || len(l.led.waiting) > 0) {
 		l.asked = true
 		l.p.ids.ask(l, l.led.generation > 0)
 	}
@@ -436,11 +439,33 @@ func (l *lane) shut(err *Error) {
 	l.mu.Lock()
 	l.closed = true
 	l.home = nil
-	if l.open != nil {
-		l.closeOpen()
-	}
-	l.led.abort(err.at(l.tp))
-	done := l.settled(time.Now())
+	done := l.giveUpAll(err)
 	l.mu.Unlock()
 	l.p.finish(done)
+}
+
+// drop resolves everything as it stands: the transaction is aborted.
+func (l *lane) drop(err *Error) {
+	l.mu.Lock()
+	done := l.giveUpAll(err)
+	l.mu.Unlock()
+	l.p.finish(done)
+}
+
+// giveUpAll resolves what is left. Needs mu.
+func (l *lane) giveUpAll(err *Error) []resolution {
+	if l.open != nil {
+		if b := l.closeOpen(); b != nil {
+			b.encode() // nobody will send it, but the ledger wants it
+		}
+	}
+	l.led.abort(err.at(l.tp))
+	return l.settled(time.Now())
+}
+
+// begin starts a transaction.
+func (l *lane) begin(id identity) {
+	l.mu.Lock()
+	l.led.begin(id)
+	l.mu.Unlock()
 }

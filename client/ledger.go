@@ -48,6 +48,9 @@ type ledger struct {
 	idempotent bool
 	// once: a batch that may have been written is not sent again (acks none).
 	once bool
+	// fixed: the identity is that of a transaction and not ours to renew. Whatever would need a new one ends
+	// the transaction: all that is left is given up, and nothing is sent until begin.
+	fixed bool
 	// window is how many batches may lie between the oldest unresolved one and the newest sent,
 	// both included. With five the broker still remembers the oldest (P5).
 	window int
@@ -100,6 +103,14 @@ func (l *ledger) give(id identity) {
 	l.next, l.confirmed = 0, false
 }
 
+// begin starts a transaction under the identity that its coordinator gave. Nothing of the last one is left.
+func (l *ledger) begin(id identity) {
+	l.generation++
+	l.give(id)
+	l.gap, l.fenced, l.surprises, l.draining, l.failures = noGap, false, 0, false, 0
+	l.retryAt = time.Time{}
+}
+
 // take gives the next attempt; nil when nothing may be sent now. The batch gets its number here
 // if it has none.
 func (l *ledger) take(now time.Time) *attempt {
@@ -123,7 +134,7 @@ func (l *ledger) take(now time.Time) *attempt {
 
 // limit is how many batches may be on their way.
 func (l *ledger) limit(now time.Time) int {
-	if !l.idempotent {
+	if !l.idempotent || l.fixed { // brokers hold a transaction to sequence 0 at its epoch (P12, P14)
 		return l.window
 	}
 	if l.confirmed && len(l.sent) == 0 && now.Sub(l.lastAck) > idleProbe {
@@ -277,7 +288,11 @@ func (l *ledger) settle(now time.Time) {
 	for len(l.sent) > 0 && l.settleOldest() {
 	}
 	renewed := l.gap == deadGap || l.gap == openGap && len(l.sent) == 0
-	if renewed {
+	switch {
+	case renewed && l.fixed:
+		l.collapse()
+		return
+	case renewed:
 		l.renew()
 	}
 	if failed && (len(l.sent) > 0 || len(l.waiting) > 0) {
@@ -303,7 +318,11 @@ func (l *ledger) settleOldest() bool {
 	case b.verdict == verdictTooLarge && l.clean(b):
 		if parts := l.cut(b); parts != nil {
 			l.sent = append(parts, l.sent[1:]...)
-			l.gap = deadGap
+			if l.fixed {
+				l.share(b.base, parts)
+			} else {
+				l.gap = deadGap
+			}
 			return false
 		}
 		l.giveUp(b.err)
@@ -369,6 +388,31 @@ func (l *ledger) cut(b *batch) []*batch {
 		return nil
 	}
 	return l.split(b)
+}
+
+// share deals the numbers of a batch that was not written out over its parts: none is left over, and what was sent
+// behind it keeps its own (P29).
+func (l *ledger) share(base record.Sequence, parts []*batch) {
+	for _, part := range parts {
+		part.base = base
+		base = base.Add(part.records)
+	}
+}
+
+// collapse gives up all that is left of a transaction that cannot be completed, each batch with its own error if it has one. What
+// comes behind a dead number is not written and never will be.
+func (l *ledger) collapse() {
+	cause := refusal(ReasonTransactionAbortable, "an earlier batch of the transaction on this partition failed")
+	for len(l.sent) > 0 {
+		b := l.sent[0]
+		err := b.err
+		if err == nil {
+			err = cause
+		}
+		l.giveUp(err)
+	}
+	l.abort(cause)
+	l.gap, l.hasID = noGap, false
 }
 
 // renew puts everything that is left under a new identity, numbered from 0 (KIP-360). It is called

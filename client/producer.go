@@ -50,6 +50,9 @@ type Producer struct {
 	wg     sync.WaitGroup
 	closed atomic.Bool
 
+	// txn is the transaction that everything sent belongs to; nil: the producer has none.
+	txn *transactions
+
 	// topics is replaced, not changed, so that Send needs no lock.
 	topics atomic.Pointer[map[string]*producerTopic]
 	mu     sync.Mutex // guards the replacing of topics and of lanes, and sinks
@@ -71,7 +74,12 @@ func (c *Client) NewProducer(cfg ProducerConfig) (*Producer, error) {
 	if err := cfg.Validate(c.cfg); err != nil {
 		return nil, err
 	}
-	p := &Producer{c: c, cfg: cfg.withDefaults(c.cfg), conns: newConns(c.cfg), clock: newClock(), sinks: make(map[int32]*sink)}
+	return c.newProducer(cfg, nil)
+}
+
+// newProducer makes a producer, of transactions if txn is set.
+func (c *Client) newProducer(cfg ProducerConfig, txn *transactions) (*Producer, error) {
+	p := &Producer{c: c, cfg: cfg.withDefaults(c.cfg), txn: txn, conns: newConns(c.cfg), clock: newClock(), sinks: make(map[int32]*sink)}
 	if p.cfg.CompressionLevel != 0 {
 		p.compression = record.NewCompression(p.cfg.Compression, p.cfg.CompressionLevel)
 	} else {
@@ -397,6 +405,7 @@ func (p *Producer) newBatch(now time.Time) *batch {
 	}
 	b.created, b.deadline = now, now.Add(p.cfg.DeliveryTimeout)
 	b.lingerAt = now.Add(max(p.cfg.Linger, 0))
+	b.transactional = p.txn != nil
 	return b
 }
 
@@ -416,6 +425,9 @@ func (p *Producer) finish(done []resolution) {
 	for _, r := range done {
 		p.stats.count(r)
 		p.budget.give(r.b.reserved)
+		if p.txn != nil && r.outcome != Written {
+			p.txn.recordFailed(r.err)
+		}
 		for _, t := range r.b.tellings {
 			if t.future != nil {
 				t.future.res = r.result(t)

@@ -176,10 +176,14 @@ func (st *stream) send(a *attempt) {
 
 // request is what an attempt looks like on the wire.
 func (st *stream) request(a *attempt) *clientv1.ProduceRequest {
-	return &clientv1.ProduceRequest{
+	req := &clientv1.ProduceRequest{
 		RequestId: a.id, Topic: a.lane.tp.Topic, Partition: a.lane.tp.Partition, Acks: a.lane.acks,
 		TimeoutMs: int32(st.s.p.brokerTimeout.Milliseconds()), Batch: a.b.wire,
 	}
+	if t := st.s.p.txn; t != nil {
+		req.TransactionalId = t.id
+	}
+	return req
 }
 
 // receive takes answers until the stream ends, and then reports every attempt that has none.
