@@ -230,6 +230,22 @@ func TestLibrariesWithOneOwner(t *testing.T) {
 	}
 }
 
+// Planted bugs are for tests: a broker outside of them keeps its promises.
+func TestOnlyTestsSabotage(t *testing.T) {
+	passedOn := []string{"partition", "broker", "brokertest", "test/sim"} // from test to apply
+	for _, s := range sources(t) {
+		if s.test || slices.Contains(passedOn, s.dir) {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			if id, ok := n.(*ast.Ident); ok && id.Name == "Sabotage" {
+				t.Errorf("%s: sabotage outside of tests", positions.Position(id.Pos()))
+			}
+			return true
+		})
+	}
+}
+
 func TestOnePackageComment(t *testing.T) {
 	comments := map[string][]string{} // package to files
 	names := map[string]string{}

@@ -1,22 +1,39 @@
 #!/usr/bin/env bash
-# Chaos at its real levels: processes under SIGKILL and SIGSTOP, the same without
-# idempotence (which must show duplicates), and the containers of deploy/ with
-# kill, pause and network disconnect. It starts a container engine when none
-# runs, and ends what it started.
-# usage: scripts/chaos.sh [--seed N] [--kills N] [--only process|counter|compose]
+# Chaos at all its levels: simulated clusters on virtual time with fresh seeds,
+# processes under SIGKILL and SIGSTOP, the same without idempotence (which must
+# show duplicates), and the containers of deploy/ with kill, pause and network
+# disconnect. It starts a container engine when none runs, and ends what it
+# started.
+# usage: scripts/chaos.sh [--seed N] [--kills N] [--for TIME] [--only sim|process|counter|compose]
+#        --for is how long seeds are simulated, 1m by default.
+#        --only sim --seed N runs one seed of the simulation again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-seed=$(date +%s) kills=10 only=
+seed= kills=10 only= for=1m
 while [ $# -gt 0 ]; do
 	case $1 in
 	--seed) seed=$2 ;;
 	--kills) kills=$2 ;;
+	--for) for=$2 ;;
 	--only) only=$2 ;;
 	*) echo "chaos: unknown argument $1; see the head of $0" >&2; exit 2 ;;
 	esac
 	shift 2
 done
+
+want() { [ -z "$only" ] || [ "$only" = "$1" ]; }
+
+if want sim; then
+	echo "=== chaos: simulated clusters"
+	go test -c -o bin/sim.test ./test/sim
+	if [ "$only" = sim ] && [ -n "$seed" ]; then
+		bin/sim.test -test.run '^TestSeeds$' -test.v -seed "$seed"
+	else
+		bin/sim.test -test.run '^(TestSeeds|TestWithoutIdempotence)$' -for "$for"
+	fi
+fi
+seed=${seed:-$(date +%s)}
 
 if [ "${ONCELOG_CHAOS_INNER-}" = compose ]; then
 	# Inside scripts/engine.sh: an engine answers.
@@ -31,9 +48,10 @@ if [ "${ONCELOG_CHAOS_INNER-}" = compose ]; then
 	exit 0
 fi
 
-make build
-go build -o bin/chaos ./test/chaos
-want() { [ -z "$only" ] || [ "$only" = "$1" ]; }
+if [ "$only" != sim ]; then
+	make build
+	go build -o bin/chaos ./test/chaos
+fi
 
 if want process; then
 	echo "=== chaos: processes"
@@ -45,6 +63,6 @@ if want counter; then
 fi
 if want compose; then
 	echo "=== chaos: containers"
-	ONCELOG_CHAOS_INNER=compose scripts/engine.sh run scripts/chaos.sh --seed "$seed" --kills "$kills"
+	ONCELOG_CHAOS_INNER=compose scripts/engine.sh run scripts/chaos.sh --seed "$seed" --kills "$kills" --only compose
 fi
 echo "=== chaos: all passed (seed $seed)"

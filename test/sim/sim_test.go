@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 // TestSeeds runs seeds side by side: a fixed handful by default, fresh ones with -for. A seed that
 // fails is run again alone by
 //
+//	scripts/chaos.sh --only sim --seed N      or
 //	go test ./test/sim -run TestSeeds -v -seed N
 func TestSeeds(t *testing.T) {
 	first, count, step := *firstFlag, uint64(*seedsFlag), uint64(1)
@@ -81,13 +82,16 @@ func seed(t *testing.T, n uint64) *Result {
 		o.LogLevel = slog.LevelDebug
 	}
 	began := time.Now()
+	if *forFlag > 0 {
+		fmt.Printf("sim: seed %d\n", n)
+	}
 	r := Run(t, o)
 	t.Logf("seed %d: %.1fs; %s", n, time.Since(began).Seconds(), r)
 	if !r.OK() || *seedFlag != 0 && *timesFlag == 1 {
 		t.Log("\n" + r.Trace)
 	}
 	if !r.OK() {
-		t.Errorf("broken; the brokers' logs are in %s; again: go test ./test/sim -run TestSeeds -v -seed %d", keepLogs(n, r.Logs), n)
+		t.Errorf("seed %d: a promise is broken. The brokers' logs are in %s.\nAgain: scripts/chaos.sh --only sim --seed %d", n, keepLogs(n, r.Logs), n)
 	}
 	return r
 }
