@@ -42,7 +42,7 @@ type Fault struct {
 
 // Faults are what Torment chooses from by default: power cuts of one broker and of all, with the
 // answers before them lost or not, processes killed and restarted, pauses, broken, cut and slow links,
-// slow, full and failing disks.
+// slow, full and failing disks, clocks that jump.
 func Faults() []Fault {
 	return []Fault{
 		{"crash", 4, true, (*Cluster).beginCrash},
@@ -58,6 +58,7 @@ func Faults() []Fault {
 		{"failing-sync", 2, true, (*Cluster).beginFailingSync},
 		{"power-cut", 1, true, (*Cluster).beginPowerCut},
 		{"silent-crash", 3, true, (*Cluster).beginSilentCrash},
+		{"wrong-clock", 1, false, (*Cluster).beginWrongClock},
 	}
 }
 
@@ -209,6 +210,7 @@ func (c *Cluster) Mend() error {
 	for _, n := range c.nodes {
 		n.gate.open()
 		c.SlowDisk(n.id, 0)
+		c.SetClock(n.id, 0)
 		n.disk.ClearFaults()
 		n.disk.SetDelay(n.gate.delay)
 		n.disk.SetCapacity(0)
@@ -382,4 +384,14 @@ func (c *Cluster) beginSilentCrash(id int32, r *rand.Rand) (string, func()) {
 		c.Network.Heal(host, cl)
 	}
 	return what + ", its last answers lost", end
+}
+
+// beginWrongClock makes the time of day jump, by up to ten days either way.
+func (c *Cluster) beginWrongClock(id int32, r *rand.Rand) (string, func()) {
+	ahead := between(r, time.Second, 240*time.Hour)
+	if r.IntN(2) == 0 {
+		ahead = -ahead
+	}
+	c.SetClock(id, ahead)
+	return fmt.Sprintf("the clock of broker %d is wrong by %s", id, ahead), func() { c.SetClock(id, 0) }
 }

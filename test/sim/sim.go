@@ -24,6 +24,7 @@ import (
 	"github.com/oncelog/oncelog/internal/history"
 	"github.com/oncelog/oncelog/internal/workload"
 	"github.com/oncelog/oncelog/partition"
+	"github.com/oncelog/oncelog/record"
 )
 
 // Options say what to run. The zero value, with a seed, is the usual run.
@@ -121,6 +122,7 @@ func cluster(o Options, logs io.Writer) brokertest.Options {
 		SyncTime: pick(r, 0, time.Millisecond, 10*time.Millisecond),
 		Configure: func(cfg *broker.Config) {
 			cfg.Raft.SnapshotBytes = snapshot
+			cfg.RetentionCheck = time.Second
 		},
 	}
 	if o.LogLevel == nil {
@@ -177,6 +179,9 @@ func (s *run) run() {
 	stopProducers := s.startProducers(2 + s.rng.IntN(2))
 	stopReaders := s.startReaders()
 	err := s.c.Torment(s.o.Lasts, brokertest.Nemesis{
+		Faults: append(brokertest.Faults(), brokertest.Fault{Name: "transfer", Weight: 2, Begin: func(_ *brokertest.Cluster, id int32, _ *rand.Rand) (string, func()) {
+			return s.transfer(admin, id), nil
+		}}),
 		Every: between(s.rng, time.Second, 4*time.Second), Lasts: between(s.rng, time.Second, 5*time.Second),
 		Aim:  func() int32 { return s.leader(admin) },
 		Note: func(what string) { s.history.Fault("%s", what); s.note(what) },
@@ -230,6 +235,15 @@ func (s *run) leader(admin *client.Client) int32 {
 	}
 	p := m.Topics[0].Partitions[s.rng.IntN(len(m.Topics[0].Partitions))]
 	return max(p.Leader, 0)
+}
+
+// transfer hands a partition over to a broker.
+func (s *run) transfer(admin *client.Client, to int32) string {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	tp := record.TopicPartition{Topic: topic, Partition: s.rng.Int32N(s.partitions)}
+	err := admin.TransferLeadership(ctx, tp, to)
+	return fmt.Sprintf("leadership of %s is handed to broker %d: %v", tp, to, err)
 }
 
 // probe insists that a cluster that is whole takes a record in every partition soon.
