@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
@@ -67,6 +69,17 @@ func (l *boltLog) trim(through uint64) error {
 	}
 	return l.DeleteRange(first, through)
 }
+
+// queueLogs does not queue: what Bolt has stored is on disk.
+func (l *boltLog) queueLogs(logs []*raft.Log) error { return l.StoreLogs(logs) }
+
+func (l *boltLog) durable() uint64 { return math.MaxUint64 }
+
+func (l *boltLog) awaitDurable(_ uint64, told func(error)) { told(nil) }
+
+func (l *boltLog) onFailure(func(error)) {}
+
+func (l *boltLog) stalled() time.Duration { return 0 }
 
 // body is never asked for: entries come with their data.
 func (l *boltLog) body(e *raft.Log, _ []byte) (*raft.Log, error) { return e, nil }

@@ -110,19 +110,16 @@ func (j *journal) Restore(index record.Index, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.restores++
-	j.commands, j.indexes = nil, nil
 	in := newReader(b)
-	j.applied = record.Index(in.u64())
-	j.last = j.applied
+	applied := record.Index(in.u64())
 	layout := in.take(int(in.u32()))
+	var commands [][]byte
+	var indexes []record.Index
 	for in.ok && len(in.b) > 0 {
-		j.indexes = append(j.indexes, record.Index(in.u64()))
-		j.commands = append(j.commands, bytes.Clone(in.take(int(in.u32()))))
+		indexes = append(indexes, record.Index(in.u64()))
+		commands = append(commands, bytes.Clone(in.take(int(in.u32()))))
 	}
-	if !in.ok || j.applied > index {
+	if !in.ok || applied > index {
 		return fmt.Errorf("journal snapshot of %d bytes", len(b))
 	}
 	if j.log != nil {
@@ -130,8 +127,16 @@ func (j *journal) Restore(index record.Index, r io.Reader) error {
 		if err != nil {
 			return err
 		}
-		return j.log.Restore(y)
+		// Not under the mutex: it writes, and who waits for a mutex stops virtual time.
+		if err := j.log.Restore(y); err != nil {
+			return err
+		}
 	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.restores++
+	j.applied, j.last = applied, applied
+	j.commands, j.indexes = commands, indexes
 	return nil
 }
 
@@ -212,7 +217,7 @@ func (c *cluster) start(n *node) {
 	conf := Config{
 		Broker: n.id, Dir: n.dir, FS: n.fs, Listener: c.net.listen(n.name),
 		Dial:    func(ctx context.Context, addr string) (net.Conn, error) { return c.net.dial(ctx, n.name, addr) },
-		Resolve: c.resolve, Logger: logger, Registerer: n.registry, NoSync: true,
+		Resolve: c.resolve, Logger: logger, Registerer: n.registry, NoSync: true, QueueLogs: true,
 	}
 	if c.config != nil {
 		c.config(&conf)

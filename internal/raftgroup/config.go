@@ -63,6 +63,10 @@ type Config struct {
 	// 4 MiB. One command is handed over however large.
 	MaxOutstandingBytes int64
 
+	// QueueLogs lets Raft go on before its entries are on disk, and holds back what depends on it
+	// (gate.go). False: every entry is on disk before Raft goes on.
+	QueueLogs bool
+
 	// TrustNetwork leaves entry bodies out of the frames' checksums. Set it when TLS protects them.
 	TrustNetwork bool
 

@@ -45,6 +45,8 @@ type engine struct {
 	// unrestored holds why the newest snapshot could not be restored while opening; Raft keeps it to itself.
 	// Only open's goroutine touches it.
 	unrestored error
+	// muted is set while this replica's disk does not answer (gate.go).
+	muted atomic.Bool
 	// installed is the index of the snapshot whose installation has not emptied the log yet.
 	installed atomic.Uint64
 
@@ -86,6 +88,7 @@ func (g *Group) startEngine() (*engine, error) {
 	}
 	e.raft = r
 	e.opening.Store(false) // From here on others may read e.raft.
+	g.logs.onFailure(e.fault)
 	return e, nil
 }
 
@@ -161,7 +164,7 @@ func (e *engine) start() {
 	e.responder.Add(1)
 	go func() {
 		defer e.responder.Done()
-		e.inbox.respond(e.answerInstall)
+		e.inbox.respond(e.answerInstall, e.holdAnswer)
 	}()
 }
 
@@ -197,6 +200,16 @@ func (e *engine) fault0() error {
 
 // park holds one of Raft's goroutines after a fault until Raft has been told to shut down.
 func (e *engine) park() { <-e.released }
+
+// isStopping says whether the engine is being stopped, or has been.
+func (e *engine) isStopping() bool {
+	select {
+	case <-e.stopping:
+		return true
+	default:
+		return false
+	}
+}
 
 // isReleased says whether Raft has been told to shut down.
 func (e *engine) isReleased() bool {

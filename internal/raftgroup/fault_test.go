@@ -100,6 +100,13 @@ func (s *faultyStore) StoreLogs(logs []*raft.Log) error {
 	return s.logStore.StoreLogs(logs)
 }
 
+func (s *faultyStore) queueLogs(logs []*raft.Log) error {
+	if e := s.store.Load(); e != nil {
+		return *e
+	}
+	return s.logStore.queueLogs(logs)
+}
+
 // faulty gives each broker's group 7 a store that can fail.
 func faulty(stores map[int32]*faultyStore) func(*cluster) {
 	return func(c *cluster) {

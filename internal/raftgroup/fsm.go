@@ -34,6 +34,11 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	if err := f.engine.fault0(); err != nil {
 		return fill(results, refusal{&UncertainError{err}})
 	}
+	// A follower learns what a majority has on disk before it has so itself. What the machine has seen
+	// must not vanish with a crash of this replica: a snapshot of it could be all that is left.
+	if err := f.engine.awaitDurable(logs[len(logs)-1].Index); err != nil {
+		return fill(results, refusal{&UncertainError{err}})
+	}
 	err := f.apply(logs, results)
 	if err != nil {
 		f.engine.fault(err)
@@ -336,6 +341,10 @@ func (k *raftSink) Close() error {
 		// An installed snapshot may have overtaken this one.
 		if newest := uint64(g.snapshots.newest()); newest > k.head.index {
 			return errors.Join(fmt.Errorf("a snapshot of index %d is there already", newest), k.cancel())
+		}
+		// Raft's index may lie above what was applied, by entries that the machine is not shown.
+		if err := k.engine.awaitDurable(k.head.index); err != nil {
+			return errors.Join(err, k.cancel())
 		}
 		if err := k.finish(nil); err != nil {
 			return err

@@ -3,13 +3,27 @@ package raftgroup
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
 
 // logStore is what a group keeps its log in: boltLog or recordStore.
 type logStore interface {
-	raft.LogStore
+	raft.LogStore // StoreLogs returns when the entries are on disk.
+	// queueLogs stores entries as StoreLogs does, and may return before they are on disk.
+	queueLogs(logs []*raft.Log) error
+	// durable is the last index through which the log is on disk.
+	durable() uint64
+	// awaitDurable has told called once: with nil as soon as the log is on disk through an index,
+	// with an error when the entry is cut off first or the log has failed or is closed. It may be
+	// called before awaitDurable returns, and must not block.
+	awaitDurable(index uint64, told func(error))
+	// onFailure has told called when queued entries could not be written; at once if so already.
+	onFailure(told func(error))
+	// stalled is for how long the write that is under way has been; 0: none is.
+	stalled() time.Duration
 	// truncateTail removes all entries from index from on: they conflict with the leader's.
 	truncateTail(from uint64) error
 	// trim lets Raft forget the entries through an index.
@@ -33,6 +47,8 @@ type guardedLog struct {
 	// cut is set between a tail removed for conflicting and the entries that replace it. Only
 	// Raft's main goroutine touches it.
 	cut bool
+	// storing is when StoreLogs was called, unix ns; 0: it is not under way.
+	storing atomic.Int64
 }
 
 var (
@@ -96,16 +112,22 @@ func pretend(index uint64, l *raft.Log) error {
 // StoreLog stores one entry.
 func (s *guardedLog) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
-// StoreLogs makes entries durable. After a failure it is not known what is on the disk: Raft
-// steps down at once, and the group halts. Only a disk that was full before anything was written
-// is refused and leaves the replica as it is.
+// StoreLogs stores entries, durably or in the log's queue (gate.go). After a failure it is not known
+// what is on the disk: Raft steps down at once, and the group halts. Only a disk that was full before
+// anything was written is refused and leaves the replica as it is.
 func (s *guardedLog) StoreLogs(logs []*raft.Log) error {
 	if err := s.engine.fault0(); err != nil {
 		return err
 	}
 	// A log that was empty when a snapshot was installed needed no DeleteRange.
 	s.engine.installed.Store(0)
-	err := s.inner.StoreLogs(logs)
+	store := s.inner.StoreLogs
+	if s.mayQueue(logs) {
+		store = s.inner.queueLogs
+	}
+	s.storing.Store(time.Now().UnixNano())
+	err := store(logs)
+	s.storing.Store(0)
 	if err == nil {
 		s.cut = false
 		return nil

@@ -61,6 +61,7 @@ func NewHost(c Config) (*Host, error) {
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.background(h.accept)
+	h.background(h.watchDisks)
 	return h, nil
 }
 

@@ -63,13 +63,22 @@ func (b *inbox) put(cmd any, reader io.Reader, bytes int64, reply func(resp any,
 }
 
 // respond passes answers on until the inbox is stopped, then answers what is left. installed answers
-// for snapshots.
-func (b *inbox) respond(installed func(q *raft.InstallSnapshotRequest, r raft.RPCResponse, reply func(resp any, code uint16, err error))) {
+// for snapshots. hold is given the answers to appends that Raft has taken; it calls reply when they
+// may go, or may not.
+func (b *inbox) respond(installed func(q *raft.InstallSnapshotRequest, r raft.RPCResponse, reply func(resp any, code uint16, err error)),
+	hold func(last uint64, resp *raft.AppendEntriesResponse, reply func(code uint16))) {
 	for {
 		select {
 		case w := <-b.waiting:
 			select {
 			case r := <-w.answer:
+				if last, resp := lastAppended(w.cmd, r); last > 0 {
+					hold(last, resp, func(code uint16) {
+						b.done(w.bytes)
+						w.reply(resp, code, nil)
+					})
+					continue
+				}
 				b.done(w.bytes)
 				if q, ok := w.cmd.(*raft.InstallSnapshotRequest); ok {
 					installed(q, r, w.reply)

@@ -33,6 +33,7 @@ type metrics struct {
 	applyPanics   prometheus.Counter
 	staleTerm     prometheus.Counter
 	deadBrokers   prometheus.Counter
+	stalls        prometheus.Counter
 
 	// Looked up once: these are touched for every message.
 	sentBytes, receivedBytes [2]prometheus.Counter
@@ -79,6 +80,7 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 		halts:         counter("halted_groups_total", "Replicas stopped by a fault. Each needs an operator."),
 		applyPanics:   counter("apply_panics_total", "Panics in a state machine's apply."),
 		deadBrokers:   counter("dead_brokers_total", "Brokers found dead because their port refused connections; the groups they led held elections at once."),
+		stalls:        counter("disk_stalls_total", "Times that a replica gave up leading, or standing for election, because its disk did not answer for 2 s."),
 		staleTerm:     counter("stale_term_entries_total", "Entries that apply refused because they landed in another term than they were admitted in."),
 	}
 	for _, c := range []class{classBulk, classControl} {
@@ -95,7 +97,7 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 	if reg != nil {
 		reg.MustRegister(m.leaderChanges, m.proposals, m.queuedBytes, m.outstanding, m.sendingBytes, m.confirms, m.confirmTime, m.bytes,
 			m.rpcTime, m.rpcErrors, m.dials, m.badFrames, m.wrongServer, m.beats, m.beatFrames, m.snapshots, m.badSnapshots,
-			m.catchUps, m.reopens, m.halts, m.applyPanics, m.staleTerm, m.deadBrokers, newGroupCollector(h))
+			m.catchUps, m.reopens, m.halts, m.applyPanics, m.staleTerm, m.deadBrokers, m.stalls, newGroupCollector(h))
 	}
 	return m
 }

@@ -279,7 +279,7 @@ func (p *testPipe) write(b []byte) (int, error) {
 func (p *testPipe) end(err error, drop bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.err == nil {
+	if p.err == nil || drop {
 		p.err = err
 	}
 	if drop {

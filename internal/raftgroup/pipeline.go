@@ -80,6 +80,9 @@ func (p *pipeline) AppendEntries(q *raft.AppendEntriesRequest, resp *raft.Append
 	case <-p.transport.engine.stopping:
 		return nil, ErrStopped
 	}
+	if p.transport.engine.muted.Load() {
+		return nil, errDiskStalled
+	}
 	p.mu.Lock()
 	if p.broken || p.ended {
 		p.mu.Unlock()
@@ -118,16 +121,20 @@ func (p *pipeline) send(f *appendFuture, c *chunk, last bool) error {
 	f.unsent = !last
 	p.mu.Unlock()
 	started := time.Now()
+	through := uint64(0)
+	if len(c.entries) > 0 {
+		through = c.lastIndex()
+	}
 	_, err := p.transport.writeChunk(p.link, p.to, c, p.closed, func(a *frame, err error) {
 		p.bytes.release(c.bytes)
-		p.answered(f, started, a, err)
+		p.answered(f, through, started, a, err)
 	})
 	return err
 }
 
-// answered takes the answer to one frame, on the link's reader. Answers of a healthy follower come
-// in order.
-func (p *pipeline) answered(f *appendFuture, started time.Time, a *frame, err error) {
+// answered takes the answer to one frame, on the link's reader. through is the last entry in it, 0:
+// there is none. Answers of a healthy follower come in order.
+func (p *pipeline) answered(f *appendFuture, through uint64, started time.Time, a *frame, err error) {
 	var resp raft.AppendEntriesResponse
 	if err == nil {
 		err = answerError(a)
@@ -136,18 +143,41 @@ func (p *pipeline) answered(f *appendFuture, started time.Time, a *frame, err er
 		err = decodeAppendAck(a.body, &resp)
 	}
 	p.transport.host.metrics.rpc(frameAppend, started, err)
+	if err != nil || !resp.Success || resp.Term > f.req.Term {
+		p.refused(f, resp)
+		return
+	}
+	// The follower has it on disk. Raft may count that once this replica has, too.
+	p.transport.engine.group.logs.awaitDurable(through, func(err error) {
+		if err != nil {
+			p.fail()
+			return
+		}
+		p.accepted(f, resp)
+	})
+}
+
+// refused takes an answer that ends the pipeline.
+func (p *pipeline) refused(f *appendFuture, resp raft.AppendEntriesResponse) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.broken || p.ended {
+		return
+	}
+	*f.resp = resp
+	f.resp.Success = false
+	p.breakLocked(f)
+}
+
+// accepted counts a frame as stored, here and by the follower, and passes on the requests that are
+// complete.
+func (p *pipeline) accepted(f *appendFuture, resp raft.AppendEntriesResponse) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.broken || p.ended {
 		return
 	}
 	f.left--
-	if err != nil || !resp.Success || resp.Term > f.req.Term {
-		*f.resp = resp
-		f.resp.Success = false
-		p.breakLocked(f)
-		return
-	}
 	if f.left > 0 || f.unsent {
 		return
 	}

@@ -81,7 +81,21 @@ func toRaft(e *recordlog.Entry, l *raft.Log) {
 func (s *recordStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
 // StoreLogs makes entries durable, by one write and one sync.
-func (s *recordStore) StoreLogs(logs []*raft.Log) error {
+func (s *recordStore) StoreLogs(logs []*raft.Log) error { return s.log.Append(fromRaft(logs)) }
+
+func (s *recordStore) queueLogs(logs []*raft.Log) error { return s.log.Queue(fromRaft(logs)) }
+
+func (s *recordStore) durable() uint64 { return uint64(s.log.Durable()) }
+
+func (s *recordStore) awaitDurable(index uint64, told func(error)) {
+	s.log.AwaitDurable(record.Index(index), told)
+}
+
+func (s *recordStore) onFailure(told func(error)) { s.log.OnFailure(told) }
+
+func (s *recordStore) stalled() time.Duration { return s.log.Stalled() }
+
+func fromRaft(logs []*raft.Log) []recordlog.Entry {
 	entries := make([]recordlog.Entry, len(logs))
 	for i, l := range logs {
 		e := &entries[i]
@@ -90,7 +104,7 @@ func (s *recordStore) StoreLogs(logs []*raft.Log) error {
 			e.AppendedAt = l.AppendedAt.UnixNano()
 		}
 	}
-	return s.log.Append(entries)
+	return entries
 }
 
 // DeleteRange is not used: guardedLog says what is meant.

@@ -85,6 +85,10 @@ func pull(c *cluster, n *node, info SnapshotInfo, state []byte) error {
 	if err != nil {
 		return err
 	}
+	return pullFrom(log, c.nodes[broker-1].replicas[7].log, info, state)
+}
+
+func pullFrom(log, source *recordlog.Log, info SnapshotInfo, state []byte) error {
 	in := newReader(state)
 	in.u64()
 	layout, err := recordlog.DecodeLayout(in.take(int(in.u32())))
@@ -100,7 +104,7 @@ func pull(c *cluster, n *node, info SnapshotInfo, state []byte) error {
 		next = log.AssignedIndex() + 1
 	}
 	for next <= info.Index {
-		entries, err := c.nodes[broker-1].replicas[7].log.EntriesForPeer(next, info.Index, 1<<20)
+		entries, err := source.EntriesForPeer(next, info.Index, 1<<20)
 		if err != nil {
 			return err
 		}

@@ -72,10 +72,11 @@ func (t *transport) SetHeartbeatHandler(handle func(raft.RPC)) { t.engine.heartb
 // target finds the broker of a server. Once the engine is stopping nothing goes out any more: after
 // a fault Raft may believe to have stored what it has not.
 func (t *transport) target(id raft.ServerID) (target, error) {
-	select {
-	case <-t.engine.stopping:
+	switch {
+	case t.engine.isStopping():
 		return target{}, ErrStopped
-	default:
+	case t.engine.muted.Load():
+		return target{}, errDiskStalled
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -101,6 +102,10 @@ func (t *transport) ask(id raft.ServerID, kind, answer frameKind, body []byte) (
 	if err != nil {
 		return frame{}, err
 	}
+	return t.askTarget(to, kind, answer, body)
+}
+
+func (t *transport) askTarget(to target, kind, answer frameKind, body []byte) (frame, error) {
 	f := t.frame(kind, to)
 	f.body = body
 	started := time.Now()
@@ -275,6 +280,10 @@ func (t *transport) sendChunk(to target, c *chunk, resp *raft.AppendEntriesRespo
 		err = ErrStopped
 	}
 	t.host.metrics.rpc(frameAppend, started, err)
+	if err == nil && resp.Success && len(c.entries) > 0 {
+		// The follower has it on disk. Raft may count that once this replica has, too.
+		err = t.engine.awaitDurable(c.lastIndex())
+	}
 	return err
 }
 

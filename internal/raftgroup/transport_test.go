@@ -305,6 +305,8 @@ func (s slowStore) StoreLogs(logs []*raft.Log) error {
 	return s.logStore.StoreLogs(logs)
 }
 
+func (s slowStore) queueLogs(logs []*raft.Log) error { return s.StoreLogs(logs) }
+
 // Heartbeats do not wait for entries: neither for a slow network nor for a follower's slow disk.
 func TestHeartbeatsPassEntries(t *testing.T) {
 	for _, slow := range []string{"network", "disk"} {
