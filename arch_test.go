@@ -41,11 +41,12 @@ var mayImport = map[string][]string{
 	"internal/workload":    {"record", "client", "internal/history"},
 
 	// Machines: pure and deterministic.
-	"partition/producer":       {"record", "api/proto/state"},
-	"cluster/metadata":         {"record", "api/proto/state"},
-	"coordinator/txn":          {"record", "api/proto/state"},
-	"coordinator/group":        {"record", "api/proto/state"},
-	"coordinator/group/assign": {},
+	"partition/producer":        {"record", "api/proto/state"},
+	"cluster/metadata":          {"record", "api/proto/state"},
+	"coordinator/txn":           {"record", "api/proto/state"},
+	"coordinator/group":         {"record", "api/proto/state"},
+	"coordinator/group/assign":  {},
+	"coordinator/group/session": {"api/proto/state", "coordinator/group"},
 
 	// The log, and what makes machines replicated. raftgroup adapts recordlog to
 	// Raft's store (docs/decisions/0002).
@@ -76,7 +77,7 @@ var whole = []string{"test", "bench"}
 
 // machines decide for all replicas alike: the same command in the same state
 // must give the same answer on every machine, for ever.
-var machines = []string{"partition/producer", "cluster/metadata", "coordinator/txn", "coordinator/group", "coordinator/group/assign"}
+var machines = []string{"partition/producer", "cluster/metadata", "coordinator/txn", "coordinator/group", "coordinator/group/assign", "coordinator/group/session"}
 
 // notForMachines are where differences come from: clocks, disks, networks,
 // chance, schedulers.
