@@ -66,7 +66,7 @@ func FuzzFrameHeader(f *testing.F) {
 func FuzzSidecar(f *testing.F) {
 	s := newSegment(1, 5, 99)
 	s.summary = summary{last: 9, size: 900, records: 7, maxTimestamp: 3}
-	f.Add(encodeSidecar(s, []block{{index: 5, position: segmentHeaderSize}, {index: 7, position: 300, records: 3, maxTimestamp: 3}}))
+	f.Add(encodeSidecar(s, &s.summary, []block{{index: 5, position: segmentHeaderSize}, {index: 7, position: 300, records: 3, maxTimestamp: 3}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) >= sidecarHeaderSize {
 			b = bytes.Clone(b)

@@ -33,10 +33,10 @@ func Create(fsys vfs.FS, dir string) error {
 // Errors: *CorruptionError (damage; the replica must be quarantined), ErrBehindSnapshot,
 // ErrNewerFormat, or an I/O error.
 //
-// The order: the meta file says which generation counts and from which index on. Closed segments
-// are known by their sidecars, or scanned; entries above the snapshot are always scanned, since
-// Raft reads them on its start and cannot bear an error there. The last segment is scanned, its
-// torn tail cut, the rest synced: what a killed process wrote may be visible and not yet on disk,
+// The order: the meta file says which generation counts and from which index on. What lies at or below
+// the snapshot is known by the segments' sidecars, or scanned; entries above it are always scanned, since
+// Raft reads them on its start and cannot bear an error there. The last segment's torn tail is cut, the
+// rest synced: what a killed process wrote may be visible and not yet on disk,
 // and Raft is about to count on it.
 func Open(o Options) (*Log, error) {
 	if err := o.setDefaults(); err != nil {
@@ -324,7 +324,10 @@ func (r *recovery) segment(s *segment, from scanLimits, k int, closed bool) (tor
 	if closed && r.trustSidecar(s, size) {
 		return false, nil
 	}
-	found, err := scan(h, s, size, l.o.IndexBytes, scanLimits{previousTerm: from.previousTerm, chained: header.crc})
+	found, ok, err := r.scanRest(h, s, size, closed)
+	if err == nil && !ok {
+		found, err = scan(h, s, size, l.o.IndexBytes, scanLimits{previousTerm: from.previousTerm, chained: header.crc})
+	}
 	if err != nil {
 		return false, err
 	}
@@ -334,7 +337,7 @@ func (r *recovery) segment(s *segment, from scanLimits, k int, closed bool) (tor
 		return false, r.cutTorn(s, h, &found, closed)
 	}
 	if closed {
-		l.writeSidecar(s, found.index.all())
+		l.writeSidecar(s, &s.summary, found.index.all())
 		return false, nil
 	}
 	s.index = found.index

@@ -104,7 +104,28 @@ func (l *Log) SetSnapshotIndex(i record.Index) error {
 	l.mu.Lock()
 	l.snapshot = max(l.snapshot, i)
 	l.mu.Unlock()
-	return l.dropSegments()
+	if err := l.dropSegments(); err != nil {
+		return err
+	}
+	l.noteKnown()
+	return nil
+}
+
+// noteKnown leaves a sidecar of the segment that is written to, as far as the snapshot reaches, so that the
+// next start need not read what lies below. A failure costs no more than that. The gate is held.
+func (l *Log) noteKnown() {
+	l.mu.RLock()
+	snapshot, k := l.snapshot, l.live.find(l.snapshot)
+	l.mu.RUnlock()
+	if k < 0 || k < len(l.live.segments)-1 {
+		return
+	}
+	known, index, err := l.summaryBelow(&l.live, k, snapshot+1)
+	if err != nil {
+		l.logger.Warn("sidecar not written; the next start reads more", "segment", l.live.segments[k].name, "err", err)
+		return
+	}
+	l.writeSidecar(l.live.segments[k], &known, index.all())
 }
 
 // Hold keeps the segments with entry from and above from being dropped, as long as a peer pulls

@@ -33,7 +33,12 @@ func scan(file io.ReaderAt, s *segment, size int64, every int, from scanLimits) 
 	fresh := newSegment(s.generation, s.first, s.salt)
 	out := scanned{summary: fresh.summary}
 	out.lastTerm, out.chained = from.previousTerm, from.chained
-	f := newFrames(file, s, segmentHeaderSize, size, s.first, scanChunk)
+	return scanOn(file, s, size, every, out)
+}
+
+// scanOn scans what follows the frames that out already adds up.
+func scanOn(file io.ReaderAt, s *segment, size int64, every int, out scanned) (scanned, error) {
+	f := newFrames(file, s, out.size, size, out.last+1, scanChunk)
 	defer f.close()
 	for f.more() {
 		position := f.position

@@ -8,7 +8,8 @@ import (
 	"github.com/oncelog/oncelog/record"
 )
 
-// A sidecar holds a closed segment's summary and sparse index, all integers big endian:
+// A sidecar holds a closed segment's summary and sparse index or, of the segment that is written to,
+// those of its frames at or below a state snapshot. All integers are big endian:
 //
 //	 0 magic          8 bytes "oncelix\n"
 //	 8 version        uint16  1
@@ -18,7 +19,7 @@ import (
 //	24 first index    uint64
 //	32 last index     uint64
 //	40 last term      uint64
-//	48 segment bytes  int64
+//	48 bytes          int64   of the segment, up to the end of the last frame
 //	56 records        int64
 //	64 max timestamp  int64   MinInt64: no records
 //	72 segment header uint32  its CRC
@@ -46,7 +47,7 @@ type sidecarHeader struct {
 	sum    uint32
 }
 
-func encodeSidecar(s *segment, blocks []block) []byte {
+func encodeSidecar(s *segment, of *summary, blocks []block) []byte {
 	b := make([]byte, sidecarHeaderSize, sidecarHeaderSize+len(blocks)*blockSize)
 	for _, k := range blocks {
 		b = binary.BigEndian.AppendUint64(b, uint64(k.index))
@@ -59,13 +60,13 @@ func encodeSidecar(s *segment, blocks []block) []byte {
 	binary.BigEndian.PutUint32(b[12:], uint32(len(blocks)))
 	binary.BigEndian.PutUint64(b[16:], s.salt)
 	binary.BigEndian.PutUint64(b[24:], uint64(s.first))
-	binary.BigEndian.PutUint64(b[32:], uint64(s.last))
-	binary.BigEndian.PutUint64(b[40:], uint64(s.lastTerm))
-	binary.BigEndian.PutUint64(b[48:], uint64(s.size))
-	binary.BigEndian.PutUint64(b[56:], uint64(s.records))
-	binary.BigEndian.PutUint64(b[64:], uint64(s.maxTimestamp))
+	binary.BigEndian.PutUint64(b[32:], uint64(of.last))
+	binary.BigEndian.PutUint64(b[40:], uint64(of.lastTerm))
+	binary.BigEndian.PutUint64(b[48:], uint64(of.size))
+	binary.BigEndian.PutUint64(b[56:], uint64(of.records))
+	binary.BigEndian.PutUint64(b[64:], uint64(of.maxTimestamp))
 	binary.BigEndian.PutUint32(b[72:], s.header)
-	binary.BigEndian.PutUint32(b[76:], s.chained)
+	binary.BigEndian.PutUint32(b[76:], of.chained)
 	binary.BigEndian.PutUint32(b[80:], sum(s.seed, b[sidecarHeaderSize:]))
 	binary.BigEndian.PutUint32(b[84:], sum(s.seed, b[:84]))
 	return b
@@ -158,11 +159,11 @@ func (l *Log) readSidecar(s *segment, withBlocks bool) (sidecarHeader, []block, 
 	return h, blocks, err
 }
 
-// writeSidecar writes the sidecar of a segment that has been closed. It is not synced: if we die
-// now, it is whole, or fails its CRC, or is not there, and in the last two cases Open builds it
-// again. Therefore a failure is only told.
-func (l *Log) writeSidecar(s *segment, blocks []block) {
-	if err := writeNew(l.o.FS, l.path(s.sidecar()), encodeSidecar(s, blocks)); err != nil {
+// writeSidecar writes a segment's sidecar. It is not synced: if we die now, it is whole, or fails its
+// CRC, or is the one before, or is not there, and what it lacks Open scans. Therefore a failure is only
+// told.
+func (l *Log) writeSidecar(s *segment, of *summary, blocks []block) {
+	if err := writeNew(l.o.FS, l.path(s.sidecar()), encodeSidecar(s, of, blocks)); err != nil {
 		l.logger.Warn("sidecar not written; it will be built again", "segment", s.name, "err", err)
 	}
 }

@@ -427,7 +427,7 @@ func (l *Log) roll(c *chain, first record.Index) error {
 	}
 	if old != nil {
 		l.releaseReserved(old)
-		l.writeSidecar(old, old.index.all())
+		l.writeSidecar(old, &old.summary, old.index.all())
 		l.mu.Lock()
 		old.index = sparse{} // from the sidecar from now on
 		l.mu.Unlock()
