@@ -99,6 +99,8 @@ func TestConfirmSeesLaterTerm(t *testing.T) {
 		if err := r.group.Confirm(t.Context()); err != nil {
 			t.Fatalf("Confirm of a leader: %v", err)
 		}
+		// What the leader has under way would be answered with the later term.
+		synctest.Wait()
 		for _, o := range c.others(n) {
 			e := o.replicas[7].group.engine.Load()
 			e.inbox.put(&raft.RequestVoteRequest{RPCHeader: e.headerOf(n.id, 1), Term: 99, LeadershipTransfer: true}, nil, 0, func(any, uint16, error) {})
