@@ -209,6 +209,10 @@ type RaftConfig struct {
 	// SnapshotBytes is how much log a group writes between two snapshots of its
 	// state, 64 KiB to 64 GiB. More: a longer replay after a crash.
 	SnapshotBytes Bytes `koanf:"snapshot_bytes"`
+	// MaxReplayBytes is about how much log all groups of this broker together apply
+	// again after a crash, 16 MiB to 64 GiB: beyond it those with most of it take
+	// their snapshots early. A group below 4 MiB takes none for that.
+	MaxReplayBytes Bytes `koanf:"max_replay_bytes"`
 	// MaxInFlightBytes are the entries of one group that are proposed and not
 	// yet committed, 64 KiB to 1 GiB. A single larger entry passes alone.
 	MaxInFlightBytes Bytes `koanf:"max_in_flight_bytes"`
@@ -279,6 +283,7 @@ func DefaultConfig() Config {
 			CommitTimeout:      time.Second,
 			HeartbeatBatch:     20 * time.Millisecond,
 			SnapshotBytes:      64 * MiB,
+			MaxReplayBytes:     256 * MiB,
 			MaxInFlightBytes:   4 * MiB,
 		},
 		ProducerIDExpiration:      24 * time.Hour,

@@ -130,9 +130,9 @@ func TestValidateSurvivesExtremes(t *testing.T) {
 	cfg := validConfig()
 	cfg.Limits = LimitsConfig{math.MinInt, math.MaxInt, math.MaxInt64, math.MinInt64, math.MaxInt64, -1, -1, -1, -1, -1}
 	cfg.Transactions = TransactionsConfig{0, -1, math.MaxInt64, 0, -1}
-	cfg.Raft = RaftConfig{math.MaxInt64, math.MinInt64, math.MaxInt64, -1, math.MaxInt64, -1, math.MaxInt64}
-	if got := len(strings.Fields(fields(t, cfg.Validate()))); got != 19 {
-		t.Fatalf("%d fields refused, want 19:\n%v", got, cfg.Validate())
+	cfg.Raft = RaftConfig{math.MaxInt64, math.MinInt64, math.MaxInt64, -1, math.MaxInt64, -1, -1, math.MaxInt64}
+	if got := len(strings.Fields(fields(t, cfg.Validate()))); got != 20 {
+		t.Fatalf("%d fields refused, want 20:\n%v", got, cfg.Validate())
 	}
 }
 

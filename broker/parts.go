@@ -99,6 +99,7 @@ func (b *Broker) assemble() (*parts, error) {
 		CommitTimeout:       b.cfg.Raft.CommitTimeout,
 		HeartbeatInterval:   b.cfg.Raft.HeartbeatBatch,
 		MaxOutstandingBytes: int64(b.cfg.Raft.MaxInFlightBytes),
+		MaxReplayBytes:      int64(b.cfg.Raft.MaxReplayBytes),
 		MaxSendingBytes:     int64(b.cfg.Limits.ReplicationBytes),
 		MaxEntryBytes:       int(b.cfg.Limits.MaxMessageBytes) + entrySlack,
 		TrustNetwork:        tlsConfig != nil,
@@ -353,6 +354,7 @@ func (p *parts) drain() {
 		})
 	}
 	wg.Wait()
+	p.raft.Rest(ctx)
 }
 
 // stop ends everything, listeners first, and waits.

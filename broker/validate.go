@@ -179,6 +179,7 @@ func (r RaftConfig) validate(v *validator) {
 	}
 	v.duration("raft.commit_timeout", r.CommitTimeout, 10*time.Millisecond, minute, "each idle group sends a message that often")
 	v.size("raft.snapshot_bytes", r.SnapshotBytes, 4*KiB, 64*GiB, "that much log is replayed after a crash")
+	v.size("raft.max_replay_bytes", r.MaxReplayBytes, 16*MiB, 64*GiB, "a start after a crash takes about a second for each GiB")
 	v.size("raft.max_in_flight_bytes", r.MaxInFlightBytes, 64*KiB, GiB,
 		"little stops the pipeline, much only waits in memory")
 }

@@ -67,6 +67,10 @@ type Config struct {
 	// (gate.go). False: every entry is on disk before Raft goes on.
 	QueueLogs bool
 
+	// MaxReplayBytes is about how much log all groups together have applied since their last snapshots, and
+	// apply again after a crash. A group below 4 MiB takes no snapshot for it. Default 256 MiB.
+	MaxReplayBytes int64
+
 	// TrustNetwork leaves entry bodies out of the frames' checksums. Set it when TLS protects them.
 	TrustNetwork bool
 
@@ -113,6 +117,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.MaxOutstandingBytes == 0 {
 		c.MaxOutstandingBytes = 4 << 20
 	}
+	if c.MaxReplayBytes == 0 {
+		c.MaxReplayBytes = defaultReplayBytes
+	}
 	if c.FS == nil {
 		c.FS = vfs.OS()
 	}
@@ -143,8 +150,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("raftgroup: HeartbeatInterval is %v, must be at most a tenth of HeartbeatTimeout, %v", c.HeartbeatInterval, c.HeartbeatTimeout)
 	case c.MaxEntryBytes < 1024 || c.MaxEntryBytes > maxEntryLimit:
 		return fmt.Errorf("raftgroup: MaxEntryBytes is %d, must be 1024 to %d", c.MaxEntryBytes, maxEntryLimit)
-	case c.MaxQueuedBytes < 0 || c.MaxQueuedEntries < 1 || c.MaxOutstandingBytes < 0 || c.MaxSendingBytes < 0:
-		return fmt.Errorf("raftgroup: MaxQueuedBytes, MaxQueuedEntries, MaxOutstandingBytes and MaxSendingBytes must not be negative")
+	case c.MaxQueuedBytes < 0 || c.MaxQueuedEntries < 1 || c.MaxOutstandingBytes < 0 || c.MaxSendingBytes < 0 || c.MaxReplayBytes < 0:
+		return fmt.Errorf("raftgroup: MaxQueuedBytes, MaxQueuedEntries, MaxOutstandingBytes, MaxSendingBytes and MaxReplayBytes must not be negative")
 	}
 	return nil
 }

@@ -212,7 +212,7 @@ func (f *fsm) Snapshot() (s raft.FSMSnapshot, err error) {
 		return nil, err
 	}
 	// Apply runs on this goroutine: these are exactly the bytes that the snapshot covers.
-	f.group.captured.Store(f.group.pending.Load())
+	f.group.replay.captured.Store(f.group.replay.pending.Load())
 	return &fsmSnapshot{state: state, engine: f.engine}, nil
 }
 
@@ -254,7 +254,7 @@ func (f *fsm) Restore(source io.ReadCloser) (err error) {
 	}
 	// Only now: what an installed snapshot refers to is in the log's place since Restore.
 	f.group.snapshotStands(uint64(r.index))
-	f.group.pending.Store(0)
+	f.group.dropPending()
 	return nil
 }
 
@@ -349,7 +349,7 @@ func (k *raftSink) Close() error {
 		if err := k.finish(nil); err != nil {
 			return err
 		}
-		g.snapshotDone(k.head.index, "taken")
+		g.snapshotTaken(k.head.index)
 		g.snapshotStands(k.head.index)
 		return nil
 	}
@@ -358,7 +358,7 @@ func (k *raftSink) Close() error {
 		return err
 	}
 	k.engine.installed.Store(k.head.index)
-	g.snapshotDone(k.head.index, "installed")
+	g.snapshotInstalled(k.head.index)
 	return nil
 }
 

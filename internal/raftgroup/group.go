@@ -1,7 +1,6 @@
 package raftgroup
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,12 +45,7 @@ type Group struct {
 	once sync.Once
 	done chan struct{} // closed when the supervisor has ended
 
-	// pending is how many bytes have been applied since the last snapshot; snapshotting is set
-	// while one is taken.
-	pending      atomic.Int64
-	captured     atomic.Int64 // pending when the snapshot under way was captured
-	snapshotting atomic.Bool
-	retrySnap    atomic.Int64 // pending must reach this before the next attempt
+	replay replay
 
 	// unsettled: a change of members has an unknown end (reshape.go).
 	unsettled atomic.Bool
@@ -206,6 +200,7 @@ func (g *Group) halt(e *engine, err error) {
 	g.metrics().halts.Inc()
 	g.logger.Error("replica is stopped by a fault", "err", err)
 	g.stopEngine(e)
+	g.dropPending()
 }
 
 // reopen closes Raft and opens it again on the same stores.
@@ -231,6 +226,7 @@ func (g *Group) reopen(e *engine) *engine {
 func (g *Group) finish() {
 	g.proposals.close()
 	close(g.ended)
+	g.dropPending()
 	g.ownedMu.Lock()
 	g.final = true
 	g.ownedMu.Unlock()
@@ -273,68 +269,12 @@ func (h *Host) level() uint16 {
 	return h.config.FeatureLevel()
 }
 
-// applied is told how many bytes of log a batch that has been applied took.
-func (g *Group) applied(bytes int64) {
-	if pending := g.pending.Add(bytes); pending >= max(g.config.SnapshotBytes, g.retrySnap.Load()) {
-		g.snapshotSoon()
-	}
-}
-
-// snapshotSoon takes a snapshot in a goroutine of its own, if none is being taken.
-func (g *Group) snapshotSoon() {
-	if !g.snapshotting.CompareAndSwap(false, true) {
-		return
-	}
-	take := func() {
-		defer g.snapshotting.Store(false)
-		e := g.engine.Load()
-		if e == nil {
-			return
-		}
-		if err := e.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
-			// Nothing is lost: the log stays as long as it is. A later attempt may work, after
-			// as many bytes again as a tenth of the interval.
-			g.retrySnap.Store(g.pending.Load() + g.config.SnapshotBytes/10 + 1)
-			if !errors.Is(err, raft.ErrRaftShutdown) {
-				g.metrics().snapshots.WithLabelValues("failed").Inc()
-				g.logger.Warn("state snapshot failed", "err", err)
-			}
-			return
-		}
-		g.retrySnap.Store(0)
-		g.pending.Add(-g.captured.Load())
-	}
-	if !g.goroutine(take) {
-		g.snapshotting.Store(false)
-	}
-}
-
-// snapshotDone is told when a snapshot is durable.
-func (g *Group) snapshotDone(index uint64, how string) {
-	g.metrics().snapshots.WithLabelValues(how).Inc()
-	g.logger.Info("state snapshot", "how", how, "index", index)
-}
-
 // snapshotStands tells the log that what a snapshot covers is in the machine, durably.
 func (g *Group) snapshotStands(index uint64) {
 	if err := g.logs.snapshotAt(index); err != nil {
 		// The log then only keeps more than it need.
 		g.logger.Warn("log not told of the snapshot", "index", index, "err", err)
 	}
-}
-
-// Snapshot takes a state snapshot now. It returns nil, too, when nothing is new since the last.
-func (g *Group) Snapshot(ctx context.Context) error {
-	return g.await(ctx, func(e *engine) error {
-		err := e.raft.Snapshot().Error()
-		if errors.Is(err, raft.ErrNothingNewToSnapshot) {
-			return nil
-		}
-		if err != nil {
-			return &UncertainError{err}
-		}
-		return nil
-	})
 }
 
 // firstElection spares a group that starts without a leader the wait for its timeouts: when it

@@ -145,8 +145,7 @@ func (s *guardedLog) StoreLogs(logs []*raft.Log) error {
 // DeleteRange is called by Raft in three cases, which mean different things:
 //   - after a snapshot was installed, with the whole log: entries above the snapshot conflict and
 //     go, those below are covered by it;
-//   - after a snapshot was taken, with a prefix no longer than it: the entries since the snapshot
-//     before it are kept, for followers that are briefly behind, and in case the new one is bad;
+//   - after a snapshot was taken, with a prefix no longer than it: some is kept (Group.trimmable);
 //   - on a conflict with the leader, with a tail above everything committed.
 func (s *guardedLog) DeleteRange(low, high uint64) error {
 	err := s.deleteRange(low, high)
@@ -168,7 +167,7 @@ func (s *guardedLog) deleteRange(low, high uint64) error {
 		return s.inner.trim(min(high, installed))
 	}
 	if high <= uint64(snapshots.newest()) {
-		through := min(high, uint64(snapshots.previous()))
+		through := min(high, s.engine.group.trimmable())
 		if through < low {
 			return nil
 		}

@@ -20,6 +20,8 @@ type Host struct {
 	// sending bounds the entries under way to all other brokers.
 	sending *budget
 
+	replay hostReplay
+
 	// ctx ends when the host closes its connections, after its groups.
 	ctx    context.Context
 	cancel context.CancelFunc
