@@ -32,7 +32,9 @@ func spread(t *testing.T, fsys vfs.FS, n int, snapshots ...record.Index) (*Log, 
 func large(o *Options) { o.SegmentBytes = 20 << 10 }
 
 // sidecarOf names the sidecar of a segment file.
-func sidecarOf(segment string) string { return strings.TrimSuffix(segment, segmentSuffix) + sidecarSuffix }
+func sidecarOf(segment string) string {
+	return strings.TrimSuffix(segment, segmentSuffix) + sidecarSuffix
+}
 
 // wantSame opens a log as it is and without any sidecar, and wants the same of both. It gives how many
 // bytes of segments the first opening has read.
