@@ -10,6 +10,7 @@ import (
 	"github.com/oncelog/oncelog/broker"
 	"github.com/oncelog/oncelog/brokertest"
 	"github.com/oncelog/oncelog/client"
+	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -17,7 +18,13 @@ import (
 // pull the log from a peer.
 func behind(t *testing.T) *scenario {
 	t.Helper()
-	return beginWith(t, brokertest.Options{Configure: func(c *broker.Config) {
+	return behindWith(t, partition.Sabotage{})
+}
+
+// behindWith is behind on brokers with a planted bug.
+func behindWith(t *testing.T, bug partition.Sabotage) *scenario {
+	t.Helper()
+	return beginWith(t, brokertest.Options{Sabotage: bug, Configure: func(c *broker.Config) {
 		c.Raft.SnapshotBytes = 64 * broker.KiB
 	}}, map[string]string{"segment.bytes": "65536"})
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/oncelog/oncelog/client"
+	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -107,4 +108,24 @@ func TestWindowSurvivesSnapshots(t *testing.T) {
 	})
 	recognised()
 	s.wantStored(slices.Concat(filled(0, 10), numbers(5), more)...)
+}
+
+// TestForgottenProducersAreNoticed: brokers that lose what they know of producers when they restore a
+// snapshot store a batch twice. If this did not show, TestWindowSurvivesSnapshots would prove nothing.
+func TestForgottenProducersAreNoticed(t *testing.T) {
+	s := behindWith(t, partition.Sabotage{ForgetProducers: true})
+	b := batchOf(s.newID(), 0, "once")
+	s.wantWritten(s.produce(b), 0, false)
+	last := s.raftGroup(s.leader()).LastIndex
+	s.send(s.producer(client.ProducerConfig{}), filled(0, 300))
+	for _, id := range s.c.Brokers() {
+		s.until("no broker to replay the batch", func() bool { return s.raftGroup(id).FirstIndex > last+1 })
+	}
+	s.c.PowerCut()
+	for _, id := range s.c.Brokers() {
+		s.c.StartAgain(id)
+	}
+	if res := s.produce(b); res.GetError() != nil || res.GetDuplicate() {
+		t.Errorf("brokers that forget producers answer a batch sent again with %v: the bug does not show", res)
+	}
 }

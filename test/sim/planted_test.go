@@ -13,9 +13,8 @@ const plantedSeeds = 8
 // TestPlantedBugs: a simulation that finds no planted bug would find no other either.
 func TestPlantedBugs(t *testing.T) {
 	for name, o := range map[string]Options{
-		"no deduplication":               {Sabotage: partition.Sabotage{NoDedup: true}},
-		"producers forgotten on restore": {Sabotage: partition.Sabotage{ForgetProducers: true}},
-		"disks that lie about syncs":     {LyingDisks: true},
+		"no deduplication":           {Sabotage: partition.Sabotage{NoDedup: true}},
+		"disks that lie about syncs": {LyingDisks: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
