@@ -35,7 +35,7 @@ func newChecker(o Options) *checker {
 	}
 	return &checker{
 		options: o, report: newReport(), parts: make(map[record.TopicPartition]*partition), txns: make(map[txnID]*txn),
-		sums: make(map[replicaRange]Event), at: make(positions), groups: make(map[groupKey]*groupOffset),
+		sums: make(map[replicaRange]Event), at: make(positions), groups: make(map[groupKey]*groupOffset), jobs: make(map[jobKey]*job),
 	}
 }
 
@@ -69,6 +69,9 @@ type checker struct {
 	sums  map[replicaRange]Event
 
 	groups map[groupKey]*groupOffset
+
+	jobs     map[jobKey]*job
+	jobOrder []*job // as they appear
 }
 
 type replicaRange struct {
@@ -141,7 +144,7 @@ func (c *checker) lane(key record.TopicPartition, process Process) *lane {
 	p := c.part(key)
 	l := p.lanes[process]
 	if l == nil {
-		l = &lane{part: p, process: process, id: uint32(len(c.lanes)), last: -1, pages: make(map[uint32]*lanePage)}
+		l = &lane{part: p, process: process, id: uint32(len(c.lanes)), last: -1, pages: make(map[uint32]*lanePage), from: make(map[uint32]*[pageSize]record.Offset)}
 		p.lanes[process] = l
 		p.inOrder = append(p.inOrder, l)
 		c.lanes = append(c.lanes, l)
@@ -164,6 +167,7 @@ func (c *checker) learnSend(e *Event) error {
 	if n := len(l.txns); n == 0 && t != nil || n > 0 && l.txns[n-1].txn != t {
 		l.txns = append(l.txns, txnRun{e.N, t})
 	}
+	c.learnSource(l, e)
 	_, flags := l.at(e.N)
 	*flags |= wasSent
 	c.report.Sent++

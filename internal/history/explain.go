@@ -100,6 +100,9 @@ func (x *explainer) register(o *openFinding) {
 	if o.also != nil {
 		k := o.also.part.key
 		x.want(k).reads = append(x.want(k).reads, &wantedRead{sight: o.also.sight, finding: o})
+		if at := (valueKey{k, o.also.sight.value}); o.also.sent {
+			x.values[at] = append(x.values[at], o)
+		}
 	}
 	if o.missing != nil {
 		x.want(key).missing = append(x.want(key).missing, o)
@@ -266,7 +269,7 @@ func (e *Event) String() string {
 	who := fmt.Sprintf("process %d", e.Process)
 	switch e.Kind {
 	case Send:
-		return fmt.Sprintf("%s sends %v to %v%s", who, e.Value(), e.Key, e.inTxn())
+		return fmt.Sprintf("%s sends %v to %v%s%s", who, e.Value(), e.Key, e.madeOf(), e.inTxn())
 	case Written:
 		s := fmt.Sprintf("%s is told: %v is written%s", who, e.Value(), at(e.Offset))
 		if e.Duplicate {
@@ -318,6 +321,13 @@ func (e *Event) inTxn() string {
 		return ""
 	}
 	return fmt.Sprintf(" in transaction %d", e.Txn)
+}
+
+func (e *Event) madeOf() string {
+	if e.Source.Topic == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (made of offset %d of %v for group %q)", e.SourceOffset, e.Source, e.Group)
 }
 
 func (e *Event) why() string {

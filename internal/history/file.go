@@ -43,6 +43,9 @@ const (
 	hasDuplicate // may be absent
 	hasReset     // may be absent
 	hasGroup
+	hasSource // three fields; all or none
+	hasSourcePartition
+	hasSourceOffset
 	hasBroker
 	hasCRC
 	hasText // may be absent
@@ -50,6 +53,7 @@ const (
 	hasEvent
 	hasTime
 
+	hasOrigin  = hasSource | hasSourcePartition | hasSourceOffset
 	hasKey     = hasTopic | hasPartition
 	hasReplica = hasBroker | hasCRC
 )
@@ -60,7 +64,7 @@ var shapes = [kindCount]struct {
 	name             string
 	needed, optional fields
 }{
-	Send:            {"send", hasProcess | hasKey | hasN, hasTxn},
+	Send:            {"send", hasProcess | hasKey | hasN, hasTxn | hasGroup | hasOrigin},
 	Written:         {"written", hasProcess | hasKey | hasN | hasOffset, hasDuplicate},
 	NotWritten:      {"not_written", hasProcess | hasKey | hasN, hasText},
 	Unknown:         {"unknown", hasProcess | hasKey | hasN, hasText},
@@ -108,6 +112,9 @@ type line struct {
 	Broker    *int32         `json:"broker,omitempty"`
 	Topic     *string        `json:"topic,omitempty"`
 	Partition *int32         `json:"partition,omitempty"`
+	Source    *string        `json:"source_topic,omitempty"`
+	SourcePt  *int32         `json:"source_partition,omitempty"`
+	SourceAt  *record.Offset `json:"source_offset,omitempty"`
 	Txn       uint64         `json:"txn,omitempty"`
 	N         *uint32        `json:"n,omitempty"`
 	Offset    *record.Offset `json:"offset,omitempty"`
@@ -141,7 +148,10 @@ func (e *Event) line() line {
 	if has(hasProcess) {
 		l.Process = &e.Process
 	}
-	if has(hasGroup) {
+	if e.Source.Topic != "" {
+		l.Source, l.SourcePt, l.SourceAt = &e.Source.Topic, &e.Source.Partition, &e.SourceOffset
+	}
+	if has(hasGroup) || e.Source.Topic != "" {
 		l.Group = &e.Group
 	}
 	if has(hasReplica) {

@@ -21,6 +21,7 @@ func fullEvents() []Event {
 	key := record.TopicPartition{Topic: "or<ders", Partition: 3}
 	events := []Event{
 		{Kind: Send, N: 7, Txn: 2},
+		{Kind: Send, N: 8, Group: "g", Source: record.TopicPartition{Topic: "in", Partition: 1}, SourceOffset: 5},
 		{Kind: Written, N: 7, Offset: 9, Duplicate: true},
 		{Kind: NotWritten, N: 8, Text: "refused"},
 		{Kind: Unknown, N: 9, Text: "time\nout"},
@@ -122,6 +123,8 @@ func TestBadFiles(t *testing.T) {
 		{head + strings.Replace(send, `"topic":"t",`, "", 1), "send without topic"},
 		{head + strings.Replace(send, `"n":0`, `"n":0,"offset":1`, 1), "send with offset"},
 		{head + strings.Replace(send, `"n":0`, `"n":-1`, 1), "n: -1, want 0 to"},
+		{head + strings.Replace(send, `"n":0`, `"n":0,"group":"g"`, 1), "want all or none"},
+		{head + strings.Replace(send, `"n":0`, `"n":0,"group":"g","source_topic":"","source_partition":0,"source_offset":0`, 1), "empty source_topic"},
 		{head + `{"event":"begin","t":1,"process":1}` + "\n", "begin without txn"},
 		{head + pollLine(`[[0,1,0,0]]`), "count from 1 to"},
 		{head + pollLine(`[[0,1,0,2000000]]`), "count from 1 to"},

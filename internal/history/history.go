@@ -45,6 +45,9 @@ type Event struct {
 	Txn uint64
 	Key record.TopicPartition
 	N   uint32
+	// Source and SourceOffset are the record that the value was made of, for Group; no topic: none.
+	Source       record.TopicPartition
+	SourceOffset record.Offset
 	// Offset of the value (NoOffset if the client was not told), position, or committed offset.
 	Offset record.Offset
 	// From and End are a range of offsets; End is exclusive. High is where the log itself ends.
@@ -74,7 +77,8 @@ type Kind uint8
 
 const (
 	// Send: the process is about to send value N to Key, in transaction Txn if that is not 0. It comes
-	// before anything is sent. N rises with each Send of a process to a Key.
+	// before anything is sent. N rises with each Send of a process to a Key. If it is made of the record at
+	// SourceOffset of Source, then by a job of Group that makes one of each.
 	Send Kind = iota + 1
 	// Written: the process was told that the value is written at Offset; in a transaction that is not
 	// yet its end. Duplicate: by an earlier attempt.

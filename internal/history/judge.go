@@ -133,6 +133,7 @@ func (c *checker) conclude() {
 	for _, t := range c.begun {
 		c.concludeTxn(t)
 	}
+	c.concludeJobs()
 	c.report.Unknown = c.report.Sent - c.report.Written - c.report.NotWritten
 }
 
@@ -248,7 +249,7 @@ func (c *checker) concludeTxn(t *txn) {
 	seen := t.seen.lane.value(t.seen.n)
 	place, _ := t.seen.lane.at(t.seen.n)
 	f.kind = Torn
-	f.also = &also{t.seen.lane.part, sight{seen, *place}}
+	f.also = &also{t.seen.lane.part, sight{seen, *place}, true}
 	f.what = fmt.Sprintf("of transaction %d of process %d, %s can be seen, such as %v in %v, and %s cannot, such as %v in %v", t.id.n, t.id.process, records(t.visible), seen, t.seen.lane.part.key, records(t.missing), gone, f.part.key)
 	c.found(f)
 }

@@ -16,6 +16,7 @@ type model struct {
 	sends []*modelProducer
 	reads []*modelReader
 	group *modelGroup
+	job   modelJob
 }
 
 type modelPart struct {
@@ -56,13 +57,23 @@ type modelGroup struct {
 	pending *modelTxn // carries the next one; nobody else commits meanwhile
 }
 
-const groupName = "g"
+// modelJob copies what it sees in the first partition to another one, in transactions that carry its offset.
+type modelJob struct {
+	out     *modelPart
+	at      record.Offset
+	next    record.Offset // with pending
+	pending *modelTxn
+}
+
+const groupName, jobName = "g", "job"
 
 func newModel(seed uint64) *model {
 	m := &model{Rand: rand.New(rand.NewPCG(seed, 0)), r: NewRecorder()}
 	for i := range int32(1 + m.IntN(3)) {
 		m.parts = append(m.parts, &modelPart{key: record.TopicPartition{Topic: "t", Partition: i}})
 	}
+	m.job.out = &modelPart{key: record.TopicPartition{Topic: "out"}}
+	m.parts = append(m.parts, m.job.out)
 	for i := range 1 + m.IntN(3) {
 		m.sends = append(m.sends, &modelProducer{p: m.r.NewProducer(), txnal: i > 0, pending: make(map[*modelPart][]Sent)})
 	}
@@ -115,6 +126,9 @@ func (m *model) step() {
 		}
 	case 6:
 		m.markers(false)
+		if p.open != nil && m.job.pending == nil {
+			m.copy(p)
+		}
 	case 7:
 		m.offset(p)
 	default:
@@ -208,8 +222,36 @@ func (m *model) decide(p *modelProducer, commit bool) {
 	m.release(t)
 }
 
-// release gives the group its offset, or not, and its next turn.
+// copy makes results of the next records, in the open transaction.
+func (m *model) copy(p *modelProducer) {
+	j, in := &m.job, m.parts[0]
+	reader := &modelReader{}
+	j.next = min(reader.limit(in), j.at+1+record.Offset(m.IntN(5)))
+	if j.next <= j.at {
+		return
+	}
+	m.settle(p)
+	for at := j.at; at < j.next; at++ {
+		if !reader.shows(in.entries[at]) {
+			continue
+		}
+		s := p.p.SendResult(j.out.key, jobName, in.key, at)
+		j.out.entries = append(j.out.entries, modelEntry{value: s.Value, txn: p.open})
+		p.open.parts[j.out] = false
+		s.Written(record.Offset(len(j.out.entries)-1), false)
+	}
+	j.pending = p.open
+	p.p.SendOffset(jobName, in.key, j.next)
+}
+
+// release gives the group and the job their offset, or not, and their next turn.
 func (m *model) release(t *modelTxn) {
+	if m.job.pending == t {
+		if t.commit {
+			m.job.at = m.job.next
+		}
+		m.job.pending = nil
+	}
 	if m.group.pending == t {
 		if t.commit {
 			m.group.at = max(m.group.at, t.offset)

@@ -86,6 +86,9 @@ var mutations = []mutation{
 	{"a part of a transaction vanishes", []Anomaly{Torn}, (*breaker).tear},
 	{"a group is told an old offset", []Anomaly{OffsetBack}, func(b *breaker) bool { return b.tellOffset(-1) }},
 	{"a group is told a new offset", []Anomaly{OffsetPhantom}, func(b *breaker) bool { return b.tellOffset(1000) }},
+	{"a result is made twice", []Anomaly{MadeTwice}, (*breaker).makeTwice},
+	{"a record is passed over by a job", []Anomaly{NotMade}, (*breaker).passOver},
+	{"results are swapped", []Anomaly{MadeOutOfOrder}, (*breaker).swapSources},
 	{"a replica differs", []Anomaly{ReplicasDiffer}, func(b *breaker) bool { b.events[len(b.events)-1].CRC++; return true }},
 
 	{"an outcome is not told", nil, func(b *breaker) bool { return b.drop(Written, NotWritten, Unknown) }},
@@ -448,5 +451,60 @@ func (b *breaker) dropReader() bool {
 	b.events = slices.DeleteFunc(b.events, func(e Event) bool {
 		return e.Process == reader && (e.Kind == Poll || e.Kind == Assign || e.Kind == Revoke)
 	})
+	return true
+}
+
+// result picks the Send of a visible result.
+func (b *breaker) result(ok func(e *Event) bool) *Event {
+	return b.pick(func(e *Event) bool {
+		return e.Kind == Send && e.Source.Topic != "" && b.reads[valueKey{e.Key, e.Value()}] > 0 && ok(e)
+	})
+}
+
+// makeTwice lets a stranger make the result of a record again, outside of transactions.
+func (b *breaker) makeTwice() bool {
+	e := b.result(func(*Event) bool { return true })
+	if e == nil {
+		return false
+	}
+	again := *e
+	again.Process, again.N, again.Txn = 1<<20, 0, 0
+	b.events = slices.Insert(b.events, 0, again)
+	b.readAtEnd(again.Key, again.Value())
+	return true
+}
+
+// passOver lets the job's last transaction carry an offset beyond a record of which nothing was made.
+func (b *breaker) passOver() bool {
+	var last *Event
+	for i := range b.events {
+		e := &b.events[i]
+		if e.Kind == OffsetCommit && e.Group == jobName && b.ends[txnID{e.Process, e.Txn}] == Committed && (last == nil || e.Offset > last.Offset) {
+			last = e
+		}
+	}
+	if last == nil || b.pick(func(e *Event) bool { return e.Kind == Send && e.Source.Topic != "" }) == nil {
+		return false // without any result there is no job
+	}
+	x, ok := b.visible(func(v valueKey) bool {
+		return v.key == last.Key && b.acks[v] >= last.Offset && b.result(func(e *Event) bool { return e.SourceOffset == b.acks[v] }) == nil
+	})
+	if ok {
+		last.Offset = x.at + 1
+	}
+	return ok
+}
+
+// swapSources exchanges what two results in one partition were made of.
+func (b *breaker) swapSources() bool {
+	x := b.result(func(*Event) bool { return true })
+	if x == nil {
+		return false
+	}
+	y := b.result(func(e *Event) bool { return e.Key == x.Key && e.SourceOffset != x.SourceOffset })
+	if y == nil {
+		return false
+	}
+	x.SourceOffset, y.SourceOffset = y.SourceOffset, x.SourceOffset
 	return true
 }

@@ -22,7 +22,7 @@ type parser struct {
 	has  fields   // of this line
 	bad  []string // likewise
 	// The last strings of these fields: most lines have the same again.
-	topic, group string
+	topic, group, source string
 }
 
 // names are those of the fields; what a field holds is decided in parser.field.
@@ -31,6 +31,7 @@ var names = []struct {
 	name string
 }{
 	{hasEvent, "event"}, {hasTime, "t"}, {hasProcess, "process"}, {hasGroup, "group"}, {hasTopic, "topic"}, {hasPartition, "partition"},
+	{hasSource, "source_topic"}, {hasSourcePartition, "source_partition"}, {hasSourceOffset, "source_offset"},
 	{hasTxn, "txn"}, {hasN, "n"}, {hasOffset, "offset"}, {hasFrom, "from"}, {hasRecords, "records"}, {hasBad, "bad"}, {hasEnd, "end"},
 	{hasHigh, "high"}, {hasIsolation, "isolation"}, {hasDuplicate, "duplicate"}, {hasReset, "reset"}, {hasBroker, "broker"},
 	{hasCRC, "crc32c"}, {hasText, "text"},
@@ -72,6 +73,12 @@ func (p *parser) event(text []byte, e *Event) error {
 	if p.space(); p.at < len(p.text) {
 		return fmt.Errorf("%.20q after the event", p.text[p.at:])
 	}
+	if some := p.has & (hasOrigin | hasGroup); e.Kind == Send && some != 0 && some != hasOrigin|hasGroup {
+		return errors.New("send with a part of group, source_topic, source_partition and source_offset: want all or none")
+	}
+	if e.Kind == Send && p.has&hasOrigin != 0 && (e.Source.Topic == "" || e.SourceOffset < 0) {
+		return errors.New("send with an empty source_topic, or a source_offset below 0")
+	}
 	return errors.Join(p.fits(e.Kind), e.bounds(), p.takeBad(e))
 }
 
@@ -100,6 +107,14 @@ func (p *parser) field(bit fields, e *Event) (err error) {
 	case hasPartition:
 		n, err = p.number(0, math.MaxInt32)
 		e.Key.Partition = int32(n)
+	case hasSource:
+		p.source, err = p.string(p.source)
+		e.Source.Topic = p.source
+	case hasSourcePartition:
+		n, err = p.number(0, math.MaxInt32)
+		e.Source.Partition = int32(n)
+	case hasSourceOffset:
+		e.SourceOffset, err = p.offset()
 	case hasTxn:
 		n, err = p.number(1, math.MaxInt64)
 		e.Txn = uint64(n)

@@ -148,13 +148,21 @@ type Sent struct {
 
 // Send notes that a value is about to be sent to a partition, in the open transaction if there is one.
 // A producer that wants its order checked hands values to its client in the order of these calls.
-func (p *Producer) Send(key record.TopicPartition) Sent {
+func (p *Producer) Send(key record.TopicPartition) Sent { return p.send(Event{Key: key}) }
+
+func (p *Producer) send(e Event) Sent {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	v := Value{p.id, p.n[key]}
-	p.n[key]++
-	p.r.add(Event{Kind: Send, Process: p.id, Key: key, N: v.N, Txn: p.current()})
-	return Sent{v, key, p.r}
+	e.Kind, e.Process, e.N, e.Txn = Send, p.id, p.n[e.Key], p.current()
+	p.n[e.Key]++
+	p.r.add(e)
+	return Sent{e.Value(), e.Key, p.r}
+}
+
+// SendResult is Send of a value that a job of group makes of the record at an offset of source; the job
+// makes one of each.
+func (p *Producer) SendResult(key record.TopicPartition, group string, source record.TopicPartition, offset record.Offset) Sent {
+	return p.send(Event{Key: key, Group: group, Source: source, SourceOffset: offset})
 }
 
 func (p *Producer) current() uint64 {

@@ -27,6 +27,9 @@ const (
 	Torn           Anomaly = "torn_transaction"
 	OffsetBack     Anomaly = "offset_back"
 	OffsetPhantom  Anomaly = "offset_phantom"
+	MadeTwice      Anomaly = "made_twice"
+	NotMade        Anomaly = "not_made"
+	MadeOutOfOrder Anomaly = "made_out_of_order"
 	ReplicasDiffer Anomaly = "replicas_differ"
 )
 
@@ -50,6 +53,9 @@ var Anomalies = []struct {
 	{Torn, "a part of a transaction is seen, a part is not"},
 	{OffsetBack, "a group's committed offset went back"},
 	{OffsetPhantom, "a group's committed offset that nobody committed"},
+	{MadeTwice, "two visible results of one record"},
+	{NotMade, "processed as the group's offset says, and no visible result"},
+	{MadeOutOfOrder, "results in another order than the records they were made of"},
 	{ReplicasDiffer, "replicas with the same offsets and other records"},
 }
 
@@ -172,6 +178,7 @@ type sight struct {
 type also struct {
 	part  *partition
 	sight sight
+	sent  bool // its Send and outcome too
 }
 
 // found counts a finding and keeps the first of each kind.

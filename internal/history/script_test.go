@@ -61,7 +61,8 @@ func throughFile(t *testing.T, events []Event) Source {
 
 // parseScript reads
 //
-//	P send K N [txn=T]            P written K N @O [duplicate]    P not_written K N    P unknown K N
+//	P send K N [txn=T] [of=G/K@O]
+//	P written K N @O [duplicate]    P not_written K N    P unknown K N
 //	P begin T                     P commit T, abort T, committed T, aborted T, undecided T
 //	P assign K @O                 P revoke K                      P final K FROM..END [high=H] [uncommitted]
 //	P poll K O=P:N O=P:NxCOUNT O=bad ... [->END] [uncommitted]
@@ -135,6 +136,10 @@ func (e *Event) take(t *testing.T, d *datadriven.TestData, arg string) {
 		e.Reset = true
 	case name == "txn":
 		e.Txn = uint64(number(t, d, value))
+	case name == "of":
+		group, rest, _ := strings.Cut(value, "/")
+		topic, offset, _ := strings.Cut(rest, "@")
+		e.Group, e.Source.Topic, e.SourceOffset = group, topic, record.Offset(number(t, d, offset))
 	case name == "high":
 		e.High = record.Offset(number(t, d, value))
 	case pair:

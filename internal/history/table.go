@@ -1,6 +1,7 @@
 package history
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/oncelog/oncelog/record"
@@ -29,8 +30,11 @@ type lane struct {
 	id      uint32 // place in checker.lanes
 	last    int64  // the highest number sent so far in this walk, -1 before the first
 	pages   map[uint32]*lanePage
-	// txns are in order of first.
-	txns []txnRun
+	// txns and sources are in order of first.
+	txns    []txnRun
+	sources []source
+	// from are the offsets of sources, by number.
+	from map[uint32]*[pageSize]record.Offset
 }
 
 type lanePage struct {
@@ -66,22 +70,22 @@ func (l *lane) flags(n uint32) uint8 {
 
 // txn is the transaction in which n was sent, nil if none.
 func (l *lane) txn(n uint32) *txn {
-	i, found := slices.BinarySearchFunc(l.txns, n, func(r txnRun, n uint32) int {
-		switch {
-		case r.first < n:
-			return -1
-		case r.first > n:
-			return 1
-		}
-		return 0
-	})
+	if r := runOf(l.txns, n, func(r txnRun) uint32 { return r.first }); r != nil {
+		return r.txn
+	}
+	return nil
+}
+
+// runOf is the last of runs that begins at or before n; nil: there is none.
+func runOf[T any](runs []T, n uint32, first func(T) uint32) *T {
+	i, found := slices.BinarySearchFunc(runs, n, func(r T, n uint32) int { return cmp.Compare(first(r), n) })
 	if !found {
 		i--
 	}
 	if i < 0 {
 		return nil
 	}
-	return l.txns[i].txn
+	return &runs[i]
 }
 
 func (l *lane) value(n uint32) Value { return Value{l.process, n} }
@@ -131,11 +135,13 @@ const disputed = 1 << 31
 
 type placePage [pageSize]place
 
-func (p *partition) place(at record.Offset) *place {
-	page := p.places[at/pageSize]
+func (p *partition) place(at record.Offset) *place { return placeIn(p.places, at) }
+
+func placeIn(places map[record.Offset]*placePage, at record.Offset) *place {
+	page := places[at/pageSize]
 	if page == nil {
 		page = new(placePage)
-		p.places[at/pageSize] = page
+		places[at/pageSize] = page
 	}
 	return &page[at%pageSize]
 }
