@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/oncelog/oncelog/internal/raftgroup"
@@ -76,13 +77,15 @@ func (r *Replica) retain(ctx context.Context, now time.Time) {
 	}
 	start := r.bounds.Load().start
 	to, err := retainFrom(r.log.Segments(), start, keep, now.UnixMilli(), r.lastAppend)
-	if err == nil && to > start {
-		err = r.advanceStart(ctx, to, now)
-	}
-	if err == nil && to <= start {
+	if err != nil {
+		r.noticed(err)
+		r.logger.Warn("retention could not read the log", "err", err)
 		return
 	}
-	if err != nil {
+	if to <= start {
+		return
+	}
+	if err := r.advanceStart(ctx, to, now); err != nil {
 		if ctx.Err() == nil {
 			r.logger.Warn("retention did not raise the log start", "to", int64(to), "err", err)
 		}
@@ -92,9 +95,13 @@ func (r *Replica) retain(ctx context.Context, now time.Time) {
 	r.logger.Info("retention raised the log start", "from", int64(start), "to", int64(to))
 }
 
-// lastAppend is when the leader appended a segment's last entry, ms since 1970.
+// lastAppend is when the leader appended a segment's last entry, ms since 1970. One of unknown time
+// holds the segment: it is taken for the last there can be.
 func (r *Replica) lastAppend(s recordlog.SegmentInfo) (int64, error) {
 	ns, err := r.log.AppendedAt(s.LastIndex)
+	if ns == 0 {
+		return math.MaxInt64 / 2, err
+	}
 	return ns / int64(time.Millisecond), err
 }
 
@@ -203,8 +210,14 @@ func (r *Replica) isOld(s recordlog.SegmentInfo, now time.Time) (bool, error) {
 	if ms <= 0 || s.End == s.Base {
 		return false, nil
 	}
-	ns, err := r.log.AppendedAt(s.FirstIndex)
-	return err == nil && now.UnixMilli()-ns/int64(time.Millisecond) > ms, err
+	// The first entry of a group, its first configuration, has no time.
+	for index := s.FirstIndex; index <= min(s.LastIndex, s.FirstIndex+1); index++ {
+		ns, err := r.log.AppendedAt(index)
+		if ns != 0 || err != nil {
+			return err == nil && now.UnixMilli()-ns/int64(time.Millisecond) > ms, err
+		}
+	}
+	return false, nil
 }
 
 // moveWindow works towards a raft window above what is to go. Raft keeps the entries since the

@@ -209,13 +209,15 @@ func TestOldSegmentIsClosed(t *testing.T) {
 		}
 		return len(p.log.Segments())
 	}
+	segments(0)
+	r.mustProduce(batch(7, 0, 10, 10), 10)
 	if n := segments(0); n != 1 {
 		t.Fatalf("%d segments of a new log", n)
 	}
 	if n := segments(8 * 24 * time.Hour); n != 1 {
 		t.Fatalf("%d segments listed", n) // the new one begins with the next entry
 	}
-	r.mustProduce(batch(7, 0, 10, 10), 10)
+	r.mustProduce(batch(7, 0, 20, 10), 20)
 	if n := segments(0); n != 2 {
 		t.Errorf("%d segments after segment.ms and another batch, want 2", n)
 	}

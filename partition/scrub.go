@@ -19,11 +19,17 @@ import (
 // scrubStep is how much is read between two pauses.
 const scrubStep = 256 << 10
 
+// firstScrub is how long after the start the first look begins, at the latest: a broker that is
+// restarted every day has its logs read, too.
+const firstScrub = 10 * time.Minute
+
 // scrub reads all logs of this host, at most ScrubBytes in a second, and begins again when
-// ScrubInterval has passed since it began, until the host stops.
+// ScrubInterval has passed since the last look ended, until the host stops.
 func (h *Host) scrub() {
+	wait := min(h.config.ScrubInterval, firstScrub)
 	for {
-		next := time.NewTimer(h.config.ScrubInterval)
+		next := time.NewTimer(wait)
+		wait = h.config.ScrubInterval
 		select {
 		case <-h.stopping:
 			next.Stop()

@@ -259,6 +259,9 @@ func (a *admission) firstRefusal(p *pending, result any) *Refusal {
 
 // tellRefusal tells the coordinator, if there is time: it is for people, and nothing waits for it.
 func (h *Host) tellRefusal(r Refusal) {
+	if h.config.Transactions == nil {
+		return
+	}
 	select {
 	case h.telling <- struct{}{}:
 	default:
