@@ -59,6 +59,9 @@ var mayImport = map[string][]string{
 	"coordinator":  {"record", "api/proto/state", "coordinator/txn", "internal"},
 	"cluster":      {"record", "api/proto/peer", "api/proto/state", "cluster/metadata", "cluster/peer", "internal"},
 
+	// What the listeners decide alike.
+	"internal/frontdoor": {"record", "partition", "coordinator", "cluster", "internal"},
+
 	// Listeners: decode, call a domain, encode.
 	"api": {"record", "api/proto/client", "partition", "coordinator", "cluster", "internal"},
 

@@ -17,6 +17,7 @@ import (
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/partition/producer"
@@ -365,7 +366,7 @@ func TestReflection(t *testing.T) {
 // Connections above the limit are closed at once, and there is room again when one ends.
 func TestConnectionsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, func(c *Config) { c.MaxConnections = 2 })
+		r := newRig(t, func(c *Config) { c.Shared = frontdoor.NewShared(frontdoor.Limits{Connections: 2}) })
 		ping := func(c clientv1.AdminServiceClient) error {
 			ctx, cancel := context.WithTimeout(r.ctx(), time.Second)
 			defer cancel()
@@ -409,7 +410,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"Transactions":    func(c *Config) { c.Transactions = nil },
 		"Coordinators":    func(c *Config) { c.Coordinators = nil },
 		"MaxMessageBytes": func(c *Config) { c.MaxMessageBytes = 65 << 20 },
-		"FetchBytes":      func(c *Config) { c.FetchBytes = -1 },
+		"StreamBytes":     func(c *Config) { c.StreamBytes = -1 },
 		"StreamRequests":  func(c *Config) { c.StreamRequests = -1 },
 	} {
 		c := good

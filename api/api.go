@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
 // Config is what a Server needs. Log, Replicas, Cluster, Transactions, Coordinators and Health must be given; zero
@@ -49,22 +50,14 @@ type Config struct {
 	// messageSlack; one that is larger still is not read, and ends its call with RESOURCE_EXHAUSTED.
 	// Default 8 MiB, at most 64 MiB.
 	MaxMessageBytes int
-	// ProduceBytes bounds the batches of all streams that wait for their commit. Above it requests
-	// are refused with BROKER_BUSY: did not happen, retry. Default 128 MiB.
-	ProduceBytes int64
-	// FetchBytes bounds the fetch answers that are being read or on their way to all clients. Above it a fetch waits, and
-	// gives nothing if it has waited max_wait_ms. Default 128 MiB.
-	FetchBytes int64
-	// FetchPartitions bounds the partitions that fetches under way name, those that wait for data
-	// included. Above it a fetch is refused with BROKER_BUSY. Default 200,000.
-	FetchPartitions int64
+	// Shared is what all clients together may hold, by whatever door they come; nil: nobody shares, and all its limits are
+	// the defaults. Above Producing requests are refused with BROKER_BUSY: did not happen, retry. Above Fetching a
+	// fetch waits, and gives nothing if it has waited max_wait_ms. Above Asking a fetch is refused with BROKER_BUSY.
+	Shared *frontdoor.Shared
 	// StreamRequests and StreamBytes bound what one Produce stream has under way; at the bound the
 	// broker stops reading it. One larger request passes alone. Defaults 1,000 and 16 MiB.
 	StreamRequests int
 	StreamBytes    int64
-	// MaxConnections bounds the connections of all listeners together; more are closed at once.
-	// Default 10,000.
-	MaxConnections int
 	// MaxStreams bounds the calls under way on one connection. Default 1,000.
 	MaxStreams uint32
 
@@ -78,12 +71,11 @@ const messageSlack = 64 << 10
 // withDefaults fills in what was left at zero.
 func (c Config) withDefaults() Config {
 	setDefault(&c.MaxMessageBytes, 8<<20)
-	setDefault(&c.ProduceBytes, 128<<20)
-	setDefault(&c.FetchBytes, 128<<20)
-	setDefault(&c.FetchPartitions, 200_000)
 	setDefault(&c.StreamRequests, 1000)
 	setDefault(&c.StreamBytes, 16<<20)
-	setDefault(&c.MaxConnections, 10_000)
+	if c.Shared == nil {
+		c.Shared = frontdoor.NewShared(frontdoor.Limits{})
+	}
 	setDefault(&c.MaxStreams, 1000)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -112,10 +104,8 @@ func (c Config) Validate() error {
 		return errors.New("api: Health is missing")
 	case c.MaxMessageBytes < 0 || c.MaxMessageBytes > 64<<20:
 		return fmt.Errorf("api: MaxMessageBytes is %d, want 1 to %d, or 0 for the default", c.MaxMessageBytes, 64<<20)
-	case c.ProduceBytes < 0 || c.FetchBytes < 0 || c.FetchPartitions < 0 || c.StreamBytes < 0:
-		return errors.New("api: ProduceBytes, FetchBytes, FetchPartitions and StreamBytes must not be negative")
-	case c.StreamRequests < 0 || c.MaxConnections < 0:
-		return errors.New("api: StreamRequests and MaxConnections must not be negative")
+	case c.StreamBytes < 0 || c.StreamRequests < 0:
+		return errors.New("api: StreamBytes and StreamRequests must not be negative")
 	}
 	return nil
 }
@@ -127,13 +117,10 @@ type Server struct {
 	metrics *metrics
 
 	health *health.Server
-	// fetching and producing count bytes against Config.FetchBytes and Config.ProduceBytes.
-	fetching  *budget
-	producing *budget
-	// asking counts partitions against Config.FetchPartitions.
-	asking *budget
-	// connections counts open ones against Config.MaxConnections.
-	connections *connectionLimit
+	// fetching and producing count the bytes of answers and requests, asking the partitions of fetches, against Config.Shared.
+	fetching  *frontdoor.Budget
+	producing *frontdoor.Budget
+	asking    *frontdoor.Budget
 
 	// stopping ends when Stop is called: no new requests are taken, and waits end.
 	stopping context.Context
@@ -154,10 +141,9 @@ func New(c Config) (*Server, error) {
 	c = c.withDefaults()
 	s := &Server{c: c, logger: c.Logger, metrics: newMetrics(c.Registerer), health: health.NewServer()}
 	s.stopping, s.stop = context.WithCancel(context.Background())
-	s.fetching = newBudget(c.FetchBytes, s.metrics.fetchingBytes)
-	s.producing = newBudget(c.ProduceBytes, s.metrics.producingBytes)
-	s.asking = newBudget(c.FetchPartitions, s.metrics.fetchPartitions)
-	s.connections = &connectionLimit{limit: int64(c.MaxConnections), open: s.metrics.connections, refused: s.metrics.connectionsRefused}
+	s.fetching = c.Shared.Fetching.Share(s.metrics.fetchingBytes)
+	s.producing = c.Shared.Producing.Share(s.metrics.producingBytes)
+	s.asking = c.Shared.Asking.Share(s.metrics.fetchPartitions)
 	s.watchHealth()
 	return s, nil
 }
@@ -176,7 +162,7 @@ func (s *Server) Serve(listener string, l net.Listener) error {
 	}
 	s.servers = append(s.servers, g)
 	s.mu.Unlock()
-	err := g.Serve(s.connections.limited(l))
+	err := g.Serve(s.c.Shared.Connections.Limited(l, s.metrics.connections, s.metrics.connectionsRefused))
 	if s.stopping.Err() != nil {
 		return ErrStopped
 	}

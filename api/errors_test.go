@@ -19,6 +19,7 @@ import (
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/cluster"
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/partition/producer"
@@ -83,7 +84,7 @@ func TestEveryReasonIsInTheTable(t *testing.T) {
 			t.Errorf("found only %d codes in %s: %v", len(found), c.dir, found)
 		}
 		for _, reason := range found {
-			if kindOf[reason] == nil {
+			if frontdoor.KindOf(reason) == nil {
 				t.Errorf("%s gives %s, which the error table does not have", c.dir, reason)
 			}
 		}
@@ -91,7 +92,7 @@ func TestEveryReasonIsInTheTable(t *testing.T) {
 	n := 0
 	for code := record.Code(1); !strings.HasPrefix(code.String(), "Code("); code++ {
 		n++
-		if kindOf[code.String()] == nil {
+		if frontdoor.KindOf(code.String()) == nil {
 			t.Errorf("record gives %s, which the error table does not have", code)
 		}
 	}
@@ -106,7 +107,7 @@ func TestEveryReasonIsInTheTable(t *testing.T) {
 		case producer.Accepted, producer.Duplicate, producer.TooManyProducers, producer.Malformed:
 			continue
 		}
-		if kindOf[code.String()] == nil {
+		if frontdoor.KindOf(code.String()) == nil {
 			t.Errorf("producer gives %s, which the error table does not have", code)
 		}
 	}
@@ -117,35 +118,35 @@ func TestEveryReasonIsInTheTable(t *testing.T) {
 
 func TestErrorTableIsSound(t *testing.T) {
 	byCode := map[int16]string{}
-	for i, k := range kinds {
-		if !regexp.MustCompile(`^[A-Z][A-Z0-9_]{1,62}$`).MatchString(k.reason) {
-			t.Errorf("reason %q is not upper snake of at most 63 characters", k.reason)
+	for i, k := range frontdoor.Kinds {
+		if !regexp.MustCompile(`^[A-Z][A-Z0-9_]{1,62}$`).MatchString(k.Reason) {
+			t.Errorf("reason %q is not upper snake of at most 63 characters", k.Reason)
 		}
-		if kindOf[k.reason] != &kinds[i] {
-			t.Errorf("%s is there twice", k.reason)
+		if frontdoor.KindOf(k.Reason) != &frontdoor.Kinds[i] {
+			t.Errorf("%s is there twice", k.Reason)
 		}
-		if k.grpc == codes.OK || k.grpc > codes.Unauthenticated {
-			t.Errorf("%s has gRPC code %v", k.reason, k.grpc)
+		if k.GRPC == codes.OK || k.GRPC > codes.Unauthenticated {
+			t.Errorf("%s has gRPC code %v", k.Reason, k.GRPC)
 		}
-		if k.kafka == 0 {
-			t.Errorf("%s has Kafka code 0, which is none", k.reason)
+		if k.Kafka == 0 {
+			t.Errorf("%s has Kafka code 0, which is none", k.Reason)
 		}
-		if other, taken := byCode[k.kafka]; taken && !k.ours {
-			t.Errorf("%s and %s have Kafka code %d", k.reason, other, k.kafka)
+		if other, taken := byCode[k.Kafka]; taken && !k.Ours {
+			t.Errorf("%s and %s have Kafka code %d", k.Reason, other, k.Kafka)
 		}
-		if !k.ours {
-			byCode[k.kafka] = k.reason
+		if !k.Ours {
+			byCode[k.Kafka] = k.Reason
 		}
 		// Only what certainly did not happen may be told to be wrong with the request itself.
-		if k.grpc == codes.InvalidArgument && k.mayHaveHappened {
-			t.Errorf("%s blames the request and may have happened", k.reason)
+		if k.GRPC == codes.InvalidArgument && k.MayHaveHappened {
+			t.Errorf("%s blames the request and may have happened", k.Reason)
 		}
 	}
 	for reason, code := range map[string]int16{"UNKNOWN_SERVER_ERROR": -1, "OFFSET_OUT_OF_RANGE": 1, "CORRUPT_MESSAGE": 2,
 		"UNKNOWN_TOPIC_OR_PARTITION": 3, "NOT_LEADER_OR_FOLLOWER": 6, "REQUEST_TIMED_OUT": 7, "MESSAGE_TOO_LARGE": 10,
 		"OUT_OF_ORDER_SEQUENCE_NUMBER": 45, "INVALID_PRODUCER_EPOCH": 47, "INVALID_TXN_STATE": 48, "TRANSACTION_COORDINATOR_FENCED": 52,
 		"KAFKA_STORAGE_ERROR": 56, "INVALID_RECORD": 87} {
-		if k := kindOf[reason]; k == nil || k.kafka != code {
+		if k := frontdoor.KindOf(reason); k == nil || k.Kafka != code {
 			t.Errorf("%s: %+v, want Kafka code %d", reason, k, code)
 		}
 	}
@@ -160,23 +161,23 @@ func TestEveryErrorReachesTheClient(t *testing.T) {
 	r.log.listOffsets = func(context.Context, record.TopicPartition, int64, bool) (partition.ListedOffset, error) {
 		return partition.ListedOffset{}, give
 	}
-	for _, k := range kinds {
+	for _, k := range frontdoor.Kinds {
 		for _, outcome := range []raftgroup.Outcome{raftgroup.DidNotHappen, raftgroup.MayHaveHappened} {
-			give = fmt.Errorf("wrapped: %w", &partition.Error{Code: partition.Code(k.reason), Message: "said so \xff", Outcome: outcome})
+			give = fmt.Errorf("wrapped: %w", &partition.Error{Code: partition.Code(k.Reason), Message: "said so \xff", Outcome: outcome})
 			_, err := r.client.InitProducerId(r.ctx(), &clientv1.InitProducerIdRequest{})
 			e, after, ok := clientv1.ErrorOf(err)
-			if !ok || e.Reason != k.reason || e.Message != "said so ?" || e.Outcome != outcomeOf(outcome) || e.Retriable != (k.retry != retryNever) {
-				t.Errorf("%s, %v: the call failed with %v (%v)", k.reason, outcome, err, e)
+			if !ok || e.Reason != k.Reason || e.Message != "said so ?" || e.Outcome != outcomeOf(outcome) || e.Retriable != (k.Retry != frontdoor.RetryNever) {
+				t.Errorf("%s, %v: the call failed with %v (%v)", k.Reason, outcome, err, e)
 			}
-			if status.Code(err) != k.grpc || (after > 0) != (k.retry != retryNever) {
-				t.Errorf("%s: gRPC code %v, retry after %v", k.reason, status.Code(err), after)
+			if status.Code(err) != k.GRPC || (after > 0) != (k.Retry != frontdoor.RetryNever) {
+				t.Errorf("%s: gRPC code %v, retry after %v", k.Reason, status.Code(err), after)
 			}
 			answer, err := r.client.ListOffsets(r.ctx(), &clientv1.ListOffsetsRequest{Partitions: []*clientv1.ListOffsetsPartition{{Topic: "t"}}})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := answer.Partitions[0].Error; got.GetReason() != k.reason || got.Outcome != outcomeOf(outcome) || got.Retriable != e.Retriable {
-				t.Errorf("%s, %v: the answer holds %v", k.reason, outcome, got)
+			if got := answer.Partitions[0].Error; got.GetReason() != k.Reason || got.Outcome != outcomeOf(outcome) || got.Retriable != e.Retriable {
+				t.Errorf("%s, %v: the answer holds %v", k.Reason, outcome, got)
 			}
 		}
 	}
@@ -256,7 +257,7 @@ func TestUnaryCallsSurviveAPanic(t *testing.T) {
 // that its id is unknown.
 func TestErrorsThatNobodyIsTold(t *testing.T) {
 	for _, reason := range []string{"DUPLICATE_SEQUENCE_NUMBER", "UNKNOWN_PRODUCER_ID"} {
-		if kindOf[reason] != nil {
+		if frontdoor.KindOf(reason) != nil {
 			t.Errorf("%s is in the table", reason)
 		}
 	}

@@ -48,10 +48,10 @@ func (s *service) Fetch(ctx context.Context, req *clientv1.FetchRequest) (*clien
 		ask.MaxWait = 0 // there is something to tell
 	}
 	ask.Partitions = known
-	if !s.asking.tryAdd(int64(len(known))) {
-		return nil, s.failed(refused(reasonBusy, "partitions", "", "fetches under way on this broker name %d partitions, as many as it allows", s.c.FetchPartitions))
+	if !s.asking.TryAdd(int64(len(known))) {
+		return nil, s.failed(refused(reasonBusy, "partitions", "", "fetches under way on this broker name %d partitions, as many as it allows", s.asking.Limit()))
 	}
-	defer s.asking.add(-int64(len(known)))
+	defer s.asking.Add(-int64(len(known)))
 	count, counted := ctx.Value(countKey{}).(*answerCount)
 	if counted {
 		ask.Room = count
@@ -61,7 +61,7 @@ func (s *service) Fetch(ctx context.Context, req *clientv1.FetchRequest) (*clien
 		s.metrics.fetchBytes.Add(float64(f.Bytes))
 	}
 	if counted && count.full {
-		return nil, s.failed(refused(reasonBusy, "", "", "answers of %d bytes are on their way to clients, the limit is limits.fetch_bytes", s.c.FetchBytes))
+		return nil, s.failed(refused(reasonBusy, "", "", "answers of %d bytes are on their way to clients, the limit is limits.fetch_bytes", s.fetching.Limit()))
 	}
 	if req.Decode {
 		s.decode(answer, req, ask)

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/partition/producer"
@@ -356,7 +357,7 @@ func (c *stuckConn) Close() error {
 func TestFetchBytesOnTheirWayAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 12 << 20
-		r := newRig(t, func(c *Config) { c.FetchBytes = 10 << 20 })
+		r := newRig(t, func(c *Config) { c.Shared = frontdoor.NewShared(frontdoor.Limits{FetchBytes: 10 << 20}) })
 		data := make([]byte, size)
 		r.log.onFetch = reading(data, 0)
 		req := &clientv1.FetchRequest{Partitions: []*clientv1.FetchPartition{{Topic: "t"}}, MaxWaitMs: 3000}
@@ -438,7 +439,9 @@ func reading(data []byte, delay time.Duration) func(context.Context, partition.F
 func TestFetchesAtOnceAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const limit = 10 << 20
-		r := newRig(t, func(c *Config) { c.FetchBytes, c.MaxMessageBytes = limit, 1<<20 })
+		r := newRig(t, func(c *Config) {
+			c.Shared, c.MaxMessageBytes = frontdoor.NewShared(frontdoor.Limits{FetchBytes: limit}), 1<<20
+		})
 		read := reading(make([]byte, 900<<10), 10*time.Millisecond)
 		most := 0.0
 		var mu sync.Mutex
@@ -472,7 +475,7 @@ func TestFetchesAtOnceAreBounded(t *testing.T) {
 // The partitions that fetches wait for are bounded: a long poll costs memory for each of them.
 func TestPartitionsOfFetchesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, func(c *Config) { c.FetchPartitions = 5 })
+		r := newRig(t, func(c *Config) { c.Shared = frontdoor.NewShared(frontdoor.Limits{FetchPartitions: 5}) })
 		r.log.onFetch = func(ctx context.Context, req partition.FetchRequest) []partition.FetchedPartition {
 			select {
 			case <-ctx.Done():

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -131,7 +132,7 @@ func TestProduceRefusesBadInput(t *testing.T) {
 			if e.GetReason() != c.reason || e.Outcome != clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN || a.RequestId != 77 || a.BaseOffset != -1 || a.LogAppendTimeMs != -1 || a.LogStartOffset != fakeLogStart {
 				t.Fatalf("answer %v, want %s", a, c.reason)
 			}
-			if want := kindOf[c.reason].retry != retryNever && !slices.Contains(final, c.name); e.Retriable != want {
+			if want := frontdoor.KindOf(c.reason).Retry != frontdoor.RetryNever && !slices.Contains(final, c.name); e.Retriable != want {
 				t.Errorf("retriable: %t, want %t", e.Retriable, want)
 			}
 			text := e.Message + " " + e.Metadata["field"] + " " + e.Metadata["limit"]
@@ -402,8 +403,8 @@ func TestCallsRefuseBadInput(t *testing.T) {
 			if !ok || e.Reason != c.reason || e.Metadata["field"] != c.field || e.Outcome != clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN {
 				t.Errorf("%v (%v), want %s for field %s", err, e, c.reason, c.field)
 			}
-			if k := kindOf[c.reason]; status.Code(err) != k.grpc {
-				t.Errorf("gRPC code %v, want %v", status.Code(err), k.grpc)
+			if k := frontdoor.KindOf(c.reason); status.Code(err) != k.GRPC {
+				t.Errorf("gRPC code %v, want %v", status.Code(err), k.GRPC)
 			}
 		})
 	}

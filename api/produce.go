@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
 )
@@ -149,8 +150,8 @@ func (p *produceStream) handle(req *clientv1.ProduceRequest, start time.Time) {
 		p.bytes += more
 		p.mu.Unlock()
 		held += more
-		if !p.producing.tryAdd(held) {
-			refusal = refused(reasonBusy, "", "", "batches of %d bytes wait for their commit on this broker, the limit is limits.produce_bytes", p.c.ProduceBytes)
+		if !p.producing.TryAdd(held) {
+			refusal = refused(reasonBusy, "", "", "batches of %d bytes wait for their commit on this broker, the limit is limits.produce_bytes", p.producing.Limit())
 		}
 	}
 	req.Batch, req.Records = nil, nil // the log's now; the answer needs only the names
@@ -161,7 +162,7 @@ func (p *produceStream) handle(req *clientv1.ProduceRequest, start time.Time) {
 		return
 	}
 	p.c.Log.Produce(proposal, func(result partition.ProduceResult, err error) {
-		p.producing.add(-held)
+		p.producing.Add(-held)
 		a := produceAnswer{req: req, result: result, start: start}
 		if err != nil {
 			a.err = p.ofPartition(proposal.TopicPartition, err)
@@ -253,7 +254,7 @@ func (p *produceStream) answer(a produceAnswer) error {
 	switch {
 	case a.req.Acks != clientv1.Acks_ACKS_NONE:
 		err = p.stream.Send(a.response())
-	case a.err != nil && kindOf[a.err.Reason].retry == retryElsewhere:
+	case a.err != nil && frontdoor.KindOf(a.err.Reason).Retry == frontdoor.RetryElsewhere:
 		// Nobody waits for an answer, but the end of the stream makes the client look who leads now (P32).
 		err = p.failed(a.err)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
 )
@@ -47,14 +48,8 @@ func (s *service) admitted(req *clientv1.ProduceRequest) (partition.ProduceReque
 
 // checkTransactional demands that request and batch agree on whether there is a transaction.
 func checkTransactional(id string, b record.Batch) *clientv1.Error {
-	switch transactional := b.Attributes().Transactional(); {
-	case transactional && id == "":
-		return refused(reasonTxnUnauthorised, "transactional_id", "",
-			"the batch has the transactional bit, but the request names no transactional id (P31)")
-	case !transactional && id != "":
-		return refused(reasonInvalidRequest, "batch", "", "the request names a transactional id, but the batch does not have the transactional bit")
-	case transactional && b.ProducerID() < 0:
-		return refused(reasonInvalidRequest, "batch", "", "the batch belongs to a transaction and has no producer id")
+	if reason, field, message := frontdoor.CheckTransactional(id, b); reason != "" {
+		return refused(reason, field, "", "%s", message)
 	}
 	return nil
 }

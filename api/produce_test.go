@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
@@ -191,7 +192,7 @@ func TestProduceStopsForAClientThatDoesNotRead(t *testing.T) {
 
 func TestProduceBytesOfAllStreamsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, func(c *Config) { c.ProduceBytes = 1000 })
+		r := newRig(t, func(c *Config) { c.Shared = frontdoor.NewShared(frontdoor.Limits{ProduceBytes: 1000}) })
 		held := &heldProposals{}
 		r.log.onProduce = held.produce
 		a, b := r.produce(), r.produce()

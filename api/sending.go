@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/stats"
+
+	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
 // Fetch answers are counted from before they are read until the transport has let go of their bytes, so
@@ -13,7 +15,7 @@ import (
 // when a connection broke; so what a connection holds is counted, and given back when it ends.
 
 // connections is the stats.Handler that gives each connection its count.
-type connections struct{ fetching *budget }
+type connections struct{ fetching *frontdoor.Budget }
 
 // TagConn puts the count where the calls of the connection find it.
 func (h connections) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context {
@@ -39,7 +41,7 @@ type heldKey struct{}
 
 // held counts the answer bytes that one connection holds.
 type held struct {
-	fetching *budget
+	fetching *frontdoor.Budget
 
 	// mu guards what follows. budget.mu is taken under it.
 	mu    sync.Mutex
@@ -53,7 +55,7 @@ func (h *held) Hold(n int) {
 	defer h.mu.Unlock()
 	if !h.ended {
 		h.bytes += int64(n)
-		h.fetching.add(int64(n))
+		h.fetching.Add(int64(n))
 	}
 }
 
@@ -63,7 +65,7 @@ func (h *held) Put(b *[]byte) {
 	defer h.mu.Unlock()
 	if !h.ended {
 		h.bytes -= int64(len(*b))
-		h.fetching.add(-int64(len(*b)))
+		h.fetching.Add(-int64(len(*b)))
 	}
 }
 
@@ -74,7 +76,7 @@ func (h *held) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ended = true
-	h.fetching.add(-h.bytes)
+	h.fetching.Add(-h.bytes)
 	h.bytes = 0
 }
 
@@ -103,8 +105,8 @@ func (s *Server) counting(ctx context.Context) (context.Context, *answerCount) {
 
 // Take takes room for an answer, at least for the largest batch there can be.
 func (c *answerCount) Take(ctx context.Context, most int) int {
-	least := min(int64(c.s.c.MaxMessageBytes), c.fetching.limit)
-	n := c.fetching.take(ctx, least, int64(most), c.s.metrics.fetchesHeld.Inc)
+	least := min(int64(c.s.c.MaxMessageBytes), c.fetching.Limit())
+	n := c.fetching.Take(ctx, least, int64(most), c.s.metrics.fetchesHeld.Inc)
 	c.taken += n
 	c.full = n == 0
 	return int(n)
@@ -113,7 +115,7 @@ func (c *answerCount) Take(ctx context.Context, most int) int {
 // Give gives back what was not used.
 func (c *answerCount) Give(bytes int) {
 	c.taken -= int64(bytes)
-	c.fetching.add(-int64(bytes))
+	c.fetching.Add(-int64(bytes))
 }
 
 // Hold passes bytes on to the connection's count.

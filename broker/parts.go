@@ -22,6 +22,7 @@ import (
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/internal/buildinfo"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/internal/mux"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
@@ -135,14 +136,14 @@ func (b *Broker) assemble() (*parts, error) {
 		broker: b.cfg.BrokerID, host: replicaHosts{p.partitions, p.coordinators}, reports: p.cluster, limits: b.cfg.Limits, logger: p.logger,
 		parallel: 8, open: make(map[metadata.GroupID]opened),
 	}
+	shared := frontdoor.NewShared(frontdoor.Limits{ProduceBytes: int64(b.cfg.Limits.ProduceBytes),
+		FetchBytes: int64(b.cfg.Limits.FetchBytes), Connections: b.cfg.Limits.MaxConnections})
 	p.api, err = api.New(api.Config{
 		Log: p.partitions, Replicas: p.partitions, Cluster: view{p.cluster, p}, Health: p.health,
 		Transactions: p.transactions, Coordinators: p.coordinators,
 		HTTPListener: httpListenerName, Reflection: true,
 		MaxMessageBytes: int(b.cfg.Limits.MaxMessageBytes),
-		ProduceBytes:    int64(b.cfg.Limits.ProduceBytes), FetchBytes: int64(b.cfg.Limits.FetchBytes),
-		MaxConnections: b.cfg.Limits.MaxConnections,
-		Logger:         p.logger, Registerer: reg,
+		Shared:          shared, Logger: p.logger, Registerer: reg,
 	})
 	return p, err
 }

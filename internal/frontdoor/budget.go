@@ -1,0 +1,185 @@
+package frontdoor
+
+import (
+	"cmp"
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Pool bounds what the requests of all doors hold together, in bytes or in whatever is counted. Its methods may be
+// called from many goroutines.
+type Pool struct {
+	limit int64
+
+	// mu guards what follows.
+	mu   sync.Mutex
+	used int64
+	// room is closed when something is given back; nil while nobody waits.
+	room chan struct{}
+}
+
+// NewPool makes a pool of so much.
+func NewPool(limit int64) *Pool { return &Pool{limit: limit} }
+
+// Limit is how much there is.
+func (p *Pool) Limit() int64 { return p.limit }
+
+// Budget is one door's view of a Pool, with a gauge of its own.
+type Budget struct {
+	*Pool
+	gauge prometheus.Gauge
+}
+
+// Share gives a door its view.
+func (p *Pool) Share(gauge prometheus.Gauge) *Budget { return &Budget{p, gauge} }
+
+// TryAdd takes n if they fit; what is larger than the whole pool fits when nothing else is held.
+func (b *Budget) TryAdd(n int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.used+n > b.limit && b.used > 0 {
+		return false
+	}
+	b.addLocked(n)
+	return true
+}
+
+// Add takes n whether or not they fit; n below 0 gives them back.
+func (b *Budget) Add(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.addLocked(n)
+}
+
+func (b *Budget) addLocked(n int64) {
+	b.used += n
+	b.gauge.Add(float64(n))
+	if b.room != nil && n < 0 {
+		close(b.room)
+		b.room = nil
+	}
+}
+
+// Take takes at least least bytes and at most most, waiting for them until ctx ends; then it gives 0. waits, where not
+// nil, is called once if it has to wait.
+func (b *Budget) Take(ctx context.Context, least, most int64, waits func()) int64 {
+	for {
+		b.mu.Lock()
+		if free := b.limit - b.used; free >= least || b.used <= 0 {
+			n := max(least, min(most, free))
+			b.addLocked(n)
+			b.mu.Unlock()
+			return n
+		}
+		if ctx.Err() != nil {
+			b.mu.Unlock()
+			return 0
+		}
+		if waits != nil {
+			waits()
+			waits = nil
+		}
+		if b.room == nil {
+			b.room = make(chan struct{})
+		}
+		room := b.room
+		b.mu.Unlock()
+		select {
+		case <-room:
+		case <-ctx.Done(): // one more look
+		}
+	}
+}
+
+// Connections closes connections of clients above a number, over all doors.
+type Connections struct {
+	limit int64
+	n     atomic.Int64
+}
+
+// NewConnections allows so many.
+func NewConnections(limit int) *Connections { return &Connections{limit: int64(limit)} }
+
+// Limited wraps a door's listener; open and refused are that door's metrics.
+func (c *Connections) Limited(l net.Listener, open prometheus.Gauge, refused prometheus.Counter) net.Listener {
+	return &limitedListener{Listener: l, limit: c, open: open, refused: refused}
+}
+
+type limitedListener struct {
+	net.Listener
+	limit   *Connections
+	open    prometheus.Gauge
+	refused prometheus.Counter
+}
+
+// Accept gives the next connection within the limit.
+func (l *limitedListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.limit.n.Add(1) > l.limit.limit {
+			l.limit.n.Add(-1)
+			l.refused.Inc()
+			_ = conn.Close() // refused; nothing was said on it
+			continue
+		}
+		l.open.Inc()
+		return &limitedConn{Conn: conn, of: l}, nil
+	}
+}
+
+type limitedConn struct {
+	net.Conn
+	of     *limitedListener
+	closed atomic.Bool
+}
+
+// Close closes the connection and counts it out, once.
+func (c *limitedConn) Close() error {
+	if c.closed.CompareAndSwap(false, true) {
+		c.of.limit.n.Add(-1)
+		c.of.open.Dec()
+	}
+	return c.Conn.Close()
+}
+
+// WriteBuffers writes buffers as one, with one system call where the connection can.
+func (c *limitedConn) WriteBuffers(v *net.Buffers) error {
+	_, err := v.WriteTo(c.Conn)
+	return err
+}
+
+// Limits are what all clients together may hold; zero fields mean the defaults.
+type Limits struct {
+	// ProduceBytes are requests to produce that are being read or wait for their commit. Default 128 MiB.
+	ProduceBytes int64
+	// FetchBytes are fetch answers that are being read or on their way to clients. Default 128 MiB.
+	FetchBytes int64
+	// FetchPartitions are those that fetches under way name, those that wait for data included. Default 200,000.
+	FetchPartitions int64
+	// Connections are open ones. Default 10,000.
+	Connections int
+}
+
+// Shared is what all doors share.
+type Shared struct {
+	// Producing and Fetching count bytes, Asking counts partitions.
+	Producing, Fetching, Asking *Pool
+	Connections                 *Connections
+}
+
+// NewShared makes what is shared.
+func NewShared(l Limits) *Shared {
+	return &Shared{
+		Producing:   NewPool(cmp.Or(l.ProduceBytes, 128<<20)),
+		Fetching:    NewPool(cmp.Or(l.FetchBytes, 128<<20)),
+		Asking:      NewPool(cmp.Or(l.FetchPartitions, 200_000)),
+		Connections: NewConnections(cmp.Or(l.Connections, 10_000)),
+	}
+}

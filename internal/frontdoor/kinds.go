@@ -1,0 +1,135 @@
+package frontdoor
+
+import (
+	"time"
+
+	"google.golang.org/grpc/codes"
+)
+
+// Retry says what a client that meets an error should do with the same request.
+type Retry uint8
+
+const (
+	// RetryNever: it would fail again until the client or somebody else changes something.
+	RetryNever Retry = iota
+	// RetryLater: send it to the same broker again after a pause.
+	RetryLater
+	// RetryElsewhere: refresh the metadata first; another broker should get it.
+	RetryElsewhere
+)
+
+// Pause is what clients are asked to wait before a retry; they back off from there.
+func (r Retry) Pause() time.Duration {
+	switch r {
+	case RetryLater:
+		return 100 * time.Millisecond
+	case RetryElsewhere:
+		return 20 * time.Millisecond
+	}
+	return 0
+}
+
+// Reasons that the listeners give themselves. Those that domains give have constants there.
+const (
+	ReasonUnknown          = "UNKNOWN_SERVER_ERROR"
+	ReasonInvalidRequest   = "INVALID_REQUEST"
+	ReasonInvalidAcks      = "INVALID_REQUIRED_ACKS"
+	ReasonInvalidTimestamp = "INVALID_TIMESTAMP"
+	ReasonInvalidRecord    = "INVALID_RECORD"
+	ReasonTooLarge         = "MESSAGE_TOO_LARGE"
+	ReasonUnsupported      = "UNSUPPORTED_VERSION"
+	ReasonTxnUnauthorised  = "TRANSACTIONAL_ID_AUTHORIZATION_FAILED"
+	ReasonUnknownTopic     = "UNKNOWN_TOPIC_OR_PARTITION"
+	ReasonNotLeader        = "NOT_LEADER_OR_FOLLOWER"
+	ReasonTimedOut         = "REQUEST_TIMED_OUT"
+	ReasonBusy             = "BROKER_BUSY"
+	ReasonCancelled        = "REQUEST_CANCELLED"
+	ReasonStopping         = "BROKER_STOPPING"
+	ReasonCorrupt          = "CORRUPT_MESSAGE"
+)
+
+// Kind is one line of the error table.
+type Kind struct {
+	// Reason is Kafka's name of the error, or a name of ours.
+	Reason string
+	// Kafka is the error's code in Kafka's protocol; for names of ours the nearest one.
+	Kafka int16
+	Ours  bool
+	GRPC  codes.Code
+	Retry Retry
+	// MayHaveHappened is the outcome where the error itself does not say.
+	MayHaveHappened bool
+}
+
+// Kinds is the table of errors: all that the domains and both listeners can answer. The caller must not change it.
+var Kinds = [...]Kind{
+	{Reason: ReasonUnknown, Kafka: -1, GRPC: codes.Internal, MayHaveHappened: true},
+	{Reason: "OFFSET_OUT_OF_RANGE", Kafka: 1, GRPC: codes.OutOfRange},
+	{Reason: ReasonCorrupt, Kafka: 2, GRPC: codes.InvalidArgument, Retry: RetryLater}, // retriable in Kafka: damage in transit
+	{Reason: ReasonUnknownTopic, Kafka: 3, GRPC: codes.NotFound, Retry: RetryElsewhere},
+	{Reason: "LEADER_NOT_AVAILABLE", Kafka: 5, GRPC: codes.Unavailable, Retry: RetryElsewhere},
+	{Reason: ReasonNotLeader, Kafka: 6, GRPC: codes.FailedPrecondition, Retry: RetryElsewhere},
+	{Reason: ReasonTimedOut, Kafka: 7, GRPC: codes.DeadlineExceeded, Retry: RetryLater, MayHaveHappened: true},
+	{Reason: "BROKER_NOT_AVAILABLE", Kafka: 8, GRPC: codes.Unavailable, Retry: RetryLater},
+	{Reason: ReasonTooLarge, Kafka: 10, GRPC: codes.InvalidArgument},
+	{Reason: "COORDINATOR_LOAD_IN_PROGRESS", Kafka: 14, GRPC: codes.Unavailable, Retry: RetryLater},
+	{Reason: "COORDINATOR_NOT_AVAILABLE", Kafka: 15, GRPC: codes.Unavailable, Retry: RetryElsewhere},
+	{Reason: "NOT_COORDINATOR", Kafka: 16, GRPC: codes.FailedPrecondition, Retry: RetryElsewhere},
+	{Reason: "INVALID_TOPIC_EXCEPTION", Kafka: 17, GRPC: codes.InvalidArgument},
+	{Reason: "RECORD_LIST_TOO_LARGE", Kafka: 18, GRPC: codes.InvalidArgument},
+	{Reason: "NOT_ENOUGH_REPLICAS", Kafka: 19, GRPC: codes.Unavailable, Retry: RetryLater},
+	{Reason: "NOT_ENOUGH_REPLICAS_AFTER_APPEND", Kafka: 20, GRPC: codes.Unavailable, Retry: RetryLater, MayHaveHappened: true},
+	{Reason: ReasonInvalidAcks, Kafka: 21, GRPC: codes.InvalidArgument},
+	{Reason: ReasonInvalidTimestamp, Kafka: 32, GRPC: codes.InvalidArgument},
+	{Reason: ReasonUnsupported, Kafka: 35, GRPC: codes.Unimplemented},
+	{Reason: "TOPIC_ALREADY_EXISTS", Kafka: 36, GRPC: codes.AlreadyExists},
+	{Reason: "INVALID_PARTITIONS", Kafka: 37, GRPC: codes.InvalidArgument},
+	{Reason: "INVALID_REPLICATION_FACTOR", Kafka: 38, GRPC: codes.InvalidArgument},
+	{Reason: "INVALID_REPLICA_ASSIGNMENT", Kafka: 39, GRPC: codes.InvalidArgument},
+	{Reason: "INVALID_CONFIG", Kafka: 40, GRPC: codes.InvalidArgument},
+	{Reason: "NOT_CONTROLLER", Kafka: 41, GRPC: codes.Unavailable, Retry: RetryLater}, // brokers forward: this one found nobody to forward to
+	{Reason: ReasonInvalidRequest, Kafka: 42, GRPC: codes.InvalidArgument},
+	{Reason: "POLICY_VIOLATION", Kafka: 44, GRPC: codes.FailedPrecondition},
+	{Reason: "OUT_OF_ORDER_SEQUENCE_NUMBER", Kafka: 45, GRPC: codes.FailedPrecondition}, // the producer resolves it by its own rules (P35)
+	{Reason: "INVALID_PRODUCER_EPOCH", Kafka: 47, GRPC: codes.FailedPrecondition},
+	{Reason: "INVALID_TXN_STATE", Kafka: 48, GRPC: codes.FailedPrecondition},
+	{Reason: "INVALID_PRODUCER_ID_MAPPING", Kafka: 49, GRPC: codes.InvalidArgument},
+	{Reason: "INVALID_TRANSACTION_TIMEOUT", Kafka: 50, GRPC: codes.InvalidArgument},
+	{Reason: "CONCURRENT_TRANSACTIONS", Kafka: 51, GRPC: codes.Aborted, Retry: RetryLater}, // the markers of the last transaction are on their way
+	{Reason: "TRANSACTION_COORDINATOR_FENCED", Kafka: 52, GRPC: codes.FailedPrecondition},
+	{Reason: ReasonTxnUnauthorised, Kafka: 53, GRPC: codes.PermissionDenied},
+	{Reason: "KAFKA_STORAGE_ERROR", Kafka: 56, GRPC: codes.Unavailable, Retry: RetryElsewhere, MayHaveHappened: true},
+	{Reason: "FENCED_LEADER_EPOCH", Kafka: 74, GRPC: codes.FailedPrecondition, Retry: RetryElsewhere},
+	{Reason: "UNKNOWN_LEADER_EPOCH", Kafka: 75, GRPC: codes.Unavailable, Retry: RetryLater},
+	{Reason: "UNSUPPORTED_COMPRESSION_TYPE", Kafka: 76, GRPC: codes.InvalidArgument},
+	{Reason: "STALE_BROKER_EPOCH", Kafka: 77, GRPC: codes.FailedPrecondition},
+	{Reason: "OFFSET_NOT_AVAILABLE", Kafka: 78, GRPC: codes.Unavailable, Retry: RetryLater},
+	{Reason: ReasonInvalidRecord, Kafka: 87, GRPC: codes.InvalidArgument},
+	{Reason: "NO_REASSIGNMENT_IN_PROGRESS", Kafka: 85, GRPC: codes.FailedPrecondition},
+	{Reason: "THROTTLING_QUOTA_EXCEEDED", Kafka: 89, GRPC: codes.ResourceExhausted, Retry: RetryLater},
+	{Reason: "PRODUCER_FENCED", Kafka: 90, GRPC: codes.FailedPrecondition}, // a newer producer owns the transactional id: this one is over
+	{Reason: "INVALID_UPDATE_VERSION", Kafka: 95, GRPC: codes.InvalidArgument},
+	{Reason: "FEATURE_UPDATE_FAILED", Kafka: 96, GRPC: codes.FailedPrecondition},
+	{Reason: "UNKNOWN_TOPIC_ID", Kafka: 100, GRPC: codes.NotFound, Retry: RetryElsewhere},
+	{Reason: "DUPLICATE_BROKER_REGISTRATION", Kafka: 101, GRPC: codes.AlreadyExists},
+	{Reason: "BROKER_ID_NOT_REGISTERED", Kafka: 102, GRPC: codes.FailedPrecondition},
+	{Reason: "INCONSISTENT_CLUSTER_ID", Kafka: 104, GRPC: codes.FailedPrecondition},
+	{Reason: "TRANSACTIONAL_ID_NOT_FOUND", Kafka: 105, GRPC: codes.NotFound},
+	{Reason: "TRANSACTION_ABORTABLE", Kafka: 120, GRPC: codes.Aborted}, // abort the transaction; the next one may go well
+
+	{Reason: ReasonBusy, Ours: true, Kafka: 89, GRPC: codes.ResourceExhausted, Retry: RetryLater},
+	{Reason: ReasonStopping, Ours: true, Kafka: 8, GRPC: codes.Unavailable, Retry: RetryElsewhere},
+	{Reason: ReasonCancelled, Ours: true, Kafka: 7, GRPC: codes.Canceled, MayHaveHappened: true},
+	{Reason: "RESOURCE_IN_USE", Ours: true, Kafka: 44, GRPC: codes.FailedPrecondition},
+}
+
+var kindOf = func() map[string]*Kind {
+	m := make(map[string]*Kind, len(Kinds))
+	for i := range Kinds {
+		m[Kinds[i].Reason] = &Kinds[i]
+	}
+	return m
+}()
+
+// KindOf finds a reason's line; nil: there is none.
+func KindOf(reason string) *Kind { return kindOf[reason] }
