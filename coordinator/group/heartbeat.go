@@ -30,7 +30,7 @@ func (s *State) heartbeat(id string, c *statev1.ConsumerHeartbeat, at stamp) Res
 	case epoch < JoinEpoch:
 		st = g.consumer.leave(c)
 	default:
-		st = s.alive(g.consumers(), c, at)
+		st = s.alive(g, c, at)
 	}
 	if st.code == OK && st.member != nil && (st.was == nil || st.moved) {
 		st.code = s.roomForMember(id, st)
@@ -51,8 +51,10 @@ func (s *State) heartbeat(id string, c *statev1.ConsumerHeartbeat, at stamp) Res
 	return r
 }
 
-// alive is for members that join or stay.
-func (s *State) alive(c *consumer, hb *statev1.ConsumerHeartbeat, at stamp) step {
+// alive is for members that join or stay. Who joins waits at JoinEpoch until there are targets for the group as it is with it: epochs below are
+// those that somebody else may have shown by its id, who was fenced and does not know.
+func (s *State) alive(g *group, hb *statev1.ConsumerHeartbeat, at stamp) step {
+	c := g.consumers()
 	var st step
 	if hb.GetMemberEpoch() == JoinEpoch {
 		st = c.join(hb, at)
@@ -71,7 +73,9 @@ func (s *State) alive(c *consumer, hb *statev1.ConsumerHeartbeat, at stamp) step
 		next.Client = clientOf(hb.GetClient())
 	}
 	st.moved = st.was == nil || !next.assignedAlike(&st.was.Subscription)
-	st.member = c.reconcile(&next, ownedOf(hb.GetOwned()))
+	if st.member = &next; next.Epoch != JoinEpoch || !st.moved && c.assignmentEpoch == g.epoch {
+		st.member = c.reconcile(&next, ownedOf(hb.GetOwned()))
+	}
 	return st
 }
 
@@ -106,7 +110,7 @@ func (c *consumer) stay(hb *statev1.ConsumerHeartbeat) step {
 		return step{code: code}
 	}
 	epoch := hb.GetMemberEpoch()
-	lost := epoch == m.PreviousEpoch && epoch < m.Epoch && ownedOf(hb.GetOwned()).within(m.Assigned)
+	lost := epoch == m.PreviousEpoch && epoch < m.Epoch && ownedOf(hb.GetOwned()).within(m)
 	if epoch != m.Epoch && !lost {
 		return step{code: FencedMemberEpoch}
 	}

@@ -64,7 +64,7 @@ type Member struct {
 	Subscription
 	Client Client
 	// Epoch is the member's. The group's offsets and partitions are for those who show it. LeaveStaticEpoch: a static
-	// member that has left for a while; JoinEpoch: one that joined a group whose first target is not there yet.
+	// member that has left for a while; JoinEpoch: one that waits for the first targets of the group with it.
 	Epoch int32
 	// PreviousEpoch is the one before it: whoever shows that has not got the last answer (G15).
 	PreviousEpoch int32
@@ -185,7 +185,7 @@ func (o *owned) any(list []Held) bool {
 	return o == nil || slices.ContainsFunc(o.list, func(p Partition) bool { _, ok := findHeld(list, p); return ok })
 }
 
-// within: it says that it reads nothing else than these.
-func (o *owned) within(list []Held) bool {
-	return o != nil && !slices.ContainsFunc(o.list, func(p Partition) bool { _, ok := findHeld(list, p); return !ok })
+// within: it says that it reads nothing else than what the member has, or has to give back.
+func (o *owned) within(m *Member) bool {
+	return o != nil && !slices.ContainsFunc(o.list, func(p Partition) bool { _, ok := m.holding(p); return !ok })
 }

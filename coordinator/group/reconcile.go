@@ -16,7 +16,13 @@ func (c *consumer) reconcile(m *Member, own *owned) *Member {
 	kept, released := split(m.Assigned, m.Target)
 	next.Assigned = slices.Clip(kept)
 	if len(released) > 0 && own.any(released) {
-		next.Status, next.Revoking = Revoking, released // it stays at its epoch until they are given back
+		next.Revoking = released // it does not get to the epoch of its target until they are given back
+		if m.Status == Revoking {
+			// The target has changed meanwhile. What it gave back just now may be anybody's from here on, so the epoch at which it had that
+			// must not be its epoch any more.
+			next.Epoch, next.PreviousEpoch = c.assignmentEpoch-1, m.Epoch
+		}
+		next.Status = Revoking
 		return &next
 	}
 	if m.Epoch != c.assignmentEpoch {

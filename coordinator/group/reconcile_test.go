@@ -356,7 +356,10 @@ func (w *world) settle() {
 		targets[id] = append(targets[id], Partition{topicID("t"), n})
 	}
 	w.setTargets(targets)
-	for range 5 {
+	for range 10 {
+		if g := w.group(); g.consumer.assignmentEpoch != g.epoch {
+			w.setTargets(targets) // whoever was fenced and joined again wants no other assignor any more
+		}
 		for _, p := range w.alive {
 			for tp := range p.revoking {
 				delete(p.reads, tp)

@@ -193,7 +193,7 @@ func (c *Conversation) settle(now int64, m *member) {
 		m.revoking, m.revokeBy = known.Revoking, now+int64(known.RebalanceTimeoutMS)
 	}
 	if m.ticket == NoTicket || !m.open || known.Epoch <= group.JoinEpoch {
-		return // it waits for the group's first targets
+		return // it waits for targets of the group with it
 	}
 	if m.sent.Version > 0 && known.Epoch == m.sent.Epoch && slices.EqualFunc(known.Assigned, m.sent.Partitions, samePartition) {
 		return
