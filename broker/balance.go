@@ -32,17 +32,19 @@ type balancer struct {
 }
 
 const (
-	// offerAgain is how long a group is left alone after it was offered: a preferred leader that cannot
-	// take it, or gives it away again since its disk is slow, is not pressed.
-	offerAgain = time.Minute
+	// offerAgain is how long a group is left alone after it was offered: a preferred leader that does not
+	// manage to take it, or gives it away again since its disk is slow, is not pressed. A refusal before
+	// anything happened has cost no writer anything, and counts for nothing.
+	offerAgain = 30 * time.Second
 	// transferTimeout bounds one hand-over. The group takes no writes meanwhile.
 	transferTimeout = 2 * time.Second
 )
 
 // offer is a partition to be handed to a broker.
 type offer struct {
-	tp record.TopicPartition
-	to int32
+	tp    record.TopicPartition
+	to    int32
+	group raftgroup.GroupID
 }
 
 // run balances until ctx ends.
@@ -83,7 +85,7 @@ func (b *balancer) look(now time.Time) []offer {
 			b.tried[g.Spec.Group] = at
 		case settled[to]:
 			b.tried[g.Spec.Group] = now
-			offers = append(offers, offer{tp: g.Spec.TopicPartition, to: to})
+			offers = append(offers, offer{tp: g.Spec.TopicPartition, to: to, group: g.Spec.Group})
 		}
 	}
 	return offers
@@ -93,6 +95,9 @@ func (b *balancer) hand(ctx context.Context, o offer) {
 	ctx, cancel := context.WithTimeout(ctx, transferTimeout)
 	defer cancel()
 	if err := b.transfer(ctx, o.tp, o.to); err != nil {
+		if partition.OutcomeOf(err) == raftgroup.DidNotHappen {
+			delete(b.tried, o.group)
+		}
 		b.logger.Info("preferred leader did not take over", "topic", o.tp.Topic, "partition", o.tp.Partition, "to", o.to, "err", err)
 		return
 	}

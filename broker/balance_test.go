@@ -46,7 +46,7 @@ func TestBalancerOffers(t *testing.T) {
 			}
 		}}
 	offered := func(partition, to int32) []offer {
-		return []offer{{record.TopicPartition{Topic: "t", Partition: partition}, to}}
+		return []offer{{record.TopicPartition{Topic: "t", Partition: partition}, to, raftgroup.GroupID(partition)}}
 	}
 	for i, step := range []struct {
 		after  time.Duration
@@ -74,17 +74,42 @@ func TestBalancerOffers(t *testing.T) {
 }
 
 func TestBalancerGoesOnAfterARefusal(t *testing.T) {
+	result := errors.New("nobody knows")
 	tried := 0
-	b := &balancer{logger: slog.New(slog.DiscardHandler), transfer: func(ctx context.Context, _ record.TopicPartition, _ int32) error {
-		if _, bounded := ctx.Deadline(); !bounded {
-			t.Error("a hand-over has no time limit")
+	now := time.Unix(0, 0)
+	b := &balancer{
+		self: 1, looked: now.Add(-time.Second), seen: map[int32]bool{2: true}, logger: slog.New(slog.DiscardHandler),
+		heard:     func(int32) time.Time { return now },
+		preferred: func(raftgroup.GroupID) (int32, bool) { return 2, true },
+		groups:    func() []partition.GroupStatus { return []partition.GroupStatus{status(7, raftgroup.RoleLeader, true)} },
+		transfer: func(ctx context.Context, _ record.TopicPartition, _ int32) error {
+			if _, bounded := ctx.Deadline(); !bounded {
+				t.Error("a hand-over has no time limit")
+			}
+			tried++
+			return result
+		},
+	}
+	turn := func() {
+		now = now.Add(time.Second)
+		for _, o := range b.look(now) {
+			b.hand(t.Context(), o)
 		}
-		tried++
-		return errors.New("it lags")
-	}}
-	b.hand(t.Context(), offer{})
-	b.hand(t.Context(), offer{})
-	if tried != 2 {
-		t.Errorf("tried %d times", tried)
+	}
+	turn()
+	turn()
+	if tried != 1 {
+		t.Errorf("what may have happened was tried %d times within a second", tried)
+	}
+	now = now.Add(offerAgain)
+	turn()
+	turn()
+	result = &partition.Error{Code: partition.CodeBusy, Outcome: raftgroup.DidNotHappen}
+	now = now.Add(offerAgain)
+	turn()
+	turn()
+	turn()
+	if tried != 5 {
+		t.Errorf("tried %d times, want 5: a refusal is asked again at once", tried)
 	}
 }

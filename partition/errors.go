@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/oncelog/oncelog/internal/raftgroup"
@@ -76,6 +77,16 @@ func (e *Error) Unwrap() error { return e.Cause }
 // refused makes an error for something that certainly did not happen.
 func refused(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...), Outcome: raftgroup.DidNotHappen}
+}
+
+// OutcomeOf says of any error of this package's functions, or of raftgroup's, whether what was asked for
+// may have happened.
+func OutcomeOf(err error) raftgroup.Outcome {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Outcome
+	}
+	return raftgroup.OutcomeOf(err)
 }
 
 // uncertain makes an error for something that may have happened.

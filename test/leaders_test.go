@@ -13,7 +13,7 @@ import (
 // A broker that was away gets back the partitions that it is preferred for, while producers write on.
 func TestPreferredLeadersComeBack(t *testing.T) {
 	c := brokertest.Start(t, brokertest.Options{Configure: func(c *broker.Config) { c.LeaderBalance = 2 * time.Second }})
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	s := &scenario{t: t, ctx: ctx, c: c, cl: c.Client()}
 	if _, err := s.cl.CreateTopic(ctx, client.TopicSpec{Name: topic, Partitions: 6, ReplicationFactor: 3}); err != nil {

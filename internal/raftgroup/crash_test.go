@@ -258,8 +258,8 @@ func (s *storm) blow(d time.Duration) {
 	ctx, cancel := context.WithTimeout(s.t.Context(), d)
 	defer cancel()
 	var clients sync.WaitGroup
-	for id := range 4 {
-		s.acked = append(s.acked, nil)
+	s.acked = make([][]string, 4)
+	for id := range s.acked {
 		rng := rand.New(rand.NewPCG(s.rng.Uint64(), 2))
 		clients.Go(func() { s.client(ctx, id, rng) })
 	}

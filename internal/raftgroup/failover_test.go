@@ -596,6 +596,33 @@ func TestTransferLeadership(t *testing.T) {
 	})
 }
 
+// A voter that lags is refused before anything stops: whoever writes meanwhile does not notice.
+func TestTransferToOneThatLags(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		c.openAll(7)
+		n, r := c.leader(7)
+		to := c.others(n)[1]
+		r.propose(t, "before")
+		c.net.isolate(true, to.name, names(c.nodes)...)
+		r.propose(t, "it lacks this")
+		got := make(chan error)
+		go func() { got <- r.group.TransferLeadership(t.Context(), MakeServerID(to.id, 1)) }()
+		time.Sleep(closeTo / 2)
+		began := time.Now()
+		r.propose(t, "meanwhile")
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("a write needed %v while leadership was to be handed over", took)
+		}
+		if err := <-got; err == nil || OutcomeOf(err) != DidNotHappen {
+			t.Errorf("transfer to one that lags: %v", err)
+		}
+		if at, _ := c.leader(7); at != n {
+			t.Errorf("broker %d leads, want %d", at.id, n.id)
+		}
+	})
+}
+
 func TestMembership(t *testing.T) {
 	eachLog(t, func(t *testing.T, options ...func(*cluster)) {
 		synctest.Test(t, func(t *testing.T) {

@@ -56,8 +56,17 @@ func (g *Group) change(ctx context.Context, id ServerID, do func(*raft.Raft, tim
 	})
 }
 
+// closeTo is how long a voter may take to reach what is committed now before leadership is not handed
+// to it, and closeCheck how often that is looked at.
+const (
+	closeTo    = time.Second
+	closeCheck = 10 * time.Millisecond
+)
+
 // TransferLeadership hands leadership to a voter; empty: to the one that is furthest. It returns
-// when this replica has stepped down, or with the reason why it did not.
+// when this replica has stepped down, or with the reason why it did not. A voter that lags, or does not
+// answer, is refused before anything happens: from its start on, a transfer that fails stops the group's
+// writes for as long as an election takes.
 func (g *Group) TransferLeadership(ctx context.Context, to ServerID) error {
 	if _, ready := g.IsReady(); !ready {
 		return g.notLeader()
@@ -74,6 +83,9 @@ func (g *Group) TransferLeadership(ctx context.Context, to ServerID) error {
 		if !found {
 			return &refusedError{fmt.Errorf("%s is not a voter of group %d", to, g.config.ID)}
 		}
+		if err := g.waitForClose(ctx, to); err != nil {
+			return err
+		}
 	}
 	return g.await(ctx, func(e *engine) error {
 		var f raft.Future
@@ -88,6 +100,31 @@ func (g *Group) TransferLeadership(ctx context.Context, to ServerID) error {
 		}
 		return nil
 	})
+}
+
+// waitForClose waits until a voter has what is committed now.
+func (g *Group) waitForClose(ctx context.Context, id ServerID) error {
+	e := g.engine.Load()
+	if e == nil {
+		return ErrStopped
+	}
+	term, commit := raftTerm(e.raft.CurrentTerm()), e.raft.CommitIndex()
+	deadline := time.NewTimer(closeTo)
+	defer deadline.Stop()
+	check := time.NewTicker(closeCheck)
+	defer check.Stop()
+	for !e.progress.has(id, term, commit) {
+		select {
+		case <-check.C:
+		case <-deadline.C:
+			return &refusedError{fmt.Errorf("%s has not reached index %d of group %d within %v", id, commit, g.config.ID, closeTo)}
+		case <-e.done:
+			return ErrStopped
+		case <-ctx.Done():
+			return &refusedError{ctx.Err()}
+		}
+	}
+	return nil
 }
 
 // await runs f beside the caller, who leaves when ctx ends: then it may have happened.

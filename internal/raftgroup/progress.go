@@ -57,3 +57,10 @@ func (p *progress) caughtUp(id ServerID, term record.Term, commit uint64, now ti
 	}
 	return p.marks[0] > 0 && p.match[id] >= p.marks[0]
 }
+
+// has tells whether a follower is known to hold an entry, by what it acknowledged in a term.
+func (p *progress) has(id ServerID, term record.Term, index uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.term == uint64(term) && p.match[id] >= index
+}
