@@ -88,6 +88,12 @@ func checkCommand(c *statev1.GroupCommand) error {
 		return checkFence(cmd.Fence)
 	case *statev1.GroupCommand_Assign:
 		return checkAssign(cmd.Assign)
+	case *statev1.GroupCommand_BeginGeneration:
+		return checkBegin(cmd.BeginGeneration)
+	case *statev1.GroupCommand_AssignGeneration:
+		return checkAssignGeneration(cmd.AssignGeneration)
+	case *statev1.GroupCommand_ReplaceMember:
+		return checkReplace(cmd.ReplaceMember)
 	case *statev1.GroupCommand_DeleteOffsets:
 		return checkPartitions(cmd.DeleteOffsets.GetTopics())
 	case *statev1.GroupCommand_DeleteGroup, *statev1.GroupCommand_ExpireOffsets:

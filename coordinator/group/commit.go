@@ -26,7 +26,7 @@ func (c Committer) anonymous() bool { return c.MemberID == "" && c.InstanceID ==
 // commit takes offsets (G19 to G21).
 func (s *State) commit(id string, c *statev1.CommitOffsets, at stamp) Result {
 	g := s.groups[id]
-	if code := g.mayCommit(committerOf(c.GetCommitter()), c.GetTopics()); code != OK {
+	if code := g.mayCommit(committerOf(c.GetCommitter()), c.GetTopics(), false); code != OK {
 		return refuse(id, code)
 	}
 	if len(c.GetTopics()) == 0 {
@@ -62,7 +62,7 @@ func (s *State) commitInTransaction(id string, c *statev1.CommitOffsetsInTransac
 		return refused(code)
 	}
 	if by := committerOf(c.GetCommitter()); !by.anonymous() {
-		if code := g.mayCommitInTransaction(by, c.GetTopics()); code != OK {
+		if code := g.mayCommit(by, c.GetTopics(), true); code != OK {
 			return refused(code)
 		}
 	}
@@ -100,8 +100,8 @@ func (s *State) take(into *offsets, topics []*statev1.TopicOffsets, expire int64
 }
 
 // mayCommit says whether a committer may (G19, G20). g is nil if the group does not exist: whoever is in no group makes
-// one by committing.
-func (g *group) mayCommit(by Committer, topics []*statev1.TopicOffsets) Code {
+// one by committing. Transactional commits do not wait for the end of a rebalance (G22, KIP-447).
+func (g *group) mayCommit(by Committer, topics []*statev1.TopicOffsets, transactional bool) Code {
 	switch {
 	case by.Epoch < 0 && (g == nil || g.empty()):
 		return OK
@@ -109,13 +109,10 @@ func (g *group) mayCommit(by Committer, topics []*statev1.TopicOffsets) Code {
 		return GroupIDNotFound
 	case g.consumer != nil:
 		return g.consumer.mayCommit(by, topics)
+	case g.classic != nil:
+		return g.mayCommitClassic(by, transactional)
 	}
 	return UnknownMemberID
-}
-
-// mayCommitInTransaction is mayCommit without the demand that a rebalance is over (G22, KIP-447).
-func (g *group) mayCommitInTransaction(by Committer, topics []*statev1.TopicOffsets) Code {
-	return g.mayCommit(by, topics)
 }
 
 func (g *group) committed() *offsets {

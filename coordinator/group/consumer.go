@@ -68,9 +68,10 @@ func (g *group) consumers() *consumer {
 }
 
 // becomeConsumer turns an empty group into one of KIP-848. Its epoch goes on.
-func (g *group) becomeConsumer() {
+func (g *group) becomeConsumer(s *State) {
 	if g.consumer == nil {
-		g.consumer = newConsumer()
+		s.bytes -= g.classic.bytes()
+		g.consumer, g.classic = newConsumer(), nil
 	}
 }
 

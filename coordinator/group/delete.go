@@ -15,6 +15,9 @@ func (s *State) deleteOffsets(id string, c *statev1.DeleteOffsets, at stamp) Res
 	if g == nil {
 		return refuse(id, GroupIDNotFound)
 	}
+	if c := g.classics(); len(c.members) > 0 && c.protocolType != ConsumerProtocolType {
+		return refuse(id, NonEmptyGroup)
+	}
 	r := refuse(id, OK)
 	asked := make(map[record.TopicPartition]bool)
 	for _, t := range c.GetTopics() {

@@ -16,6 +16,10 @@ const (
 	PhaseAssigning Phase = "Assigning"
 	// PhaseReconciling: some members are still on their way to their targets.
 	PhaseReconciling Phase = "Reconciling"
+	// PhasePreparingRebalance: members of the classic protocol are to join again. Only the leader knows.
+	PhasePreparingRebalance Phase = "PreparingRebalance"
+	// PhaseCompletingRebalance: a generation has begun, and its leader has not assigned yet.
+	PhaseCompletingRebalance Phase = "CompletingRebalance"
 	// PhaseStable: everyone has what it is to have.
 	PhaseStable Phase = "Stable"
 )
@@ -26,6 +30,10 @@ func (g *group) state() Phase {
 	switch {
 	case g.empty():
 		return PhaseEmpty
+	case g.classic != nil && g.classic.assigned:
+		return PhaseStable
+	case g.classic != nil:
+		return PhaseCompletingRebalance
 	case c.assignmentEpoch < g.epoch:
 		return PhaseAssigning
 	}
@@ -46,6 +54,8 @@ const (
 	KindSimple Kind = "Simple"
 	// KindConsumer: members of KIP-848.
 	KindConsumer Kind = "Consumer"
+	// KindClassic: members of the classic protocol.
+	KindClassic Kind = "Classic"
 )
 
 // Description is one group as it is.
@@ -55,8 +65,11 @@ type Description struct {
 	Phase Phase
 	// Epoch is the group epoch or generation, AssignmentEpoch the group epoch that targets were computed for.
 	Epoch, AssignmentEpoch int32
-	// Members are sorted by id.
+	// Members are those of KIP-848, sorted by id, Classic those of the classic protocol.
 	Members []*Member
+	Classic []*ClassicMember
+	// ProtocolType, Protocol and Leader are those of a group of the classic protocol; empty: it has, or had, no members.
+	ProtocolType, Protocol, Leader string
 	// Topics names what members' partitions are of.
 	Topics map[TopicID]string
 	// Matched are the topics that members' patterns matched when targets were computed.
@@ -73,6 +86,7 @@ func (s *State) Describe(id string) (Description, bool) {
 	}
 	d := g.summary()
 	c := g.consumers()
+	d.Classic = g.classics().sorted()
 	d.AssignmentEpoch, d.Members, d.Topics, d.Matched = c.assignmentEpoch, c.sorted(), maps.Clone(c.topics), c.matched
 	return d, true
 }
@@ -90,6 +104,9 @@ func (g *group) summary() Description {
 	d := Description{ID: g.id, Kind: KindSimple, Phase: g.state(), Epoch: g.epoch, Transactions: len(g.pending)}
 	if g.consumer != nil {
 		d.Kind = KindConsumer
+	}
+	if c := g.classic; c != nil {
+		d.Kind, d.ProtocolType, d.Protocol, d.Leader = KindClassic, c.protocolType, c.protocol, c.leader
 	}
 	d.Offsets, _ = g.offsets.size()
 	return d

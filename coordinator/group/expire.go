@@ -37,12 +37,12 @@ func (s *State) expireOffsets(id string, c *statev1.ExpireOffsets, at stamp) Res
 func (g *group) expired(cutoff, now int64) func(record.TopicPartition, *Offset) bool {
 	return func(tp record.TopicPartition, o *Offset) bool {
 		switch {
-		case g.subscribes(tp.Topic) || g.isPending(tp.Topic, tp.Partition):
+		case g.subscribes(tp.Topic) || g.classics().retains() || g.isPending(tp.Topic, tp.Partition):
 			return false
 		case o.ExpireMS != NoExpiry:
 			return o.ExpireMS <= now
 		}
-		return o.CommittedMS <= cutoff
+		return g.classics().since(o) <= cutoff
 	}
 }
 

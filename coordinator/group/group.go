@@ -15,6 +15,8 @@ type group struct {
 	epoch int32
 	// consumer is set if the group is one of KIP-848, or was the last time that it had members.
 	consumer *consumer
+	// classic is set if it is one of the classic protocol, or was. At most one of the two is set.
+	classic *classic
 	// offsets are the committed ones.
 	offsets *offsets
 	// pending are those that wait for the end of their producer's transaction (G23). None of them is empty.
@@ -37,7 +39,7 @@ func (s *State) edit(id string) *group {
 		return g
 	default:
 		c := *g
-		c.owner, c.pending, c.consumer = s.owner, maps.Clone(g.pending), g.consumer.clone()
+		c.owner, c.pending, c.consumer, c.classic = s.owner, maps.Clone(g.pending), g.consumer.clone(), g.classic.clone()
 		g = &c
 	}
 	s.groups[id] = g
@@ -53,15 +55,19 @@ func (s *State) drop(id string) {
 		n, bytes = n+more, bytes+moreBytes
 	}
 	s.offsets -= n
-	s.bytes -= bytes + g.bytes() + g.consumer.bytes()
+	s.bytes -= bytes + g.bytes() + g.consumer.bytes() + g.classic.bytes()
 	delete(s.groups, id)
 }
 
 // empty: nobody is a member.
-func (g *group) empty() bool { return len(g.consumers().members) == 0 }
+func (g *group) empty() bool {
+	return len(g.consumers().members) == 0 && len(g.classics().members) == 0
+}
 
 // subscribes says whether a member reads the topic, and so its offsets must stay.
-func (g *group) subscribes(topic string) bool { return g.consumers().subscribes(topic) }
+func (g *group) subscribes(topic string) bool {
+	return g.consumers().subscribes(topic) || g.classics().subscribes(topic)
+}
 
 // isPending says whether an offset of the partition waits for the end of a transaction.
 func (g *group) isPending(topic string, partition int32) bool {

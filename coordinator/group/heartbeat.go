@@ -26,7 +26,7 @@ func (s *State) heartbeat(id string, c *statev1.ConsumerHeartbeat, at stamp) Res
 	case epoch != JoinEpoch && (g == nil || g.consumer == nil):
 		return refuse(id, GroupIDNotFound)
 	case epoch == JoinEpoch && g != nil && g.consumer == nil && !g.empty():
-		return refuse(id, InconsistentGroupProtocol)
+		return refuse(id, GroupIDNotFound) // it is one of the classic protocol (G18)
 	case epoch < JoinEpoch:
 		st = g.consumer.leave(c)
 	default:
@@ -169,7 +169,7 @@ func (s *State) roomForMember(id string, st step) Code {
 // makeStep makes it so, and gives the member.
 func (s *State) makeStep(id string, st step, at stamp) *Member {
 	g := s.edit(id)
-	g.becomeConsumer()
+	g.becomeConsumer(s)
 	if st.moved {
 		g.epoch++
 	}

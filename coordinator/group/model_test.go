@@ -18,6 +18,7 @@ type model struct {
 	committed map[place]mOffset
 	pending   map[mPending]mOffset
 	producers map[int64]mProducer
+	classic   map[string]mClassic
 }
 
 type place struct {
@@ -47,7 +48,7 @@ type mProducer struct {
 }
 
 func newModel() *model {
-	return &model{limits: DefaultLimits(), groups: map[string]bool{}, committed: map[place]mOffset{}, pending: map[mPending]mOffset{}, producers: map[int64]mProducer{}}
+	return &model{limits: DefaultLimits(), groups: map[string]bool{}, committed: map[place]mOffset{}, pending: map[mPending]mOffset{}, producers: map[int64]mProducer{}, classic: map[string]mClassic{}}
 }
 
 // mResult is what a command comes to.
@@ -60,6 +61,7 @@ type mResult struct {
 func (m *model) clone() *model {
 	c := *m
 	c.groups, c.committed, c.pending, c.producers = maps.Clone(m.groups), maps.Clone(m.committed), maps.Clone(m.pending), maps.Clone(m.producers)
+	c.classic = maps.Clone(m.classic)
 	return &c
 }
 
@@ -75,7 +77,7 @@ func (m *model) apply(index uint64, now int64, c *statev1.GroupCommand) mResult 
 
 func (m *model) equal(other *model) bool {
 	return m.limits == other.limits && maps.Equal(m.groups, other.groups) && maps.Equal(m.committed, other.committed) &&
-		maps.Equal(m.pending, other.pending) && maps.Equal(m.producers, other.producers)
+		maps.Equal(m.pending, other.pending) && maps.Equal(m.producers, other.producers) && maps.EqualFunc(m.classic, other.classic, mClassic.equal)
 }
 
 func (m *model) run(index uint64, now int64, c *statev1.GroupCommand) mResult {
@@ -86,14 +88,26 @@ func (m *model) run(index uint64, now int64, c *statev1.GroupCommand) mResult {
 		return m.commitInTransaction(index, now, c.GroupId, cmd.CommitInTransaction)
 	case *statev1.GroupCommand_EndTransaction:
 		return m.marker(index, now, cmd.EndTransaction)
+	case *statev1.GroupCommand_BeginGeneration:
+		return m.begin(now, c.GroupId, cmd.BeginGeneration)
+	case *statev1.GroupCommand_AssignGeneration:
+		return m.give(c.GroupId, cmd.AssignGeneration)
+	case *statev1.GroupCommand_ReplaceMember:
+		return m.replace(c.GroupId, cmd.ReplaceMember)
 	case *statev1.GroupCommand_DeleteOffsets:
 		if !m.groups[c.GroupId] {
 			return mResult{code: "GROUP_ID_NOT_FOUND"}
 		}
+		if g := m.classic[c.GroupId]; len(g.members) > 0 && g.protocolType != "consumer" {
+			return mResult{code: "NON_EMPTY_GROUP"}
+		}
 		n := 0
 		for _, t := range cmd.DeleteOffsets.Topics {
 			for _, p := range t.Partitions {
-				n += m.forget(func(at place, _ mOffset) bool { return at == place{c.GroupId, t.Topic, p} })
+				n += m.forget(func(at place, _ mOffset) bool {
+					subscribed, _ := m.keeps(at)
+					return at == place{c.GroupId, t.Topic, p} && !subscribed
+				})
 			}
 		}
 		return mResult{code: "NONE", removed: n}
@@ -101,6 +115,10 @@ func (m *model) run(index uint64, now int64, c *statev1.GroupCommand) mResult {
 		if !m.groups[c.GroupId] {
 			return mResult{code: "GROUP_ID_NOT_FOUND"}
 		}
+		if len(m.classic[c.GroupId].members) > 0 {
+			return mResult{code: "NON_EMPTY_GROUP"}
+		}
+		delete(m.classic, c.GroupId)
 		m.forget(func(at place, _ mOffset) bool { return at.group == c.GroupId })
 		delete(m.groups, c.GroupId)
 		return mResult{code: "NONE"}
@@ -122,12 +140,15 @@ func (m *model) run(index uint64, now int64, c *statev1.GroupCommand) mResult {
 	panic("no such command")
 }
 
-func (m *model) mayCommit(group string, by *statev1.Committer) string {
+func (m *model) mayCommit(group string, by *statev1.Committer, transactional bool) string {
+	c, classic := m.classic[group]
 	switch {
-	case by.Epoch < 0:
+	case by.Epoch < 0 && len(c.members) == 0:
 		return "NONE"
 	case !m.groups[group]:
 		return "GROUP_ID_NOT_FOUND"
+	case classic:
+		return c.mayCommit(by, transactional)
 	}
 	return "UNKNOWN_MEMBER_ID"
 }
@@ -159,6 +180,9 @@ func (m *model) size() (n int, bytes int64) {
 	for id := range m.groups {
 		bytes += int64(256 + len(id))
 	}
+	for _, c := range m.classic {
+		bytes += c.bytes()
+	}
 	return len(m.committed) + len(m.pending), bytes
 }
 
@@ -171,7 +195,7 @@ func each(group string, topics []*statev1.TopicOffsets, index uint64, now, expir
 }
 
 func (m *model) commit(index uint64, now int64, group string, c *statev1.CommitOffsets) mResult {
-	if code := m.mayCommit(group, c.Committer); code != "NONE" || len(c.Topics) == 0 {
+	if code := m.mayCommit(group, c.Committer, false); code != "NONE" || len(c.Topics) == 0 {
 		return mResult{code: code}
 	}
 	do := func(m *model) {
@@ -208,7 +232,7 @@ func (m *model) commitInTransaction(index uint64, now int64, group string, c *st
 		}
 	}
 	if by := c.Committer; by.MemberId != "" || by.InstanceId != "" || by.Epoch >= 0 {
-		if code := m.mayCommit(group, by); code != "NONE" {
+		if code := m.mayCommit(group, by, true); code != "NONE" {
 			return mResult{code: code}
 		}
 	}
@@ -316,14 +340,19 @@ func (m *model) expire(now int64, group string, cutoff int64) mResult {
 		return mResult{code: "GROUP_ID_NOT_FOUND"}
 	}
 	n := len(m.committed)
+	emptySince := int64(0)
+	if c := m.classic[group]; len(c.members) == 0 {
+		emptySince = c.began
+	}
 	maps.DeleteFunc(m.committed, func(at place, o mOffset) bool {
-		late := o.committed <= cutoff
+		late := max(o.committed, emptySince) <= cutoff
 		if o.expire >= 0 {
 			late = o.expire <= now
 		}
-		return at.group == group && late && !m.isPending(at)
+		subscribed, live := m.keeps(at)
+		return at.group == group && late && !m.isPending(at) && !subscribed && !live
 	})
-	left := false
+	left := len(m.classic[group].members) > 0
 	for at := range m.committed {
 		left = left || at.group == group
 	}
@@ -332,6 +361,7 @@ func (m *model) expire(now int64, group string, cutoff int64) mResult {
 	}
 	if !left {
 		delete(m.groups, group)
+		delete(m.classic, group)
 	}
 	return mResult{code: "NONE", removed: n - len(m.committed)}
 }
@@ -341,6 +371,9 @@ func (m *model) String() string {
 	var out []string
 	for id := range m.groups {
 		out = append(out, fmt.Sprintf("group %q", id))
+	}
+	for id, c := range m.classic {
+		out = append(out, fmt.Sprintf("classic %q %+v", id, c))
 	}
 	for at, o := range m.committed {
 		out = append(out, fmt.Sprintf("offset %+v %+v", at, o))
@@ -364,6 +397,9 @@ func modelOf(s *State) *model {
 	}
 	for id, g := range s.groups {
 		m.groups[id] = true
+		if c, ok := classicOf(g); ok {
+			m.classic[id] = c
+		}
 		g.offsets.each(func(topic string, n int32, o *Offset) { m.committed[place{id, topic, n}] = offset(o) })
 		for pid, pending := range g.pending {
 			pending.each(func(topic string, n int32, o *Offset) {

@@ -23,6 +23,10 @@ func TestAgreesWithModel(t *testing.T) {
 
 // wanted are answers, by command, that must have been met.
 var wanted = []string{
+	"BeginGeneration NONE", "BeginGeneration STALE", "BeginGeneration GROUP_MAX_SIZE_REACHED", "BeginGeneration TOO_MANY_BYTES", "BeginGeneration TOO_MANY_GROUPS",
+	"AssignGeneration NONE", "AssignGeneration STALE", "AssignGeneration TOO_MANY_BYTES", "ReplaceMember NONE", "ReplaceMember STALE",
+	"Commit ILLEGAL_GENERATION", "Commit FENCED_INSTANCE_ID", "Commit REBALANCE_IN_PROGRESS", "CommitInTransaction ILLEGAL_GENERATION", "CommitInTransaction FENCED_INSTANCE_ID",
+	"DeleteGroup NON_EMPTY_GROUP", "DeleteOffsets NON_EMPTY_GROUP",
 	"Commit NONE", "Commit GROUP_ID_NOT_FOUND", "Commit UNKNOWN_MEMBER_ID", "Commit TOO_MANY_GROUPS", "Commit TOO_MANY_OFFSETS", "Commit TOO_MANY_BYTES",
 	"CommitInTransaction NONE", "CommitInTransaction INVALID_PRODUCER_EPOCH", "CommitInTransaction INVALID_TXN_STATE", "CommitInTransaction GROUP_ID_NOT_FOUND",
 	"CommitInTransaction UNKNOWN_MEMBER_ID", "CommitInTransaction TOO_MANY_OFFSETS", "CommitInTransaction TOO_MANY_PRODUCERS",
@@ -171,7 +175,9 @@ func (g *generator) chance(percent int) bool { return g.r.IntN(100) < percent }
 func (g *generator) command() *statev1.GroupCommand {
 	g.now += int64(g.r.IntN(20)) - 2 // it may go back
 	group := pick(g.r, names)
-	switch n := g.r.IntN(100); {
+	switch n := g.r.IntN(120); {
+	case n >= 100:
+		return g.classic(group)
 	case n < 25:
 		expire := int64(-1)
 		if g.chance(10) {
@@ -202,8 +208,14 @@ func (g *generator) command() *statev1.GroupCommand {
 
 func (g *generator) committer() *statev1.Committer {
 	c := &statev1.Committer{Epoch: -1}
-	if g.chance(10) {
-		c.MemberId, c.Epoch = "m", int32(g.r.IntN(3))
+	if g.chance(40) {
+		c.MemberId, c.Epoch = pick(g.r, []string{"m", "m", "n", "o", "q", ""}), int32(g.r.IntN(4))
+		if g.chance(20) {
+			c.InstanceId = pick(g.r, []string{"im", "in"})
+		}
+		if g.chance(10) {
+			c.Epoch = -1
+		}
 	}
 	return c
 }

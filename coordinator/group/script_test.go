@@ -31,6 +31,9 @@ import (
 //	leave GROUP MEMBER[/INSTANCE] [away]
 //	fence GROUP MEMBER[@VERSION],...
 //	assign GROUP [MEMBER=TOPIC/N,... ...] [epoch=N] [matched=TOPIC,...]
+//	begin GROUP MEMBER[/INSTANCE][=TOPIC+TOPIC],...|nobody [previous=N] [type=TYPE] [protocol=P] [leader=MEMBER]
+//	give GROUP MEMBER=TEXT,...|nothing [generation=N]
+//	replace GROUP OLD NEW/INSTANCE[=TOPIC+TOPIC] [generation=N]
 //
 // P/E is a producer id and epoch; its transaction is verified, with the last marker known, unless something else is said. A topic's
 // id follows from its name: the topic "t" created again is written "t'". A group "-" has the empty id.
@@ -181,6 +184,9 @@ func (p *player) parse(words []string) *statev1.GroupCommand {
 	case "assign":
 		c.GroupId = name()
 		c.Command = &statev1.GroupCommand_Assign{Assign: p.assignment(name(), words[2:])}
+	case "begin", "give", "replace":
+		c.GroupId = name()
+		p.classic(c, words)
 	case "forget":
 		var ids [][]byte
 		for t := range strings.SplitSeq(words[1], ",") {
@@ -438,8 +444,9 @@ func (s *State) mustCount(t testing.TB) {
 	n, bytes := 0, int64(0)
 	for _, g := range s.groups {
 		k, b := g.offsets.size()
-		n, bytes = n+k, bytes+b+g.bytes()+g.consumer.bytes()
+		n, bytes = n+k, bytes+b+g.bytes()+g.consumer.bytes()+g.classic.bytes()
 		g.consumers().mustHold(t, g)
+		g.classics().mustHold(t, g)
 		for _, o := range g.pending {
 			k, b := o.size()
 			if n, bytes = n+k, bytes+b; k == 0 {
@@ -555,6 +562,9 @@ func (s *State) show(id string) string {
 	if g.epoch > 0 {
 		out += fmt.Sprintf(" epoch %d", g.epoch)
 	}
+	if g.classic != nil {
+		out += fmt.Sprintf(" %v", g.state())
+	}
 	if c := g.consumer; c != nil {
 		out += fmt.Sprintf(" assignment %d %v", c.assignmentEpoch, g.state())
 		if len(c.matched) > 0 {
@@ -570,7 +580,7 @@ func (s *State) show(id string) string {
 			}
 		}
 	}
-	out += "\n"
+	out += g.classic.show() + "\n"
 	print := func(prefix string) func(string, int32, *Offset) {
 		return func(topic string, partition int32, o *Offset) {
 			out += fmt.Sprintf("  %s%s%s/%d %s, committed %d\n", prefix, topic, strings.Repeat("'", int(o.TopicID[15])-1), partition, showOffset(o), o.CommittedMS)

@@ -40,7 +40,7 @@ func (s *State) AppendSnapshot(buf []byte) ([]byte, error) {
 }
 
 func (g *group) toProto() *statev1.GroupState {
-	p := &statev1.GroupState{GroupId: g.id, Offsets: g.offsets.toProto(), Epoch: g.epoch, Consumer: g.consumer.toProto()}
+	p := &statev1.GroupState{GroupId: g.id, Offsets: g.offsets.toProto(), Epoch: g.epoch, Consumer: g.consumer.toProto(), Classic: g.classic.toProto()}
 	for _, id := range slices.Sorted(maps.Keys(g.pending)) {
 		p.Pending = append(p.Pending, &statev1.PendingOffsets{ProducerId: int64(id), Topics: g.pending[id].toProto()})
 	}
@@ -130,6 +130,11 @@ func (s *State) restoreGroup(in *statev1.GroupState) error {
 	g.epoch = in.GetEpoch()
 	if in.GetConsumer() != nil {
 		if err := s.restoreConsumer(g, in.GetConsumer()); err != nil {
+			return err
+		}
+	}
+	if in.GetClassic() != nil {
+		if err := s.restoreClassic(g, in.GetClassic()); err != nil {
 			return err
 		}
 	}

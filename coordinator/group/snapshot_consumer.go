@@ -89,7 +89,7 @@ func (s *State) restoreConsumer(g *group, in *statev1.ConsumerGroupState) error 
 	if in.GetAssignmentEpoch() < 0 || in.GetAssignmentEpoch() > g.epoch {
 		return damaged("group %.100q: assignment epoch %d, group epoch %d", g.id, in.GetAssignmentEpoch(), g.epoch)
 	}
-	g.becomeConsumer()
+	g.becomeConsumer(s)
 	c := g.consumer
 	c.assignmentEpoch, c.matched = in.GetAssignmentEpoch(), in.GetMatched()
 	// An assignment of these topics that gives each member its target must be one that could be written.

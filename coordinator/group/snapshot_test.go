@@ -39,7 +39,12 @@ join live c topics=u
 join gone a
 leave gone a
 join away a/i
-leave away a/i away`, "\n") {
+leave away a/i away
+begin assigned a/i=t,b=u leader=b protocol=range
+give assigned a=one
+begin begun a=t type=connect protocol=v1
+begin left a=t
+begin left nobody`, "\n") {
 		if out := p.run("apply", line); !strings.Contains(out, "NONE") {
 			t.Fatal(out)
 		}
@@ -80,6 +85,9 @@ func TestRestoreChecksInvariants(t *testing.T) {
 	}
 	member := func(n int, f func(*statev1.ConsumerMemberState)) func(*statev1.GroupShardState) {
 		return consumer(func(c *statev1.ConsumerGroupState) { f(c.Members[n]) }) // a: gives back, b: waits
+	}
+	classic := func(f func(*statev1.ClassicGroupState)) func(*statev1.GroupShardState) {
+		return func(p *statev1.GroupShardState) { f(groupOf(p, "assigned").Classic) } // a/i, and b, which leads
 	}
 	producer := func(f func(*statev1.GroupProducerState)) func(*statev1.GroupShardState) {
 		return func(p *statev1.GroupShardState) { f(p.Producers[0]) } // 7: open
@@ -122,32 +130,48 @@ func TestRestoreChecksInvariants(t *testing.T) {
 		"held and given back": consumer(func(c *statev1.ConsumerGroupState) {
 			c.Members[0].Revoking = append(c.Members[0].Revoking, c.Members[0].Assigned...)
 		}),
-		"topic without a name":  consumer(func(c *statev1.ConsumerGroupState) { c.Topics[0].Topic = "" }),
-		"topic that is missing": consumer(func(c *statev1.ConsumerGroupState) { c.Topics = c.Topics[1:] }),
-		"topic id, short":       consumer(func(c *statev1.ConsumerGroupState) { c.Topics[0].TopicId = nil }),
-		"matched unsorted":      consumer(func(c *statev1.ConsumerGroupState) { c.Matched = []string{"u", "t"} }),
-		"members unsorted":      consumer(func(c *statev1.ConsumerGroupState) { c.Members[0], c.Members[1] = c.Members[1], c.Members[0] }),
-		"no member id":          member(0, func(m *statev1.ConsumerMemberState) { m.MemberId = "" }),
-		"instance id, again":    member(1, func(m *statev1.ConsumerMemberState) { m.InstanceId = "i" }),
-		"no subscription":       member(0, func(m *statev1.ConsumerMemberState) { m.Subscription = nil }),
-		"subscribed to nothing": member(0, func(m *statev1.ConsumerMemberState) { m.Subscription.Topics = nil }),
-		"rebalance timeout":     member(0, func(m *statev1.ConsumerMemberState) { m.Subscription.RebalanceTimeoutMs = 0 }),
-		"empty client":          member(1, func(m *statev1.ConsumerMemberState) { m.Client = &statev1.ClientRef{} }),
-		"long client":           member(0, func(m *statev1.ConsumerMemberState) { m.Client.ClientId = strings.Repeat("x", MaxTextLength+1) }),
-		"member epoch":          member(0, func(m *statev1.ConsumerMemberState) { m.MemberEpoch = 4 }),
-		"member epoch -1":       member(0, func(m *statev1.ConsumerMemberState) { m.MemberEpoch = -1 }),
-		"away, dynamic":         member(1, func(m *statev1.ConsumerMemberState) { m.MemberEpoch = -2 }),
-		"previous epoch":        member(0, func(m *statev1.ConsumerMemberState) { m.PreviousEpoch = 9 }),
-		"no status":             member(0, func(m *statev1.ConsumerMemberState) { m.Status = 0 }),
-		"unknown status":        member(0, func(m *statev1.ConsumerMemberState) { m.Status = 4 }),
-		"stable, gives back":    member(0, func(m *statev1.ConsumerMemberState) { m.Status = 1 }),
-		"nothing to give back":  member(1, func(m *statev1.ConsumerMemberState) { m.Status = 2 }),
-		"no version":            member(0, func(m *statev1.ConsumerMemberState) { m.Version = 0 }),
-		"held epoch":            member(0, func(m *statev1.ConsumerMemberState) { m.Assigned[0].Epochs[0] = 4 }),
-		"held epochs missing":   member(0, func(m *statev1.ConsumerMemberState) { m.Assigned[0].Epochs = nil }),
-		"held unsorted":         member(0, func(m *statev1.ConsumerMemberState) { m.Revoking[0], m.Revoking[1] = m.Revoking[1], m.Revoking[0] }),
-		"target unsorted":       consumer(func(c *statev1.ConsumerGroupState) { t := c.Members[2].Target; t[0], t[1] = t[1], t[0] }),
-		"marker, but not by it": func(p *statev1.GroupShardState) { p.Producers[3].CoordinatorEpoch = -1 },
+		"topic without a name":    consumer(func(c *statev1.ConsumerGroupState) { c.Topics[0].Topic = "" }),
+		"topic that is missing":   consumer(func(c *statev1.ConsumerGroupState) { c.Topics = c.Topics[1:] }),
+		"topic id, short":         consumer(func(c *statev1.ConsumerGroupState) { c.Topics[0].TopicId = nil }),
+		"matched unsorted":        consumer(func(c *statev1.ConsumerGroupState) { c.Matched = []string{"u", "t"} }),
+		"members unsorted":        consumer(func(c *statev1.ConsumerGroupState) { c.Members[0], c.Members[1] = c.Members[1], c.Members[0] }),
+		"no member id":            member(0, func(m *statev1.ConsumerMemberState) { m.MemberId = "" }),
+		"instance id, again":      member(1, func(m *statev1.ConsumerMemberState) { m.InstanceId = "i" }),
+		"no subscription":         member(0, func(m *statev1.ConsumerMemberState) { m.Subscription = nil }),
+		"subscribed to nothing":   member(0, func(m *statev1.ConsumerMemberState) { m.Subscription.Topics = nil }),
+		"rebalance timeout":       member(0, func(m *statev1.ConsumerMemberState) { m.Subscription.RebalanceTimeoutMs = 0 }),
+		"empty client":            member(1, func(m *statev1.ConsumerMemberState) { m.Client = &statev1.ClientRef{} }),
+		"long client":             member(0, func(m *statev1.ConsumerMemberState) { m.Client.ClientId = strings.Repeat("x", MaxTextLength+1) }),
+		"member epoch":            member(0, func(m *statev1.ConsumerMemberState) { m.MemberEpoch = 4 }),
+		"member epoch -1":         member(0, func(m *statev1.ConsumerMemberState) { m.MemberEpoch = -1 }),
+		"away, dynamic":           member(1, func(m *statev1.ConsumerMemberState) { m.MemberEpoch = -2 }),
+		"previous epoch":          member(0, func(m *statev1.ConsumerMemberState) { m.PreviousEpoch = 9 }),
+		"no status":               member(0, func(m *statev1.ConsumerMemberState) { m.Status = 0 }),
+		"unknown status":          member(0, func(m *statev1.ConsumerMemberState) { m.Status = 4 }),
+		"stable, gives back":      member(0, func(m *statev1.ConsumerMemberState) { m.Status = 1 }),
+		"nothing to give back":    member(1, func(m *statev1.ConsumerMemberState) { m.Status = 2 }),
+		"no version":              member(0, func(m *statev1.ConsumerMemberState) { m.Version = 0 }),
+		"held epoch":              member(0, func(m *statev1.ConsumerMemberState) { m.Assigned[0].Epochs[0] = 4 }),
+		"held epochs missing":     member(0, func(m *statev1.ConsumerMemberState) { m.Assigned[0].Epochs = nil }),
+		"held unsorted":           member(0, func(m *statev1.ConsumerMemberState) { m.Revoking[0], m.Revoking[1] = m.Revoking[1], m.Revoking[0] }),
+		"target unsorted":         consumer(func(c *statev1.ConsumerGroupState) { t := c.Members[2].Target; t[0], t[1] = t[1], t[0] }),
+		"classic and KIP-848":     func(p *statev1.GroupShardState) { groupOf(p, "live").Classic = groupOf(p, "left").Classic },
+		"classic, no generation":  func(p *statev1.GroupShardState) { groupOf(p, "assigned").Epoch = 0 },
+		"classic, no type":        classic(func(c *statev1.ClassicGroupState) { c.ProtocolType = "" }),
+		"classic, no protocol":    classic(func(c *statev1.ClassicGroupState) { c.Protocol = "" }),
+		"classic, no leader":      classic(func(c *statev1.ClassicGroupState) { c.Leader = "" }),
+		"classic, foreign leader": classic(func(c *statev1.ClassicGroupState) { c.Leader = "x" }),
+		"classic, given too soon": classic(func(c *statev1.ClassicGroupState) { c.Assigned = false }),
+		"classic, given nobody":   func(p *statev1.GroupShardState) { groupOf(p, "left").Classic.Assigned = true },
+		"classic, led by nobody":  func(p *statev1.GroupShardState) { groupOf(p, "left").Classic.Leader = "a" },
+		"classic, unsorted":       classic(func(c *statev1.ClassicGroupState) { c.Members[0], c.Members[1] = c.Members[1], c.Members[0] }),
+		"classic, no member":      classic(func(c *statev1.ClassicGroupState) { c.Members[0].Member = nil }),
+		"classic, no timeout":     classic(func(c *statev1.ClassicGroupState) { c.Members[0].Member.SessionTimeoutMs = 0 }),
+		"classic, empty client":   classic(func(c *statev1.ClassicGroupState) { c.Members[0].Member.Client = &statev1.ClientRef{} }),
+		"classic, instance twice": classic(func(c *statev1.ClassicGroupState) { c.Members[1].Member.InstanceId = "i" }),
+		"classic, metadata":       classic(func(c *statev1.ClassicGroupState) { c.Members[1].Member.Metadata = make([]byte, MaxOpaque+1) }),
+		"classic, assignment":     classic(func(c *statev1.ClassicGroupState) { c.Members[1].Assignment = make([]byte, MaxOpaque+1) }),
+		"marker, but not by it":   func(p *statev1.GroupShardState) { p.Producers[3].CoordinatorEpoch = -1 },
 	} {
 		p := new(statev1.GroupShardState)
 		if err := snapshotFormat.Read(snapshot(t, sample(t)), p); err != nil {
@@ -196,7 +220,7 @@ func FuzzApply(f *testing.F) {
 	p := newPlayer(f)
 	for _, line := range []string{"commit g t/0=1:x by=m/i@3", "txn simple 7/0 t/0=1", "marker 7/1 commit", "delete-offsets simple t/0", "delete simple",
 		"expire simple cutoff=5000", "join live d", "join live x/i", "beat live a/i@2 owns=t/0", "beat live c@3 topics=t",
-		"leave live b", "leave away a/i away", "fence live a,c", "assign live a=t/5,u/1 b=u/2", "forget t", "expire-producers cutoff=9", "limits 1 2 3 4 5"} {
+		"begin live a=t", "begin assigned a=t,c=u leader=c", "begin begun nobody", "give begun a=x", "replace assigned a q/i=t", "leave live b", "leave away a/i away", "fence live a,c", "assign live a=t/5,u/1 b=u/2", "forget t", "expire-producers cutoff=9", "limits 1 2 3 4 5"} {
 		b, err := EncodeCommand(p.parse(strings.Fields(line)))
 		if err != nil {
 			f.Fatal(err)
@@ -281,13 +305,34 @@ func TestCommandsAreChecked(t *testing.T) {
 		"assign: numbers":     c("assign g a=t/0", func(c *statev1.GroupCommand) { c.GetAssign().Members[0].Topics[0].Partitions = nil }),
 		"assign: members":     c("assign g a=t/0 b=t/1", func(c *statev1.GroupCommand) { c.GetAssign().Members[1].MemberId = "a" }),
 		"assign: matched":     c("assign g matched=u,t", same),
-		"forget: group":       c("forget t", func(c *statev1.GroupCommand) { c.GroupId = "g" }),
-		"forget: id":          c("forget t", func(c *statev1.GroupCommand) { c.GetForgetTopics().TopicIds[0] = []byte{1} }),
-		"forget: many":        c("forget t", func(c *statev1.GroupCommand) { c.GetForgetTopics().TopicIds = make([][]byte, MaxForgotten+1) }),
-		"expire: group":       c("expire-producers", func(c *statev1.GroupCommand) { c.GroupId = "g" }),
-		"limits":              c("limits 1 1 0 1 1", same),
-		"limits: bytes":       c("limits 1 1 1 1 0", same),
-		"limits: group":       c("limits 1 1 1 1 1", func(c *statev1.GroupCommand) { c.GroupId = "g" }),
+		"begin: generation":   c("begin g a previous=-1", same),
+		"begin: type":         c("begin g a", func(c *statev1.GroupCommand) { c.GetBeginGeneration().ProtocolType = "" }),
+		"begin: protocol":     c("begin g a", func(c *statev1.GroupCommand) { c.GetBeginGeneration().Protocol = "" }),
+		"begin: long":         c("begin g a protocol="+long, same),
+		"begin: leader":       c("begin g a leader=b", same),
+		"begin: order":        c("begin g a,b", func(c *statev1.GroupCommand) { c.GetBeginGeneration().Members[0].MemberId = "c" }),
+		"begin: instances":    c("begin g a/i,b/i", same),
+		"begin: session":      c("begin g a", func(c *statev1.GroupCommand) { c.GetBeginGeneration().Members[0].SessionTimeoutMs = 0 }),
+		"begin: rebalance":    c("begin g a", func(c *statev1.GroupCommand) { c.GetBeginGeneration().Members[0].RebalanceTimeoutMs = -1 }),
+		"begin: metadata":     c("begin g a", func(c *statev1.GroupCommand) { c.GetBeginGeneration().Members[0].Metadata = make([]byte, MaxOpaque+1) }),
+		"begin: together": c("begin g a,b,c", func(c *statev1.GroupCommand) {
+			for _, m := range c.GetBeginGeneration().Members {
+				m.Metadata = make([]byte, MaxOpaque)
+			}
+		}),
+		"give: order":      c("give g b=x,a=x", same),
+		"give: nobody":     c("give g =x", same),
+		"give: long":       c("give g a="+strings.Repeat("x", MaxOpaque+1), same),
+		"give: together":   c("give g a="+strings.Repeat("x", MaxOpaque)+",b="+strings.Repeat("x", MaxOpaque)+",c="+strings.Repeat("x", MaxOpaque), same),
+		"replace: dynamic": c("replace g a b", same),
+		"replace: nobody":  c("replace g a b/i", func(c *statev1.GroupCommand) { c.GetReplaceMember().OldId = "" }),
+		"forget: group":    c("forget t", func(c *statev1.GroupCommand) { c.GroupId = "g" }),
+		"forget: id":       c("forget t", func(c *statev1.GroupCommand) { c.GetForgetTopics().TopicIds[0] = []byte{1} }),
+		"forget: many":     c("forget t", func(c *statev1.GroupCommand) { c.GetForgetTopics().TopicIds = make([][]byte, MaxForgotten+1) }),
+		"expire: group":    c("expire-producers", func(c *statev1.GroupCommand) { c.GroupId = "g" }),
+		"limits":           c("limits 1 1 0 1 1", same),
+		"limits: bytes":    c("limits 1 1 1 1 0", same),
+		"limits: group":    c("limits 1 1 1 1 1", func(c *statev1.GroupCommand) { c.GroupId = "g" }),
 	} {
 		if _, err := EncodeCommand(cmd); !errors.Is(err, ErrInvalidCommand) {
 			t.Errorf("%s: encoded with %v", what, err)

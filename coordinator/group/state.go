@@ -105,6 +105,12 @@ func (s *State) run(c *statev1.GroupCommand, at stamp) Result {
 		return s.fence(id, cmd.Fence, at)
 	case *statev1.GroupCommand_Assign:
 		return s.assign(id, cmd.Assign, at)
+	case *statev1.GroupCommand_BeginGeneration:
+		return s.beginGeneration(id, cmd.BeginGeneration, at)
+	case *statev1.GroupCommand_AssignGeneration:
+		return s.assignGeneration(id, cmd.AssignGeneration, at)
+	case *statev1.GroupCommand_ReplaceMember:
+		return s.replaceMember(id, cmd.ReplaceMember, at)
 	case *statev1.GroupCommand_DeleteOffsets:
 		return s.deleteOffsets(id, cmd.DeleteOffsets, at)
 	case *statev1.GroupCommand_DeleteGroup:
@@ -151,7 +157,7 @@ type Sizes struct {
 func (s *State) Sizes() Sizes {
 	n := Sizes{Groups: len(s.groups), Offsets: s.offsets, Producers: len(s.producers), Bytes: s.bytes}
 	for _, g := range s.groups {
-		n.Members += len(g.consumers().members)
+		n.Members += len(g.consumers().members) + len(g.classics().members)
 		for _, o := range g.pending {
 			count, _ := o.size()
 			n.Pending += count

@@ -100,6 +100,9 @@ type GroupCommand struct {
 	//	*GroupCommand_Heartbeat
 	//	*GroupCommand_Fence
 	//	*GroupCommand_Assign
+	//	*GroupCommand_BeginGeneration
+	//	*GroupCommand_AssignGeneration
+	//	*GroupCommand_ReplaceMember
 	Command       isGroupCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -257,6 +260,33 @@ func (x *GroupCommand) GetAssign() *AssignPartitions {
 	return nil
 }
 
+func (x *GroupCommand) GetBeginGeneration() *BeginGeneration {
+	if x != nil {
+		if x, ok := x.Command.(*GroupCommand_BeginGeneration); ok {
+			return x.BeginGeneration
+		}
+	}
+	return nil
+}
+
+func (x *GroupCommand) GetAssignGeneration() *AssignGeneration {
+	if x != nil {
+		if x, ok := x.Command.(*GroupCommand_AssignGeneration); ok {
+			return x.AssignGeneration
+		}
+	}
+	return nil
+}
+
+func (x *GroupCommand) GetReplaceMember() *ReplaceClassicMember {
+	if x != nil {
+		if x, ok := x.Command.(*GroupCommand_ReplaceMember); ok {
+			return x.ReplaceMember
+		}
+	}
+	return nil
+}
+
 type isGroupCommand_Command interface {
 	isGroupCommand_Command()
 }
@@ -309,6 +339,18 @@ type GroupCommand_Assign struct {
 	Assign *AssignPartitions `protobuf:"bytes,13,opt,name=assign,proto3,oneof"`
 }
 
+type GroupCommand_BeginGeneration struct {
+	BeginGeneration *BeginGeneration `protobuf:"bytes,14,opt,name=begin_generation,json=beginGeneration,proto3,oneof"`
+}
+
+type GroupCommand_AssignGeneration struct {
+	AssignGeneration *AssignGeneration `protobuf:"bytes,15,opt,name=assign_generation,json=assignGeneration,proto3,oneof"`
+}
+
+type GroupCommand_ReplaceMember struct {
+	ReplaceMember *ReplaceClassicMember `protobuf:"bytes,16,opt,name=replace_member,json=replaceMember,proto3,oneof"`
+}
+
 func (*GroupCommand_Commit) isGroupCommand_Command() {}
 
 func (*GroupCommand_CommitInTransaction) isGroupCommand_Command() {}
@@ -332,6 +374,12 @@ func (*GroupCommand_Heartbeat) isGroupCommand_Command() {}
 func (*GroupCommand_Fence) isGroupCommand_Command() {}
 
 func (*GroupCommand_Assign) isGroupCommand_Command() {}
+
+func (*GroupCommand_BeginGeneration) isGroupCommand_Command() {}
+
+func (*GroupCommand_AssignGeneration) isGroupCommand_Command() {}
+
+func (*GroupCommand_ReplaceMember) isGroupCommand_Command() {}
 
 // Committer is who commits or fetches offsets (G19, G20).
 type Committer struct {
@@ -1669,6 +1717,347 @@ func (x *TargetPartitions) GetPartitions() []int32 {
 	return nil
 }
 
+// BeginGeneration ends the join phase of a group of the classic protocol (G5). Its members are those of the
+// next generation; without any the group is empty.
+type BeginGeneration struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The group's epoch before; another one is left alone. 0: the group does not exist, or nobody was ever
+	// a member.
+	Previous int32 `protobuf:"varint,1,opt,name=previous,proto3" json:"previous,omitempty"`
+	// What the members speak, "consumer" for example. A group that becomes empty keeps it.
+	ProtocolType string `protobuf:"bytes,2,opt,name=protocol_type,json=protocolType,proto3" json:"protocol_type,omitempty"`
+	// The one of their protocols that was chosen, and the member that assigns. Empty without members.
+	Protocol string `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Leader   string `protobuf:"bytes,4,opt,name=leader,proto3" json:"leader,omitempty"`
+	// Sorted by id.
+	Members       []*ClassicMember `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginGeneration) Reset() {
+	*x = BeginGeneration{}
+	mi := &file_state_v1_group_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginGeneration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginGeneration) ProtoMessage() {}
+
+func (x *BeginGeneration) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginGeneration.ProtoReflect.Descriptor instead.
+func (*BeginGeneration) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *BeginGeneration) GetPrevious() int32 {
+	if x != nil {
+		return x.Previous
+	}
+	return 0
+}
+
+func (x *BeginGeneration) GetProtocolType() string {
+	if x != nil {
+		return x.ProtocolType
+	}
+	return ""
+}
+
+func (x *BeginGeneration) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *BeginGeneration) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+func (x *BeginGeneration) GetMembers() []*ClassicMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+// ClassicMember is a member of a group of the classic protocol, as it joined.
+type ClassicMember struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	MemberId string                 `protobuf:"bytes,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	// Empty: not a static member.
+	InstanceId         string     `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	Client             *ClientRef `protobuf:"bytes,3,opt,name=client,proto3" json:"client,omitempty"`
+	SessionTimeoutMs   int32      `protobuf:"varint,4,opt,name=session_timeout_ms,json=sessionTimeoutMs,proto3" json:"session_timeout_ms,omitempty"`
+	RebalanceTimeoutMs int32      `protobuf:"varint,5,opt,name=rebalance_timeout_ms,json=rebalanceTimeoutMs,proto3" json:"rebalance_timeout_ms,omitempty"`
+	// What it says of itself under the protocol that was chosen. Opaque (G10).
+	Metadata      []byte `protobuf:"bytes,6,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClassicMember) Reset() {
+	*x = ClassicMember{}
+	mi := &file_state_v1_group_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClassicMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClassicMember) ProtoMessage() {}
+
+func (x *ClassicMember) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClassicMember.ProtoReflect.Descriptor instead.
+func (*ClassicMember) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ClassicMember) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *ClassicMember) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *ClassicMember) GetClient() *ClientRef {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
+func (x *ClassicMember) GetSessionTimeoutMs() int32 {
+	if x != nil {
+		return x.SessionTimeoutMs
+	}
+	return 0
+}
+
+func (x *ClassicMember) GetRebalanceTimeoutMs() int32 {
+	if x != nil {
+		return x.RebalanceTimeoutMs
+	}
+	return 0
+}
+
+func (x *ClassicMember) GetMetadata() []byte {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+// AssignGeneration gives the members of a generation what its leader has assigned to them (G7).
+type AssignGeneration struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The generation that it is for; another one is left alone.
+	Generation int32 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Sorted by id. Members that are missing get nothing; those who are no members are passed over.
+	Assignments   []*ClassicAssignment `protobuf:"bytes,2,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssignGeneration) Reset() {
+	*x = AssignGeneration{}
+	mi := &file_state_v1_group_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssignGeneration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssignGeneration) ProtoMessage() {}
+
+func (x *AssignGeneration) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssignGeneration.ProtoReflect.Descriptor instead.
+func (*AssignGeneration) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AssignGeneration) GetGeneration() int32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *AssignGeneration) GetAssignments() []*ClassicAssignment {
+	if x != nil {
+		return x.Assignments
+	}
+	return nil
+}
+
+// ClassicAssignment is what one member gets. Opaque (G10).
+type ClassicAssignment struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MemberId      string                 `protobuf:"bytes,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	Assignment    []byte                 `protobuf:"bytes,2,opt,name=assignment,proto3" json:"assignment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClassicAssignment) Reset() {
+	*x = ClassicAssignment{}
+	mi := &file_state_v1_group_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClassicAssignment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClassicAssignment) ProtoMessage() {}
+
+func (x *ClassicAssignment) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClassicAssignment.ProtoReflect.Descriptor instead.
+func (*ClassicAssignment) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ClassicAssignment) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *ClassicAssignment) GetAssignment() []byte {
+	if x != nil {
+		return x.Assignment
+	}
+	return nil
+}
+
+// ReplaceClassicMember puts another member in the place of the one that had its instance id, with the same
+// assignment (G12, G13).
+type ReplaceClassicMember struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The generation that it is for; another one is left alone.
+	Generation    int32          `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	OldId         string         `protobuf:"bytes,2,opt,name=old_id,json=oldId,proto3" json:"old_id,omitempty"`
+	Member        *ClassicMember `protobuf:"bytes,3,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceClassicMember) Reset() {
+	*x = ReplaceClassicMember{}
+	mi := &file_state_v1_group_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceClassicMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceClassicMember) ProtoMessage() {}
+
+func (x *ReplaceClassicMember) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceClassicMember.ProtoReflect.Descriptor instead.
+func (*ReplaceClassicMember) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ReplaceClassicMember) GetGeneration() int32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *ReplaceClassicMember) GetOldId() string {
+	if x != nil {
+		return x.OldId
+	}
+	return ""
+}
+
+func (x *ReplaceClassicMember) GetMember() *ClassicMember {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
 // GroupShardState is the content of a snapshot of a group shard.
 type GroupShardState struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1683,7 +2072,7 @@ type GroupShardState struct {
 
 func (x *GroupShardState) Reset() {
 	*x = GroupShardState{}
-	mi := &file_state_v1_group_proto_msgTypes[23]
+	mi := &file_state_v1_group_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +2084,7 @@ func (x *GroupShardState) String() string {
 func (*GroupShardState) ProtoMessage() {}
 
 func (x *GroupShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[23]
+	mi := &file_state_v1_group_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +2097,7 @@ func (x *GroupShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupShardState.ProtoReflect.Descriptor instead.
 func (*GroupShardState) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{23}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GroupShardState) GetLimits() *SetGroupLimits {
@@ -1743,14 +2132,16 @@ type GroupState struct {
 	// Generation, or group epoch; 0: nobody was ever a member. It never goes back.
 	Epoch int32 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Absent: the group is not, or was not last, one of KIP-848.
-	Consumer      *ConsumerGroupState `protobuf:"bytes,5,opt,name=consumer,proto3" json:"consumer,omitempty"`
+	Consumer *ConsumerGroupState `protobuf:"bytes,5,opt,name=consumer,proto3" json:"consumer,omitempty"`
+	// Absent: the group is not, or was not last, one of the classic protocol.
+	Classic       *ClassicGroupState `protobuf:"bytes,6,opt,name=classic,proto3" json:"classic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupState) Reset() {
 	*x = GroupState{}
-	mi := &file_state_v1_group_proto_msgTypes[24]
+	mi := &file_state_v1_group_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1762,7 +2153,7 @@ func (x *GroupState) String() string {
 func (*GroupState) ProtoMessage() {}
 
 func (x *GroupState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[24]
+	mi := &file_state_v1_group_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1775,7 +2166,7 @@ func (x *GroupState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupState.ProtoReflect.Descriptor instead.
 func (*GroupState) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{24}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GroupState) GetGroupId() string {
@@ -1813,6 +2204,156 @@ func (x *GroupState) GetConsumer() *ConsumerGroupState {
 	return nil
 }
 
+func (x *GroupState) GetClassic() *ClassicGroupState {
+	if x != nil {
+		return x.Classic
+	}
+	return nil
+}
+
+// ClassicGroupState is what is remembered of a group of the classic protocol. Its generation is the
+// group's epoch.
+type ClassicGroupState struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	ProtocolType string                 `protobuf:"bytes,1,opt,name=protocol_type,json=protocolType,proto3" json:"protocol_type,omitempty"`
+	// Empty without members.
+	Protocol string `protobuf:"bytes,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Leader   string `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`
+	// Sorted by id.
+	Members []*ClassicMemberState `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
+	// The members have their assignments.
+	Assigned bool `protobuf:"varint,5,opt,name=assigned,proto3" json:"assigned,omitempty"`
+	// When the generation began, ms since 1970: for an empty group, since when it is empty (G29).
+	BeganMs       int64 `protobuf:"varint,6,opt,name=began_ms,json=beganMs,proto3" json:"began_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClassicGroupState) Reset() {
+	*x = ClassicGroupState{}
+	mi := &file_state_v1_group_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClassicGroupState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClassicGroupState) ProtoMessage() {}
+
+func (x *ClassicGroupState) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClassicGroupState.ProtoReflect.Descriptor instead.
+func (*ClassicGroupState) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ClassicGroupState) GetProtocolType() string {
+	if x != nil {
+		return x.ProtocolType
+	}
+	return ""
+}
+
+func (x *ClassicGroupState) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *ClassicGroupState) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+func (x *ClassicGroupState) GetMembers() []*ClassicMemberState {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *ClassicGroupState) GetAssigned() bool {
+	if x != nil {
+		return x.Assigned
+	}
+	return false
+}
+
+func (x *ClassicGroupState) GetBeganMs() int64 {
+	if x != nil {
+		return x.BeganMs
+	}
+	return 0
+}
+
+// ClassicMemberState is a member of a group of the classic protocol.
+type ClassicMemberState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Member        *ClassicMember         `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	Assignment    []byte                 `protobuf:"bytes,2,opt,name=assignment,proto3" json:"assignment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClassicMemberState) Reset() {
+	*x = ClassicMemberState{}
+	mi := &file_state_v1_group_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClassicMemberState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClassicMemberState) ProtoMessage() {}
+
+func (x *ClassicMemberState) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClassicMemberState.ProtoReflect.Descriptor instead.
+func (*ClassicMemberState) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ClassicMemberState) GetMember() *ClassicMember {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
+func (x *ClassicMemberState) GetAssignment() []byte {
+	if x != nil {
+		return x.Assignment
+	}
+	return nil
+}
+
 // ConsumerGroupState is what is remembered of a group of KIP-848.
 type ConsumerGroupState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1830,7 +2371,7 @@ type ConsumerGroupState struct {
 
 func (x *ConsumerGroupState) Reset() {
 	*x = ConsumerGroupState{}
-	mi := &file_state_v1_group_proto_msgTypes[25]
+	mi := &file_state_v1_group_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1842,7 +2383,7 @@ func (x *ConsumerGroupState) String() string {
 func (*ConsumerGroupState) ProtoMessage() {}
 
 func (x *ConsumerGroupState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[25]
+	mi := &file_state_v1_group_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1855,7 +2396,7 @@ func (x *ConsumerGroupState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumerGroupState.ProtoReflect.Descriptor instead.
 func (*ConsumerGroupState) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{25}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ConsumerGroupState) GetAssignmentEpoch() int32 {
@@ -1912,7 +2453,7 @@ type ConsumerMemberState struct {
 
 func (x *ConsumerMemberState) Reset() {
 	*x = ConsumerMemberState{}
-	mi := &file_state_v1_group_proto_msgTypes[26]
+	mi := &file_state_v1_group_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +2465,7 @@ func (x *ConsumerMemberState) String() string {
 func (*ConsumerMemberState) ProtoMessage() {}
 
 func (x *ConsumerMemberState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[26]
+	mi := &file_state_v1_group_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +2478,7 @@ func (x *ConsumerMemberState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumerMemberState.ProtoReflect.Descriptor instead.
 func (*ConsumerMemberState) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{26}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ConsumerMemberState) GetMemberId() string {
@@ -2037,7 +2578,7 @@ type HeldPartitions struct {
 
 func (x *HeldPartitions) Reset() {
 	*x = HeldPartitions{}
-	mi := &file_state_v1_group_proto_msgTypes[27]
+	mi := &file_state_v1_group_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +2590,7 @@ func (x *HeldPartitions) String() string {
 func (*HeldPartitions) ProtoMessage() {}
 
 func (x *HeldPartitions) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[27]
+	mi := &file_state_v1_group_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2603,7 @@ func (x *HeldPartitions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldPartitions.ProtoReflect.Descriptor instead.
 func (*HeldPartitions) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{27}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *HeldPartitions) GetTopicId() []byte {
@@ -2098,7 +2639,7 @@ type CommittedTopic struct {
 
 func (x *CommittedTopic) Reset() {
 	*x = CommittedTopic{}
-	mi := &file_state_v1_group_proto_msgTypes[28]
+	mi := &file_state_v1_group_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2110,7 +2651,7 @@ func (x *CommittedTopic) String() string {
 func (*CommittedTopic) ProtoMessage() {}
 
 func (x *CommittedTopic) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[28]
+	mi := &file_state_v1_group_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2123,7 +2664,7 @@ func (x *CommittedTopic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommittedTopic.ProtoReflect.Descriptor instead.
 func (*CommittedTopic) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{28}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CommittedTopic) GetTopic() string {
@@ -2160,7 +2701,7 @@ type CommittedOffset struct {
 
 func (x *CommittedOffset) Reset() {
 	*x = CommittedOffset{}
-	mi := &file_state_v1_group_proto_msgTypes[29]
+	mi := &file_state_v1_group_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2172,7 +2713,7 @@ func (x *CommittedOffset) String() string {
 func (*CommittedOffset) ProtoMessage() {}
 
 func (x *CommittedOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[29]
+	mi := &file_state_v1_group_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2185,7 +2726,7 @@ func (x *CommittedOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommittedOffset.ProtoReflect.Descriptor instead.
 func (*CommittedOffset) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{29}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CommittedOffset) GetPartition() int32 {
@@ -2256,7 +2797,7 @@ type PendingOffsets struct {
 
 func (x *PendingOffsets) Reset() {
 	*x = PendingOffsets{}
-	mi := &file_state_v1_group_proto_msgTypes[30]
+	mi := &file_state_v1_group_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +2809,7 @@ func (x *PendingOffsets) String() string {
 func (*PendingOffsets) ProtoMessage() {}
 
 func (x *PendingOffsets) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[30]
+	mi := &file_state_v1_group_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +2822,7 @@ func (x *PendingOffsets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingOffsets.ProtoReflect.Descriptor instead.
 func (*PendingOffsets) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{30}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PendingOffsets) GetProducerId() int64 {
@@ -2319,7 +2860,7 @@ type GroupProducerState struct {
 
 func (x *GroupProducerState) Reset() {
 	*x = GroupProducerState{}
-	mi := &file_state_v1_group_proto_msgTypes[31]
+	mi := &file_state_v1_group_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2872,7 @@ func (x *GroupProducerState) String() string {
 func (*GroupProducerState) ProtoMessage() {}
 
 func (x *GroupProducerState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[31]
+	mi := &file_state_v1_group_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2885,7 @@ func (x *GroupProducerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupProducerState.ProtoReflect.Descriptor instead.
 func (*GroupProducerState) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{31}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GroupProducerState) GetProducerId() int64 {
@@ -2407,7 +2948,7 @@ var File_state_v1_group_proto protoreflect.FileDescriptor
 
 const file_state_v1_group_proto_rawDesc = "" +
 	"\n" +
-	"\x14state/v1/group.proto\x12\x10oncelog.state.v1\x1a\x12state/v1/txn.proto\"\x94\a\n" +
+	"\x14state/v1/group.proto\x12\x10oncelog.state.v1\x1a\x12state/v1/txn.proto\"\x88\t\n" +
 	"\fGroupCommand\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x129\n" +
 	"\x06commit\x18\x02 \x01(\v2\x1f.oncelog.state.v1.CommitOffsetsH\x00R\x06commit\x12b\n" +
@@ -2422,7 +2963,10 @@ const file_state_v1_group_proto_rawDesc = "" +
 	" \x01(\v2 .oncelog.state.v1.SetGroupLimitsH\x00R\x06limits\x12C\n" +
 	"\theartbeat\x18\v \x01(\v2#.oncelog.state.v1.ConsumerHeartbeatH\x00R\theartbeat\x126\n" +
 	"\x05fence\x18\f \x01(\v2\x1e.oncelog.state.v1.FenceMembersH\x00R\x05fence\x12<\n" +
-	"\x06assign\x18\r \x01(\v2\".oncelog.state.v1.AssignPartitionsH\x00R\x06assignB\t\n" +
+	"\x06assign\x18\r \x01(\v2\".oncelog.state.v1.AssignPartitionsH\x00R\x06assign\x12N\n" +
+	"\x10begin_generation\x18\x0e \x01(\v2!.oncelog.state.v1.BeginGenerationH\x00R\x0fbeginGeneration\x12Q\n" +
+	"\x11assign_generation\x18\x0f \x01(\v2\".oncelog.state.v1.AssignGenerationH\x00R\x10assignGeneration\x12O\n" +
+	"\x0ereplace_member\x18\x10 \x01(\v2&.oncelog.state.v1.ReplaceClassicMemberH\x00R\rreplaceMemberB\t\n" +
 	"\acommand\"_\n" +
 	"\tCommitter\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1f\n" +
@@ -2519,18 +3063,61 @@ const file_state_v1_group_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\rR\x05topic\x12\x1e\n" +
 	"\n" +
 	"partitions\x18\x02 \x03(\x05R\n" +
-	"partitions\"\xc5\x01\n" +
+	"partitions\"\xc1\x01\n" +
+	"\x0fBeginGeneration\x12\x1a\n" +
+	"\bprevious\x18\x01 \x01(\x05R\bprevious\x12#\n" +
+	"\rprotocol_type\x18\x02 \x01(\tR\fprotocolType\x12\x1a\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x16\n" +
+	"\x06leader\x18\x04 \x01(\tR\x06leader\x129\n" +
+	"\amembers\x18\x05 \x03(\v2\x1f.oncelog.state.v1.ClassicMemberR\amembers\"\xfe\x01\n" +
+	"\rClassicMember\x12\x1b\n" +
+	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1f\n" +
+	"\vinstance_id\x18\x02 \x01(\tR\n" +
+	"instanceId\x123\n" +
+	"\x06client\x18\x03 \x01(\v2\x1b.oncelog.state.v1.ClientRefR\x06client\x12,\n" +
+	"\x12session_timeout_ms\x18\x04 \x01(\x05R\x10sessionTimeoutMs\x120\n" +
+	"\x14rebalance_timeout_ms\x18\x05 \x01(\x05R\x12rebalanceTimeoutMs\x12\x1a\n" +
+	"\bmetadata\x18\x06 \x01(\fR\bmetadata\"y\n" +
+	"\x10AssignGeneration\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x05R\n" +
+	"generation\x12E\n" +
+	"\vassignments\x18\x02 \x03(\v2#.oncelog.state.v1.ClassicAssignmentR\vassignments\"P\n" +
+	"\x11ClassicAssignment\x12\x1b\n" +
+	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1e\n" +
+	"\n" +
+	"assignment\x18\x02 \x01(\fR\n" +
+	"assignment\"\x86\x01\n" +
+	"\x14ReplaceClassicMember\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x05R\n" +
+	"generation\x12\x15\n" +
+	"\x06old_id\x18\x02 \x01(\tR\x05oldId\x127\n" +
+	"\x06member\x18\x03 \x01(\v2\x1f.oncelog.state.v1.ClassicMemberR\x06member\"\xc5\x01\n" +
 	"\x0fGroupShardState\x128\n" +
 	"\x06limits\x18\x01 \x01(\v2 .oncelog.state.v1.SetGroupLimitsR\x06limits\x124\n" +
 	"\x06groups\x18\x02 \x03(\v2\x1c.oncelog.state.v1.GroupStateR\x06groups\x12B\n" +
-	"\tproducers\x18\x03 \x03(\v2$.oncelog.state.v1.GroupProducerStateR\tproducers\"\xf7\x01\n" +
+	"\tproducers\x18\x03 \x03(\v2$.oncelog.state.v1.GroupProducerStateR\tproducers\"\xb6\x02\n" +
 	"\n" +
 	"GroupState\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12:\n" +
 	"\aoffsets\x18\x02 \x03(\v2 .oncelog.state.v1.CommittedTopicR\aoffsets\x12:\n" +
 	"\apending\x18\x03 \x03(\v2 .oncelog.state.v1.PendingOffsetsR\apending\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x05R\x05epoch\x12@\n" +
-	"\bconsumer\x18\x05 \x01(\v2$.oncelog.state.v1.ConsumerGroupStateR\bconsumer\"\xd3\x01\n" +
+	"\bconsumer\x18\x05 \x01(\v2$.oncelog.state.v1.ConsumerGroupStateR\bconsumer\x12=\n" +
+	"\aclassic\x18\x06 \x01(\v2#.oncelog.state.v1.ClassicGroupStateR\aclassic\"\xe3\x01\n" +
+	"\x11ClassicGroupState\x12#\n" +
+	"\rprotocol_type\x18\x01 \x01(\tR\fprotocolType\x12\x1a\n" +
+	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x16\n" +
+	"\x06leader\x18\x03 \x01(\tR\x06leader\x12>\n" +
+	"\amembers\x18\x04 \x03(\v2$.oncelog.state.v1.ClassicMemberStateR\amembers\x12\x1a\n" +
+	"\bassigned\x18\x05 \x01(\bR\bassigned\x12\x19\n" +
+	"\bbegan_ms\x18\x06 \x01(\x03R\abeganMs\"m\n" +
+	"\x12ClassicMemberState\x127\n" +
+	"\x06member\x18\x01 \x01(\v2\x1f.oncelog.state.v1.ClassicMemberR\x06member\x12\x1e\n" +
+	"\n" +
+	"assignment\x18\x02 \x01(\fR\n" +
+	"assignment\"\xd3\x01\n" +
 	"\x12ConsumerGroupState\x12)\n" +
 	"\x10assignment_epoch\x18\x01 \x01(\x05R\x0fassignmentEpoch\x127\n" +
 	"\x06topics\x18\x02 \x03(\v2\x1f.oncelog.state.v1.AssignedTopicR\x06topics\x12?\n" +
@@ -2606,7 +3193,7 @@ func file_state_v1_group_proto_rawDescGZIP() []byte {
 }
 
 var file_state_v1_group_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_state_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_state_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_state_v1_group_proto_goTypes = []any{
 	(ConsumerMemberStatus)(0),          // 0: oncelog.state.v1.ConsumerMemberStatus
 	(*GroupCommand)(nil),               // 1: oncelog.state.v1.GroupCommand
@@ -2632,17 +3219,24 @@ var file_state_v1_group_proto_goTypes = []any{
 	(*AssignedTopic)(nil),              // 21: oncelog.state.v1.AssignedTopic
 	(*MemberTarget)(nil),               // 22: oncelog.state.v1.MemberTarget
 	(*TargetPartitions)(nil),           // 23: oncelog.state.v1.TargetPartitions
-	(*GroupShardState)(nil),            // 24: oncelog.state.v1.GroupShardState
-	(*GroupState)(nil),                 // 25: oncelog.state.v1.GroupState
-	(*ConsumerGroupState)(nil),         // 26: oncelog.state.v1.ConsumerGroupState
-	(*ConsumerMemberState)(nil),        // 27: oncelog.state.v1.ConsumerMemberState
-	(*HeldPartitions)(nil),             // 28: oncelog.state.v1.HeldPartitions
-	(*CommittedTopic)(nil),             // 29: oncelog.state.v1.CommittedTopic
-	(*CommittedOffset)(nil),            // 30: oncelog.state.v1.CommittedOffset
-	(*PendingOffsets)(nil),             // 31: oncelog.state.v1.PendingOffsets
-	(*GroupProducerState)(nil),         // 32: oncelog.state.v1.GroupProducerState
-	(*TopicPartitions)(nil),            // 33: oncelog.state.v1.TopicPartitions
-	(*ClientRef)(nil),                  // 34: oncelog.state.v1.ClientRef
+	(*BeginGeneration)(nil),            // 24: oncelog.state.v1.BeginGeneration
+	(*ClassicMember)(nil),              // 25: oncelog.state.v1.ClassicMember
+	(*AssignGeneration)(nil),           // 26: oncelog.state.v1.AssignGeneration
+	(*ClassicAssignment)(nil),          // 27: oncelog.state.v1.ClassicAssignment
+	(*ReplaceClassicMember)(nil),       // 28: oncelog.state.v1.ReplaceClassicMember
+	(*GroupShardState)(nil),            // 29: oncelog.state.v1.GroupShardState
+	(*GroupState)(nil),                 // 30: oncelog.state.v1.GroupState
+	(*ClassicGroupState)(nil),          // 31: oncelog.state.v1.ClassicGroupState
+	(*ClassicMemberState)(nil),         // 32: oncelog.state.v1.ClassicMemberState
+	(*ConsumerGroupState)(nil),         // 33: oncelog.state.v1.ConsumerGroupState
+	(*ConsumerMemberState)(nil),        // 34: oncelog.state.v1.ConsumerMemberState
+	(*HeldPartitions)(nil),             // 35: oncelog.state.v1.HeldPartitions
+	(*CommittedTopic)(nil),             // 36: oncelog.state.v1.CommittedTopic
+	(*CommittedOffset)(nil),            // 37: oncelog.state.v1.CommittedOffset
+	(*PendingOffsets)(nil),             // 38: oncelog.state.v1.PendingOffsets
+	(*GroupProducerState)(nil),         // 39: oncelog.state.v1.GroupProducerState
+	(*TopicPartitions)(nil),            // 40: oncelog.state.v1.TopicPartitions
+	(*ClientRef)(nil),                  // 41: oncelog.state.v1.ClientRef
 }
 var file_state_v1_group_proto_depIdxs = []int32{
 	3,  // 0: oncelog.state.v1.GroupCommand.commit:type_name -> oncelog.state.v1.CommitOffsets
@@ -2657,41 +3251,51 @@ var file_state_v1_group_proto_depIdxs = []int32{
 	14, // 9: oncelog.state.v1.GroupCommand.heartbeat:type_name -> oncelog.state.v1.ConsumerHeartbeat
 	18, // 10: oncelog.state.v1.GroupCommand.fence:type_name -> oncelog.state.v1.FenceMembers
 	20, // 11: oncelog.state.v1.GroupCommand.assign:type_name -> oncelog.state.v1.AssignPartitions
-	2,  // 12: oncelog.state.v1.CommitOffsets.committer:type_name -> oncelog.state.v1.Committer
-	4,  // 13: oncelog.state.v1.CommitOffsets.topics:type_name -> oncelog.state.v1.TopicOffsets
-	5,  // 14: oncelog.state.v1.TopicOffsets.partitions:type_name -> oncelog.state.v1.PartitionOffset
-	2,  // 15: oncelog.state.v1.CommitOffsetsInTransaction.committer:type_name -> oncelog.state.v1.Committer
-	4,  // 16: oncelog.state.v1.CommitOffsetsInTransaction.topics:type_name -> oncelog.state.v1.TopicOffsets
-	33, // 17: oncelog.state.v1.DeleteOffsets.topics:type_name -> oncelog.state.v1.TopicPartitions
-	15, // 18: oncelog.state.v1.ConsumerHeartbeat.subscription:type_name -> oncelog.state.v1.ConsumerSubscription
-	16, // 19: oncelog.state.v1.ConsumerHeartbeat.owned:type_name -> oncelog.state.v1.OwnedPartitions
-	34, // 20: oncelog.state.v1.ConsumerHeartbeat.client:type_name -> oncelog.state.v1.ClientRef
-	17, // 21: oncelog.state.v1.OwnedPartitions.topics:type_name -> oncelog.state.v1.TopicIdPartitions
-	19, // 22: oncelog.state.v1.FenceMembers.members:type_name -> oncelog.state.v1.FencedMember
-	21, // 23: oncelog.state.v1.AssignPartitions.topics:type_name -> oncelog.state.v1.AssignedTopic
-	22, // 24: oncelog.state.v1.AssignPartitions.members:type_name -> oncelog.state.v1.MemberTarget
-	23, // 25: oncelog.state.v1.MemberTarget.topics:type_name -> oncelog.state.v1.TargetPartitions
-	13, // 26: oncelog.state.v1.GroupShardState.limits:type_name -> oncelog.state.v1.SetGroupLimits
-	25, // 27: oncelog.state.v1.GroupShardState.groups:type_name -> oncelog.state.v1.GroupState
-	32, // 28: oncelog.state.v1.GroupShardState.producers:type_name -> oncelog.state.v1.GroupProducerState
-	29, // 29: oncelog.state.v1.GroupState.offsets:type_name -> oncelog.state.v1.CommittedTopic
-	31, // 30: oncelog.state.v1.GroupState.pending:type_name -> oncelog.state.v1.PendingOffsets
-	26, // 31: oncelog.state.v1.GroupState.consumer:type_name -> oncelog.state.v1.ConsumerGroupState
-	21, // 32: oncelog.state.v1.ConsumerGroupState.topics:type_name -> oncelog.state.v1.AssignedTopic
-	27, // 33: oncelog.state.v1.ConsumerGroupState.members:type_name -> oncelog.state.v1.ConsumerMemberState
-	15, // 34: oncelog.state.v1.ConsumerMemberState.subscription:type_name -> oncelog.state.v1.ConsumerSubscription
-	34, // 35: oncelog.state.v1.ConsumerMemberState.client:type_name -> oncelog.state.v1.ClientRef
-	0,  // 36: oncelog.state.v1.ConsumerMemberState.status:type_name -> oncelog.state.v1.ConsumerMemberStatus
-	28, // 37: oncelog.state.v1.ConsumerMemberState.assigned:type_name -> oncelog.state.v1.HeldPartitions
-	28, // 38: oncelog.state.v1.ConsumerMemberState.revoking:type_name -> oncelog.state.v1.HeldPartitions
-	17, // 39: oncelog.state.v1.ConsumerMemberState.target:type_name -> oncelog.state.v1.TopicIdPartitions
-	30, // 40: oncelog.state.v1.CommittedTopic.partitions:type_name -> oncelog.state.v1.CommittedOffset
-	29, // 41: oncelog.state.v1.PendingOffsets.topics:type_name -> oncelog.state.v1.CommittedTopic
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	24, // 12: oncelog.state.v1.GroupCommand.begin_generation:type_name -> oncelog.state.v1.BeginGeneration
+	26, // 13: oncelog.state.v1.GroupCommand.assign_generation:type_name -> oncelog.state.v1.AssignGeneration
+	28, // 14: oncelog.state.v1.GroupCommand.replace_member:type_name -> oncelog.state.v1.ReplaceClassicMember
+	2,  // 15: oncelog.state.v1.CommitOffsets.committer:type_name -> oncelog.state.v1.Committer
+	4,  // 16: oncelog.state.v1.CommitOffsets.topics:type_name -> oncelog.state.v1.TopicOffsets
+	5,  // 17: oncelog.state.v1.TopicOffsets.partitions:type_name -> oncelog.state.v1.PartitionOffset
+	2,  // 18: oncelog.state.v1.CommitOffsetsInTransaction.committer:type_name -> oncelog.state.v1.Committer
+	4,  // 19: oncelog.state.v1.CommitOffsetsInTransaction.topics:type_name -> oncelog.state.v1.TopicOffsets
+	40, // 20: oncelog.state.v1.DeleteOffsets.topics:type_name -> oncelog.state.v1.TopicPartitions
+	15, // 21: oncelog.state.v1.ConsumerHeartbeat.subscription:type_name -> oncelog.state.v1.ConsumerSubscription
+	16, // 22: oncelog.state.v1.ConsumerHeartbeat.owned:type_name -> oncelog.state.v1.OwnedPartitions
+	41, // 23: oncelog.state.v1.ConsumerHeartbeat.client:type_name -> oncelog.state.v1.ClientRef
+	17, // 24: oncelog.state.v1.OwnedPartitions.topics:type_name -> oncelog.state.v1.TopicIdPartitions
+	19, // 25: oncelog.state.v1.FenceMembers.members:type_name -> oncelog.state.v1.FencedMember
+	21, // 26: oncelog.state.v1.AssignPartitions.topics:type_name -> oncelog.state.v1.AssignedTopic
+	22, // 27: oncelog.state.v1.AssignPartitions.members:type_name -> oncelog.state.v1.MemberTarget
+	23, // 28: oncelog.state.v1.MemberTarget.topics:type_name -> oncelog.state.v1.TargetPartitions
+	25, // 29: oncelog.state.v1.BeginGeneration.members:type_name -> oncelog.state.v1.ClassicMember
+	41, // 30: oncelog.state.v1.ClassicMember.client:type_name -> oncelog.state.v1.ClientRef
+	27, // 31: oncelog.state.v1.AssignGeneration.assignments:type_name -> oncelog.state.v1.ClassicAssignment
+	25, // 32: oncelog.state.v1.ReplaceClassicMember.member:type_name -> oncelog.state.v1.ClassicMember
+	13, // 33: oncelog.state.v1.GroupShardState.limits:type_name -> oncelog.state.v1.SetGroupLimits
+	30, // 34: oncelog.state.v1.GroupShardState.groups:type_name -> oncelog.state.v1.GroupState
+	39, // 35: oncelog.state.v1.GroupShardState.producers:type_name -> oncelog.state.v1.GroupProducerState
+	36, // 36: oncelog.state.v1.GroupState.offsets:type_name -> oncelog.state.v1.CommittedTopic
+	38, // 37: oncelog.state.v1.GroupState.pending:type_name -> oncelog.state.v1.PendingOffsets
+	33, // 38: oncelog.state.v1.GroupState.consumer:type_name -> oncelog.state.v1.ConsumerGroupState
+	31, // 39: oncelog.state.v1.GroupState.classic:type_name -> oncelog.state.v1.ClassicGroupState
+	32, // 40: oncelog.state.v1.ClassicGroupState.members:type_name -> oncelog.state.v1.ClassicMemberState
+	25, // 41: oncelog.state.v1.ClassicMemberState.member:type_name -> oncelog.state.v1.ClassicMember
+	21, // 42: oncelog.state.v1.ConsumerGroupState.topics:type_name -> oncelog.state.v1.AssignedTopic
+	34, // 43: oncelog.state.v1.ConsumerGroupState.members:type_name -> oncelog.state.v1.ConsumerMemberState
+	15, // 44: oncelog.state.v1.ConsumerMemberState.subscription:type_name -> oncelog.state.v1.ConsumerSubscription
+	41, // 45: oncelog.state.v1.ConsumerMemberState.client:type_name -> oncelog.state.v1.ClientRef
+	0,  // 46: oncelog.state.v1.ConsumerMemberState.status:type_name -> oncelog.state.v1.ConsumerMemberStatus
+	35, // 47: oncelog.state.v1.ConsumerMemberState.assigned:type_name -> oncelog.state.v1.HeldPartitions
+	35, // 48: oncelog.state.v1.ConsumerMemberState.revoking:type_name -> oncelog.state.v1.HeldPartitions
+	17, // 49: oncelog.state.v1.ConsumerMemberState.target:type_name -> oncelog.state.v1.TopicIdPartitions
+	37, // 50: oncelog.state.v1.CommittedTopic.partitions:type_name -> oncelog.state.v1.CommittedOffset
+	36, // 51: oncelog.state.v1.PendingOffsets.topics:type_name -> oncelog.state.v1.CommittedTopic
+	52, // [52:52] is the sub-list for method output_type
+	52, // [52:52] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_state_v1_group_proto_init() }
@@ -2713,6 +3317,9 @@ func file_state_v1_group_proto_init() {
 		(*GroupCommand_Heartbeat)(nil),
 		(*GroupCommand_Fence)(nil),
 		(*GroupCommand_Assign)(nil),
+		(*GroupCommand_BeginGeneration)(nil),
+		(*GroupCommand_AssignGeneration)(nil),
+		(*GroupCommand_ReplaceMember)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2720,7 +3327,7 @@ func file_state_v1_group_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_state_v1_group_proto_rawDesc), len(file_state_v1_group_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   32,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
