@@ -10,8 +10,9 @@ import (
 	"github.com/oncelog/oncelog/record"
 )
 
-// PullFunc brings the entries from..through of a group's log from a peer, in order, to yield. It
-// may end early without an error; the caller asks again from where it got.
+// PullFunc brings the entries from..through of a group's log from a peer, in order, to yield; where the
+// peer's log begins above from, those from there on. It may end early without an error; the caller asks
+// again from where it got.
 type PullFunc func(ctx context.Context, from raftgroup.ServerID, group raftgroup.GroupID, first, through record.Index, yield func([]recordlog.Entry) error) error
 
 // catchUp makes the record log whole through a snapshot that a peer installs here, before the
@@ -35,64 +36,86 @@ func (r *Replica) catchUp(ctx context.Context, info raftgroup.SnapshotInfo, stat
 	if err != nil {
 		return fmt.Errorf("catch up %s: %w", r.spec, err)
 	}
-	begin := s.layout.StartIndex
-	if last := r.log.LastIndex(); last+1 < begin {
-		// All we hold lies below the peer's log start: deleted by an agreed command.
-		if err := r.log.Reset(begin, s.layout.StartOffset); err != nil {
-			return fmt.Errorf("catch up %s: %w", r.spec, err)
-		}
-	}
-	next := max(begin, r.Applied()+1)
-	r.logger.Info("catching up", "from", uint64(next), "through", uint64(info.Index), "source", string(info.Source))
-	for next <= info.Index {
-		at := next
-		err := r.host.config.Pull(ctx, info.Source, r.spec.Group, next, info.Index, func(batch []recordlog.Entry) error {
+	p := puller{r: r, next: max(s.layout.StartIndex, r.Applied()+1), start: s.layout.StartOffset}
+	p.joined = p.next == r.Applied()+1
+	r.logger.Info("catching up", "from", uint64(p.next), "through", uint64(info.Index), "source", string(info.Source))
+	for p.next <= info.Index {
+		at := p.next
+		err := r.host.config.Pull(ctx, info.Source, r.spec.Group, p.next, info.Index, func(batch []recordlog.Entry) error {
 			for i := range batch {
 				m.pulled.Add(float64(len(batch[i].Data)))
 			}
-			n, err := r.merge(batch, next)
-			next = n
-			return err
+			return p.take(batch)
 		})
-		if err != nil {
-			return fmt.Errorf("catch up %s from index %d: %w", r.spec, next, err)
+		switch {
+		case err == nil:
+		case p.next > at && ctx.Err() == nil:
+			// The link broke, or the peer has deleted meanwhile what comes next: ask for the rest.
+			r.logger.Info("catching up goes on", "from", uint64(p.next), "through", uint64(info.Index), "err", err)
+		default:
+			return fmt.Errorf("catch up %s from index %d: %w", r.spec, p.next, err)
 		}
-		if next == at {
-			return fmt.Errorf("catch up %s: %s has no entry %d", r.spec, info.Source, next)
+		if p.next == at {
+			return fmt.Errorf("catch up %s: %s has no entry %d", r.spec, info.Source, p.next)
 		}
 	}
 	return r.checkEnd(info)
 }
 
-// merge takes pulled entries: skips what the log has, cuts a conflicting tail, appends the rest.
-func (r *Replica) merge(batch []recordlog.Entry, next record.Index) (record.Index, error) {
+// puller puts pulled entries into the log.
+type puller struct {
+	r *Replica
+	// next is the entry that is wanted, start the log start of the snapshot.
+	next  record.Index
+	start record.Offset
+	// joined: what the log holds below next is what the peer has committed there.
+	joined bool
+}
+
+// take puts entries into the log, which skips those that it has and cuts a tail that conflicts.
+func (p *puller) take(batch []recordlog.Entry) error {
 	for i := range batch {
-		e := &batch[i]
-		if e.Index != next {
-			return next, fmt.Errorf("peer sent entry %d, want %d", e.Index, next)
+		// The first may lie above what was asked for: below it the peer has deleted everything.
+		if want := batch[0].Index + record.Index(i); batch[i].Index != want || want < p.next {
+			return fmt.Errorf("peer sent entry %d, want %d", batch[i].Index, max(want, p.next))
 		}
-		if e.Index > r.log.LastIndex() {
-			if err := r.log.AppendCatchUp(batch[i:]); err != nil {
-				return next, err
-			}
-			return batch[len(batch)-1].Index + 1, nil
-		}
-		term, err := r.log.Term(e.Index)
-		if err != nil {
-			return next, err
-		}
-		if term != e.Term {
-			if err := r.log.TruncateTail(e.Index); err != nil {
-				return next, err
-			}
-			if err := r.log.AppendCatchUp(batch[i:]); err != nil {
-				return next, err
-			}
-			return batch[len(batch)-1].Index + 1, nil
-		}
-		next++
 	}
-	return next, nil
+	if len(batch) == 0 {
+		return nil
+	}
+	if !p.joined || batch[0].Index > p.next {
+		if err := p.join(&batch[0]); err != nil {
+			return err
+		}
+		p.joined = true
+	}
+	if err := p.r.log.AppendCatchUp(batch); err != nil {
+		return err
+	}
+	p.next = batch[len(batch)-1].Index + 1
+	return nil
+}
+
+// join prepares the log for an entry below which it cannot be compared, because the entries there were
+// deleted by an agreed command and the peer has them no more. If the log holds that very entry, it agrees
+// with the peer below it too (Raft's log matching). Otherwise nothing it holds from there on was ever
+// committed, and what it holds below may be anything: a new log begins with the entry, beside the present
+// one, which keeps what a majority may count on until the snapshot is durable.
+func (p *puller) join(e *recordlog.Entry) error {
+	if e.Index <= p.r.log.LastIndex() {
+		term, err := p.r.log.Term(e.Index)
+		if err != nil {
+			return err
+		}
+		if term == e.Term {
+			return nil
+		}
+		if err := p.r.log.TruncateTail(e.Index); err != nil {
+			return err
+		}
+	}
+	p.r.logger.Info("the records from here on are pulled anew, those before were deleted", "from", uint64(e.Index), "log_ends", uint64(p.r.log.LastIndex()))
+	return p.r.log.Reset(e.Index, p.start)
 }
 
 // checkEnd makes sure that the log now ends where the snapshot says, in the snapshot's term.

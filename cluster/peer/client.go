@@ -94,7 +94,8 @@ func (c *Client) ReportStatus(ctx context.Context, to Target, req *peerv1.Report
 }
 
 // PullEntries asks for entries and gives them to yield in order, some at a time, which may keep them.
-// It returns nil when all have been given. After an error it can be called again for those that yield
+// Where the sender's log begins above the first that is asked for, they begin there. It returns nil when
+// all have been given. After an error it can be called again for those that yield
 // has not had.
 func (c *Client) PullEntries(ctx context.Context, to Target, req PullRequest, yield func([]Entry) error) error {
 	cn, err := c.conn(to)

@@ -112,6 +112,7 @@ func (w *entryWriter) flush() error {
 // entryReader puts together what an entryWriter sent and checks that it is what was asked for.
 type entryReader struct {
 	next, through record.Index
+	begun         bool
 	part          *Entry // has come in part
 }
 
@@ -120,6 +121,10 @@ func (r *entryReader) read(m *peerv1.PullEntriesResponse) ([]Entry, error) {
 	out := make([]Entry, 0, len(m.GetEntries()))
 	for _, p := range m.GetEntries() {
 		if r.part == nil {
+			if i := record.Index(p.GetIndex()); !r.begun && i > r.next && i <= r.through {
+				r.next = i // below it the sender has deleted everything
+			}
+			r.begun = true
 			if p.GetIndex() != uint64(r.next) || r.next > r.through {
 				return nil, fmt.Errorf("entry %d came, not %d", p.GetIndex(), r.next)
 			}

@@ -251,6 +251,10 @@ func TestPullIsChecked(t *testing.T) {
 			}
 		})
 	}
+	later := entryReader{next: 3, through: 6}
+	if got, err := later.read(&peerv1.PullEntriesResponse{Entries: []*peerv1.Entry{good(5), good(6)}}); err != nil || len(got) != 2 || later.done() != nil {
+		t.Errorf("a log that begins with 5, asked for 3 to 6: %v, %v, %v", got, err, later.done())
+	}
 	r := entryReader{next: 5, through: 5}
 	part := make([]byte, 64<<20)
 	m := &peerv1.PullEntriesResponse{Entries: []*peerv1.Entry{{Index: 5, Continues: true, Data: part}}}

@@ -2219,7 +2219,8 @@ type PullEntriesRequest struct {
 	GroupId uint64                 `protobuf:"varint,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
 	// Of the replica that is to send; another incarnation refuses.
 	Incarnation uint64 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	FromIndex   uint64 `protobuf:"varint,3,opt,name=from_index,json=fromIndex,proto3" json:"from_index,omitempty"`
+	// Where the log begins above it, the answer begins there: what lay below was deleted by an agreed command.
+	FromIndex uint64 `protobuf:"varint,3,opt,name=from_index,json=fromIndex,proto3" json:"from_index,omitempty"`
 	// Inclusive.
 	ThroughIndex  uint64 `protobuf:"varint,4,opt,name=through_index,json=throughIndex,proto3" json:"through_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
