@@ -15,7 +15,7 @@ func (s *State) expireOffsets(id string, c *statev1.ExpireOffsets, at stamp) Res
 		return refuse(id, GroupIDNotFound)
 	}
 	r := refuse(id, OK)
-	expired := g.offsets.filter(g.expired(c.GetCutoffMs(), at.now))
+	expired := g.offsets.filter(g.expired(c, at.now))
 	r.Removed = len(expired)
 	count, _ := g.offsets.size()
 	useless := g.empty() && len(g.pending) == 0 && count == len(expired)
@@ -34,24 +34,28 @@ func (s *State) expireOffsets(id string, c *statev1.ExpireOffsets, at stamp) Res
 
 // expired is the condition under which a committed offset of the group expires. One that a member needs, or that a
 // transaction is about to replace, never does.
-func (g *group) expired(cutoff, now int64) func(record.TopicPartition, *Offset) bool {
+func (g *group) expired(c *statev1.ExpireOffsets, now int64) func(record.TopicPartition, *Offset) bool {
+	if c.GetNowMs() != 0 {
+		now = c.GetNowMs()
+	}
 	return func(tp record.TopicPartition, o *Offset) bool {
 		switch {
 		case g.subscribes(tp.Topic) || g.classics().retains() || g.isPending(tp.Topic, tp.Partition):
 			return false
+		case c.GetBelowIndex() != 0 && o.Position >= c.GetBelowIndex():
+			return false
 		case o.ExpireMS != NoExpiry:
 			return o.ExpireMS <= now
 		}
-		return g.classics().since(o) <= cutoff
+		return g.classics().since(o) <= c.GetCutoffMs()
 	}
 }
 
-// Expirable lists up to max groups, by id, in which an ExpireOffsets with this cutoff would change something at a time. It looks at
-// all offsets.
-func (s *State) Expirable(cutoff, now int64, max int) []string {
+// Expirable lists up to max groups, by id, in which a command would change something at a time. It looks at all offsets.
+func (s *State) Expirable(c *statev1.ExpireOffsets, now int64, max int) []string {
 	var found []string
 	for id := range s.groups {
-		if s.expireOffsets(id, &statev1.ExpireOffsets{CutoffMs: cutoff}, stamp{now: now, dry: true}).Changed {
+		if s.expireOffsets(id, c, stamp{now: now, dry: true}).Changed {
 			found = append(found, id)
 		}
 	}

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -123,7 +124,7 @@ func (m *model) run(index uint64, now int64, c *statev1.GroupCommand) mResult {
 		delete(m.groups, c.GroupId)
 		return mResult{code: "NONE"}
 	case *statev1.GroupCommand_ExpireOffsets:
-		return m.expire(now, c.GroupId, cmd.ExpireOffsets.CutoffMs)
+		return m.expire(now, c.GroupId, cmd.ExpireOffsets)
 	case *statev1.GroupCommand_ForgetTopics:
 		n := m.forget(func(_ place, o mOffset) bool {
 			return slices.ContainsFunc(cmd.ForgetTopics.TopicIds, func(id []byte) bool { return string(id) == o.topicID })
@@ -131,7 +132,9 @@ func (m *model) run(index uint64, now int64, c *statev1.GroupCommand) mResult {
 		return mResult{code: "NONE", removed: n}
 	case *statev1.GroupCommand_ExpireProducers:
 		n := len(m.producers)
-		maps.DeleteFunc(m.producers, func(_ int64, p mProducer) bool { return p.open == 0 && p.updated <= cmd.ExpireProducers.CutoffMs })
+		maps.DeleteFunc(m.producers, func(_ int64, p mProducer) bool {
+			return p.open == 0 && p.updated <= cmd.ExpireProducers.CutoffMs && below(p.touched, cmd.ExpireProducers.BelowIndex)
+		})
 		return mResult{code: "NONE", removed: n - len(m.producers)}
 	case *statev1.GroupCommand_Limits:
 		m.limits = limitsOf(cmd.Limits)
@@ -335,20 +338,23 @@ func (m *model) isPending(at place) bool {
 	return false
 }
 
-func (m *model) expire(now int64, group string, cutoff int64) mResult {
+func below(index, bound uint64) bool { return bound == 0 || index < bound }
+
+func (m *model) expire(now int64, group string, c *statev1.ExpireOffsets) mResult {
 	if !m.groups[group] {
 		return mResult{code: "GROUP_ID_NOT_FOUND"}
 	}
 	n := len(m.committed)
 	emptySince := int64(0)
-	if c := m.classic[group]; len(c.members) == 0 {
-		emptySince = c.began
+	if k := m.classic[group]; len(k.members) == 0 {
+		emptySince = k.began
 	}
 	maps.DeleteFunc(m.committed, func(at place, o mOffset) bool {
-		late := max(o.committed, emptySince) <= cutoff
+		late := max(o.committed, emptySince) <= c.CutoffMs
 		if o.expire >= 0 {
-			late = o.expire <= now
+			late = o.expire <= cmp.Or(c.NowMs, now)
 		}
+		late = late && below(o.position, c.BelowIndex)
 		subscribed, live := m.keeps(at)
 		return at.group == group && late && !m.isPending(at) && !subscribed && !live
 	})

@@ -196,7 +196,7 @@ func (s *State) evict(n int) {
 func (s *State) expireProducers(c *statev1.ExpireGroupProducers, at stamp) Result {
 	r := refuse("", OK)
 	for id, p := range s.producers {
-		if p.open() || p.updatedMS > c.GetCutoffMs() {
+		if p.open() || p.updatedMS > c.GetCutoffMs() || c.GetBelowIndex() != 0 && p.touched >= c.GetBelowIndex() {
 			continue
 		}
 		if r.Removed++; !at.dry {

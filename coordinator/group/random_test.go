@@ -170,6 +170,26 @@ var (
 
 func pick[T any](r *rand.Rand, list []T) T { return list[r.IntN(len(list))] }
 
+func (g *generator) expiry() *statev1.ExpireOffsets {
+	c := &statev1.ExpireOffsets{CutoffMs: g.now - int64(g.r.IntN(200)), BelowIndex: g.bound()}
+	if g.chance(50) {
+		c.NowMs = max(1, g.now-int64(g.r.IntN(50)))
+	}
+	return c
+}
+
+// bound is an index that some of what there is lies above; mostly 0, none.
+func (g *generator) bound() uint64 {
+	if g.chance(70) {
+		return 0
+	}
+	newest := uint64(0)
+	for _, p := range g.s.producers {
+		newest = max(newest, p.touched)
+	}
+	return newest - min(newest, uint64(g.r.IntN(40)))
+}
+
 func (g *generator) chance(percent int) bool { return g.r.IntN(100) < percent }
 
 func (g *generator) command() *statev1.GroupCommand {
@@ -195,12 +215,12 @@ func (g *generator) command() *statev1.GroupCommand {
 	case n < 87:
 		return &statev1.GroupCommand{GroupId: group, Command: &statev1.GroupCommand_DeleteGroup{DeleteGroup: &statev1.DeleteGroup{}}}
 	case n < 93:
-		return &statev1.GroupCommand{GroupId: group, Command: &statev1.GroupCommand_ExpireOffsets{ExpireOffsets: &statev1.ExpireOffsets{CutoffMs: g.now - int64(g.r.IntN(200))}}}
+		return &statev1.GroupCommand{GroupId: group, Command: &statev1.GroupCommand_ExpireOffsets{ExpireOffsets: g.expiry()}}
 	case n < 95:
 		id := topicID(pick(g.r, topics))
 		return &statev1.GroupCommand{Command: &statev1.GroupCommand_ForgetTopics{ForgetTopics: &statev1.ForgetTopics{TopicIds: [][]byte{id[:]}}}}
 	case n < 97:
-		return &statev1.GroupCommand{Command: &statev1.GroupCommand_ExpireProducers{ExpireProducers: &statev1.ExpireGroupProducers{CutoffMs: g.now - int64(g.r.IntN(300))}}}
+		return &statev1.GroupCommand{Command: &statev1.GroupCommand_ExpireProducers{ExpireProducers: &statev1.ExpireGroupProducers{CutoffMs: g.now - int64(g.r.IntN(300)), BelowIndex: g.bound()}}}
 	}
 	return &statev1.GroupCommand{Command: &statev1.GroupCommand_Limits{Limits: &statev1.SetGroupLimits{MaxGroups: uint32(2 + g.r.IntN(3)), MaxMembers: 3,
 		MaxOffsets: uint32(3 + g.r.IntN(20)), MaxProducers: uint32(2 + g.r.IntN(4)), MaxBytes: uint64(1000 + g.r.IntN(4000))}}}

@@ -162,7 +162,8 @@ func (p *player) parse(words []string) *statev1.GroupCommand {
 		c.Command = &statev1.GroupCommand_DeleteGroup{DeleteGroup: &statev1.DeleteGroup{}}
 	case "expire":
 		c.GroupId = name()
-		c.Command = &statev1.GroupCommand_ExpireOffsets{ExpireOffsets: &statev1.ExpireOffsets{CutoffMs: p.number(key(words, "cutoff", "0"))}}
+		c.Command = &statev1.GroupCommand_ExpireOffsets{ExpireOffsets: &statev1.ExpireOffsets{
+			CutoffMs: p.number(key(words, "cutoff", "0")), BelowIndex: uint64(p.number(key(words, "below", "0"))), NowMs: p.number(key(words, "now", "0"))}}
 	case "join", "beat", "leave":
 		c.GroupId = name()
 		c.Command = &statev1.GroupCommand_Heartbeat{Heartbeat: p.heartbeat(words)}
@@ -196,7 +197,8 @@ func (p *player) parse(words []string) *statev1.GroupCommand {
 		slices.SortFunc(ids, bytes.Compare)
 		c.Command = &statev1.GroupCommand_ForgetTopics{ForgetTopics: &statev1.ForgetTopics{TopicIds: ids}}
 	case "expire-producers":
-		c.Command = &statev1.GroupCommand_ExpireProducers{ExpireProducers: &statev1.ExpireGroupProducers{CutoffMs: p.number(key(words, "cutoff", "0"))}}
+		c.Command = &statev1.GroupCommand_ExpireProducers{ExpireProducers: &statev1.ExpireGroupProducers{
+			CutoffMs: p.number(key(words, "cutoff", "0")), BelowIndex: uint64(p.number(key(words, "below", "0")))}}
 	case "limits":
 		c.Command = &statev1.GroupCommand_Limits{Limits: &statev1.SetGroupLimits{MaxGroups: uint32(p.number(words[1])), MaxMembers: uint32(p.number(words[2])),
 			MaxOffsets: uint32(p.number(words[3])), MaxProducers: uint32(p.number(words[4])), MaxBytes: uint64(p.number(words[5]))}}

@@ -895,11 +895,15 @@ func (*DeleteGroup) Descriptor() ([]byte, []int) {
 }
 
 // ExpireOffsets deletes the offsets of one group whose time is up, and the group with the last of
-// them (G29). The entry's time counts for offsets with an expiry of their own.
+// them (G29).
 type ExpireOffsets struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only what was committed, or in a group that became empty, at or before this time, ms since 1970.
-	CutoffMs      int64 `protobuf:"varint,1,opt,name=cutoff_ms,json=cutoffMs,proto3" json:"cutoff_ms,omitempty"`
+	CutoffMs int64 `protobuf:"varint,1,opt,name=cutoff_ms,json=cutoffMs,proto3" json:"cutoff_ms,omitempty"`
+	// Only what was brought by an entry below this index; 0: by any.
+	BelowIndex uint64 `protobuf:"varint,2,opt,name=below_index,json=belowIndex,proto3" json:"below_index,omitempty"`
+	// The time for offsets with an expiry of their own, ms since 1970; 0: the entry's.
+	NowMs         int64 `protobuf:"varint,3,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -937,6 +941,20 @@ func (*ExpireOffsets) Descriptor() ([]byte, []int) {
 func (x *ExpireOffsets) GetCutoffMs() int64 {
 	if x != nil {
 		return x.CutoffMs
+	}
+	return 0
+}
+
+func (x *ExpireOffsets) GetBelowIndex() uint64 {
+	if x != nil {
+		return x.BelowIndex
+	}
+	return 0
+}
+
+func (x *ExpireOffsets) GetNowMs() int64 {
+	if x != nil {
+		return x.NowMs
 	}
 	return 0
 }
@@ -991,7 +1009,9 @@ func (x *ForgetTopics) GetTopicIds() [][]byte {
 type ExpireGroupProducers struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only those that were last used at or before this time, ms since 1970.
-	CutoffMs      int64 `protobuf:"varint,1,opt,name=cutoff_ms,json=cutoffMs,proto3" json:"cutoff_ms,omitempty"`
+	CutoffMs int64 `protobuf:"varint,1,opt,name=cutoff_ms,json=cutoffMs,proto3" json:"cutoff_ms,omitempty"`
+	// Only those that were last used by an entry below this index; 0: by any.
+	BelowIndex    uint64 `protobuf:"varint,2,opt,name=below_index,json=belowIndex,proto3" json:"below_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1029,6 +1049,13 @@ func (*ExpireGroupProducers) Descriptor() ([]byte, []int) {
 func (x *ExpireGroupProducers) GetCutoffMs() int64 {
 	if x != nil {
 		return x.CutoffMs
+	}
+	return 0
+}
+
+func (x *ExpireGroupProducers) GetBelowIndex() uint64 {
+	if x != nil {
+		return x.BelowIndex
 	}
 	return 0
 }
@@ -3005,13 +3032,18 @@ const file_state_v1_group_proto_rawDesc = "" +
 	"\aversion\x18\x05 \x01(\rR\aversion\"J\n" +
 	"\rDeleteOffsets\x129\n" +
 	"\x06topics\x18\x01 \x03(\v2!.oncelog.state.v1.TopicPartitionsR\x06topics\"\r\n" +
-	"\vDeleteGroup\",\n" +
+	"\vDeleteGroup\"d\n" +
 	"\rExpireOffsets\x12\x1b\n" +
-	"\tcutoff_ms\x18\x01 \x01(\x03R\bcutoffMs\"+\n" +
+	"\tcutoff_ms\x18\x01 \x01(\x03R\bcutoffMs\x12\x1f\n" +
+	"\vbelow_index\x18\x02 \x01(\x04R\n" +
+	"belowIndex\x12\x15\n" +
+	"\x06now_ms\x18\x03 \x01(\x03R\x05nowMs\"+\n" +
 	"\fForgetTopics\x12\x1b\n" +
-	"\ttopic_ids\x18\x01 \x03(\fR\btopicIds\"3\n" +
+	"\ttopic_ids\x18\x01 \x03(\fR\btopicIds\"T\n" +
 	"\x14ExpireGroupProducers\x12\x1b\n" +
-	"\tcutoff_ms\x18\x01 \x01(\x03R\bcutoffMs\"\xb3\x01\n" +
+	"\tcutoff_ms\x18\x01 \x01(\x03R\bcutoffMs\x12\x1f\n" +
+	"\vbelow_index\x18\x02 \x01(\x04R\n" +
+	"belowIndex\"\xb3\x01\n" +
 	"\x0eSetGroupLimits\x12\x1d\n" +
 	"\n" +
 	"max_groups\x18\x01 \x01(\rR\tmaxGroups\x12\x1f\n" +
