@@ -56,7 +56,7 @@ var mayImport = map[string][]string{
 	// Domains never import each other.
 	"partition":    {"record", "api/proto/state", "partition/producer", "partition/recordlog", "internal"},
 	"cluster/peer": {"record", "api/proto/peer", "api/proto/state", "internal"},
-	"coordinator":  {"record", "api/proto/state", "coordinator/txn", "internal"},
+	"coordinator":  {"record", "api/proto/state", "coordinator/txn", "coordinator/group", "internal"},
 	"cluster":      {"record", "api/proto/peer", "api/proto/state", "cluster/metadata", "cluster/peer", "internal"},
 
 	// What the listeners decide alike.

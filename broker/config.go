@@ -62,6 +62,8 @@ type Config struct {
 	Scrub ScrubConfig `koanf:"scrub"`
 	// Transactions is about the transaction coordinator.
 	Transactions TransactionsConfig `koanf:"transactions"`
+	// Groups is about the group coordinator.
+	Groups GroupsConfig `koanf:"groups"`
 	// ShutdownTimeout is how long a stopping broker may take to hand over what
 	// it leads and to answer what it has taken, 0 to 10 minutes.
 	ShutdownTimeout time.Duration `koanf:"shutdown_timeout"`
@@ -165,6 +167,15 @@ type LimitsConfig struct {
 	// MaxTransactionPartitions is how many partitions one transaction can
 	// have, 1 to 100,000. A transaction that needs more has to be aborted.
 	MaxTransactionPartitions int `koanf:"max_transaction_partitions"`
+	// MaxGroups is how many consumer groups one shard of the group coordinator
+	// remembers, 1 to 1,000,000. One more is refused.
+	MaxGroups int `koanf:"max_groups"`
+	// MaxGroupOffsets is how many offsets all groups of one shard have
+	// together, 1 to 10,000,000. One more is refused.
+	MaxGroupOffsets int `koanf:"max_group_offsets"`
+	// MaxGroupBytes is how much clients can write into the groups of one
+	// shard, 1 MiB to 512 MiB. What is more is refused.
+	MaxGroupBytes Bytes `koanf:"max_group_bytes"`
 }
 
 // TransactionsConfig is about the transaction coordinator. All but Shards may be changed at any time.
@@ -186,6 +197,33 @@ type TransactionsConfig struct {
 	// IDExpirationCheck is how often a coordinator looks for such ids, 1
 	// second to 1 day.
 	IDExpirationCheck time.Duration `koanf:"id_expiration_check"`
+}
+
+// GroupsConfig is about the group coordinator. All but Shards may be changed at any time.
+type GroupsConfig struct {
+	// Shards is over how many Raft groups consumer groups are spread, 1 to
+	// 1000. It counts when the first group of the cluster begins, and stays as
+	// it is from then on (Kafka: offsets.topic.num.partitions).
+	Shards int `koanf:"shards"`
+	// MaxSize is how many members one group can have, 1 to 10,000 (Kafka:
+	// group.consumer.max.size).
+	MaxSize int `koanf:"max_size"`
+	// SessionTimeout is for how long a member may be silent, 1 second to 1
+	// hour (Kafka: group.consumer.session.timeout.ms).
+	SessionTimeout time.Duration `koanf:"session_timeout"`
+	// HeartbeatInterval is how often members are asked to be heard, 100
+	// milliseconds to half of SessionTimeout (Kafka:
+	// group.consumer.heartbeat.interval.ms).
+	HeartbeatInterval time.Duration `koanf:"heartbeat_interval"`
+	// Settle is how long a change of members or topics waits for others before
+	// partitions are assigned anew, 1 millisecond to 1 minute.
+	Settle time.Duration `koanf:"settle"`
+	// OffsetsRetention is how long an offset is kept that no member needs, 1
+	// minute to 10 years (Kafka: offsets.retention.minutes).
+	OffsetsRetention time.Duration `koanf:"offsets_retention"`
+	// OffsetsRetentionCheck is how often a coordinator looks for such offsets,
+	// 1 second to 1 day (Kafka: offsets.retention.check.interval.ms).
+	OffsetsRetentionCheck time.Duration `koanf:"offsets_retention_check"`
 }
 
 // RaftConfig are the timings of all Raft groups of the broker.
@@ -275,6 +313,10 @@ func DefaultConfig() Config {
 
 			MaxTransactionalIDs:      10_000,
 			MaxTransactionPartitions: 10_000,
+
+			MaxGroups:       10_000,
+			MaxGroupOffsets: 200_000,
+			MaxGroupBytes:   256 * MiB,
 		},
 		Raft: RaftConfig{
 			HeartbeatTimeout:   time.Second,
@@ -297,6 +339,15 @@ func DefaultConfig() Config {
 			TimeoutCheck:      time.Second,
 			IDExpiration:      7 * 24 * time.Hour,
 			IDExpirationCheck: time.Hour,
+		},
+		Groups: GroupsConfig{
+			Shards:                16,
+			MaxSize:               1_000,
+			SessionTimeout:        45 * time.Second,
+			HeartbeatInterval:     5 * time.Second,
+			Settle:                100 * time.Millisecond,
+			OffsetsRetention:      7 * 24 * time.Hour,
+			OffsetsRetentionCheck: 10 * time.Minute,
 		},
 		ShutdownTimeout: 30 * time.Second,
 		Log:             LogConfig{Level: "info", Format: LogAuto},

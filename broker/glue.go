@@ -150,5 +150,7 @@ var (
 	_ partition.Transactions  = txnGlue{}
 	_ coordinator.Markers     = txnGlue{}
 	_ coordinator.Directory   = directory{}
+	_ coordinator.Topics      = groupGlue{}
+	_ coordinator.Joiner      = groupGlue{}
 	_ coordinator.ProducerIDs = (*cluster.Cluster)(nil)
 )

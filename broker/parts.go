@@ -20,6 +20,7 @@ import (
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/cluster/peer"
 	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/coordinator/group"
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/internal/buildinfo"
 	"github.com/oncelog/oncelog/internal/frontdoor"
@@ -44,13 +45,15 @@ type parts struct {
 	peers      *peer.Server
 	raft       *raftgroup.Host
 	partitions *partition.Host
-	// coordinators hosts the shards of coordinators, transactions answers for those of transactional ids.
+	// coordinators hosts the shards of coordinators, transactions answers for those of transactional ids,
 	coordinators *coordinator.Host
 	transactions *coordinator.Transactions
-	reconciler   *reconciler
-	health       *health
-	http         *httpServer
-	api          *api.Server
+	// groups for those of consumer groups.
+	groups     *coordinator.Groups
+	reconciler *reconciler
+	health     *health
+	http       *httpServer
+	api        *api.Server
 
 	grpcListeners map[string]net.Listener
 	// owned are the goroutines started here; cancel ends them.
@@ -148,7 +151,7 @@ func (b *Broker) assemble() (*parts, error) {
 	return p, err
 }
 
-// assembleCoordinators makes what coordinates transactions.
+// assembleCoordinators makes what coordinates transactions and groups.
 func (p *parts) assembleCoordinators(b *Broker) {
 	c, reg := b.cfg.Transactions, b.options.Registry
 	p.coordinators = coordinator.NewHost(coordinator.HostConfig{
@@ -165,6 +168,14 @@ func (p *parts) assembleCoordinators(b *Broker) {
 		Host: p.coordinators, Markers: txnGlue{p}, ProducerIDs: p.cluster,
 		MaxTimeout: c.MaxTimeout, TimeoutCheck: c.TimeoutCheck, Expiration: c.IDExpiration, ExpirationCheck: c.IDExpirationCheck,
 		Limits: txn.Limits{MaxIDs: b.cfg.Limits.MaxTransactionalIDs, MaxPartitions: b.cfg.Limits.MaxTransactionPartitions},
+		Logger: p.logger, Registerer: reg,
+	})
+	gc, limits := b.cfg.Groups, b.cfg.Limits
+	p.groups = coordinator.NewGroups(coordinator.GroupsConfig{
+		Host: p.coordinators, Topics: groupGlue{p}, Transactions: groupGlue{p},
+		SessionTimeout: gc.SessionTimeout, HeartbeatInterval: gc.HeartbeatInterval, Settle: gc.Settle,
+		OffsetsRetention: gc.OffsetsRetention, OffsetsRetentionCheck: gc.OffsetsRetentionCheck, ProducerExpiration: b.cfg.ProducerIDExpiration,
+		Limits: group.Limits{MaxGroups: limits.MaxGroups, MaxMembers: gc.MaxSize, MaxOffsets: limits.MaxGroupOffsets, MaxBytes: int64(limits.MaxGroupBytes)},
 		Logger: p.logger, Registerer: reg,
 	})
 }

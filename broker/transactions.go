@@ -32,7 +32,11 @@ func (d directory) Shards(k coordinator.Kind) int {
 
 // Create makes the shards, unless another broker was first.
 func (d directory) Create(ctx context.Context, k coordinator.Kind) error {
-	_, err := d.p.cluster.CreateTopic(ctx, cluster.NewTopic{Name: k.Topic(), Partitions: int32(d.p.cfg.Transactions.Shards), Internal: true})
+	shards := d.p.cfg.Transactions.Shards
+	if k == coordinator.KindGroups {
+		shards = d.p.cfg.Groups.Shards
+	}
+	_, err := d.p.cluster.CreateTopic(ctx, cluster.NewTopic{Name: k.Topic(), Partitions: int32(shards), Internal: true})
 	if errors.Is(err, &metadata.Error{Code: metadata.TopicAlreadyExists}) {
 		_, err = d.p.cluster.Confirm(ctx)
 	}
@@ -201,9 +205,32 @@ func (g txnGlue) writeAt(ctx context.Context, broker int32, markers []coordinato
 	}
 }
 
-// writeHere writes markers to partitions that this broker leads.
+// writeHere writes markers to partitions, and to shards of groups, that this broker leads.
 func (g txnGlue) writeHere(ctx context.Context, markers []partition.Marker) []*partition.Error {
-	return g.p.partitions.WriteMarkers(ctx, markers)
+	errs := make([]*partition.Error, len(markers))
+	var partitions []partition.Marker
+	var shards []coordinator.Marker
+	var atPartitions, atShards []int
+	for i, m := range markers {
+		if m.Topic == coordinator.KindGroups.Topic() {
+			shards, atShards = append(shards, coordinator.Marker(m)), append(atShards, i)
+		} else {
+			partitions, atPartitions = append(partitions, m), append(atPartitions, i)
+		}
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for k, err := range g.p.groups.WriteMarkers(ctx, shards) {
+			errs[atShards[k]] = partitionError(err)
+		}
+	})
+	if len(partitions) > 0 {
+		for k, err := range g.p.partitions.WriteMarkers(ctx, partitions) {
+			errs[atPartitions[k]] = err
+		}
+	}
+	wg.Wait()
+	return errs
 }
 
 func (g txnGlue) writeThere(ctx context.Context, broker int32, markers []coordinator.Marker, list []int) []*partition.Error {

@@ -45,6 +45,7 @@ func (c Config) Validate() error {
 	v.size("scrub.bytes_per_second", c.Scrub.BytesPerSecond, 64*KiB, 64*GiB,
 		"the search shares the disk with clients")
 	c.Transactions.validate(&v)
+	c.Groups.validate(&v)
 	v.duration("shutdown_timeout", c.ShutdownTimeout, 0, 10*time.Minute,
 		"a service manager kills what stops too slowly")
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
@@ -151,6 +152,9 @@ func (l LimitsConfig) validate(v *validator) {
 		"a producer that is forgotten early can write a duplicate")
 	v.count("limits.max_transactional_ids", l.MaxTransactionalIDs, 1, 1_000_000, "each id costs memory on the replicas of its shard")
 	v.count("limits.max_transaction_partitions", l.MaxTransactionPartitions, 1, 100_000, "each partition of a transaction costs a marker")
+	v.count("limits.max_groups", l.MaxGroups, 1, 1_000_000, "each group costs memory on the replicas of its shard")
+	v.count("limits.max_group_offsets", l.MaxGroupOffsets, 1, 10_000_000, "each offset costs memory on the replicas of its shard")
+	v.size("limits.max_group_bytes", l.MaxGroupBytes, MiB, 512*MiB, "a snapshot of a shard has about as much")
 }
 
 func (t TransactionsConfig) validate(v *validator) {
@@ -163,6 +167,21 @@ func (t TransactionsConfig) validate(v *validator) {
 		"a producer that is forgotten while it pauses loses its transaction")
 	v.duration("transactions.id_expiration_check", t.IDExpirationCheck, time.Second, 24*time.Hour,
 		"unused ids hold memory until the next check")
+}
+
+func (g GroupsConfig) validate(v *validator) {
+	v.count("groups.shards", g.Shards, 1, 1000, "each shard is a Raft group, and their number can never be changed")
+	v.count("groups.max_size", g.MaxSize, 1, 10_000, "every member takes part in every rebalance")
+	if v.duration("groups.session_timeout", g.SessionTimeout, time.Second, time.Hour,
+		"a member that has died keeps its partitions that long") {
+		v.duration("groups.heartbeat_interval", g.HeartbeatInterval, 100*time.Millisecond, g.SessionTimeout/2,
+			"one that is lost must not end a session")
+	}
+	v.duration("groups.settle", g.Settle, time.Millisecond, time.Minute, "every rebalance waits that long")
+	v.duration("groups.offsets_retention", g.OffsetsRetention, time.Minute, 10*365*24*time.Hour,
+		"a group that pauses for longer loses its place")
+	v.duration("groups.offsets_retention_check", g.OffsetsRetentionCheck, time.Second, 24*time.Hour,
+		"old offsets hold memory until the next check")
 }
 
 func (r RaftConfig) validate(v *validator) {

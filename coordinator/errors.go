@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/oncelog/oncelog/coordinator/txn"
@@ -32,6 +33,28 @@ const (
 	CodeInvalidTxnState          Code = "INVALID_TXN_STATE"
 	CodeTransactionAbortable     Code = "TRANSACTION_ABORTABLE"
 	CodeTransactionalIDNotFound  Code = "TRANSACTIONAL_ID_NOT_FOUND"
+
+	// Of groups. What package group says keeps its name: group.Code.String.
+	CodeInvalidGroupID           Code = "INVALID_GROUP_ID"
+	CodeGroupIDNotFound          Code = "GROUP_ID_NOT_FOUND"
+	CodeUnknownMemberID          Code = "UNKNOWN_MEMBER_ID"
+	CodeIllegalGeneration        Code = "ILLEGAL_GENERATION"
+	CodeFencedInstanceID         Code = "FENCED_INSTANCE_ID"
+	CodeRebalanceInProgress      Code = "REBALANCE_IN_PROGRESS"
+	CodeStaleMemberEpoch         Code = "STALE_MEMBER_EPOCH"
+	CodeFencedMemberEpoch        Code = "FENCED_MEMBER_EPOCH"
+	CodeUnreleasedInstanceID     Code = "UNRELEASED_INSTANCE_ID"
+	CodeGroupMaxSizeReached      Code = "GROUP_MAX_SIZE_REACHED"
+	CodeInconsistentProtocol     Code = "INCONSISTENT_GROUP_PROTOCOL"
+	CodeNonEmptyGroup            Code = "NON_EMPTY_GROUP"
+	CodeSubscribedToTopic        Code = "GROUP_SUBSCRIBED_TO_TOPIC"
+	CodeUnsupportedAssignor      Code = "UNSUPPORTED_ASSIGNOR"
+	CodeInvalidRegularExpression Code = "INVALID_REGULAR_EXPRESSION"
+	CodeUnknownTopicOrPartition  Code = "UNKNOWN_TOPIC_OR_PARTITION"
+	CodeOffsetMetadataTooLarge   Code = "OFFSET_METADATA_TOO_LARGE"
+	CodeUnstableOffsetCommit     Code = "UNSTABLE_OFFSET_COMMIT"
+	CodeInvalidProducerEpoch     Code = "INVALID_PRODUCER_EPOCH"
+	CodeCoordinatorFenced        Code = "TRANSACTION_COORDINATOR_FENCED"
 )
 
 // Error is why a coordinator refused or failed, and whether the operation may have happened all the same. Nobody above turns
@@ -59,6 +82,15 @@ func (e *Error) Error() string {
 
 // Unwrap gives the cause.
 func (e *Error) Unwrap() error { return e.Cause }
+
+// errorOf finds the *Error in an error, or makes one that says that nothing is known.
+func errorOf(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Code: CodeUnknown, Message: "unexpected failure", Outcome: raftgroup.MayHaveHappened, Cause: err}
+}
 
 // refused makes an error for something that certainly did not happen.
 func refused(code Code, format string, args ...any) *Error {

@@ -15,13 +15,15 @@ import (
 	"github.com/oncelog/oncelog/record"
 )
 
-// rig is some brokers with one transaction shard and nothing else, on virtual time.
+// rig is some brokers with one transaction shard and one for groups, and nothing else, on virtual time.
 type rig struct {
 	t       *testing.T
 	net     *memnet.Network
 	dir     string
 	brokers []*testBroker
 	change  func(*TransactionsConfig)
+	// groups changes the configuration of the group coordinator. Nil: there is none.
+	groups func(*GroupsConfig)
 
 	mu   sync.Mutex
 	next record.ProducerID
@@ -30,28 +32,38 @@ type rig struct {
 	// markers says what comes of each marker; nil: written. written has those that were.
 	markers func(Marker) MarkerResult
 	written []Marker
+	// topics are those of the cluster; topicsVersion counts their changes. joins says what comes of a question; nil: yes.
+	topics        []Topic
+	topicsVersion uint64
+	topicsChanged chan struct{}
+	joins         func(Joining) error
+	joined        []Joining
 }
 
 type testBroker struct {
-	rig  *rig
-	id   int32
-	raft *raftgroup.Host
-	host *Host
-	txns *Transactions
+	rig    *rig
+	id     int32
+	raft   *raftgroup.Host
+	host   *Host
+	txns   *Transactions
+	groups *Groups
 }
 
+// testGroup is the Raft group of the first kind; those of the others follow.
 const testGroup raftgroup.GroupID = 1000
 
-func newRig(t *testing.T, n int, change func(*TransactionsConfig)) *rig {
+func newRig(t *testing.T, n int, change func(*TransactionsConfig), groups func(*GroupsConfig)) *rig {
 	t.Helper()
-	r := &rig{t: t, net: memnet.New(), dir: t.TempDir(), next: 100, change: change}
+	r := &rig{t: t, net: memnet.New(), dir: t.TempDir(), next: 100, change: change, groups: groups, topicsChanged: make(chan struct{})}
 	for i := range n {
 		r.brokers = append(r.brokers, &testBroker{rig: r, id: int32(i)})
 	}
 	for _, b := range r.brokers {
 		b.start()
-		if err := b.host.Create(b.spec()); err != nil {
-			t.Fatal(err)
+		for _, spec := range b.specs() {
+			if err := b.host.Create(spec); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	for _, b := range r.brokers {
@@ -94,6 +106,11 @@ func (b *testBroker) start() {
 		b.rig.change(&config)
 	}
 	b.txns = NewTransactions(config)
+	if b.rig.groups != nil {
+		config := GroupsConfig{Host: b.host, Topics: b.rig, Transactions: b.rig}
+		b.rig.groups(&config)
+		b.groups = NewGroups(config)
+	}
 }
 
 func mkdir(t *testing.T, dir string) string {
@@ -104,18 +121,29 @@ func mkdir(t *testing.T, dir string) string {
 	return dir
 }
 
-func (b *testBroker) spec() Spec {
-	s := Spec{Kind: KindTransactions, TopicID: [16]byte{1}, Group: testGroup, Self: raftgroup.MakeServerID(b.id, uint64(b.id)+10)}
-	for _, other := range b.rig.brokers {
-		s.Voters = append(s.Voters, raftgroup.Server{ID: raftgroup.MakeServerID(other.id, uint64(other.id)+10)})
+func (b *testBroker) specs() []Spec {
+	kinds := []Kind{KindTransactions}
+	if b.rig.groups != nil {
+		kinds = append(kinds, KindGroups)
 	}
-	return s
+	var specs []Spec
+	for _, k := range kinds {
+		at := uint64(k - KindTransactions)
+		s := Spec{Kind: k, TopicID: [16]byte{byte(k)}, Group: testGroup + raftgroup.GroupID(at), Self: raftgroup.MakeServerID(b.id, uint64(b.id)+10+100*at)}
+		for _, other := range b.rig.brokers {
+			s.Voters = append(s.Voters, raftgroup.Server{ID: raftgroup.MakeServerID(other.id, uint64(other.id)+10+100*at)})
+		}
+		specs = append(specs, s)
+	}
+	return specs
 }
 
 func (b *testBroker) open() {
 	b.rig.t.Helper()
-	if err := b.host.Open(b.spec()); err != nil {
-		b.rig.t.Fatal(err)
+	for _, spec := range b.specs() {
+		if err := b.host.Open(spec); err != nil {
+			b.rig.t.Fatal(err)
+		}
 	}
 }
 
@@ -131,7 +159,7 @@ func (b *testBroker) stop() {
 	if err := b.raft.Close(); err != nil {
 		b.rig.t.Errorf("close raft: %v", err)
 	}
-	b.host, b.raft, b.txns = nil, nil, nil
+	b.host, b.raft, b.txns, b.groups = nil, nil, nil, nil
 }
 
 // Shards, Create and Leader are the directory: one shard, and whoever is ready leads it.
@@ -207,7 +235,9 @@ func (r *rig) takeWritten() []Marker {
 }
 
 // leader waits for a broker that leads and is ready, and was not excluded.
-func (r *rig) leader(not ...*testBroker) *testBroker {
+func (r *rig) leader(not ...*testBroker) *testBroker { return r.leaderOf(KindTransactions, not...) }
+
+func (r *rig) leaderOf(k Kind, not ...*testBroker) *testBroker {
 	r.t.Helper()
 	for range 3000 {
 	next:
@@ -220,7 +250,7 @@ func (r *rig) leader(not ...*testBroker) *testBroker {
 			if b.host == nil {
 				continue
 			}
-			if s := b.host.find(KindTransactions, 0); s != nil {
+			if s := b.host.find(k, 0); s != nil {
 				if _, ok := s.group.IsReady(); ok {
 					return b
 				}

@@ -226,6 +226,16 @@ func (t *Transactions) AddPartitions(ctx context.Context, r AddRequest) error {
 	return asError(err)
 }
 
+// AddOffsets lets the offsets of a group join the transaction: the group's shard is a partition of it like any other (T15).
+func (t *Transactions) AddOffsets(ctx context.Context, id string, p Producer, group string) error {
+	at, err := t.host.locate(ctx, KindGroups, group, true)
+	if err != nil {
+		return err
+	}
+	return t.AddPartitions(ctx, AddRequest{TransactionalID: id, Producer: p, Version: 1,
+		Partitions: []record.TopicPartition{{Topic: KindGroups.Topic(), Partition: at.Number}}})
+}
+
 // VerifyPartition says whether a partition is in the open transaction of a producer; nil: it is (T8).
 func (t *Transactions) VerifyPartition(ctx context.Context, id string, p Producer, tp record.TopicPartition) error {
 	ctx, cancel := t.bounded(ctx)

@@ -23,7 +23,7 @@ func newDir(dir string) error { return os.MkdirAll(dir, 0o755) }
 func run(t *testing.T, brokers int, change func(*TransactionsConfig), story func(t *testing.T, r *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, brokers, change)
+		r := newRig(t, brokers, change, nil)
 		defer r.close()
 		story(t, r)
 	})

@@ -91,6 +91,23 @@ func (s *State) Describe(id string) (Description, bool) {
 	return d, true
 }
 
+// Member gives a member of a group of KIP-848; nil: there is none.
+func (s *State) Member(id, member string) *Member { return s.groups[id].consumers().members[member] }
+
+// Epochs gives a group's epoch and that of the members' targets; 0: there is no such group.
+func (s *State) Epochs(id string) (epoch, assignment int32) {
+	if g := s.groups[id]; g != nil {
+		return g.epoch, g.consumers().assignmentEpoch
+	}
+	return 0, 0
+}
+
+// TopicName gives the name of a topic that members of a group have partitions of.
+func (s *State) TopicName(id string, topic TopicID) (string, bool) {
+	name, ok := s.groups[id].consumers().topics[topic]
+	return name, ok
+}
+
 // List tells of every group, sorted by id, all but members and topics.
 func (s *State) List() []Description {
 	list := make([]Description, 0, len(s.groups))

@@ -171,6 +171,21 @@ func New(config Config, id string, shard Shard, found []*group.Member, now int64
 	return c
 }
 
+// Found is told of the members that there are: one that came by a proposal whose outcome was not known is watched over from now on.
+func (c *Conversation) Found(now int64, members []*group.Member) {
+	for _, m := range members {
+		if c.members[m.ID] == nil {
+			known := c.add(m.ID, m.InstanceID)
+			known.expires = now + c.config.SessionMS
+			c.settle(now, known)
+		}
+	}
+	c.lookAgain(now)
+}
+
+// MemberOf gives the member whose stream it is; empty: nobody's.
+func (c *Conversation) MemberOf(t Ticket) string { return c.streams[t] }
+
 // Effects gives what is to be done since the last call.
 func (c *Conversation) Effects() []Effect {
 	list := c.effects
