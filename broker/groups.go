@@ -54,7 +54,7 @@ func (g groupGlue) Confirm(ctx context.Context) error {
 
 // JoinTransaction carries the question of a shard to the transaction's coordinator.
 func (g groupGlue) JoinTransaction(ctx context.Context, j coordinator.Joining) error {
-	err := txnGlue{g.p}.Join(ctx, partition.Joining{
+	err := txnGlue(g).Join(ctx, partition.Joining{
 		TopicPartition: j.TopicPartition, TransactionalID: j.TransactionalID, ProducerID: j.Producer.ID, Epoch: j.Producer.Epoch, Version: j.Version,
 	})
 	if err == nil {
