@@ -12,7 +12,7 @@ COPY brokerd brokerctl* /
 USER 65532:65532
 VOLUME ["/var/lib/brokerd"]
 ENV BROKERD_DATA_DIR=/var/lib/brokerd
-EXPOSE 9093 9095 9644
+EXPOSE 9092 9093 9095 9644
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=4s --start-period=30s --retries=3 CMD ["/brokerd", "healthcheck"]
 ENTRYPOINT ["/brokerd"]

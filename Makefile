@@ -43,6 +43,10 @@ bench: ## the figures of docs/performance.md, beside the limit of this machine
 chaos: ## kill, pause and cut brokers under load, then check every record
 	scripts/chaos.sh $(ARGS)
 
+.PHONY: compat
+compat: ## programs written for Apache Kafka against three real brokers
+	cd compat && $(GO) test -count=1 -timeout 9m $(ARGS) ./...
+
 .PHONY: image
 image: build ## the container image oncelog/brokerd:dev; nothing is pulled
 	scripts/image.sh '$(IMAGE)'
@@ -75,6 +79,7 @@ check-format:
 check-mod:
 	$(GO) mod tidy -diff
 	cd tools && $(GO) mod tidy -diff
+	cd compat && $(GO) mod tidy -diff
 
 .PHONY: check-vet
 check-vet:

@@ -65,7 +65,9 @@ var mayImport = map[string][]string{
 	// Listeners: decode, call a domain, encode.
 	"api": {"record", "api/proto/client", "partition", "coordinator", "cluster", "internal"},
 
-	"broker": {"record", "api", "partition", "coordinator", "cluster", "internal"},
+	"kafka": {"record", "partition", "coordinator", "cluster", "internal"},
+
+	"broker": {"record", "api", "kafka", "partition", "coordinator", "cluster", "internal"},
 
 	// Outside of the broker.
 	"client":        {"record", "api/proto/client"},
@@ -143,9 +145,9 @@ func sources(t *testing.T) []source {
 }
 
 // skipDir leaves out what is not ours: hidden directories, test data, and the
-// module of the tools.
+// modules of the tools and of the compatibility suite.
 func skipDir(name, base string) error {
-	if name != "." && (strings.HasPrefix(base, ".") || base == "testdata" || base == "bin" || name == "tools") {
+	if name != "." && (strings.HasPrefix(base, ".") || base == "testdata" || base == "bin" || name == "tools" || name == "compat") {
 		return filepath.SkipDir
 	}
 	return nil

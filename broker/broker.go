@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -78,6 +80,7 @@ type Broker struct {
 	peerListener net.Listener
 	httpListener net.Listener
 	grpc         map[string]net.Listener
+	kafka        map[string]net.Listener
 
 	ready  chan struct{}
 	health atomic.Pointer[health] // nil before Run
@@ -107,6 +110,7 @@ func New(cfg Config, options Options) (*Broker, error) {
 		options: options,
 		logger:  options.Logger,
 		grpc:    make(map[string]net.Listener),
+		kafka:   make(map[string]net.Listener),
 		ready:   make(chan struct{}),
 		stopped: make(chan struct{}),
 	}
@@ -150,6 +154,11 @@ func (b *Broker) open() error {
 	}
 	for name, l := range b.cfg.GRPC {
 		if b.grpc[name], err = listen("grpc."+name+".listen", l.Listen); err != nil {
+			return err
+		}
+	}
+	for name, l := range b.cfg.Kafka {
+		if b.kafka[name], err = listen("kafka."+name+".listen", l.Listen); err != nil {
 			return err
 		}
 	}
@@ -202,6 +211,18 @@ func (b *Broker) GRPCAddr(name ...string) string {
 	return ""
 }
 
+// KafkaAddr is the address that the Kafka listener of a name accepts on; empty: the default one.
+func (b *Broker) KafkaAddr(name ...string) string {
+	n := DefaultListener
+	if len(name) > 0 {
+		n = name[0]
+	}
+	if l := b.kafka[n]; l != nil {
+		return l.Addr().String()
+	}
+	return ""
+}
+
 // HTTPAddr is the address the HTTP listener accepts on.
 func (b *Broker) HTTPAddr() string { return b.httpListener.Addr().String() }
 
@@ -234,9 +255,5 @@ func (b *Broker) Close() error {
 }
 
 func (b *Broker) listeners() []net.Listener {
-	var list []net.Listener
-	for _, l := range b.grpc {
-		list = append(list, l)
-	}
-	return list
+	return slices.AppendSeq(slices.Collect(maps.Values(b.grpc)), maps.Values(b.kafka))
 }

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"time"
@@ -36,6 +37,9 @@ type Config struct {
 	// addresses that all brokers advertise under the name of the listener it
 	// came in by, so the same names should exist on all brokers.
 	GRPC map[string]ListenerConfig `koanf:"grpc"`
+	// Kafka are the listeners of the Kafka protocol, by name; the same holds for
+	// them. None: Kafka clients are not served.
+	Kafka map[string]ListenerConfig `koanf:"kafka"`
 	// HTTP serves /metrics, /livez and /readyz.
 	HTTP HTTPConfig `koanf:"http"`
 	// Limits bound what clients and peers can make this broker hold.
@@ -140,13 +144,14 @@ type LimitsConfig struct {
 	// 100,000. A topic that needs more is refused.
 	MaxPartitions int `koanf:"max_partitions"`
 	// MaxConnections is how many client connections are open at once on all
-	// gRPC listeners together, 1 to 1,000,000. More are closed at once.
+	// listeners together, 1 to 1,000,000. More are closed at once.
 	MaxConnections int `koanf:"max_connections"`
 	// MaxMessageBytes is the upper bound for the topic setting
 	// max.message.bytes, 1 KiB to 64 MiB. A batch must fit into one message.
 	MaxMessageBytes Bytes `koanf:"max_message_bytes"`
-	// ProduceBytes are the batches of all producers that wait for their commit,
-	// 1 MiB and at least twice max_message_bytes. Above it: did not happen, retry.
+	// ProduceBytes are the batches of all producers that wait for their commit, and
+	// Kafka requests that are being read, 1 MiB and at least twice
+	// max_message_bytes. Above it: did not happen, retry; Kafka clients wait.
 	ProduceBytes Bytes `koanf:"produce_bytes"`
 	// FetchBytes are the fetch answers of all consumers under way, 1 MiB and at
 	// least twice max_message_bytes. Above it a fetch waits.
@@ -281,16 +286,17 @@ const (
 	LogJSON = "json"
 )
 
-// DefaultListener is the name of the gRPC listener that exists when none is
-// configured.
+// DefaultListener is the name of the gRPC listener, and of the Kafka listener,
+// that exists when none is configured.
 const DefaultListener = "default"
 
 // Ports by default. Further brokers on one host add PortStep for each.
 const (
-	PeerPort = 9093
-	GRPCPort = 9095
-	HTTPPort = 9644
-	PortStep = 1000
+	KafkaPort = 9092
+	PeerPort  = 9093
+	GRPCPort  = 9095
+	HTTPPort  = 9644
+	PortStep  = 1000
 )
 
 // DefaultConfig gives every default in one place. BrokerID and DataDir have
@@ -300,6 +306,7 @@ func DefaultConfig() Config {
 		BrokerID: -1,
 		Peer:     PeerConfig{Listen: loopback(PeerPort)},
 		GRPC:     map[string]ListenerConfig{DefaultListener: {Listen: loopback(GRPCPort)}},
+		Kafka:    map[string]ListenerConfig{DefaultListener: {Listen: loopback(KafkaPort)}},
 		HTTP:     HTTPConfig{Listen: loopback(HTTPPort)},
 		Limits: LimitsConfig{
 			MaxPartitions:    2_000,
@@ -361,14 +368,10 @@ func (c Config) Founder() bool {
 }
 
 // ListenerNames gives the names of the gRPC listeners, sorted.
-func (c Config) ListenerNames() []string {
-	names := make([]string, 0, len(c.GRPC))
-	for name := range c.GRPC {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
+func (c Config) ListenerNames() []string { return slices.Sorted(maps.Keys(c.GRPC)) }
+
+// KafkaListenerNames gives the names of the Kafka listeners, sorted.
+func (c Config) KafkaListenerNames() []string { return slices.Sorted(maps.Keys(c.Kafka)) }
 
 func loopback(port int) string {
 	return (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}).String()

@@ -10,6 +10,7 @@ import (
 	"github.com/oncelog/oncelog/cluster/peer"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/kafka"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/partition/recordlog"
 	"github.com/oncelog/oncelog/record"
@@ -137,11 +138,32 @@ func (v view) allLed(t *metadata.Topic) bool {
 	return true
 }
 
+// kafkaView is the cluster as the Kafka listener sees it.
+type kafkaView struct{ view }
+
+// CreateTopic creates a topic, or checks whether it could (kafka.Cluster).
+func (v kafkaView) CreateTopic(ctx context.Context, n kafka.NewTopic) (*metadata.Topic, error) {
+	return v.Cluster.CreateTopic(ctx, cluster.NewTopic{
+		Name: n.Name, Partitions: n.Partitions, ReplicationFactor: n.ReplicationFactor, Placements: n.Placements, Configs: n.Configs, ValidateOnly: n.ValidateOnly,
+	})
+}
+
+// AlterTopic changes a topic, or checks whether it could (kafka.Cluster).
+func (v kafkaView) AlterTopic(ctx context.Context, n kafka.TopicChange) (*metadata.Topic, error) {
+	return v.Cluster.AlterTopic(ctx, cluster.TopicChange(n))
+}
+
 var (
 	_ api.Log      = (*partition.Host)(nil)
 	_ api.Replicas = (*partition.Host)(nil)
 	_ api.Cluster  = view{}
 	_ api.Health   = (*health)(nil)
+
+	_ kafka.Log          = (*partition.Host)(nil)
+	_ kafka.Replicas     = (*partition.Host)(nil)
+	_ kafka.Cluster      = kafkaView{}
+	_ kafka.Transactions = (*coordinator.Transactions)(nil)
+	_ kafka.Coordinators = (*coordinator.Host)(nil)
 
 	_ api.Transactions = (*coordinator.Transactions)(nil)
 	_ api.Coordinators = (*coordinator.Host)(nil)

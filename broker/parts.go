@@ -26,6 +26,7 @@ import (
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/internal/mux"
 	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/kafka"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
 )
@@ -54,8 +55,9 @@ type parts struct {
 	health     *health
 	http       *httpServer
 	api        *api.Server
+	kafka      *kafka.Server
 
-	grpcListeners map[string]net.Listener
+	grpcListeners, kafkaListeners map[string]net.Listener
 	// owned are the goroutines started here; cancel ends them.
 	owned  sync.WaitGroup
 	ctx    context.Context
@@ -67,7 +69,7 @@ type parts struct {
 // assemble makes the parts, from the peer port up. On an error the parts made so far are given back to
 // be stopped.
 func (b *Broker) assemble() (*parts, error) {
-	p := &parts{cfg: b.cfg, logger: b.logger, grpcListeners: b.grpc, failed: make(chan error, 8)}
+	p := &parts{cfg: b.cfg, logger: b.logger, grpcListeners: b.grpc, kafkaListeners: b.kafka, failed: make(chan error, 8)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	reg := b.options.Registry
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfoMetric())
@@ -139,6 +141,11 @@ func (b *Broker) assemble() (*parts, error) {
 		broker: b.cfg.BrokerID, host: replicaHosts{p.partitions, p.coordinators}, reports: p.cluster, limits: b.cfg.Limits, logger: p.logger,
 		parallel: 8, open: make(map[metadata.GroupID]opened),
 	}
+	return p, p.assembleDoors(b)
+}
+
+// assembleDoors makes the servers that clients talk to. What all clients together may hold, they share.
+func (p *parts) assembleDoors(b *Broker) (err error) {
 	shared := frontdoor.NewShared(frontdoor.Limits{ProduceBytes: int64(b.cfg.Limits.ProduceBytes),
 		FetchBytes: int64(b.cfg.Limits.FetchBytes), Connections: b.cfg.Limits.MaxConnections})
 	p.api, err = api.New(api.Config{
@@ -146,9 +153,18 @@ func (b *Broker) assemble() (*parts, error) {
 		Transactions: p.transactions, Coordinators: p.coordinators,
 		HTTPListener: httpListenerName, Reflection: true,
 		MaxMessageBytes: int(b.cfg.Limits.MaxMessageBytes),
-		Shared:          shared, Logger: p.logger, Registerer: reg,
+		Shared:          shared, Logger: p.logger, Registerer: b.options.Registry,
 	})
-	return p, err
+	if err != nil {
+		return err
+	}
+	p.kafka, err = kafka.New(kafka.Config{
+		Log: p.partitions, Replicas: p.partitions, Cluster: kafkaView{view{p.cluster, p}},
+		Transactions: p.transactions, Coordinators: p.coordinators,
+		MaxMessageBytes: int(b.cfg.Limits.MaxMessageBytes), MaxTransactionTimeout: b.cfg.Transactions.MaxTimeout,
+		Shared: shared, Logger: p.logger, Registerer: b.options.Registry,
+	})
+	return err
 }
 
 // assembleCoordinators makes what coordinates transactions and groups.
@@ -197,6 +213,9 @@ func (p *parts) clusterConfig(b *Broker, dialer mux.Dialer) cluster.Config {
 	for _, name := range b.cfg.ListenerNames() {
 		listeners = append(listeners, metadata.Listener{Name: name, Address: advertised(b.cfg.GRPC[name].Advertise, b.grpc[name])})
 	}
+	for _, name := range b.cfg.KafkaListenerNames() {
+		listeners = append(listeners, metadata.Listener{Name: kafkaListenerName(name), Address: advertised(b.cfg.Kafka[name].Advertise, b.kafka[name])})
+	}
 	return cluster.Config{
 		Broker: b.cfg.BrokerID, Dir: filepath.Join(b.cfg.DataDir, "cluster"), FS: b.options.local(),
 		Listeners: listeners, Rack: b.cfg.Rack, Version: buildinfo.Get().Version,
@@ -204,6 +223,9 @@ func (p *parts) clusterConfig(b *Broker, dialer mux.Dialer) cluster.Config {
 		Logger: b.logger, Registerer: b.options.Registry,
 	}
 }
+
+// kafkaListenerName is the name under which brokers advertise a Kafka listener. It is none that a gRPC listener can have.
+func kafkaListenerName(name string) string { return "kafka." + name }
 
 // advertised is the address others are told: the configured one, else where we listen.
 func advertised(configured string, l net.Listener) string {
@@ -273,6 +295,14 @@ func (p *parts) serve(ctx, abort context.Context, ready chan<- struct{}) error {
 	for name, l := range p.grpcListeners {
 		p.background(func() error {
 			if err := p.api.Serve(name, l); !errors.Is(err, api.ErrStopped) {
+				return err
+			}
+			return nil
+		})
+	}
+	for name, l := range p.kafkaListeners {
+		p.background(func() error {
+			if err := p.kafka.Serve(kafkaListenerName(name), l); !errors.Is(err, kafka.ErrStopped) {
 				return err
 			}
 			return nil
@@ -369,19 +399,27 @@ func (p *parts) drain() {
 	p.raft.Rest(ctx)
 }
 
+// stopDoors ends the servers that clients talk to. What had to be cut was told to its clients by the cut.
+func (p *parts) stopDoors() {
+	ctx, cancel := context.WithTimeout(context.Background(), max(p.cfg.ShutdownTimeout/2, 100*time.Millisecond))
+	defer cancel()
+	if !p.health.isDraining() {
+		cancel()
+	}
+	var wg sync.WaitGroup
+	if p.api != nil {
+		wg.Go(func() { _ = p.api.Stop(ctx) })
+	}
+	if p.kafka != nil {
+		wg.Go(func() { _ = p.kafka.Stop(ctx) })
+	}
+	wg.Wait()
+}
+
 // stop ends everything, listeners first, and waits.
 func (p *parts) stop() error {
 	var errs []error
-	if p.api != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), max(p.cfg.ShutdownTimeout/2, 100*time.Millisecond))
-		if p.health.isDraining() {
-			_ = p.api.Stop(ctx) // What had to be cut was told to its clients by the cut.
-		} else {
-			cancel()
-			_ = p.api.Stop(ctx)
-		}
-		cancel()
-	}
+	p.stopDoors()
 	p.cancel()
 	if p.coordinators != nil {
 		errs = append(errs, p.coordinators.Close())

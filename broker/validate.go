@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/oncelog/oncelog/cluster/metadata"
 )
 
 // FieldError is one setting that cannot be used.
@@ -100,6 +102,15 @@ func (c Config) validateListeners(v *validator) {
 		}
 		v.listener("grpc."+name, c.GRPC[name])
 	}
+	for _, name := range c.KafkaListenerNames() {
+		if !listenerName.MatchString(name) {
+			v.add("kafka."+name, "is not a listener name: a lower-case letter, then at most 62 of a-z, 0-9, - and _")
+		}
+		v.listener("kafka."+name, c.Kafka[name])
+	}
+	if n, most := len(c.GRPC)+len(c.Kafka), metadata.MaxListeners-2; n > most {
+		v.add("grpc, kafka", "have %d listeners: at most %d can be advertised beside those for peers and HTTP", n, most)
+	}
 	v.address("http.listen", c.HTTP.Listen)
 	c.validateDistinctPorts(v)
 }
@@ -111,6 +122,9 @@ func (c Config) validateDistinctPorts(v *validator) {
 	uses := []use{{"peer.listen", c.Peer.Listen}, {"http.listen", c.HTTP.Listen}}
 	for _, name := range c.ListenerNames() {
 		uses = append(uses, use{"grpc." + name + ".listen", c.GRPC[name].Listen})
+	}
+	for _, name := range c.KafkaListenerNames() {
+		uses = append(uses, use{"kafka." + name + ".listen", c.Kafka[name].Listen})
 	}
 	for i, a := range uses {
 		for _, b := range uses[:i] {

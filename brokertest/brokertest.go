@@ -216,6 +216,7 @@ func (c *Cluster) config(n *node) broker.Config {
 	cfg.DataDir = c.dataDir(n)
 	cfg.Peer.Listen = n.host + ":9093"
 	cfg.GRPC = map[string]broker.ListenerConfig{broker.DefaultListener: {Listen: n.host + ":9095"}}
+	cfg.Kafka = map[string]broker.ListenerConfig{broker.DefaultListener: {Listen: n.host + ":9092"}}
 	cfg.HTTP.Listen = n.host + ":9644"
 	for _, o := range c.nodes[:c.options.Brokers] {
 		cfg.Seeds = append(cfg.Seeds, o.host+":9093")
@@ -270,6 +271,15 @@ func (c *Cluster) GRPCAddrs() []string {
 	var list []string
 	for _, n := range c.nodes {
 		list = append(list, n.host+":9095")
+	}
+	return list
+}
+
+// KafkaAddrs are the addresses a Kafka client begins with.
+func (c *Cluster) KafkaAddrs() []string {
+	var list []string
+	for _, n := range c.nodes {
+		list = append(list, n.host+":9092")
 	}
 	return list
 }

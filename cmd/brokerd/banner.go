@@ -28,10 +28,10 @@ func writeBanner(w io.Writer, b banner) {
 	}
 	fmt.Fprintf(w, "oncelog: %s ready after %s. Data: %s (%s)\n\n", brokers, b.took.Round(time.Millisecond), b.data, kept)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "  broker\tgRPC\tpeers\tmetrics and health")
+	fmt.Fprintln(table, "  broker\tKafka\tgRPC\tpeers\tmetrics and health")
 	for _, cfg := range b.configs {
-		fmt.Fprintf(table, "  %d\t%s\t%s\thttp://%s/metrics\n",
-			cfg.BrokerID, cfg.GRPC[broker.DefaultListener].Listen, cfg.Peer.Listen, cfg.HTTP.Listen)
+		fmt.Fprintf(table, "  %d\t%s\t%s\t%s\thttp://%s/metrics\n",
+			cfg.BrokerID, cfg.Kafka[broker.DefaultListener].Listen, cfg.GRPC[broker.DefaultListener].Listen, cfg.Peer.Listen, cfg.HTTP.Listen)
 	}
 	_ = table.Flush() // Nobody reads the terminal: nothing to do about it.
 	first := b.configs[0]

@@ -32,9 +32,10 @@ func (p *program) devCommand() *cobra.Command {
 		Use:   "dev",
 		Short: "Run a cluster of three brokers in this process",
 		Long: `dev runs a whole cluster in one process, on loopback, for trying out and for
-development. Broker 1 has the ports 9095 (gRPC), 9093 (peers) and 9644 (HTTP), each
-further broker 1000 more. The first SIGTERM or SIGINT (Ctrl-C) stops the cluster in
-order, a second one ends it at once. BROKERD_ variables and files are not read.`,
+development. Broker 1 has the ports 9092 (Kafka), 9095 (gRPC), 9093 (peers) and 9644
+(HTTP), each further broker 1000 more. The first SIGTERM or SIGINT (Ctrl-C) stops the
+cluster in order, a second one ends it at once. BROKERD_ variables and files are not
+read.`,
 		Example: `  # Data in a temporary directory that is removed at the end
   brokerd dev
 
@@ -126,6 +127,7 @@ func devConfigs(options devOptions, data string, listeners *devListeners) ([]bro
 			{"seeds", seeds, "brokerd dev"},
 			{"peer.listen", set.peer, "brokerd dev"},
 			{"grpc." + broker.DefaultListener + ".listen", set.grpc, "brokerd dev"},
+			{"kafka." + broker.DefaultListener + ".listen", set.kafka, "brokerd dev"},
 			{"http.listen", set.http, "brokerd dev"},
 			{"log.level", options.logLevel, "flag --log-level"},
 		}

@@ -22,7 +22,7 @@ type devListeners struct {
 }
 
 // devAddresses are those of one broker.
-type devAddresses struct{ peer, grpc, http string }
+type devAddresses struct{ peer, grpc, kafka, http string }
 
 // listenDev opens the listeners of so many brokers: on the ports people expect,
 // or on any free ones.
@@ -43,7 +43,7 @@ func listenDevAt(brokers int, choose func(port int) int) (*devListeners, error) 
 			address *string
 			port    int
 			what    string
-		}{{&set.grpc, broker.GRPCPort, "gRPC"}, {&set.peer, broker.PeerPort, "peers"}, {&set.http, broker.HTTPPort, "HTTP"}} {
+		}{{&set.grpc, broker.GRPCPort, "gRPC"}, {&set.kafka, broker.KafkaPort, "Kafka"}, {&set.peer, broker.PeerPort, "peers"}, {&set.http, broker.HTTPPort, "HTTP"}} {
 			port := choose(want.port + i*broker.PortStep)
 			address, err := l.listen(port)
 			if errors.Is(err, syscall.EADDRINUSE) {

@@ -86,27 +86,34 @@ func loadFile(req loadRequest, s *schema) ([]setting, []error) {
 }
 
 // defaultSettings are the defaults for what the other layers leave out. The
-// default gRPC listener exists only where no other is configured.
+// default gRPC listener exists only where no other is configured, and the
+// default Kafka listener likewise.
 func defaultSettings(layers [][]setting) []setting {
-	const listeners = "grpc."
-	var others, own bool
-	for _, layer := range layers {
-		for _, set := range layer {
-			if strings.HasPrefix(set.path, listeners+broker.DefaultListener+".") {
-				own = true
-			} else if strings.HasPrefix(set.path, listeners) {
-				others = true
-			}
-		}
-	}
 	var settings []setting
 	flatten("", reflect.ValueOf(broker.DefaultConfig()), func(path string, value any) {
-		if strings.HasPrefix(path, listeners) && others && !own {
-			return
+		for _, listeners := range []string{"grpc.", "kafka."} {
+			if strings.HasPrefix(path, listeners) && othersOnly(layers, listeners) {
+				return
+			}
 		}
 		settings = append(settings, setting{path: path, value: value, source: "default"})
 	})
 	return settings
+}
+
+// othersOnly tells whether listeners of a kind are configured, and the default
+// one is not among them.
+func othersOnly(layers [][]setting, listeners string) bool {
+	others := false
+	for _, layer := range layers {
+		for _, set := range layer {
+			if strings.HasPrefix(set.path, listeners+broker.DefaultListener+".") {
+				return false
+			}
+			others = others || strings.HasPrefix(set.path, listeners)
+		}
+	}
+	return others
 }
 
 // flatten visits every leaf of a configuration, in the order of the struct;

@@ -41,8 +41,8 @@ type Cluster struct {
 type Process struct {
 	// ID is the broker id, from 1 on.
 	ID int32
-	// GRPC, Peer and HTTP are its addresses.
-	GRPC, Peer, HTTP string
+	// GRPC, Kafka, Peer and HTTP are its addresses.
+	GRPC, Kafka, Peer, HTTP string
 
 	cluster *Cluster
 	dir     string
@@ -58,13 +58,13 @@ type Process struct {
 func New(o Options) (*Cluster, error) {
 	c := &Cluster{options: o}
 	var seeds []string
-	ports, err := freePorts(3 * o.Brokers)
+	ports, err := freePorts(portsEach * o.Brokers)
 	if err != nil {
 		return nil, err
 	}
 	for i := range o.Brokers {
 		p := &Process{ID: int32(i + 1), cluster: c, dir: filepath.Join(o.Dir, fmt.Sprintf("broker-%d", i+1)),
-			Peer: ports[3*i], GRPC: ports[3*i+1], HTTP: ports[3*i+2]}
+			Peer: ports[portsEach*i], GRPC: ports[portsEach*i+1], HTTP: ports[portsEach*i+2], Kafka: ports[portsEach*i+3]}
 		seeds = append(seeds, p.Peer)
 		c.brokers = append(c.brokers, p)
 	}
@@ -73,6 +73,9 @@ func New(o Options) (*Cluster, error) {
 	}
 	return c, nil
 }
+
+// portsEach is how many ports a broker has.
+const portsEach = 4
 
 // freePorts finds free loopback addresses. Another process could take one before the broker does;
 // the broker then says so and exits.
@@ -100,6 +103,15 @@ func (c *Cluster) GRPCAddrs() []string {
 	var list []string
 	for _, p := range c.brokers {
 		list = append(list, p.GRPC)
+	}
+	return list
+}
+
+// KafkaAddrs are the addresses that Kafka clients begin with.
+func (c *Cluster) KafkaAddrs() []string {
+	var list []string
+	for _, p := range c.brokers {
+		list = append(list, p.Kafka)
 	}
 	return list
 }
@@ -175,6 +187,7 @@ func (p *Process) Start() error {
 		"--set", "data_dir=" + p.dir,
 		"--set", "peer.listen=" + p.Peer,
 		"--set", "grpc.default.listen=" + p.GRPC,
+		"--set", "kafka.default.listen=" + p.Kafka,
 		"--set", "http.listen=" + p.HTTP,
 		"--seeds", p.seeds,
 	}

@@ -136,6 +136,12 @@ var Kinds = [...]Kind{
 	{Reason: "TRANSACTION_ABORTABLE", Kafka: 120, GRPC: codes.Aborted}, // abort the transaction; the next one may go well
 	{Reason: "INVALID_REGULAR_EXPRESSION", Kafka: 128, GRPC: codes.InvalidArgument},
 
+	// Said by the Kafka listener alone.
+	{Reason: "OPERATION_NOT_ATTEMPTED", Kafka: 55, GRPC: codes.FailedPrecondition},
+	{Reason: "FETCH_SESSION_ID_NOT_FOUND", Kafka: 70, GRPC: codes.NotFound, Retry: RetryLater},
+	{Reason: "INVALID_FETCH_SESSION_EPOCH", Kafka: 71, GRPC: codes.FailedPrecondition, Retry: RetryLater},
+	{Reason: "FETCH_SESSION_TOPIC_ID_ERROR", Kafka: 106, GRPC: codes.FailedPrecondition, Retry: RetryLater},
+
 	{Reason: ReasonBusy, Ours: true, Kafka: 89, GRPC: codes.ResourceExhausted, Retry: RetryLater},
 	{Reason: ReasonStopping, Ours: true, Kafka: 8, GRPC: codes.Unavailable, Retry: RetryElsewhere},
 	{Reason: ReasonCancelled, Ours: true, Kafka: 7, GRPC: codes.Canceled, MayHaveHappened: true},

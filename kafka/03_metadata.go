@@ -1,0 +1,106 @@
+package kafka
+
+import (
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/internal/frontdoor"
+	"github.com/oncelog/oncelog/record"
+)
+
+// metadata tells which brokers, topics, partitions and leaders there are, as far as this broker has heard. It asks nobody, so it
+// answers without a quorum too. Topics are not created by asking for them.
+func (c *conn) metadata(r *request, req *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) {
+	img := c.c.Cluster.Image()
+	for _, n := range c.nodes(img) {
+		resp.Brokers = append(resp.Brokers, kmsg.MetadataResponseBroker{NodeID: n.id, Host: n.host, Port: n.port, Rack: n.rack})
+	}
+	if id := img.ClusterID(); id != "" {
+		resp.ClusterID = &id
+	}
+	resp.ControllerID = c.controller()
+	resp.AuthorizedOperations = noOperations
+	if req.Topics == nil || req.Version == 0 && len(req.Topics) == 0 {
+		for _, t := range img.Topics() {
+			resp.Topics = append(resp.Topics, c.describeTopic(t))
+		}
+		return
+	}
+	if len(req.Topics) > frontdoor.MaxTopicsNamed {
+		req.Topics = req.Topics[:frontdoor.MaxTopicsNamed] // the client asks again for what it misses
+	}
+	for _, q := range req.Topics {
+		resp.Topics = append(resp.Topics, c.namedTopic(r, img, q))
+	}
+}
+
+// noOperations says that nothing is known of what the client may do.
+const noOperations = -1 << 31
+
+// controller is the broker that admin requests are best sent to: the leader of the metadata, while clients can reach it. Any other
+// would pass them on.
+func (c *conn) controller() int32 {
+	if id := c.c.Cluster.Controller(); id >= 0 {
+		if _, ok := c.node(id); ok {
+			return id
+		}
+	}
+	return c.c.Cluster.Self()
+}
+
+// namedTopic is a topic that was asked for, or why there is none.
+func (c *conn) namedTopic(r *request, img *metadata.Image, q kmsg.MetadataRequestTopic) kmsg.MetadataResponseTopic {
+	none := kmsg.NewMetadataResponseTopic()
+	none.Topic, none.TopicID, none.AuthorizedOperations = q.Topic, q.TopicID, noOperations
+	if q.Topic == nil || q.TopicID != [16]byte{} {
+		if t, ok := topicByID(img, q.TopicID); ok {
+			return c.describeTopic(t)
+		}
+		none.ErrorCode = c.refuse(r, "UNKNOWN_TOPIC_ID")
+		if q.Topic == nil && r.msg.GetVersion() < 12 {
+			none.Topic = new(string)
+		}
+		return none
+	}
+	if err := metadata.CheckTopicName(*q.Topic); err != nil {
+		none.ErrorCode = c.refuse(r, string(err.Code))
+		return none
+	}
+	t, ok := img.Topic(*q.Topic)
+	if !ok {
+		none.ErrorCode = c.refuse(r, frontdoor.ReasonUnknownTopic)
+		return none
+	}
+	return c.describeTopic(t)
+}
+
+// describeTopic shows a topic with the leaders heard of. A leader whose broker clients of this listener cannot reach is none to them.
+func (c *conn) describeTopic(t *metadata.Topic) kmsg.MetadataResponseTopic {
+	d := kmsg.NewMetadataResponseTopic()
+	d.Topic, d.TopicID, d.IsInternal, d.AuthorizedOperations = &t.Name, t.ID, record.InternalTopic(t.Name), noOperations
+	d.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(t.Partitions))
+	for i := range t.Partitions {
+		from, to := &t.Partitions[i], &d.Partitions[i]
+		*to = kmsg.NewMetadataResponseTopicPartition()
+		to.Partition, to.Leader, to.LeaderEpoch = int32(i), -1, -1
+		to.ISR, to.Replicas = []int32{}, []int32{}
+		for _, replica := range from.Replicas {
+			to.Replicas = append(to.Replicas, replica.Broker)
+			if !c.c.Cluster.Alive(replica.Broker) {
+				to.OfflineReplicas = append(to.OfflineReplicas, replica.Broker)
+			} else if !replica.Joining {
+				to.ISR = append(to.ISR, replica.Broker)
+			}
+		}
+		l, ok := c.c.Cluster.Leader(from.Group)
+		if ok {
+			_, ok = c.node(l.Broker)
+		}
+		if !ok {
+			to.ErrorCode = frontdoor.KindOf("LEADER_NOT_AVAILABLE").Kafka
+			continue
+		}
+		to.Leader, to.LeaderEpoch = l.Broker, l.Epoch
+	}
+	return d
+}

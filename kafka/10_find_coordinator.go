@@ -1,0 +1,66 @@
+package kafka
+
+import (
+	"context"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/internal/frontdoor"
+)
+
+// findTimeout bounds the making of the shards that a first search needs.
+const findTimeout = 10 * time.Second
+
+// maxCoordinatorKeys of one request.
+const maxCoordinatorKeys = 1000
+
+// findCoordinator says which broker coordinates groups or transactional ids (T36).
+func (c *conn) findCoordinator(r *request, req *kmsg.FindCoordinatorRequest, resp *kmsg.FindCoordinatorResponse) {
+	ctx, cancel := context.WithTimeout(c.waiting, findTimeout)
+	defer cancel()
+	if req.Version < 4 {
+		found := c.findOne(ctx, r, req.CoordinatorType, req.CoordinatorKey)
+		resp.ErrorCode, resp.ErrorMessage = found.ErrorCode, found.ErrorMessage
+		resp.NodeID, resp.Host, resp.Port = found.NodeID, found.Host, found.Port
+		return
+	}
+	for i, key := range req.CoordinatorKeys {
+		if i == maxCoordinatorKeys {
+			return
+		}
+		resp.Coordinators = append(resp.Coordinators, c.findOne(ctx, r, req.CoordinatorType, key))
+	}
+}
+
+func (c *conn) findOne(ctx context.Context, r *request, kind int8, key string) kmsg.FindCoordinatorResponseCoordinator {
+	found := kmsg.NewFindCoordinatorResponseCoordinator()
+	found.Key, found.NodeID, found.Port = key, -1, -1
+	var k coordinator.Kind
+	switch kind {
+	case 0:
+		k = coordinator.KindGroups
+	case 1:
+		k = coordinator.KindTransactions
+	default:
+		found.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
+		return found
+	}
+	broker, err := c.c.Coordinators.Find(ctx, k, key)
+	if err != nil {
+		f := c.failure(r, err)
+		found.ErrorCode, found.ErrorMessage = f.code, f.message
+		if f.Kind.Reason == frontdoor.ReasonTimedOut || f.Kind.Reason == "NOT_CONTROLLER" {
+			found.ErrorCode = frontdoor.KindOf("COORDINATOR_NOT_AVAILABLE").Kafka
+		}
+		return found
+	}
+	n, ok := c.node(broker)
+	if !ok {
+		found.ErrorCode = c.refuse(r, "COORDINATOR_NOT_AVAILABLE")
+		return found
+	}
+	found.NodeID, found.Host, found.Port = n.id, n.host, n.port
+	return found
+}

@@ -1,0 +1,90 @@
+package kafka
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/internal/frontdoor"
+)
+
+// incrementalAlterConfigs sets and unsets configs of topics. Those of brokers are in their files.
+func (c *conn) incrementalAlterConfigs(r *request, req *kmsg.IncrementalAlterConfigsRequest, resp *kmsg.IncrementalAlterConfigsResponse) {
+	ctx, cancel := c.adminContext(frontdoor.MaxTimeoutMS)
+	defer cancel()
+	for i, q := range req.Resources {
+		at := kmsg.NewIncrementalAlterConfigsResponseResource()
+		at.ResourceType, at.ResourceName = q.ResourceType, q.ResourceName
+		change, reason, message := c.topicChange(q)
+		if i >= maxResources {
+			reason, message = frontdoor.ReasonInvalidRequest, "too many resources in one request"
+		}
+		if reason != "" {
+			at.ErrorCode, at.ErrorMessage = c.refuse(r, reason), &message
+			resp.Resources = append(resp.Resources, at)
+			continue
+		}
+		change.ValidateOnly = req.ValidateOnly
+		if _, err := c.c.Cluster.AlterTopic(ctx, change); err != nil {
+			f := c.failure(r, err)
+			at.ErrorCode, at.ErrorMessage = f.code, f.message
+		}
+		resp.Resources = append(resp.Resources, at)
+	}
+}
+
+// topicChange reads one resource's changes; a reason refuses them.
+func (c *conn) topicChange(q kmsg.IncrementalAlterConfigsRequestResource) (change TopicChange, reason, message string) {
+	change = TopicChange{Name: q.ResourceName, Set: make(map[string]string)}
+	if q.ResourceType != kmsg.ConfigResourceTypeTopic {
+		return change, frontdoor.ReasonInvalidRequest, "only the configs of topics can be altered; those of brokers are in their configuration files"
+	}
+	t, ok := c.c.Cluster.Image().Topic(q.ResourceName)
+	if !ok {
+		return change, frontdoor.ReasonUnknownTopic, "there is no such topic"
+	}
+	for i, config := range q.Configs {
+		if slices.ContainsFunc(q.Configs[:i], func(o kmsg.IncrementalAlterConfigsRequestResourceConfig) bool { return o.Name == config.Name }) {
+			return change, frontdoor.ReasonInvalidRequest, "config " + config.Name + " is given twice"
+		}
+		if config.Op != kmsg.IncrementalAlterConfigOpDelete && config.Value == nil {
+			return change, string(metadata.InvalidConfig), "config " + config.Name + " has no value"
+		}
+		switch config.Op {
+		case kmsg.IncrementalAlterConfigOpSet:
+			change.Set[config.Name] = *config.Value
+		case kmsg.IncrementalAlterConfigOpDelete:
+			change.Unset = append(change.Unset, config.Name)
+		case kmsg.IncrementalAlterConfigOpAppend, kmsg.IncrementalAlterConfigOpSubtract:
+			value, ok := c.listChanged(t, config)
+			if !ok {
+				return change, string(metadata.InvalidConfig), "config " + config.Name + " is not a list"
+			}
+			change.Set[config.Name] = value
+		default:
+			return change, frontdoor.ReasonInvalidRequest, "an operation is 0 to 3"
+		}
+	}
+	return change, "", ""
+}
+
+// listChanged adds to, or takes from, a config that is a list.
+func (c *conn) listChanged(t *metadata.Topic, config kmsg.IncrementalAlterConfigsRequestResourceConfig) (value string, ok bool) {
+	for _, held := range c.c.Cluster.Image().ConfigsOf(t) {
+		if held.Def.Name != config.Name || held.Def.Kind != metadata.Choices {
+			continue
+		}
+		words := strings.Split(held.Value, ",")
+		for _, w := range strings.Split(*config.Value, ",") {
+			w = strings.TrimSpace(w)
+			words = slices.DeleteFunc(words, func(have string) bool { return have == w })
+			if config.Op == kmsg.IncrementalAlterConfigOpAppend {
+				words = append(words, w)
+			}
+		}
+		return strings.Join(words, ","), true
+	}
+	return "", false
+}

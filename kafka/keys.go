@@ -1,0 +1,65 @@
+package kafka
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// endpoint is one API key with the versions that are served.
+type endpoint struct {
+	name     string
+	min, max int16
+	// advertised is what clients are told to be the lowest version; -1: min.
+	advertised int16
+	handle     func(*conn, *request) *answer
+}
+
+const keyAPIVersions = 18
+
+// endpoints are all keys that are served. What a client is told by ApiVersions is read off here.
+var endpoints map[int16]*endpoint
+
+// Versions 0 to 2 of Produce carry message formats that are not served, yet librdkafka switches compression off unless version 0 is
+// advertised (A2).
+func init() {
+	endpoints = map[int16]*endpoint{
+		keyProduce:     {min: 3, max: 12, handle: (*conn).produce, advertised: 0},
+		1:              {min: 4, max: 17, handle: (*conn).fetch, advertised: -1},
+		2:              plain(1, 10, (*conn).listOffsets),
+		3:              plain(0, 13, (*conn).metadata),
+		10:             plain(0, 6, (*conn).findCoordinator),
+		keyAPIVersions: plain(0, 4, (*conn).apiVersions),
+		19:             plain(2, 7, (*conn).createTopics),
+		20:             plain(1, 6, (*conn).deleteTopics),
+		22:             plain(0, 5, (*conn).initProducerID),
+		23:             plain(2, 4, (*conn).offsetForLeaderEpoch),
+		32:             plain(0, 4, (*conn).describeConfigs),
+		37:             plain(0, 3, (*conn).createPartitions),
+		44:             plain(0, 1, (*conn).incrementalAlterConfigs),
+		60:             plain(0, 2, (*conn).describeCluster),
+	}
+	for key, e := range endpoints {
+		e.name = kmsg.NameForKey(key)
+	}
+}
+
+// plain is an endpoint whose handler answers before the next request of its connection begins.
+func plain[Req, Resp any, PReq interface {
+	*Req
+	kmsg.Request
+}, PResp interface {
+	*Resp
+	kmsg.Response
+}](least, most int16, handle func(*conn, *request, PReq, PResp)) *endpoint {
+	return &endpoint{min: least, max: most, advertised: -1, handle: func(c *conn, r *request) *answer {
+		req := r.msg.(PReq)
+		resp := req.ResponseKind().(PResp)
+		handle(c, r, req, resp)
+		return &answer{response: resp}
+	}}
+}
+
+// keys are the keys that are served, sorted.
+func keys() []int16 { return slices.Sorted(maps.Keys(endpoints)) }
