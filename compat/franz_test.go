@@ -3,11 +3,13 @@ package compat
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/oncelog/oncelog/internal/brokerproc"
 )
@@ -99,5 +101,69 @@ func kill(t *testing.T, c *brokerproc.Cluster, id int32) {
 	}
 	if err := c.Broker(id).Start(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Transactions through a killed leader: what was committed is read once, what was aborted never. The same with the protocol of
+// clients from before Kafka 4 (transaction version 1).
+func TestFranzTransactions(t *testing.T) {
+	for _, version := range []struct {
+		name string
+		opts []kgo.Opt
+	}{{"2", nil}, {"1", []kgo.Opt{kgo.MaxVersions(kversion.V3_9_0())}}} {
+		t.Run("transaction version "+version.name, func(t *testing.T) { transact(t, version.opts) })
+	}
+}
+
+func transact(t *testing.T, opts []kgo.Opt) {
+	const rounds, each = 40, 50
+	c := startCluster(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	admin := franzClient(t, c)
+	createTopic(t, admin, "txn", 3)
+	cl := franzClient(t, c, append(opts, kgo.TransactionalID("job"), kgo.DefaultProduceTopic("txn"), kgo.TransactionTimeout(30*time.Second))...)
+	want := map[string]bool{}
+	for round := range rounds {
+		if round == rounds/2 {
+			kill(t, c, leaderOf(t, ctx, admin, "txn", 1))
+		}
+		if err := cl.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		var values []string
+		for n := range each {
+			v := fmt.Sprintf("%d-%d", round, n)
+			values = append(values, v)
+			cl.Produce(ctx, &kgo.Record{Key: fmt.Appendf(nil, "%d", n), Value: []byte(v)}, nil)
+		}
+		err := cl.Flush(ctx)
+		commit := kgo.TransactionEndTry(err == nil && round%3 != 0)
+		if end := cl.EndTransaction(ctx, commit); end != nil {
+			t.Fatalf("round %d, commit %v: %v", round, commit, end)
+		}
+		if bool(commit) {
+			for _, v := range values {
+				want[v] = true
+			}
+		}
+	}
+	seen := map[string]int{}
+	reader := franzClient(t, c, kgo.ConsumeTopics("txn"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+	for total := 0; total < len(want); {
+		fetches := reader.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			t.Fatalf("after %d of %d: %v", total, len(want), err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) { seen[string(r.Value)]++; total++ })
+	}
+	for v, n := range seen {
+		if n != 1 || !want[v] {
+			t.Errorf("%s is there %d times, committed: %v", v, n, want[v])
+		}
+	}
+	described, err := kadm.NewClient(admin).DescribeTransactions(ctx, "job")
+	if state := described["job"].State; err != nil || !strings.HasSuffix(state, "Commit") && !strings.HasSuffix(state, "Abort") {
+		t.Errorf("the id is described as %+v, %v", described["job"], err)
 	}
 }

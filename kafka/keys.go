@@ -35,10 +35,15 @@ func init() {
 		20:             plain(1, 6, (*conn).deleteTopics),
 		22:             plain(0, 5, (*conn).initProducerID),
 		23:             plain(2, 4, (*conn).offsetForLeaderEpoch),
+		24:             plain(0, 3, (*conn).addPartitionsToTxn),
+		keyEndTxn:      plain(0, 5, (*conn).endTxn),
 		32:             plain(0, 4, (*conn).describeConfigs),
 		37:             plain(0, 3, (*conn).createPartitions),
 		44:             plain(0, 1, (*conn).incrementalAlterConfigs),
 		60:             plain(0, 2, (*conn).describeCluster),
+		61:             plain(0, 0, (*conn).describeProducers),
+		65:             plain(0, 0, (*conn).describeTransactions),
+		66:             plain(0, 2, (*conn).listTransactions),
 	}
 	for key, e := range endpoints {
 		e.name = kmsg.NameForKey(key)

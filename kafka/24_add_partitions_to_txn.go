@@ -1,0 +1,72 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/coordinator/txn"
+	"github.com/oncelog/oncelog/internal/frontdoor"
+	"github.com/oncelog/oncelog/record"
+)
+
+// addPartitionsToTxn lets partitions join a transaction of version 1: those clients name their partitions before they write to them
+// (T5-T7). Versions from 4 on are of brokers among themselves and not served.
+func (c *conn) addPartitionsToTxn(r *request, req *kmsg.AddPartitionsToTxnRequest, resp *kmsg.AddPartitionsToTxnResponse) {
+	img := c.c.Cluster.Image()
+	var all []record.TopicPartition
+	unknown := make(map[record.TopicPartition]bool)
+	for i := range req.Topics {
+		for _, p := range req.Topics[i].Partitions {
+			tp := record.TopicPartition{Topic: req.Topics[i].Topic, Partition: p}
+			all = append(all, tp)
+			if !exists(img, tp) || record.InternalTopic(tp.Topic) {
+				unknown[tp] = true
+			}
+		}
+	}
+	code := func(record.TopicPartition) int16 { return 0 }
+	if len(unknown) > 0 { // T6: then nothing is added
+		code = func(tp record.TopicPartition) int16 {
+			if unknown[tp] {
+				return c.refuse(r, frontdoor.ReasonUnknownTopic)
+			}
+			return c.refuse(r, "OPERATION_NOT_ATTEMPTED")
+		}
+	} else if one := c.addToTxn(r, req, all); one != 0 {
+		code = func(record.TopicPartition) int16 { return one }
+	}
+	for i := range req.Topics {
+		to := kmsg.NewAddPartitionsToTxnResponseTopic()
+		to.Topic = req.Topics[i].Topic
+		for _, p := range req.Topics[i].Partitions {
+			to.Partitions = append(to.Partitions, kmsg.AddPartitionsToTxnResponseTopicPartition{Partition: p, ErrorCode: code(record.TopicPartition{Topic: to.Topic, Partition: p})})
+		}
+		resp.Topics = append(resp.Topics, to)
+	}
+}
+
+// addToTxn adds partitions that exist, in as many steps as the coordinator's bound makes; 0: they are in the transaction.
+func (c *conn) addToTxn(r *request, req *kmsg.AddPartitionsToTxnRequest, all []record.TopicPartition) int16 {
+	ctx, cancel := context.WithTimeout(c.ctx, coordinatorTimeout)
+	defer cancel()
+	has := coordinator.Producer{ID: record.ProducerID(req.ProducerID), Epoch: record.Epoch(req.ProducerEpoch)}
+	for first := true; first || len(all) > 0; first = false {
+		part := all[:min(len(all), txn.MaxAdded)]
+		all = all[len(part):]
+		err := c.c.Transactions.AddPartitions(ctx, coordinator.AddRequest{TransactionalID: req.TransactionalID, Producer: has, Partitions: part, Version: 1})
+		if err != nil {
+			return c.failure(r, err).txnCode(req.Version < 2)
+		}
+	}
+	return 0
+}
+
+// txnCode is the code of a failure of a transaction at a version: old clients know one code for a producer that is fenced.
+func (f failure) txnCode(old bool) int16 {
+	if old && f.Kind.Reason == "PRODUCER_FENCED" {
+		return frontdoor.KindOf("INVALID_PRODUCER_EPOCH").Kafka
+	}
+	return f.coordinatorCode()
+}

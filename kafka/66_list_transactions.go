@@ -1,0 +1,67 @@
+package kafka
+
+import (
+	"context"
+	"regexp"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/coordinator/txn"
+	"github.com/oncelog/oncelog/internal/frontdoor"
+	"github.com/oncelog/oncelog/record"
+)
+
+const (
+	// maxTransactionsListed of one request; more are left out, oldest names first.
+	maxTransactionsListed = 10_000
+	// maxPatternLength bounds a client's regular expression.
+	maxPatternLength = 1000
+)
+
+// listTransactions lists what this broker coordinates (T35). States that do not exist are named in the answer.
+func (c *conn) listTransactions(r *request, req *kmsg.ListTransactionsRequest, resp *kmsg.ListTransactionsResponse) {
+	ctx, cancel := context.WithTimeout(c.waiting, coordinatorTimeout)
+	defer cancel()
+	var pattern *regexp.Regexp
+	if p := textOf(req.TransactionalIDPattern); p != "" {
+		var err error
+		if pattern, err = regexp.Compile("^(?:" + p + ")$"); err != nil || len(p) > maxPatternLength {
+			resp.ErrorCode = c.refuse(r, "INVALID_REGULAR_EXPRESSION")
+			return
+		}
+	}
+	if len(req.StateFilters) > maxTransactionsListed || len(req.ProducerIDFilters) > maxTransactionsListed {
+		resp.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
+		return
+	}
+	f := coordinator.TransactionFilter{}
+	if req.DurationFilterMillis > 0 {
+		f.OpenFor = time.Duration(min(req.DurationFilterMillis, int64(1<<62/time.Millisecond))) * time.Millisecond
+	}
+	for _, name := range req.StateFilters {
+		if s, ok := txn.ParseStatus(name); ok {
+			f.States = append(f.States, s)
+		} else {
+			resp.UnknownStateFilters = append(resp.UnknownStateFilters, name)
+		}
+	}
+	if len(req.StateFilters) > 0 && len(f.States) == 0 {
+		return
+	}
+	for _, id := range req.ProducerIDFilters {
+		f.ProducerIDs = append(f.ProducerIDs, record.ProducerID(id))
+	}
+	list, _, err := c.c.Transactions.List(ctx, f, maxTransactionsListed)
+	if err != nil {
+		resp.ErrorCode = c.failure(r, err).coordinatorCode()
+		return
+	}
+	for _, t := range list {
+		if pattern == nil || pattern.MatchString(t.ID) {
+			resp.TransactionStates = append(resp.TransactionStates, kmsg.ListTransactionsResponseTransactionState{
+				TransactionalID: t.ID, ProducerID: int64(t.ProducerID), TransactionState: t.Status.String()})
+		}
+	}
+}
