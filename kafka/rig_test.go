@@ -212,7 +212,6 @@ func produceOf(version, acks int16, topic string, batches ...[]byte) *kmsg.Produ
 }
 
 type fakeLog struct {
-	mu      sync.Mutex
 	produce func(partition.ProduceRequest, func(partition.ProduceResult, error))
 	fetch   func(context.Context, partition.FetchRequest) []partition.FetchedPartition
 	list    func(record.TopicPartition, int64) (partition.ListedOffset, error)
