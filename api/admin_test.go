@@ -398,7 +398,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 
 func TestConfigIsChecked(t *testing.T) {
 	good := Config{Log: &fakeLog{}, Replicas: &fakeReplicas{}, Cluster: newFakeCluster(t), Health: newFakeHealth(true),
-		Transactions: &fakeTransactions{}, Coordinators: &fakeTransactions{}}
+		Transactions: &fakeTransactions{}, Groups: &fakeGroups{}, Coordinators: &fakeTransactions{}}
 	if err := good.Validate(); err != nil {
 		t.Error(err)
 	}

@@ -28,13 +28,14 @@ import (
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
-// Config is what a Server needs. Log, Replicas, Cluster, Transactions, Coordinators and Health must be given; zero
+// Config is what a Server needs. Log, Replicas, Cluster, Transactions, Groups, Coordinators and Health must be given; zero
 // limits mean their defaults.
 type Config struct {
 	Log          Log
 	Replicas     Replicas
 	Cluster      Cluster
 	Transactions Transactions
+	Groups       Groups
 	Coordinators Coordinators
 	Health       Health
 
@@ -98,8 +99,8 @@ func (c Config) Validate() error {
 		return errors.New("api: Replicas is missing")
 	case c.Cluster == nil:
 		return errors.New("api: Cluster is missing")
-	case c.Transactions == nil || c.Coordinators == nil:
-		return errors.New("api: Transactions or Coordinators is missing")
+	case c.Transactions == nil || c.Groups == nil || c.Coordinators == nil:
+		return errors.New("api: Transactions, Groups or Coordinators is missing")
 	case c.Health == nil:
 		return errors.New("api: Health is missing")
 	case c.MaxMessageBytes < 0 || c.MaxMessageBytes > 64<<20:
@@ -175,6 +176,7 @@ func (s *Server) newGRPC(listener string) *grpc.Server {
 	svc := &service{Server: s, listener: listener}
 	clientv1.RegisterLogServiceServer(g, svc)
 	clientv1.RegisterTransactionServiceServer(g, svc)
+	clientv1.RegisterGroupServiceServer(g, svc)
 	clientv1.RegisterAdminServiceServer(g, svc)
 	healthpb.RegisterHealthServer(g, s.health)
 	if s.c.Reflection {
@@ -220,6 +222,7 @@ func (s *Server) Stop(ctx context.Context) error {
 type service struct {
 	clientv1.UnimplementedLogServiceServer
 	clientv1.UnimplementedTransactionServiceServer
+	clientv1.UnimplementedGroupServiceServer
 	clientv1.UnimplementedAdminServiceServer
 	*Server
 	listener string

@@ -18,7 +18,7 @@ import (
 func benchServer(b *testing.B, log *fakeLog) clientv1.LogServiceClient {
 	b.Helper()
 	s, err := New(Config{Log: log, Replicas: &fakeReplicas{}, Cluster: &fakeCluster{}, Health: newFakeHealth(true),
-		Transactions: &fakeTransactions{}, Coordinators: &fakeTransactions{}})
+		Transactions: &fakeTransactions{}, Groups: &fakeGroups{}, Coordinators: &fakeTransactions{}})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -2,9 +2,11 @@ package api
 
 import (
 	"context"
+	"time"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/coordinator/group"
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
@@ -43,6 +45,26 @@ type Transactions interface {
 	Describe(ctx context.Context, id string) (*txn.Transaction, error)
 	// Abort aborts an open transaction against its producer.
 	Abort(ctx context.Context, id string, p coordinator.Producer, by txn.Client) error
+}
+
+// Groups coordinates consumer groups, as far as this broker leads their shards. Errors are *coordinator.Error, which say
+// whether the operation may have happened, and which broker to ask instead.
+type Groups interface {
+	// OpenMembership begins a member's stream, which the caller closes (G14 to G17).
+	OpenMembership(context.Context, coordinator.MemberRequest) (*coordinator.Membership, error)
+	// HeartbeatInterval is how often members should be heard, SessionTimeout for how long they may be silent.
+	HeartbeatInterval() time.Duration
+	SessionTimeout() time.Duration
+	// CommitOffsets and CommitInTransaction commit offsets; those that are refused one by one are given (G19 to G24).
+	CommitOffsets(context.Context, coordinator.CommitRequest) ([]coordinator.RefusedOffset, error)
+	CommitInTransaction(context.Context, coordinator.TransactionalCommit) ([]coordinator.RefusedOffset, error)
+	FetchOffsets(context.Context, coordinator.FetchRequest) ([]group.Fetched, error)
+	// List gives at most limit groups of the shards led here.
+	List(ctx context.Context, f coordinator.GroupFilter, limit int) (list []group.Description, truncated bool, err error)
+	Describe(ctx context.Context, id string) (group.Description, error)
+	Delete(ctx context.Context, id string) error
+	// DeleteOffsets gives the topics whose offsets stay, since members are subscribed to them.
+	DeleteOffsets(ctx context.Context, id string, topics []coordinator.WantedTopic) (subscribed []string, err error)
 }
 
 // Coordinators finds coordinators, of whatever broker.

@@ -39,6 +39,7 @@ type rig struct {
 	health   *fakeHealth
 	// transactions coordinates, and finds coordinators.
 	transactions *fakeTransactions
+	groups       *fakeGroups
 	registry     *prometheus.Registry
 	logged       *lockedBuilder
 
@@ -52,10 +53,10 @@ type rig struct {
 // newRig starts a server on a listener called "default". change may alter the config before.
 func newRig(t *testing.T, change func(*Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, log: &fakeLog{}, replicas: &fakeReplicas{}, cluster: newFakeCluster(t), health: newFakeHealth(true), transactions: &fakeTransactions{},
+	r := &rig{t: t, log: &fakeLog{}, replicas: &fakeReplicas{}, cluster: newFakeCluster(t), health: newFakeHealth(true), transactions: &fakeTransactions{}, groups: &fakeGroups{},
 		registry: prometheus.NewRegistry(), logged: &lockedBuilder{}}
 	c := Config{Log: r.log, Replicas: r.replicas, Cluster: r.cluster, Health: r.health, HTTPListener: "http", Reflection: true,
-		Transactions: r.transactions, Coordinators: r.transactions,
+		Transactions: r.transactions, Groups: r.groups, Coordinators: r.transactions,
 		Registerer: r.registry, Logger: slog.New(slog.NewTextHandler(r.logged, nil))}
 	if change != nil {
 		change(&c)

@@ -166,6 +166,7 @@ var (
 	_ kafka.Coordinators = (*coordinator.Host)(nil)
 
 	_ api.Transactions = (*coordinator.Transactions)(nil)
+	_ api.Groups       = (*coordinator.Groups)(nil)
 	_ api.Coordinators = (*coordinator.Host)(nil)
 	_ peer.Handler     = peerHandler{}
 

@@ -150,7 +150,7 @@ func (p *parts) assembleDoors(b *Broker) (err error) {
 		FetchBytes: int64(b.cfg.Limits.FetchBytes), Connections: b.cfg.Limits.MaxConnections})
 	p.api, err = api.New(api.Config{
 		Log: p.partitions, Replicas: p.partitions, Cluster: view{p.cluster, p}, Health: p.health,
-		Transactions: p.transactions, Coordinators: p.coordinators,
+		Transactions: p.transactions, Groups: p.groups, Coordinators: p.coordinators,
 		HTTPListener: httpListenerName, Reflection: true,
 		MaxMessageBytes: int(b.cfg.Limits.MaxMessageBytes),
 		Shared:          shared, Logger: p.logger, Registerer: b.options.Registry,

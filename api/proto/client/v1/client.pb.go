@@ -347,6 +347,71 @@ func (TransactionEventKind) EnumDescriptor() ([]byte, []int) {
 	return file_client_v1_client_proto_rawDescGZIP(), []int{5}
 }
 
+type GroupState int32
+
+const (
+	GroupState_GROUP_STATE_UNSPECIFIED GroupState = 0
+	// Nobody is a member.
+	GroupState_GROUP_STATE_EMPTY GroupState = 1
+	// Members or topics have changed, and partitions are being assigned anew.
+	GroupState_GROUP_STATE_ASSIGNING GroupState = 2
+	// Members are on their way to what they are to have.
+	GroupState_GROUP_STATE_RECONCILING GroupState = 3
+	GroupState_GROUP_STATE_STABLE      GroupState = 4
+	// Of the classic protocol: members join again, or wait for their leader.
+	GroupState_GROUP_STATE_PREPARING_REBALANCE  GroupState = 5
+	GroupState_GROUP_STATE_COMPLETING_REBALANCE GroupState = 6
+)
+
+// Enum value maps for GroupState.
+var (
+	GroupState_name = map[int32]string{
+		0: "GROUP_STATE_UNSPECIFIED",
+		1: "GROUP_STATE_EMPTY",
+		2: "GROUP_STATE_ASSIGNING",
+		3: "GROUP_STATE_RECONCILING",
+		4: "GROUP_STATE_STABLE",
+		5: "GROUP_STATE_PREPARING_REBALANCE",
+		6: "GROUP_STATE_COMPLETING_REBALANCE",
+	}
+	GroupState_value = map[string]int32{
+		"GROUP_STATE_UNSPECIFIED":          0,
+		"GROUP_STATE_EMPTY":                1,
+		"GROUP_STATE_ASSIGNING":            2,
+		"GROUP_STATE_RECONCILING":          3,
+		"GROUP_STATE_STABLE":               4,
+		"GROUP_STATE_PREPARING_REBALANCE":  5,
+		"GROUP_STATE_COMPLETING_REBALANCE": 6,
+	}
+)
+
+func (x GroupState) Enum() *GroupState {
+	p := new(GroupState)
+	*p = x
+	return p
+}
+
+func (x GroupState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GroupState) Descriptor() protoreflect.EnumDescriptor {
+	return file_client_v1_client_proto_enumTypes[6].Descriptor()
+}
+
+func (GroupState) Type() protoreflect.EnumType {
+	return &file_client_v1_client_proto_enumTypes[6]
+}
+
+func (x GroupState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GroupState.Descriptor instead.
+func (GroupState) EnumDescriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{6}
+}
+
 type ProduceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Chosen by the client, unique among the requests in flight on this stream.
@@ -2543,6 +2608,1684 @@ func (x *TransactionEvent) GetReceivedSequence() int32 {
 	return 0
 }
 
+type JoinGroupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the first message only.
+	GroupId string `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	// Made by the client, unique for the process.
+	MemberId string `protobuf:"bytes,2,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	// Of a static member, which keeps its partitions over a restart; empty: it is none.
+	InstanceId string `protobuf:"bytes,3,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// 0: joins. Else the member's, and owned is what it has.
+	MemberEpoch int32 `protobuf:"varint,4,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
+	// In any message. Absent: as before. Required where the member joins.
+	Subscription *Subscription `protobuf:"bytes,5,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// What the member reads. Absent: it does not say. After the first message it counts only with the ack
+	// of the newest answer.
+	Owned *Owned `protobuf:"bytes,6,opt,name=owned,proto3" json:"owned,omitempty"`
+	// Version of the newest answer that the member has done.
+	Ack uint64 `protobuf:"varint,7,opt,name=ack,proto3" json:"ack,omitempty"`
+	// The member leaves; away: for a while, keeping its partitions, with an instance_id.
+	Leave         bool `protobuf:"varint,8,opt,name=leave,proto3" json:"leave,omitempty"`
+	Away          bool `protobuf:"varint,9,opt,name=away,proto3" json:"away,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinGroupRequest) Reset() {
+	*x = JoinGroupRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinGroupRequest) ProtoMessage() {}
+
+func (x *JoinGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinGroupRequest.ProtoReflect.Descriptor instead.
+func (*JoinGroupRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *JoinGroupRequest) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *JoinGroupRequest) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *JoinGroupRequest) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *JoinGroupRequest) GetMemberEpoch() int32 {
+	if x != nil {
+		return x.MemberEpoch
+	}
+	return 0
+}
+
+func (x *JoinGroupRequest) GetSubscription() *Subscription {
+	if x != nil {
+		return x.Subscription
+	}
+	return nil
+}
+
+func (x *JoinGroupRequest) GetOwned() *Owned {
+	if x != nil {
+		return x.Owned
+	}
+	return nil
+}
+
+func (x *JoinGroupRequest) GetAck() uint64 {
+	if x != nil {
+		return x.Ack
+	}
+	return 0
+}
+
+func (x *JoinGroupRequest) GetLeave() bool {
+	if x != nil {
+		return x.Leave
+	}
+	return false
+}
+
+func (x *JoinGroupRequest) GetAway() bool {
+	if x != nil {
+		return x.Away
+	}
+	return false
+}
+
+// Subscription is what a member wants to read.
+type Subscription struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Up to 1,000. Those that do not exist are read once they do.
+	Topics []string `protobuf:"bytes,1,rep,name=topics,proto3" json:"topics,omitempty"`
+	// Of whole topic names, RE2. Empty: none.
+	Pattern string `protobuf:"bytes,2,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	// uniform (the default) or range.
+	Assignor string `protobuf:"bytes,3,opt,name=assignor,proto3" json:"assignor,omitempty"`
+	// How long the member may take to give partitions back before it is taken for dead. 0: 300,000. At
+	// most 3,600,000.
+	RebalanceTimeoutMs int32  `protobuf:"varint,4,opt,name=rebalance_timeout_ms,json=rebalanceTimeoutMs,proto3" json:"rebalance_timeout_ms,omitempty"`
+	Rack               string `protobuf:"bytes,5,opt,name=rack,proto3" json:"rack,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *Subscription) Reset() {
+	*x = Subscription{}
+	mi := &file_client_v1_client_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Subscription) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Subscription) ProtoMessage() {}
+
+func (x *Subscription) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Subscription.ProtoReflect.Descriptor instead.
+func (*Subscription) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *Subscription) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *Subscription) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *Subscription) GetAssignor() string {
+	if x != nil {
+		return x.Assignor
+	}
+	return ""
+}
+
+func (x *Subscription) GetRebalanceTimeoutMs() int32 {
+	if x != nil {
+		return x.RebalanceTimeoutMs
+	}
+	return 0
+}
+
+func (x *Subscription) GetRack() string {
+	if x != nil {
+		return x.Rack
+	}
+	return ""
+}
+
+type Owned struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topics        []*AssignedTopic       `protobuf:"bytes,1,rep,name=topics,proto3" json:"topics,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Owned) Reset() {
+	*x = Owned{}
+	mi := &file_client_v1_client_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Owned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Owned) ProtoMessage() {}
+
+func (x *Owned) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Owned.ProtoReflect.Descriptor instead.
+func (*Owned) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Owned) GetTopics() []*AssignedTopic {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+type AssignedTopic struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	TopicId       string                 `protobuf:"bytes,2,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
+	Partitions    []int32                `protobuf:"varint,3,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssignedTopic) Reset() {
+	*x = AssignedTopic{}
+	mi := &file_client_v1_client_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssignedTopic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssignedTopic) ProtoMessage() {}
+
+func (x *AssignedTopic) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssignedTopic.ProtoReflect.Descriptor instead.
+func (*AssignedTopic) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *AssignedTopic) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *AssignedTopic) GetTopicId() string {
+	if x != nil {
+		return x.TopicId
+	}
+	return ""
+}
+
+func (x *AssignedTopic) GetPartitions() []int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+type JoinGroupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// To be acknowledged when it is done.
+	Version uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// The member's epoch from now on: it goes with offsets, and with the next stream.
+	MemberEpoch int32 `protobuf:"varint,2,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
+	// All that the member may read.
+	Topics []*AssignedTopic `protobuf:"bytes,3,rep,name=topics,proto3" json:"topics,omitempty"`
+	// How often the member should say something, and for how long it may be silent.
+	HeartbeatIntervalMs int32 `protobuf:"varint,4,opt,name=heartbeat_interval_ms,json=heartbeatIntervalMs,proto3" json:"heartbeat_interval_ms,omitempty"`
+	SessionTimeoutMs    int32 `protobuf:"varint,5,opt,name=session_timeout_ms,json=sessionTimeoutMs,proto3" json:"session_timeout_ms,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *JoinGroupResponse) Reset() {
+	*x = JoinGroupResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinGroupResponse) ProtoMessage() {}
+
+func (x *JoinGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinGroupResponse.ProtoReflect.Descriptor instead.
+func (*JoinGroupResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *JoinGroupResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *JoinGroupResponse) GetMemberEpoch() int32 {
+	if x != nil {
+		return x.MemberEpoch
+	}
+	return 0
+}
+
+func (x *JoinGroupResponse) GetTopics() []*AssignedTopic {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *JoinGroupResponse) GetHeartbeatIntervalMs() int32 {
+	if x != nil {
+		return x.HeartbeatIntervalMs
+	}
+	return 0
+}
+
+func (x *JoinGroupResponse) GetSessionTimeoutMs() int32 {
+	if x != nil {
+		return x.SessionTimeoutMs
+	}
+	return 0
+}
+
+// Committer is the member that commits or fetches. Absent in a request: nobody in particular.
+type Committer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MemberId      string                 `protobuf:"bytes,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	InstanceId    string                 `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	MemberEpoch   int32                  `protobuf:"varint,3,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Committer) Reset() {
+	*x = Committer{}
+	mi := &file_client_v1_client_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Committer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Committer) ProtoMessage() {}
+
+func (x *Committer) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Committer.ProtoReflect.Descriptor instead.
+func (*Committer) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Committer) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *Committer) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *Committer) GetMemberEpoch() int32 {
+	if x != nil {
+		return x.MemberEpoch
+	}
+	return 0
+}
+
+type OffsetToCommit struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Topic     string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	// The next one to be read.
+	Offset int64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Of the last record before it; absent: not known.
+	LeaderEpoch *int32 `protobuf:"varint,4,opt,name=leader_epoch,json=leaderEpoch,proto3,oneof" json:"leader_epoch,omitempty"`
+	// Up to 4,096 characters, for whoever commits.
+	Metadata      string `protobuf:"bytes,5,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OffsetToCommit) Reset() {
+	*x = OffsetToCommit{}
+	mi := &file_client_v1_client_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OffsetToCommit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OffsetToCommit) ProtoMessage() {}
+
+func (x *OffsetToCommit) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OffsetToCommit.ProtoReflect.Descriptor instead.
+func (*OffsetToCommit) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *OffsetToCommit) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *OffsetToCommit) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *OffsetToCommit) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *OffsetToCommit) GetLeaderEpoch() int32 {
+	if x != nil && x.LeaderEpoch != nil {
+		return *x.LeaderEpoch
+	}
+	return 0
+}
+
+func (x *OffsetToCommit) GetMetadata() string {
+	if x != nil {
+		return x.Metadata
+	}
+	return ""
+}
+
+type CommitOffsetsRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	GroupId   string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	Committer *Committer             `protobuf:"bytes,2,opt,name=committer,proto3" json:"committer,omitempty"`
+	// Up to 10,000.
+	Offsets       []*OffsetToCommit `protobuf:"bytes,3,rep,name=offsets,proto3" json:"offsets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitOffsetsRequest) Reset() {
+	*x = CommitOffsetsRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitOffsetsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitOffsetsRequest) ProtoMessage() {}
+
+func (x *CommitOffsetsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitOffsetsRequest.ProtoReflect.Descriptor instead.
+func (*CommitOffsetsRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *CommitOffsetsRequest) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *CommitOffsetsRequest) GetCommitter() *Committer {
+	if x != nil {
+		return x.Committer
+	}
+	return nil
+}
+
+func (x *CommitOffsetsRequest) GetOffsets() []*OffsetToCommit {
+	if x != nil {
+		return x.Offsets
+	}
+	return nil
+}
+
+type CommitOffsetsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that were not committed. All others were.
+	Refused       []*RefusedOffset `protobuf:"bytes,1,rep,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitOffsetsResponse) Reset() {
+	*x = CommitOffsetsResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitOffsetsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitOffsetsResponse) ProtoMessage() {}
+
+func (x *CommitOffsetsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitOffsetsResponse.ProtoReflect.Descriptor instead.
+func (*CommitOffsetsResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *CommitOffsetsResponse) GetRefused() []*RefusedOffset {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+type RefusedOffset struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Error         *Error                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusedOffset) Reset() {
+	*x = RefusedOffset{}
+	mi := &file_client_v1_client_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusedOffset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusedOffset) ProtoMessage() {}
+
+func (x *RefusedOffset) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusedOffset.ProtoReflect.Descriptor instead.
+func (*RefusedOffset) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *RefusedOffset) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *RefusedOffset) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *RefusedOffset) GetError() *Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+type CommitOffsetsInTransactionRequest struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	TransactionalId string                 `protobuf:"bytes,1,opt,name=transactional_id,json=transactionalId,proto3" json:"transactional_id,omitempty"`
+	ProducerId      int64                  `protobuf:"varint,2,opt,name=producer_id,json=producerId,proto3" json:"producer_id,omitempty"`
+	ProducerEpoch   int32                  `protobuf:"varint,3,opt,name=producer_epoch,json=producerEpoch,proto3" json:"producer_epoch,omitempty"`
+	GroupId         string                 `protobuf:"bytes,4,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	// Absent: no member fences the commit, only the producer's epoch does.
+	Committer     *Committer        `protobuf:"bytes,5,opt,name=committer,proto3" json:"committer,omitempty"`
+	Offsets       []*OffsetToCommit `protobuf:"bytes,6,rep,name=offsets,proto3" json:"offsets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitOffsetsInTransactionRequest) Reset() {
+	*x = CommitOffsetsInTransactionRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitOffsetsInTransactionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitOffsetsInTransactionRequest) ProtoMessage() {}
+
+func (x *CommitOffsetsInTransactionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitOffsetsInTransactionRequest.ProtoReflect.Descriptor instead.
+func (*CommitOffsetsInTransactionRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *CommitOffsetsInTransactionRequest) GetTransactionalId() string {
+	if x != nil {
+		return x.TransactionalId
+	}
+	return ""
+}
+
+func (x *CommitOffsetsInTransactionRequest) GetProducerId() int64 {
+	if x != nil {
+		return x.ProducerId
+	}
+	return 0
+}
+
+func (x *CommitOffsetsInTransactionRequest) GetProducerEpoch() int32 {
+	if x != nil {
+		return x.ProducerEpoch
+	}
+	return 0
+}
+
+func (x *CommitOffsetsInTransactionRequest) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *CommitOffsetsInTransactionRequest) GetCommitter() *Committer {
+	if x != nil {
+		return x.Committer
+	}
+	return nil
+}
+
+func (x *CommitOffsetsInTransactionRequest) GetOffsets() []*OffsetToCommit {
+	if x != nil {
+		return x.Offsets
+	}
+	return nil
+}
+
+type CommitOffsetsInTransactionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Refused       []*RefusedOffset       `protobuf:"bytes,1,rep,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitOffsetsInTransactionResponse) Reset() {
+	*x = CommitOffsetsInTransactionResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitOffsetsInTransactionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitOffsetsInTransactionResponse) ProtoMessage() {}
+
+func (x *CommitOffsetsInTransactionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitOffsetsInTransactionResponse.ProtoReflect.Descriptor instead.
+func (*CommitOffsetsInTransactionResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *CommitOffsetsInTransactionResponse) GetRefused() []*RefusedOffset {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+type FetchOffsetsRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	GroupId string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	// Checked if it is there.
+	Committer *Committer `protobuf:"bytes,2,opt,name=committer,proto3" json:"committer,omitempty"`
+	// Absent topics: all that the group has.
+	Topics []*TopicPartitions `protobuf:"bytes,3,rep,name=topics,proto3" json:"topics,omitempty"`
+	// An offset that an open transaction may yet change is said to be unstable, and not given.
+	RequireStable bool `protobuf:"varint,4,opt,name=require_stable,json=requireStable,proto3" json:"require_stable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchOffsetsRequest) Reset() {
+	*x = FetchOffsetsRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchOffsetsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchOffsetsRequest) ProtoMessage() {}
+
+func (x *FetchOffsetsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchOffsetsRequest.ProtoReflect.Descriptor instead.
+func (*FetchOffsetsRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *FetchOffsetsRequest) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *FetchOffsetsRequest) GetCommitter() *Committer {
+	if x != nil {
+		return x.Committer
+	}
+	return nil
+}
+
+func (x *FetchOffsetsRequest) GetTopics() []*TopicPartitions {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *FetchOffsetsRequest) GetRequireStable() bool {
+	if x != nil {
+		return x.RequireStable
+	}
+	return false
+}
+
+type TopicPartitions struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partitions    []int32                `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopicPartitions) Reset() {
+	*x = TopicPartitions{}
+	mi := &file_client_v1_client_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopicPartitions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopicPartitions) ProtoMessage() {}
+
+func (x *TopicPartitions) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopicPartitions.ProtoReflect.Descriptor instead.
+func (*TopicPartitions) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *TopicPartitions) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *TopicPartitions) GetPartitions() []int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+type FetchOffsetsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Offsets       []*CommittedOffset     `protobuf:"bytes,1,rep,name=offsets,proto3" json:"offsets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchOffsetsResponse) Reset() {
+	*x = FetchOffsetsResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchOffsetsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchOffsetsResponse) ProtoMessage() {}
+
+func (x *FetchOffsetsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchOffsetsResponse.ProtoReflect.Descriptor instead.
+func (*FetchOffsetsResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *FetchOffsetsResponse) GetOffsets() []*CommittedOffset {
+	if x != nil {
+		return x.Offsets
+	}
+	return nil
+}
+
+type CommittedOffset struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Topic     string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	// -1: none.
+	Offset int64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	// -1: not known.
+	LeaderEpoch int32  `protobuf:"varint,4,opt,name=leader_epoch,json=leaderEpoch,proto3" json:"leader_epoch,omitempty"`
+	Metadata    string `protobuf:"bytes,5,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// ms since 1970.
+	CommittedMs int64 `protobuf:"varint,6,opt,name=committed_ms,json=committedMs,proto3" json:"committed_ms,omitempty"`
+	// A transaction that is open may change it: ask again.
+	Unstable      bool `protobuf:"varint,7,opt,name=unstable,proto3" json:"unstable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommittedOffset) Reset() {
+	*x = CommittedOffset{}
+	mi := &file_client_v1_client_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommittedOffset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommittedOffset) ProtoMessage() {}
+
+func (x *CommittedOffset) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommittedOffset.ProtoReflect.Descriptor instead.
+func (*CommittedOffset) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *CommittedOffset) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *CommittedOffset) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *CommittedOffset) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *CommittedOffset) GetLeaderEpoch() int32 {
+	if x != nil {
+		return x.LeaderEpoch
+	}
+	return 0
+}
+
+func (x *CommittedOffset) GetMetadata() string {
+	if x != nil {
+		return x.Metadata
+	}
+	return ""
+}
+
+func (x *CommittedOffset) GetCommittedMs() int64 {
+	if x != nil {
+		return x.CommittedMs
+	}
+	return 0
+}
+
+func (x *CommittedOffset) GetUnstable() bool {
+	if x != nil {
+		return x.Unstable
+	}
+	return false
+}
+
+type ListGroupsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only these; empty: all.
+	States []GroupState `protobuf:"varint,1,rep,packed,name=states,proto3,enum=oncelog.client.v1.GroupState" json:"states,omitempty"`
+	// Only ids that begin so.
+	IdPrefix      string `protobuf:"bytes,2,opt,name=id_prefix,json=idPrefix,proto3" json:"id_prefix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGroupsRequest) Reset() {
+	*x = ListGroupsRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGroupsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGroupsRequest) ProtoMessage() {}
+
+func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
+func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ListGroupsRequest) GetStates() []GroupState {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *ListGroupsRequest) GetIdPrefix() string {
+	if x != nil {
+		return x.IdPrefix
+	}
+	return ""
+}
+
+type ListGroupsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sorted by id, without members, at most 10,000.
+	Groups []*Group `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	// There are more.
+	Truncated     bool `protobuf:"varint,2,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGroupsResponse) Reset() {
+	*x = ListGroupsResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGroupsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGroupsResponse) ProtoMessage() {}
+
+func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
+func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ListGroupsResponse) GetGroups() []*Group {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *ListGroupsResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+type DescribeGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	GroupId       string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeGroupRequest) Reset() {
+	*x = DescribeGroupRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeGroupRequest) ProtoMessage() {}
+
+func (x *DescribeGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeGroupRequest.ProtoReflect.Descriptor instead.
+func (*DescribeGroupRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *DescribeGroupRequest) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+type DescribeGroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         *Group                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeGroupResponse) Reset() {
+	*x = DescribeGroupResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeGroupResponse) ProtoMessage() {}
+
+func (x *DescribeGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeGroupResponse.ProtoReflect.Descriptor instead.
+func (*DescribeGroupResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *DescribeGroupResponse) GetGroup() *Group {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+// Group is a consumer group.
+type Group struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	GroupId string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	State   GroupState             `protobuf:"varint,2,opt,name=state,proto3,enum=oncelog.client.v1.GroupState" json:"state,omitempty"`
+	// Consumer, Classic, or Simple: nobody was ever a member.
+	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Group epoch, or generation.
+	Epoch int32 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Group epoch for which partitions were assigned.
+	AssignmentEpoch int32          `protobuf:"varint,5,opt,name=assignment_epoch,json=assignmentEpoch,proto3" json:"assignment_epoch,omitempty"`
+	Members         []*GroupMember `protobuf:"bytes,6,rep,name=members,proto3" json:"members,omitempty"`
+	// Committed offsets, and open transactions with offsets.
+	Offsets      int32 `protobuf:"varint,7,opt,name=offsets,proto3" json:"offsets,omitempty"`
+	Transactions int32 `protobuf:"varint,8,opt,name=transactions,proto3" json:"transactions,omitempty"`
+	// Broker that answers for it.
+	CoordinatorId int32 `protobuf:"varint,9,opt,name=coordinator_id,json=coordinatorId,proto3" json:"coordinator_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Group) Reset() {
+	*x = Group{}
+	mi := &file_client_v1_client_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Group) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Group) ProtoMessage() {}
+
+func (x *Group) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Group.ProtoReflect.Descriptor instead.
+func (*Group) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *Group) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *Group) GetState() GroupState {
+	if x != nil {
+		return x.State
+	}
+	return GroupState_GROUP_STATE_UNSPECIFIED
+}
+
+func (x *Group) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Group) GetEpoch() int32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Group) GetAssignmentEpoch() int32 {
+	if x != nil {
+		return x.AssignmentEpoch
+	}
+	return 0
+}
+
+func (x *Group) GetMembers() []*GroupMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *Group) GetOffsets() int32 {
+	if x != nil {
+		return x.Offsets
+	}
+	return 0
+}
+
+func (x *Group) GetTransactions() int32 {
+	if x != nil {
+		return x.Transactions
+	}
+	return 0
+}
+
+func (x *Group) GetCoordinatorId() int32 {
+	if x != nil {
+		return x.CoordinatorId
+	}
+	return 0
+}
+
+type GroupMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MemberId      string                 `protobuf:"bytes,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	InstanceId    string                 `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	ClientId      string                 `protobuf:"bytes,3,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	ClientAddress string                 `protobuf:"bytes,4,opt,name=client_address,json=clientAddress,proto3" json:"client_address,omitempty"`
+	// -2: a static member that is away.
+	MemberEpoch  int32         `protobuf:"varint,5,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
+	Subscription *Subscription `protobuf:"bytes,6,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// What it has, and what it is to have.
+	Assigned      []*AssignedTopic `protobuf:"bytes,7,rep,name=assigned,proto3" json:"assigned,omitempty"`
+	Target        []*AssignedTopic `protobuf:"bytes,8,rep,name=target,proto3" json:"target,omitempty"`
+	JoinedMs      int64            `protobuf:"varint,9,opt,name=joined_ms,json=joinedMs,proto3" json:"joined_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupMember) Reset() {
+	*x = GroupMember{}
+	mi := &file_client_v1_client_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupMember) ProtoMessage() {}
+
+func (x *GroupMember) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupMember.ProtoReflect.Descriptor instead.
+func (*GroupMember) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *GroupMember) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *GroupMember) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *GroupMember) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *GroupMember) GetClientAddress() string {
+	if x != nil {
+		return x.ClientAddress
+	}
+	return ""
+}
+
+func (x *GroupMember) GetMemberEpoch() int32 {
+	if x != nil {
+		return x.MemberEpoch
+	}
+	return 0
+}
+
+func (x *GroupMember) GetSubscription() *Subscription {
+	if x != nil {
+		return x.Subscription
+	}
+	return nil
+}
+
+func (x *GroupMember) GetAssigned() []*AssignedTopic {
+	if x != nil {
+		return x.Assigned
+	}
+	return nil
+}
+
+func (x *GroupMember) GetTarget() []*AssignedTopic {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *GroupMember) GetJoinedMs() int64 {
+	if x != nil {
+		return x.JoinedMs
+	}
+	return 0
+}
+
+type DeleteGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	GroupId       string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteGroupRequest) Reset() {
+	*x = DeleteGroupRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteGroupRequest) ProtoMessage() {}
+
+func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteGroupRequest.ProtoReflect.Descriptor instead.
+func (*DeleteGroupRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *DeleteGroupRequest) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+type DeleteGroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteGroupResponse) Reset() {
+	*x = DeleteGroupResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteGroupResponse) ProtoMessage() {}
+
+func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteGroupResponse.ProtoReflect.Descriptor instead.
+func (*DeleteGroupResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{54}
+}
+
+type DeleteOffsetsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	GroupId       string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	Topics        []*TopicPartitions     `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteOffsetsRequest) Reset() {
+	*x = DeleteOffsetsRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteOffsetsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteOffsetsRequest) ProtoMessage() {}
+
+func (x *DeleteOffsetsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteOffsetsRequest.ProtoReflect.Descriptor instead.
+func (*DeleteOffsetsRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *DeleteOffsetsRequest) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *DeleteOffsetsRequest) GetTopics() []*TopicPartitions {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+type DeleteOffsetsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Topics whose offsets stay, since members are subscribed to them.
+	Subscribed    []string `protobuf:"bytes,1,rep,name=subscribed,proto3" json:"subscribed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteOffsetsResponse) Reset() {
+	*x = DeleteOffsetsResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteOffsetsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteOffsetsResponse) ProtoMessage() {}
+
+func (x *DeleteOffsetsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteOffsetsResponse.ProtoReflect.Descriptor instead.
+func (*DeleteOffsetsResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *DeleteOffsetsResponse) GetSubscribed() []string {
+	if x != nil {
+		return x.Subscribed
+	}
+	return nil
+}
+
 type DescribeProducersRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Topic     string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
@@ -2555,7 +4298,7 @@ type DescribeProducersRequest struct {
 
 func (x *DescribeProducersRequest) Reset() {
 	*x = DescribeProducersRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[31]
+	mi := &file_client_v1_client_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +4310,7 @@ func (x *DescribeProducersRequest) String() string {
 func (*DescribeProducersRequest) ProtoMessage() {}
 
 func (x *DescribeProducersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[31]
+	mi := &file_client_v1_client_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +4323,7 @@ func (x *DescribeProducersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeProducersRequest.ProtoReflect.Descriptor instead.
 func (*DescribeProducersRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{31}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DescribeProducersRequest) GetTopic() string {
@@ -2615,7 +4358,7 @@ type DescribeProducersResponse struct {
 
 func (x *DescribeProducersResponse) Reset() {
 	*x = DescribeProducersResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[32]
+	mi := &file_client_v1_client_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2627,7 +4370,7 @@ func (x *DescribeProducersResponse) String() string {
 func (*DescribeProducersResponse) ProtoMessage() {}
 
 func (x *DescribeProducersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[32]
+	mi := &file_client_v1_client_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2640,7 +4383,7 @@ func (x *DescribeProducersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeProducersResponse.ProtoReflect.Descriptor instead.
 func (*DescribeProducersResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{32}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DescribeProducersResponse) GetProducers() []*ProducerState {
@@ -2674,7 +4417,7 @@ type ProducerState struct {
 
 func (x *ProducerState) Reset() {
 	*x = ProducerState{}
-	mi := &file_client_v1_client_proto_msgTypes[33]
+	mi := &file_client_v1_client_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +4429,7 @@ func (x *ProducerState) String() string {
 func (*ProducerState) ProtoMessage() {}
 
 func (x *ProducerState) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[33]
+	mi := &file_client_v1_client_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2699,7 +4442,7 @@ func (x *ProducerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProducerState.ProtoReflect.Descriptor instead.
 func (*ProducerState) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{33}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ProducerState) GetProducerId() int64 {
@@ -2764,7 +4507,7 @@ type ProducerBatch struct {
 
 func (x *ProducerBatch) Reset() {
 	*x = ProducerBatch{}
-	mi := &file_client_v1_client_proto_msgTypes[34]
+	mi := &file_client_v1_client_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2776,7 +4519,7 @@ func (x *ProducerBatch) String() string {
 func (*ProducerBatch) ProtoMessage() {}
 
 func (x *ProducerBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[34]
+	mi := &file_client_v1_client_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2789,7 +4532,7 @@ func (x *ProducerBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProducerBatch.ProtoReflect.Descriptor instead.
 func (*ProducerBatch) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{34}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ProducerBatch) GetBaseSequence() int32 {
@@ -2837,7 +4580,7 @@ type GetMetadataRequest struct {
 
 func (x *GetMetadataRequest) Reset() {
 	*x = GetMetadataRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[35]
+	mi := &file_client_v1_client_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2849,7 +4592,7 @@ func (x *GetMetadataRequest) String() string {
 func (*GetMetadataRequest) ProtoMessage() {}
 
 func (x *GetMetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[35]
+	mi := &file_client_v1_client_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2862,7 +4605,7 @@ func (x *GetMetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMetadataRequest.ProtoReflect.Descriptor instead.
 func (*GetMetadataRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{35}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *GetMetadataRequest) GetTopics() []string {
@@ -2886,7 +4629,7 @@ type GetMetadataResponse struct {
 
 func (x *GetMetadataResponse) Reset() {
 	*x = GetMetadataResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[36]
+	mi := &file_client_v1_client_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2898,7 +4641,7 @@ func (x *GetMetadataResponse) String() string {
 func (*GetMetadataResponse) ProtoMessage() {}
 
 func (x *GetMetadataResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[36]
+	mi := &file_client_v1_client_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2911,7 +4654,7 @@ func (x *GetMetadataResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMetadataResponse.ProtoReflect.Descriptor instead.
 func (*GetMetadataResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{36}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *GetMetadataResponse) GetClusterId() string {
@@ -2966,7 +4709,7 @@ type Broker struct {
 
 func (x *Broker) Reset() {
 	*x = Broker{}
-	mi := &file_client_v1_client_proto_msgTypes[37]
+	mi := &file_client_v1_client_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2978,7 +4721,7 @@ func (x *Broker) String() string {
 func (*Broker) ProtoMessage() {}
 
 func (x *Broker) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[37]
+	mi := &file_client_v1_client_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2991,7 +4734,7 @@ func (x *Broker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Broker.ProtoReflect.Descriptor instead.
 func (*Broker) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{37}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Broker) GetBrokerId() int32 {
@@ -3059,7 +4802,7 @@ type Topic struct {
 
 func (x *Topic) Reset() {
 	*x = Topic{}
-	mi := &file_client_v1_client_proto_msgTypes[38]
+	mi := &file_client_v1_client_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3071,7 +4814,7 @@ func (x *Topic) String() string {
 func (*Topic) ProtoMessage() {}
 
 func (x *Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[38]
+	mi := &file_client_v1_client_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3084,7 +4827,7 @@ func (x *Topic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topic.ProtoReflect.Descriptor instead.
 func (*Topic) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{38}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Topic) GetName() string {
@@ -3136,7 +4879,7 @@ type Partition struct {
 
 func (x *Partition) Reset() {
 	*x = Partition{}
-	mi := &file_client_v1_client_proto_msgTypes[39]
+	mi := &file_client_v1_client_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3148,7 +4891,7 @@ func (x *Partition) String() string {
 func (*Partition) ProtoMessage() {}
 
 func (x *Partition) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[39]
+	mi := &file_client_v1_client_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3161,7 +4904,7 @@ func (x *Partition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Partition.ProtoReflect.Descriptor instead.
 func (*Partition) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{39}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Partition) GetPartition() int32 {
@@ -3218,7 +4961,7 @@ type CreateTopicRequest struct {
 
 func (x *CreateTopicRequest) Reset() {
 	*x = CreateTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[40]
+	mi := &file_client_v1_client_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3230,7 +4973,7 @@ func (x *CreateTopicRequest) String() string {
 func (*CreateTopicRequest) ProtoMessage() {}
 
 func (x *CreateTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[40]
+	mi := &file_client_v1_client_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3243,7 +4986,7 @@ func (x *CreateTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTopicRequest.ProtoReflect.Descriptor instead.
 func (*CreateTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{40}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *CreateTopicRequest) GetName() string {
@@ -3297,7 +5040,7 @@ type CreateTopicResponse struct {
 
 func (x *CreateTopicResponse) Reset() {
 	*x = CreateTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[41]
+	mi := &file_client_v1_client_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3309,7 +5052,7 @@ func (x *CreateTopicResponse) String() string {
 func (*CreateTopicResponse) ProtoMessage() {}
 
 func (x *CreateTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[41]
+	mi := &file_client_v1_client_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3322,7 +5065,7 @@ func (x *CreateTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTopicResponse.ProtoReflect.Descriptor instead.
 func (*CreateTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{41}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CreateTopicResponse) GetTopic() *Topic {
@@ -3346,7 +5089,7 @@ type AlterTopicRequest struct {
 
 func (x *AlterTopicRequest) Reset() {
 	*x = AlterTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[42]
+	mi := &file_client_v1_client_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3358,7 +5101,7 @@ func (x *AlterTopicRequest) String() string {
 func (*AlterTopicRequest) ProtoMessage() {}
 
 func (x *AlterTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[42]
+	mi := &file_client_v1_client_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3371,7 +5114,7 @@ func (x *AlterTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTopicRequest.ProtoReflect.Descriptor instead.
 func (*AlterTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{42}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *AlterTopicRequest) GetName() string {
@@ -3418,7 +5161,7 @@ type AlterTopicResponse struct {
 
 func (x *AlterTopicResponse) Reset() {
 	*x = AlterTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[43]
+	mi := &file_client_v1_client_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3430,7 +5173,7 @@ func (x *AlterTopicResponse) String() string {
 func (*AlterTopicResponse) ProtoMessage() {}
 
 func (x *AlterTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[43]
+	mi := &file_client_v1_client_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3443,7 +5186,7 @@ func (x *AlterTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTopicResponse.ProtoReflect.Descriptor instead.
 func (*AlterTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{43}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *AlterTopicResponse) GetTopic() *Topic {
@@ -3462,7 +5205,7 @@ type DeleteTopicRequest struct {
 
 func (x *DeleteTopicRequest) Reset() {
 	*x = DeleteTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[44]
+	mi := &file_client_v1_client_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3474,7 +5217,7 @@ func (x *DeleteTopicRequest) String() string {
 func (*DeleteTopicRequest) ProtoMessage() {}
 
 func (x *DeleteTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[44]
+	mi := &file_client_v1_client_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3487,7 +5230,7 @@ func (x *DeleteTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopicRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{44}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *DeleteTopicRequest) GetName() string {
@@ -3505,7 +5248,7 @@ type DeleteTopicResponse struct {
 
 func (x *DeleteTopicResponse) Reset() {
 	*x = DeleteTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[45]
+	mi := &file_client_v1_client_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3517,7 +5260,7 @@ func (x *DeleteTopicResponse) String() string {
 func (*DeleteTopicResponse) ProtoMessage() {}
 
 func (x *DeleteTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[45]
+	mi := &file_client_v1_client_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3530,7 +5273,7 @@ func (x *DeleteTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopicResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{45}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{71}
 }
 
 type DescribeTopicRequest struct {
@@ -3542,7 +5285,7 @@ type DescribeTopicRequest struct {
 
 func (x *DescribeTopicRequest) Reset() {
 	*x = DescribeTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[46]
+	mi := &file_client_v1_client_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3554,7 +5297,7 @@ func (x *DescribeTopicRequest) String() string {
 func (*DescribeTopicRequest) ProtoMessage() {}
 
 func (x *DescribeTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[46]
+	mi := &file_client_v1_client_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3567,7 +5310,7 @@ func (x *DescribeTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTopicRequest.ProtoReflect.Descriptor instead.
 func (*DescribeTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{46}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *DescribeTopicRequest) GetName() string {
@@ -3587,7 +5330,7 @@ type DescribeTopicResponse struct {
 
 func (x *DescribeTopicResponse) Reset() {
 	*x = DescribeTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[47]
+	mi := &file_client_v1_client_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +5342,7 @@ func (x *DescribeTopicResponse) String() string {
 func (*DescribeTopicResponse) ProtoMessage() {}
 
 func (x *DescribeTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[47]
+	mi := &file_client_v1_client_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +5355,7 @@ func (x *DescribeTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTopicResponse.ProtoReflect.Descriptor instead.
 func (*DescribeTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{47}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *DescribeTopicResponse) GetTopic() *Topic {
@@ -3642,7 +5385,7 @@ type ConfigEntry struct {
 
 func (x *ConfigEntry) Reset() {
 	*x = ConfigEntry{}
-	mi := &file_client_v1_client_proto_msgTypes[48]
+	mi := &file_client_v1_client_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3654,7 +5397,7 @@ func (x *ConfigEntry) String() string {
 func (*ConfigEntry) ProtoMessage() {}
 
 func (x *ConfigEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[48]
+	mi := &file_client_v1_client_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3667,7 +5410,7 @@ func (x *ConfigEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigEntry.ProtoReflect.Descriptor instead.
 func (*ConfigEntry) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{48}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ConfigEntry) GetName() string {
@@ -3709,7 +5452,7 @@ type ListRaftGroupsRequest struct {
 
 func (x *ListRaftGroupsRequest) Reset() {
 	*x = ListRaftGroupsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[49]
+	mi := &file_client_v1_client_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3721,7 +5464,7 @@ func (x *ListRaftGroupsRequest) String() string {
 func (*ListRaftGroupsRequest) ProtoMessage() {}
 
 func (x *ListRaftGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[49]
+	mi := &file_client_v1_client_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3734,7 +5477,7 @@ func (x *ListRaftGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRaftGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListRaftGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{49}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ListRaftGroupsRequest) GetTopic() string {
@@ -3760,7 +5503,7 @@ type ListRaftGroupsResponse struct {
 
 func (x *ListRaftGroupsResponse) Reset() {
 	*x = ListRaftGroupsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[50]
+	mi := &file_client_v1_client_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3772,7 +5515,7 @@ func (x *ListRaftGroupsResponse) String() string {
 func (*ListRaftGroupsResponse) ProtoMessage() {}
 
 func (x *ListRaftGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[50]
+	mi := &file_client_v1_client_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3785,7 +5528,7 @@ func (x *ListRaftGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRaftGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListRaftGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{50}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ListRaftGroupsResponse) GetGroups() []*RaftGroup {
@@ -3827,7 +5570,7 @@ type RaftGroup struct {
 
 func (x *RaftGroup) Reset() {
 	*x = RaftGroup{}
-	mi := &file_client_v1_client_proto_msgTypes[51]
+	mi := &file_client_v1_client_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3839,7 +5582,7 @@ func (x *RaftGroup) String() string {
 func (*RaftGroup) ProtoMessage() {}
 
 func (x *RaftGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[51]
+	mi := &file_client_v1_client_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3852,7 +5595,7 @@ func (x *RaftGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftGroup.ProtoReflect.Descriptor instead.
 func (*RaftGroup) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{51}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *RaftGroup) GetGroupId() uint64 {
@@ -4000,7 +5743,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[52]
+	mi := &file_client_v1_client_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4012,7 +5755,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[52]
+	mi := &file_client_v1_client_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4025,7 +5768,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{52}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *TransferLeadershipRequest) GetTopic() string {
@@ -4057,7 +5800,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[53]
+	mi := &file_client_v1_client_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4069,7 +5812,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[53]
+	mi := &file_client_v1_client_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4082,7 +5825,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{53}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{79}
 }
 
 type GetChecksumsRequest struct {
@@ -4097,7 +5840,7 @@ type GetChecksumsRequest struct {
 
 func (x *GetChecksumsRequest) Reset() {
 	*x = GetChecksumsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[54]
+	mi := &file_client_v1_client_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4109,7 +5852,7 @@ func (x *GetChecksumsRequest) String() string {
 func (*GetChecksumsRequest) ProtoMessage() {}
 
 func (x *GetChecksumsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[54]
+	mi := &file_client_v1_client_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4122,7 +5865,7 @@ func (x *GetChecksumsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChecksumsRequest.ProtoReflect.Descriptor instead.
 func (*GetChecksumsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{54}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *GetChecksumsRequest) GetTopic() string {
@@ -4160,7 +5903,7 @@ type GetChecksumsResponse struct {
 
 func (x *GetChecksumsResponse) Reset() {
 	*x = GetChecksumsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[55]
+	mi := &file_client_v1_client_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4172,7 +5915,7 @@ func (x *GetChecksumsResponse) String() string {
 func (*GetChecksumsResponse) ProtoMessage() {}
 
 func (x *GetChecksumsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[55]
+	mi := &file_client_v1_client_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4185,7 +5928,7 @@ func (x *GetChecksumsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChecksumsResponse.ProtoReflect.Descriptor instead.
 func (*GetChecksumsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{55}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *GetChecksumsResponse) GetFrom() int64 {
@@ -4229,7 +5972,7 @@ type DeleteRecordsRequest struct {
 
 func (x *DeleteRecordsRequest) Reset() {
 	*x = DeleteRecordsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[56]
+	mi := &file_client_v1_client_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4241,7 +5984,7 @@ func (x *DeleteRecordsRequest) String() string {
 func (*DeleteRecordsRequest) ProtoMessage() {}
 
 func (x *DeleteRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[56]
+	mi := &file_client_v1_client_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4254,7 +5997,7 @@ func (x *DeleteRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRecordsRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{56}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *DeleteRecordsRequest) GetTopic() string {
@@ -4288,7 +6031,7 @@ type DeleteRecordsResponse struct {
 
 func (x *DeleteRecordsResponse) Reset() {
 	*x = DeleteRecordsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[57]
+	mi := &file_client_v1_client_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4300,7 +6043,7 @@ func (x *DeleteRecordsResponse) String() string {
 func (*DeleteRecordsResponse) ProtoMessage() {}
 
 func (x *DeleteRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[57]
+	mi := &file_client_v1_client_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4313,7 +6056,7 @@ func (x *DeleteRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRecordsResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{57}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *DeleteRecordsResponse) GetLogStartOffset() int64 {
@@ -4529,7 +6272,131 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x06reason\x18\t \x01(\tR\x06reason\x12+\n" +
 	"\x11expected_sequence\x18\n" +
 	" \x01(\x05R\x10expectedSequence\x12+\n" +
-	"\x11received_sequence\x18\v \x01(\x05R\x10receivedSequence\"q\n" +
+	"\x11received_sequence\x18\v \x01(\x05R\x10receivedSequence\"\xbf\x02\n" +
+	"\x10JoinGroupRequest\x12\x19\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12\x1b\n" +
+	"\tmember_id\x18\x02 \x01(\tR\bmemberId\x12\x1f\n" +
+	"\vinstance_id\x18\x03 \x01(\tR\n" +
+	"instanceId\x12!\n" +
+	"\fmember_epoch\x18\x04 \x01(\x05R\vmemberEpoch\x12C\n" +
+	"\fsubscription\x18\x05 \x01(\v2\x1f.oncelog.client.v1.SubscriptionR\fsubscription\x12.\n" +
+	"\x05owned\x18\x06 \x01(\v2\x18.oncelog.client.v1.OwnedR\x05owned\x12\x10\n" +
+	"\x03ack\x18\a \x01(\x04R\x03ack\x12\x14\n" +
+	"\x05leave\x18\b \x01(\bR\x05leave\x12\x12\n" +
+	"\x04away\x18\t \x01(\bR\x04away\"\xa2\x01\n" +
+	"\fSubscription\x12\x16\n" +
+	"\x06topics\x18\x01 \x03(\tR\x06topics\x12\x18\n" +
+	"\apattern\x18\x02 \x01(\tR\apattern\x12\x1a\n" +
+	"\bassignor\x18\x03 \x01(\tR\bassignor\x120\n" +
+	"\x14rebalance_timeout_ms\x18\x04 \x01(\x05R\x12rebalanceTimeoutMs\x12\x12\n" +
+	"\x04rack\x18\x05 \x01(\tR\x04rack\"A\n" +
+	"\x05Owned\x128\n" +
+	"\x06topics\x18\x01 \x03(\v2 .oncelog.client.v1.AssignedTopicR\x06topics\"`\n" +
+	"\rAssignedTopic\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x19\n" +
+	"\btopic_id\x18\x02 \x01(\tR\atopicId\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x03 \x03(\x05R\n" +
+	"partitions\"\xec\x01\n" +
+	"\x11JoinGroupResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12!\n" +
+	"\fmember_epoch\x18\x02 \x01(\x05R\vmemberEpoch\x128\n" +
+	"\x06topics\x18\x03 \x03(\v2 .oncelog.client.v1.AssignedTopicR\x06topics\x122\n" +
+	"\x15heartbeat_interval_ms\x18\x04 \x01(\x05R\x13heartbeatIntervalMs\x12,\n" +
+	"\x12session_timeout_ms\x18\x05 \x01(\x05R\x10sessionTimeoutMs\"l\n" +
+	"\tCommitter\x12\x1b\n" +
+	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1f\n" +
+	"\vinstance_id\x18\x02 \x01(\tR\n" +
+	"instanceId\x12!\n" +
+	"\fmember_epoch\x18\x03 \x01(\x05R\vmemberEpoch\"\xb1\x01\n" +
+	"\x0eOffsetToCommit\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12&\n" +
+	"\fleader_epoch\x18\x04 \x01(\x05H\x00R\vleaderEpoch\x88\x01\x01\x12\x1a\n" +
+	"\bmetadata\x18\x05 \x01(\tR\bmetadataB\x0f\n" +
+	"\r_leader_epoch\"\xaa\x01\n" +
+	"\x14CommitOffsetsRequest\x12\x19\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12:\n" +
+	"\tcommitter\x18\x02 \x01(\v2\x1c.oncelog.client.v1.CommitterR\tcommitter\x12;\n" +
+	"\aoffsets\x18\x03 \x03(\v2!.oncelog.client.v1.OffsetToCommitR\aoffsets\"S\n" +
+	"\x15CommitOffsetsResponse\x12:\n" +
+	"\arefused\x18\x01 \x03(\v2 .oncelog.client.v1.RefusedOffsetR\arefused\"s\n" +
+	"\rRefusedOffset\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12.\n" +
+	"\x05error\x18\x03 \x01(\v2\x18.oncelog.client.v1.ErrorR\x05error\"\xaa\x02\n" +
+	"!CommitOffsetsInTransactionRequest\x12)\n" +
+	"\x10transactional_id\x18\x01 \x01(\tR\x0ftransactionalId\x12\x1f\n" +
+	"\vproducer_id\x18\x02 \x01(\x03R\n" +
+	"producerId\x12%\n" +
+	"\x0eproducer_epoch\x18\x03 \x01(\x05R\rproducerEpoch\x12\x19\n" +
+	"\bgroup_id\x18\x04 \x01(\tR\agroupId\x12:\n" +
+	"\tcommitter\x18\x05 \x01(\v2\x1c.oncelog.client.v1.CommitterR\tcommitter\x12;\n" +
+	"\aoffsets\x18\x06 \x03(\v2!.oncelog.client.v1.OffsetToCommitR\aoffsets\"`\n" +
+	"\"CommitOffsetsInTransactionResponse\x12:\n" +
+	"\arefused\x18\x01 \x03(\v2 .oncelog.client.v1.RefusedOffsetR\arefused\"\xcf\x01\n" +
+	"\x13FetchOffsetsRequest\x12\x19\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12:\n" +
+	"\tcommitter\x18\x02 \x01(\v2\x1c.oncelog.client.v1.CommitterR\tcommitter\x12:\n" +
+	"\x06topics\x18\x03 \x03(\v2\".oncelog.client.v1.TopicPartitionsR\x06topics\x12%\n" +
+	"\x0erequire_stable\x18\x04 \x01(\bR\rrequireStable\"G\n" +
+	"\x0fTopicPartitions\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\x05R\n" +
+	"partitions\"T\n" +
+	"\x14FetchOffsetsResponse\x12<\n" +
+	"\aoffsets\x18\x01 \x03(\v2\".oncelog.client.v1.CommittedOffsetR\aoffsets\"\xdb\x01\n" +
+	"\x0fCommittedOffset\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12!\n" +
+	"\fleader_epoch\x18\x04 \x01(\x05R\vleaderEpoch\x12\x1a\n" +
+	"\bmetadata\x18\x05 \x01(\tR\bmetadata\x12!\n" +
+	"\fcommitted_ms\x18\x06 \x01(\x03R\vcommittedMs\x12\x1a\n" +
+	"\bunstable\x18\a \x01(\bR\bunstable\"g\n" +
+	"\x11ListGroupsRequest\x125\n" +
+	"\x06states\x18\x01 \x03(\x0e2\x1d.oncelog.client.v1.GroupStateR\x06states\x12\x1b\n" +
+	"\tid_prefix\x18\x02 \x01(\tR\bidPrefix\"d\n" +
+	"\x12ListGroupsResponse\x120\n" +
+	"\x06groups\x18\x01 \x03(\v2\x18.oncelog.client.v1.GroupR\x06groups\x12\x1c\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"1\n" +
+	"\x14DescribeGroupRequest\x12\x19\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\"G\n" +
+	"\x15DescribeGroupResponse\x12.\n" +
+	"\x05group\x18\x01 \x01(\v2\x18.oncelog.client.v1.GroupR\x05group\"\xcb\x02\n" +
+	"\x05Group\x12\x19\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x123\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1d.oncelog.client.v1.GroupStateR\x05state\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x05R\x05epoch\x12)\n" +
+	"\x10assignment_epoch\x18\x05 \x01(\x05R\x0fassignmentEpoch\x128\n" +
+	"\amembers\x18\x06 \x03(\v2\x1e.oncelog.client.v1.GroupMemberR\amembers\x12\x18\n" +
+	"\aoffsets\x18\a \x01(\x05R\aoffsets\x12\"\n" +
+	"\ftransactions\x18\b \x01(\x05R\ftransactions\x12%\n" +
+	"\x0ecoordinator_id\x18\t \x01(\x05R\rcoordinatorId\"\x8c\x03\n" +
+	"\vGroupMember\x12\x1b\n" +
+	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1f\n" +
+	"\vinstance_id\x18\x02 \x01(\tR\n" +
+	"instanceId\x12\x1b\n" +
+	"\tclient_id\x18\x03 \x01(\tR\bclientId\x12%\n" +
+	"\x0eclient_address\x18\x04 \x01(\tR\rclientAddress\x12!\n" +
+	"\fmember_epoch\x18\x05 \x01(\x05R\vmemberEpoch\x12C\n" +
+	"\fsubscription\x18\x06 \x01(\v2\x1f.oncelog.client.v1.SubscriptionR\fsubscription\x12<\n" +
+	"\bassigned\x18\a \x03(\v2 .oncelog.client.v1.AssignedTopicR\bassigned\x128\n" +
+	"\x06target\x18\b \x03(\v2 .oncelog.client.v1.AssignedTopicR\x06target\x12\x1b\n" +
+	"\tjoined_ms\x18\t \x01(\x03R\bjoinedMs\"/\n" +
+	"\x12DeleteGroupRequest\x12\x19\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\"\x15\n" +
+	"\x13DeleteGroupResponse\"m\n" +
+	"\x14DeleteOffsetsRequest\x12\x19\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12:\n" +
+	"\x06topics\x18\x02 \x03(\v2\".oncelog.client.v1.TopicPartitionsR\x06topics\"7\n" +
+	"\x15DeleteOffsetsResponse\x12\x1e\n" +
+	"\n" +
+	"subscribed\x18\x01 \x03(\tR\n" +
+	"subscribed\"q\n" +
 	"\x18DescribeProducersRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12!\n" +
@@ -4711,7 +6578,16 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x1dTRANSACTION_EVENT_KIND_FENCED\x10\x02\x12$\n" +
 	" TRANSACTION_EVENT_KIND_TIMED_OUT\x10\x03\x12.\n" +
 	"*TRANSACTION_EVENT_KIND_ABORTED_BY_OPERATOR\x10\x04\x12(\n" +
-	"$TRANSACTION_EVENT_KIND_BATCH_REFUSED\x10\x052\xe3\x03\n" +
+	"$TRANSACTION_EVENT_KIND_BATCH_REFUSED\x10\x05*\xdb\x01\n" +
+	"\n" +
+	"GroupState\x12\x1b\n" +
+	"\x17GROUP_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11GROUP_STATE_EMPTY\x10\x01\x12\x19\n" +
+	"\x15GROUP_STATE_ASSIGNING\x10\x02\x12\x1b\n" +
+	"\x17GROUP_STATE_RECONCILING\x10\x03\x12\x16\n" +
+	"\x12GROUP_STATE_STABLE\x10\x04\x12#\n" +
+	"\x1fGROUP_STATE_PREPARING_REBALANCE\x10\x05\x12$\n" +
+	" GROUP_STATE_COMPLETING_REBALANCE\x10\x062\xe3\x03\n" +
 	"\n" +
 	"LogService\x12T\n" +
 	"\aProduce\x12!.oncelog.client.v1.ProduceRequest\x1a\".oncelog.client.v1.ProduceResponse(\x010\x01\x12J\n" +
@@ -4724,7 +6600,17 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x0eEndTransaction\x12(.oncelog.client.v1.EndTransactionRequest\x1a).oncelog.client.v1.EndTransactionResponse\x12k\n" +
 	"\x10ListTransactions\x12*.oncelog.client.v1.ListTransactionsRequest\x1a+.oncelog.client.v1.ListTransactionsResponse\x12t\n" +
 	"\x13DescribeTransaction\x12-.oncelog.client.v1.DescribeTransactionRequest\x1a..oncelog.client.v1.DescribeTransactionResponse\x12k\n" +
-	"\x10AbortTransaction\x12*.oncelog.client.v1.AbortTransactionRequest\x1a+.oncelog.client.v1.AbortTransactionResponse2\x86\a\n" +
+	"\x10AbortTransaction\x12*.oncelog.client.v1.AbortTransactionRequest\x1a+.oncelog.client.v1.AbortTransactionResponse2\xbc\x06\n" +
+	"\fGroupService\x12Z\n" +
+	"\tJoinGroup\x12#.oncelog.client.v1.JoinGroupRequest\x1a$.oncelog.client.v1.JoinGroupResponse(\x010\x01\x12b\n" +
+	"\rCommitOffsets\x12'.oncelog.client.v1.CommitOffsetsRequest\x1a(.oncelog.client.v1.CommitOffsetsResponse\x12\x89\x01\n" +
+	"\x1aCommitOffsetsInTransaction\x124.oncelog.client.v1.CommitOffsetsInTransactionRequest\x1a5.oncelog.client.v1.CommitOffsetsInTransactionResponse\x12_\n" +
+	"\fFetchOffsets\x12&.oncelog.client.v1.FetchOffsetsRequest\x1a'.oncelog.client.v1.FetchOffsetsResponse\x12Y\n" +
+	"\n" +
+	"ListGroups\x12$.oncelog.client.v1.ListGroupsRequest\x1a%.oncelog.client.v1.ListGroupsResponse\x12b\n" +
+	"\rDescribeGroup\x12'.oncelog.client.v1.DescribeGroupRequest\x1a(.oncelog.client.v1.DescribeGroupResponse\x12\\\n" +
+	"\vDeleteGroup\x12%.oncelog.client.v1.DeleteGroupRequest\x1a&.oncelog.client.v1.DeleteGroupResponse\x12b\n" +
+	"\rDeleteOffsets\x12'.oncelog.client.v1.DeleteOffsetsRequest\x1a(.oncelog.client.v1.DeleteOffsetsResponse2\x86\a\n" +
 	"\fAdminService\x12\\\n" +
 	"\vGetMetadata\x12%.oncelog.client.v1.GetMetadataRequest\x1a&.oncelog.client.v1.GetMetadataResponse\x12\\\n" +
 	"\vCreateTopic\x12%.oncelog.client.v1.CreateTopicRequest\x1a&.oncelog.client.v1.CreateTopicResponse\x12Y\n" +
@@ -4749,161 +6635,227 @@ func file_client_v1_client_proto_rawDescGZIP() []byte {
 	return file_client_v1_client_proto_rawDescData
 }
 
-var file_client_v1_client_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_client_v1_client_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 87)
 var file_client_v1_client_proto_goTypes = []any{
-	(Acks)(0),                           // 0: oncelog.client.v1.Acks
-	(Outcome)(0),                        // 1: oncelog.client.v1.Outcome
-	(IsolationLevel)(0),                 // 2: oncelog.client.v1.IsolationLevel
-	(CoordinatorType)(0),                // 3: oncelog.client.v1.CoordinatorType
-	(TransactionState)(0),               // 4: oncelog.client.v1.TransactionState
-	(TransactionEventKind)(0),           // 5: oncelog.client.v1.TransactionEventKind
-	(*ProduceRequest)(nil),              // 6: oncelog.client.v1.ProduceRequest
-	(*Records)(nil),                     // 7: oncelog.client.v1.Records
-	(*Record)(nil),                      // 8: oncelog.client.v1.Record
-	(*Header)(nil),                      // 9: oncelog.client.v1.Header
-	(*ProduceResponse)(nil),             // 10: oncelog.client.v1.ProduceResponse
-	(*Error)(nil),                       // 11: oncelog.client.v1.Error
-	(*Leader)(nil),                      // 12: oncelog.client.v1.Leader
-	(*FetchRequest)(nil),                // 13: oncelog.client.v1.FetchRequest
-	(*FetchPartition)(nil),              // 14: oncelog.client.v1.FetchPartition
-	(*FetchResponse)(nil),               // 15: oncelog.client.v1.FetchResponse
-	(*FetchedPartition)(nil),            // 16: oncelog.client.v1.FetchedPartition
-	(*AbortedTransaction)(nil),          // 17: oncelog.client.v1.AbortedTransaction
-	(*ListOffsetsRequest)(nil),          // 18: oncelog.client.v1.ListOffsetsRequest
-	(*ListOffsetsPartition)(nil),        // 19: oncelog.client.v1.ListOffsetsPartition
-	(*ListOffsetsResponse)(nil),         // 20: oncelog.client.v1.ListOffsetsResponse
-	(*ListedOffset)(nil),                // 21: oncelog.client.v1.ListedOffset
-	(*InitProducerIdRequest)(nil),       // 22: oncelog.client.v1.InitProducerIdRequest
-	(*InitProducerIdResponse)(nil),      // 23: oncelog.client.v1.InitProducerIdResponse
-	(*FindCoordinatorRequest)(nil),      // 24: oncelog.client.v1.FindCoordinatorRequest
-	(*FindCoordinatorResponse)(nil),     // 25: oncelog.client.v1.FindCoordinatorResponse
-	(*EndTransactionRequest)(nil),       // 26: oncelog.client.v1.EndTransactionRequest
-	(*EndTransactionResponse)(nil),      // 27: oncelog.client.v1.EndTransactionResponse
-	(*ListTransactionsRequest)(nil),     // 28: oncelog.client.v1.ListTransactionsRequest
-	(*ListTransactionsResponse)(nil),    // 29: oncelog.client.v1.ListTransactionsResponse
-	(*DescribeTransactionRequest)(nil),  // 30: oncelog.client.v1.DescribeTransactionRequest
-	(*DescribeTransactionResponse)(nil), // 31: oncelog.client.v1.DescribeTransactionResponse
-	(*AbortTransactionRequest)(nil),     // 32: oncelog.client.v1.AbortTransactionRequest
-	(*AbortTransactionResponse)(nil),    // 33: oncelog.client.v1.AbortTransactionResponse
-	(*Transaction)(nil),                 // 34: oncelog.client.v1.Transaction
-	(*TransactionTopic)(nil),            // 35: oncelog.client.v1.TransactionTopic
-	(*TransactionEvent)(nil),            // 36: oncelog.client.v1.TransactionEvent
-	(*DescribeProducersRequest)(nil),    // 37: oncelog.client.v1.DescribeProducersRequest
-	(*DescribeProducersResponse)(nil),   // 38: oncelog.client.v1.DescribeProducersResponse
-	(*ProducerState)(nil),               // 39: oncelog.client.v1.ProducerState
-	(*ProducerBatch)(nil),               // 40: oncelog.client.v1.ProducerBatch
-	(*GetMetadataRequest)(nil),          // 41: oncelog.client.v1.GetMetadataRequest
-	(*GetMetadataResponse)(nil),         // 42: oncelog.client.v1.GetMetadataResponse
-	(*Broker)(nil),                      // 43: oncelog.client.v1.Broker
-	(*Topic)(nil),                       // 44: oncelog.client.v1.Topic
-	(*Partition)(nil),                   // 45: oncelog.client.v1.Partition
-	(*CreateTopicRequest)(nil),          // 46: oncelog.client.v1.CreateTopicRequest
-	(*CreateTopicResponse)(nil),         // 47: oncelog.client.v1.CreateTopicResponse
-	(*AlterTopicRequest)(nil),           // 48: oncelog.client.v1.AlterTopicRequest
-	(*AlterTopicResponse)(nil),          // 49: oncelog.client.v1.AlterTopicResponse
-	(*DeleteTopicRequest)(nil),          // 50: oncelog.client.v1.DeleteTopicRequest
-	(*DeleteTopicResponse)(nil),         // 51: oncelog.client.v1.DeleteTopicResponse
-	(*DescribeTopicRequest)(nil),        // 52: oncelog.client.v1.DescribeTopicRequest
-	(*DescribeTopicResponse)(nil),       // 53: oncelog.client.v1.DescribeTopicResponse
-	(*ConfigEntry)(nil),                 // 54: oncelog.client.v1.ConfigEntry
-	(*ListRaftGroupsRequest)(nil),       // 55: oncelog.client.v1.ListRaftGroupsRequest
-	(*ListRaftGroupsResponse)(nil),      // 56: oncelog.client.v1.ListRaftGroupsResponse
-	(*RaftGroup)(nil),                   // 57: oncelog.client.v1.RaftGroup
-	(*TransferLeadershipRequest)(nil),   // 58: oncelog.client.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil),  // 59: oncelog.client.v1.TransferLeadershipResponse
-	(*GetChecksumsRequest)(nil),         // 60: oncelog.client.v1.GetChecksumsRequest
-	(*GetChecksumsResponse)(nil),        // 61: oncelog.client.v1.GetChecksumsResponse
-	(*DeleteRecordsRequest)(nil),        // 62: oncelog.client.v1.DeleteRecordsRequest
-	(*DeleteRecordsResponse)(nil),       // 63: oncelog.client.v1.DeleteRecordsResponse
-	nil,                                 // 64: oncelog.client.v1.Error.MetadataEntry
-	nil,                                 // 65: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
-	nil,                                 // 66: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	(Acks)(0),                                  // 0: oncelog.client.v1.Acks
+	(Outcome)(0),                               // 1: oncelog.client.v1.Outcome
+	(IsolationLevel)(0),                        // 2: oncelog.client.v1.IsolationLevel
+	(CoordinatorType)(0),                       // 3: oncelog.client.v1.CoordinatorType
+	(TransactionState)(0),                      // 4: oncelog.client.v1.TransactionState
+	(TransactionEventKind)(0),                  // 5: oncelog.client.v1.TransactionEventKind
+	(GroupState)(0),                            // 6: oncelog.client.v1.GroupState
+	(*ProduceRequest)(nil),                     // 7: oncelog.client.v1.ProduceRequest
+	(*Records)(nil),                            // 8: oncelog.client.v1.Records
+	(*Record)(nil),                             // 9: oncelog.client.v1.Record
+	(*Header)(nil),                             // 10: oncelog.client.v1.Header
+	(*ProduceResponse)(nil),                    // 11: oncelog.client.v1.ProduceResponse
+	(*Error)(nil),                              // 12: oncelog.client.v1.Error
+	(*Leader)(nil),                             // 13: oncelog.client.v1.Leader
+	(*FetchRequest)(nil),                       // 14: oncelog.client.v1.FetchRequest
+	(*FetchPartition)(nil),                     // 15: oncelog.client.v1.FetchPartition
+	(*FetchResponse)(nil),                      // 16: oncelog.client.v1.FetchResponse
+	(*FetchedPartition)(nil),                   // 17: oncelog.client.v1.FetchedPartition
+	(*AbortedTransaction)(nil),                 // 18: oncelog.client.v1.AbortedTransaction
+	(*ListOffsetsRequest)(nil),                 // 19: oncelog.client.v1.ListOffsetsRequest
+	(*ListOffsetsPartition)(nil),               // 20: oncelog.client.v1.ListOffsetsPartition
+	(*ListOffsetsResponse)(nil),                // 21: oncelog.client.v1.ListOffsetsResponse
+	(*ListedOffset)(nil),                       // 22: oncelog.client.v1.ListedOffset
+	(*InitProducerIdRequest)(nil),              // 23: oncelog.client.v1.InitProducerIdRequest
+	(*InitProducerIdResponse)(nil),             // 24: oncelog.client.v1.InitProducerIdResponse
+	(*FindCoordinatorRequest)(nil),             // 25: oncelog.client.v1.FindCoordinatorRequest
+	(*FindCoordinatorResponse)(nil),            // 26: oncelog.client.v1.FindCoordinatorResponse
+	(*EndTransactionRequest)(nil),              // 27: oncelog.client.v1.EndTransactionRequest
+	(*EndTransactionResponse)(nil),             // 28: oncelog.client.v1.EndTransactionResponse
+	(*ListTransactionsRequest)(nil),            // 29: oncelog.client.v1.ListTransactionsRequest
+	(*ListTransactionsResponse)(nil),           // 30: oncelog.client.v1.ListTransactionsResponse
+	(*DescribeTransactionRequest)(nil),         // 31: oncelog.client.v1.DescribeTransactionRequest
+	(*DescribeTransactionResponse)(nil),        // 32: oncelog.client.v1.DescribeTransactionResponse
+	(*AbortTransactionRequest)(nil),            // 33: oncelog.client.v1.AbortTransactionRequest
+	(*AbortTransactionResponse)(nil),           // 34: oncelog.client.v1.AbortTransactionResponse
+	(*Transaction)(nil),                        // 35: oncelog.client.v1.Transaction
+	(*TransactionTopic)(nil),                   // 36: oncelog.client.v1.TransactionTopic
+	(*TransactionEvent)(nil),                   // 37: oncelog.client.v1.TransactionEvent
+	(*JoinGroupRequest)(nil),                   // 38: oncelog.client.v1.JoinGroupRequest
+	(*Subscription)(nil),                       // 39: oncelog.client.v1.Subscription
+	(*Owned)(nil),                              // 40: oncelog.client.v1.Owned
+	(*AssignedTopic)(nil),                      // 41: oncelog.client.v1.AssignedTopic
+	(*JoinGroupResponse)(nil),                  // 42: oncelog.client.v1.JoinGroupResponse
+	(*Committer)(nil),                          // 43: oncelog.client.v1.Committer
+	(*OffsetToCommit)(nil),                     // 44: oncelog.client.v1.OffsetToCommit
+	(*CommitOffsetsRequest)(nil),               // 45: oncelog.client.v1.CommitOffsetsRequest
+	(*CommitOffsetsResponse)(nil),              // 46: oncelog.client.v1.CommitOffsetsResponse
+	(*RefusedOffset)(nil),                      // 47: oncelog.client.v1.RefusedOffset
+	(*CommitOffsetsInTransactionRequest)(nil),  // 48: oncelog.client.v1.CommitOffsetsInTransactionRequest
+	(*CommitOffsetsInTransactionResponse)(nil), // 49: oncelog.client.v1.CommitOffsetsInTransactionResponse
+	(*FetchOffsetsRequest)(nil),                // 50: oncelog.client.v1.FetchOffsetsRequest
+	(*TopicPartitions)(nil),                    // 51: oncelog.client.v1.TopicPartitions
+	(*FetchOffsetsResponse)(nil),               // 52: oncelog.client.v1.FetchOffsetsResponse
+	(*CommittedOffset)(nil),                    // 53: oncelog.client.v1.CommittedOffset
+	(*ListGroupsRequest)(nil),                  // 54: oncelog.client.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),                 // 55: oncelog.client.v1.ListGroupsResponse
+	(*DescribeGroupRequest)(nil),               // 56: oncelog.client.v1.DescribeGroupRequest
+	(*DescribeGroupResponse)(nil),              // 57: oncelog.client.v1.DescribeGroupResponse
+	(*Group)(nil),                              // 58: oncelog.client.v1.Group
+	(*GroupMember)(nil),                        // 59: oncelog.client.v1.GroupMember
+	(*DeleteGroupRequest)(nil),                 // 60: oncelog.client.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),                // 61: oncelog.client.v1.DeleteGroupResponse
+	(*DeleteOffsetsRequest)(nil),               // 62: oncelog.client.v1.DeleteOffsetsRequest
+	(*DeleteOffsetsResponse)(nil),              // 63: oncelog.client.v1.DeleteOffsetsResponse
+	(*DescribeProducersRequest)(nil),           // 64: oncelog.client.v1.DescribeProducersRequest
+	(*DescribeProducersResponse)(nil),          // 65: oncelog.client.v1.DescribeProducersResponse
+	(*ProducerState)(nil),                      // 66: oncelog.client.v1.ProducerState
+	(*ProducerBatch)(nil),                      // 67: oncelog.client.v1.ProducerBatch
+	(*GetMetadataRequest)(nil),                 // 68: oncelog.client.v1.GetMetadataRequest
+	(*GetMetadataResponse)(nil),                // 69: oncelog.client.v1.GetMetadataResponse
+	(*Broker)(nil),                             // 70: oncelog.client.v1.Broker
+	(*Topic)(nil),                              // 71: oncelog.client.v1.Topic
+	(*Partition)(nil),                          // 72: oncelog.client.v1.Partition
+	(*CreateTopicRequest)(nil),                 // 73: oncelog.client.v1.CreateTopicRequest
+	(*CreateTopicResponse)(nil),                // 74: oncelog.client.v1.CreateTopicResponse
+	(*AlterTopicRequest)(nil),                  // 75: oncelog.client.v1.AlterTopicRequest
+	(*AlterTopicResponse)(nil),                 // 76: oncelog.client.v1.AlterTopicResponse
+	(*DeleteTopicRequest)(nil),                 // 77: oncelog.client.v1.DeleteTopicRequest
+	(*DeleteTopicResponse)(nil),                // 78: oncelog.client.v1.DeleteTopicResponse
+	(*DescribeTopicRequest)(nil),               // 79: oncelog.client.v1.DescribeTopicRequest
+	(*DescribeTopicResponse)(nil),              // 80: oncelog.client.v1.DescribeTopicResponse
+	(*ConfigEntry)(nil),                        // 81: oncelog.client.v1.ConfigEntry
+	(*ListRaftGroupsRequest)(nil),              // 82: oncelog.client.v1.ListRaftGroupsRequest
+	(*ListRaftGroupsResponse)(nil),             // 83: oncelog.client.v1.ListRaftGroupsResponse
+	(*RaftGroup)(nil),                          // 84: oncelog.client.v1.RaftGroup
+	(*TransferLeadershipRequest)(nil),          // 85: oncelog.client.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil),         // 86: oncelog.client.v1.TransferLeadershipResponse
+	(*GetChecksumsRequest)(nil),                // 87: oncelog.client.v1.GetChecksumsRequest
+	(*GetChecksumsResponse)(nil),               // 88: oncelog.client.v1.GetChecksumsResponse
+	(*DeleteRecordsRequest)(nil),               // 89: oncelog.client.v1.DeleteRecordsRequest
+	(*DeleteRecordsResponse)(nil),              // 90: oncelog.client.v1.DeleteRecordsResponse
+	nil,                                        // 91: oncelog.client.v1.Error.MetadataEntry
+	nil,                                        // 92: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	nil,                                        // 93: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
 }
 var file_client_v1_client_proto_depIdxs = []int32{
 	0,  // 0: oncelog.client.v1.ProduceRequest.acks:type_name -> oncelog.client.v1.Acks
-	7,  // 1: oncelog.client.v1.ProduceRequest.records:type_name -> oncelog.client.v1.Records
-	8,  // 2: oncelog.client.v1.Records.records:type_name -> oncelog.client.v1.Record
-	9,  // 3: oncelog.client.v1.Record.headers:type_name -> oncelog.client.v1.Header
-	11, // 4: oncelog.client.v1.ProduceResponse.error:type_name -> oncelog.client.v1.Error
+	8,  // 1: oncelog.client.v1.ProduceRequest.records:type_name -> oncelog.client.v1.Records
+	9,  // 2: oncelog.client.v1.Records.records:type_name -> oncelog.client.v1.Record
+	10, // 3: oncelog.client.v1.Record.headers:type_name -> oncelog.client.v1.Header
+	12, // 4: oncelog.client.v1.ProduceResponse.error:type_name -> oncelog.client.v1.Error
 	1,  // 5: oncelog.client.v1.Error.outcome:type_name -> oncelog.client.v1.Outcome
-	12, // 6: oncelog.client.v1.Error.leader:type_name -> oncelog.client.v1.Leader
-	64, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
-	36, // 8: oncelog.client.v1.Error.event:type_name -> oncelog.client.v1.TransactionEvent
-	14, // 9: oncelog.client.v1.FetchRequest.partitions:type_name -> oncelog.client.v1.FetchPartition
+	13, // 6: oncelog.client.v1.Error.leader:type_name -> oncelog.client.v1.Leader
+	91, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
+	37, // 8: oncelog.client.v1.Error.event:type_name -> oncelog.client.v1.TransactionEvent
+	15, // 9: oncelog.client.v1.FetchRequest.partitions:type_name -> oncelog.client.v1.FetchPartition
 	2,  // 10: oncelog.client.v1.FetchRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
-	16, // 11: oncelog.client.v1.FetchResponse.partitions:type_name -> oncelog.client.v1.FetchedPartition
-	11, // 12: oncelog.client.v1.FetchedPartition.error:type_name -> oncelog.client.v1.Error
-	17, // 13: oncelog.client.v1.FetchedPartition.aborted:type_name -> oncelog.client.v1.AbortedTransaction
-	8,  // 14: oncelog.client.v1.FetchedPartition.records:type_name -> oncelog.client.v1.Record
-	19, // 15: oncelog.client.v1.ListOffsetsRequest.partitions:type_name -> oncelog.client.v1.ListOffsetsPartition
+	17, // 11: oncelog.client.v1.FetchResponse.partitions:type_name -> oncelog.client.v1.FetchedPartition
+	12, // 12: oncelog.client.v1.FetchedPartition.error:type_name -> oncelog.client.v1.Error
+	18, // 13: oncelog.client.v1.FetchedPartition.aborted:type_name -> oncelog.client.v1.AbortedTransaction
+	9,  // 14: oncelog.client.v1.FetchedPartition.records:type_name -> oncelog.client.v1.Record
+	20, // 15: oncelog.client.v1.ListOffsetsRequest.partitions:type_name -> oncelog.client.v1.ListOffsetsPartition
 	2,  // 16: oncelog.client.v1.ListOffsetsRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
-	21, // 17: oncelog.client.v1.ListOffsetsResponse.partitions:type_name -> oncelog.client.v1.ListedOffset
-	11, // 18: oncelog.client.v1.ListedOffset.error:type_name -> oncelog.client.v1.Error
+	22, // 17: oncelog.client.v1.ListOffsetsResponse.partitions:type_name -> oncelog.client.v1.ListedOffset
+	12, // 18: oncelog.client.v1.ListedOffset.error:type_name -> oncelog.client.v1.Error
 	3,  // 19: oncelog.client.v1.FindCoordinatorRequest.type:type_name -> oncelog.client.v1.CoordinatorType
 	4,  // 20: oncelog.client.v1.ListTransactionsRequest.states:type_name -> oncelog.client.v1.TransactionState
-	34, // 21: oncelog.client.v1.ListTransactionsResponse.transactions:type_name -> oncelog.client.v1.Transaction
-	34, // 22: oncelog.client.v1.DescribeTransactionResponse.transaction:type_name -> oncelog.client.v1.Transaction
+	35, // 21: oncelog.client.v1.ListTransactionsResponse.transactions:type_name -> oncelog.client.v1.Transaction
+	35, // 22: oncelog.client.v1.DescribeTransactionResponse.transaction:type_name -> oncelog.client.v1.Transaction
 	4,  // 23: oncelog.client.v1.Transaction.state:type_name -> oncelog.client.v1.TransactionState
-	35, // 24: oncelog.client.v1.Transaction.topics:type_name -> oncelog.client.v1.TransactionTopic
-	36, // 25: oncelog.client.v1.Transaction.history:type_name -> oncelog.client.v1.TransactionEvent
+	36, // 24: oncelog.client.v1.Transaction.topics:type_name -> oncelog.client.v1.TransactionTopic
+	37, // 25: oncelog.client.v1.Transaction.history:type_name -> oncelog.client.v1.TransactionEvent
 	5,  // 26: oncelog.client.v1.TransactionEvent.kind:type_name -> oncelog.client.v1.TransactionEventKind
-	39, // 27: oncelog.client.v1.DescribeProducersResponse.producers:type_name -> oncelog.client.v1.ProducerState
-	40, // 28: oncelog.client.v1.ProducerState.batches:type_name -> oncelog.client.v1.ProducerBatch
-	43, // 29: oncelog.client.v1.GetMetadataResponse.brokers:type_name -> oncelog.client.v1.Broker
-	44, // 30: oncelog.client.v1.GetMetadataResponse.topics:type_name -> oncelog.client.v1.Topic
-	11, // 31: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
-	45, // 32: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
-	65, // 33: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
-	44, // 34: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	66, // 35: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
-	44, // 36: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	44, // 37: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	54, // 38: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
-	57, // 39: oncelog.client.v1.ListRaftGroupsResponse.groups:type_name -> oncelog.client.v1.RaftGroup
-	6,  // 40: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
-	13, // 41: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
-	18, // 42: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
-	22, // 43: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
-	37, // 44: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
-	24, // 45: oncelog.client.v1.TransactionService.FindCoordinator:input_type -> oncelog.client.v1.FindCoordinatorRequest
-	26, // 46: oncelog.client.v1.TransactionService.EndTransaction:input_type -> oncelog.client.v1.EndTransactionRequest
-	28, // 47: oncelog.client.v1.TransactionService.ListTransactions:input_type -> oncelog.client.v1.ListTransactionsRequest
-	30, // 48: oncelog.client.v1.TransactionService.DescribeTransaction:input_type -> oncelog.client.v1.DescribeTransactionRequest
-	32, // 49: oncelog.client.v1.TransactionService.AbortTransaction:input_type -> oncelog.client.v1.AbortTransactionRequest
-	41, // 50: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
-	46, // 51: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
-	48, // 52: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
-	50, // 53: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
-	52, // 54: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
-	55, // 55: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
-	58, // 56: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
-	60, // 57: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
-	62, // 58: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
-	10, // 59: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
-	15, // 60: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
-	20, // 61: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
-	23, // 62: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
-	38, // 63: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
-	25, // 64: oncelog.client.v1.TransactionService.FindCoordinator:output_type -> oncelog.client.v1.FindCoordinatorResponse
-	27, // 65: oncelog.client.v1.TransactionService.EndTransaction:output_type -> oncelog.client.v1.EndTransactionResponse
-	29, // 66: oncelog.client.v1.TransactionService.ListTransactions:output_type -> oncelog.client.v1.ListTransactionsResponse
-	31, // 67: oncelog.client.v1.TransactionService.DescribeTransaction:output_type -> oncelog.client.v1.DescribeTransactionResponse
-	33, // 68: oncelog.client.v1.TransactionService.AbortTransaction:output_type -> oncelog.client.v1.AbortTransactionResponse
-	42, // 69: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
-	47, // 70: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
-	49, // 71: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
-	51, // 72: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
-	53, // 73: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
-	56, // 74: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
-	59, // 75: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
-	61, // 76: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
-	63, // 77: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
-	59, // [59:78] is the sub-list for method output_type
-	40, // [40:59] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	39, // 27: oncelog.client.v1.JoinGroupRequest.subscription:type_name -> oncelog.client.v1.Subscription
+	40, // 28: oncelog.client.v1.JoinGroupRequest.owned:type_name -> oncelog.client.v1.Owned
+	41, // 29: oncelog.client.v1.Owned.topics:type_name -> oncelog.client.v1.AssignedTopic
+	41, // 30: oncelog.client.v1.JoinGroupResponse.topics:type_name -> oncelog.client.v1.AssignedTopic
+	43, // 31: oncelog.client.v1.CommitOffsetsRequest.committer:type_name -> oncelog.client.v1.Committer
+	44, // 32: oncelog.client.v1.CommitOffsetsRequest.offsets:type_name -> oncelog.client.v1.OffsetToCommit
+	47, // 33: oncelog.client.v1.CommitOffsetsResponse.refused:type_name -> oncelog.client.v1.RefusedOffset
+	12, // 34: oncelog.client.v1.RefusedOffset.error:type_name -> oncelog.client.v1.Error
+	43, // 35: oncelog.client.v1.CommitOffsetsInTransactionRequest.committer:type_name -> oncelog.client.v1.Committer
+	44, // 36: oncelog.client.v1.CommitOffsetsInTransactionRequest.offsets:type_name -> oncelog.client.v1.OffsetToCommit
+	47, // 37: oncelog.client.v1.CommitOffsetsInTransactionResponse.refused:type_name -> oncelog.client.v1.RefusedOffset
+	43, // 38: oncelog.client.v1.FetchOffsetsRequest.committer:type_name -> oncelog.client.v1.Committer
+	51, // 39: oncelog.client.v1.FetchOffsetsRequest.topics:type_name -> oncelog.client.v1.TopicPartitions
+	53, // 40: oncelog.client.v1.FetchOffsetsResponse.offsets:type_name -> oncelog.client.v1.CommittedOffset
+	6,  // 41: oncelog.client.v1.ListGroupsRequest.states:type_name -> oncelog.client.v1.GroupState
+	58, // 42: oncelog.client.v1.ListGroupsResponse.groups:type_name -> oncelog.client.v1.Group
+	58, // 43: oncelog.client.v1.DescribeGroupResponse.group:type_name -> oncelog.client.v1.Group
+	6,  // 44: oncelog.client.v1.Group.state:type_name -> oncelog.client.v1.GroupState
+	59, // 45: oncelog.client.v1.Group.members:type_name -> oncelog.client.v1.GroupMember
+	39, // 46: oncelog.client.v1.GroupMember.subscription:type_name -> oncelog.client.v1.Subscription
+	41, // 47: oncelog.client.v1.GroupMember.assigned:type_name -> oncelog.client.v1.AssignedTopic
+	41, // 48: oncelog.client.v1.GroupMember.target:type_name -> oncelog.client.v1.AssignedTopic
+	51, // 49: oncelog.client.v1.DeleteOffsetsRequest.topics:type_name -> oncelog.client.v1.TopicPartitions
+	66, // 50: oncelog.client.v1.DescribeProducersResponse.producers:type_name -> oncelog.client.v1.ProducerState
+	67, // 51: oncelog.client.v1.ProducerState.batches:type_name -> oncelog.client.v1.ProducerBatch
+	70, // 52: oncelog.client.v1.GetMetadataResponse.brokers:type_name -> oncelog.client.v1.Broker
+	71, // 53: oncelog.client.v1.GetMetadataResponse.topics:type_name -> oncelog.client.v1.Topic
+	12, // 54: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
+	72, // 55: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
+	92, // 56: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	71, // 57: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	93, // 58: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	71, // 59: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	71, // 60: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	81, // 61: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
+	84, // 62: oncelog.client.v1.ListRaftGroupsResponse.groups:type_name -> oncelog.client.v1.RaftGroup
+	7,  // 63: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
+	14, // 64: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
+	19, // 65: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
+	23, // 66: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
+	64, // 67: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
+	25, // 68: oncelog.client.v1.TransactionService.FindCoordinator:input_type -> oncelog.client.v1.FindCoordinatorRequest
+	27, // 69: oncelog.client.v1.TransactionService.EndTransaction:input_type -> oncelog.client.v1.EndTransactionRequest
+	29, // 70: oncelog.client.v1.TransactionService.ListTransactions:input_type -> oncelog.client.v1.ListTransactionsRequest
+	31, // 71: oncelog.client.v1.TransactionService.DescribeTransaction:input_type -> oncelog.client.v1.DescribeTransactionRequest
+	33, // 72: oncelog.client.v1.TransactionService.AbortTransaction:input_type -> oncelog.client.v1.AbortTransactionRequest
+	38, // 73: oncelog.client.v1.GroupService.JoinGroup:input_type -> oncelog.client.v1.JoinGroupRequest
+	45, // 74: oncelog.client.v1.GroupService.CommitOffsets:input_type -> oncelog.client.v1.CommitOffsetsRequest
+	48, // 75: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:input_type -> oncelog.client.v1.CommitOffsetsInTransactionRequest
+	50, // 76: oncelog.client.v1.GroupService.FetchOffsets:input_type -> oncelog.client.v1.FetchOffsetsRequest
+	54, // 77: oncelog.client.v1.GroupService.ListGroups:input_type -> oncelog.client.v1.ListGroupsRequest
+	56, // 78: oncelog.client.v1.GroupService.DescribeGroup:input_type -> oncelog.client.v1.DescribeGroupRequest
+	60, // 79: oncelog.client.v1.GroupService.DeleteGroup:input_type -> oncelog.client.v1.DeleteGroupRequest
+	62, // 80: oncelog.client.v1.GroupService.DeleteOffsets:input_type -> oncelog.client.v1.DeleteOffsetsRequest
+	68, // 81: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
+	73, // 82: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
+	75, // 83: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
+	77, // 84: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
+	79, // 85: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
+	82, // 86: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
+	85, // 87: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
+	87, // 88: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
+	89, // 89: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
+	11, // 90: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
+	16, // 91: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
+	21, // 92: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
+	24, // 93: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
+	65, // 94: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
+	26, // 95: oncelog.client.v1.TransactionService.FindCoordinator:output_type -> oncelog.client.v1.FindCoordinatorResponse
+	28, // 96: oncelog.client.v1.TransactionService.EndTransaction:output_type -> oncelog.client.v1.EndTransactionResponse
+	30, // 97: oncelog.client.v1.TransactionService.ListTransactions:output_type -> oncelog.client.v1.ListTransactionsResponse
+	32, // 98: oncelog.client.v1.TransactionService.DescribeTransaction:output_type -> oncelog.client.v1.DescribeTransactionResponse
+	34, // 99: oncelog.client.v1.TransactionService.AbortTransaction:output_type -> oncelog.client.v1.AbortTransactionResponse
+	42, // 100: oncelog.client.v1.GroupService.JoinGroup:output_type -> oncelog.client.v1.JoinGroupResponse
+	46, // 101: oncelog.client.v1.GroupService.CommitOffsets:output_type -> oncelog.client.v1.CommitOffsetsResponse
+	49, // 102: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:output_type -> oncelog.client.v1.CommitOffsetsInTransactionResponse
+	52, // 103: oncelog.client.v1.GroupService.FetchOffsets:output_type -> oncelog.client.v1.FetchOffsetsResponse
+	55, // 104: oncelog.client.v1.GroupService.ListGroups:output_type -> oncelog.client.v1.ListGroupsResponse
+	57, // 105: oncelog.client.v1.GroupService.DescribeGroup:output_type -> oncelog.client.v1.DescribeGroupResponse
+	61, // 106: oncelog.client.v1.GroupService.DeleteGroup:output_type -> oncelog.client.v1.DeleteGroupResponse
+	63, // 107: oncelog.client.v1.GroupService.DeleteOffsets:output_type -> oncelog.client.v1.DeleteOffsetsResponse
+	69, // 108: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
+	74, // 109: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
+	76, // 110: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
+	78, // 111: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
+	80, // 112: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
+	83, // 113: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
+	86, // 114: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
+	88, // 115: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
+	90, // 116: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
+	90, // [90:117] is the sub-list for method output_type
+	63, // [63:90] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_client_v1_client_proto_init() }
@@ -4917,19 +6869,20 @@ func file_client_v1_client_proto_init() {
 	file_client_v1_client_proto_msgTypes[8].OneofWrappers = []any{}
 	file_client_v1_client_proto_msgTypes[16].OneofWrappers = []any{}
 	file_client_v1_client_proto_msgTypes[26].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[49].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[52].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[54].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[56].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[37].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[75].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[78].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[80].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[82].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_client_v1_client_proto_rawDesc), len(file_client_v1_client_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   61,
+			NumEnums:      7,
+			NumMessages:   87,
 			NumExtensions: 0,
-			NumServices:   3,
+			NumServices:   4,
 		},
 		GoTypes:           file_client_v1_client_proto_goTypes,
 		DependencyIndexes: file_client_v1_client_proto_depIdxs,
