@@ -140,7 +140,6 @@ var Kinds = [...]Kind{
 	{Reason: "OPERATION_NOT_ATTEMPTED", Kafka: 55, GRPC: codes.FailedPrecondition},
 	{Reason: "FETCH_SESSION_ID_NOT_FOUND", Kafka: 70, GRPC: codes.NotFound, Retry: RetryLater},
 	{Reason: "INVALID_FETCH_SESSION_EPOCH", Kafka: 71, GRPC: codes.FailedPrecondition, Retry: RetryLater},
-	{Reason: "INVALID_REGULAR_EXPRESSION", Kafka: 128, GRPC: codes.InvalidArgument},
 	{Reason: "FETCH_SESSION_TOPIC_ID_ERROR", Kafka: 106, GRPC: codes.FailedPrecondition, Retry: RetryLater},
 
 	{Reason: ReasonBusy, Ours: true, Kafka: 89, GRPC: codes.ResourceExhausted, Retry: RetryLater},
