@@ -56,7 +56,7 @@ func (c *pulling) begin() {
 	c.held = c.rng.IntN(len(c.peer))
 	c.applied = c.rng.IntN(c.held + 1)
 	c.tail = c.rng.IntN(80)
-	c.log = c.open(c.fs)
+	c.log = c.open(c.fs, 0)
 	for i := range c.held {
 		c.append(entryOf(record.Index(i+1), c.peer[i]))
 	}
@@ -73,8 +73,8 @@ func (c *pulling) begin() {
 	}
 }
 
-func (c *pulling) open(fs vfs.FS) *recordlog.Log {
-	l, err := recordlog.Open(recordlog.Options{FS: fs, Dir: "data/log", SegmentBytes: 1 << 10})
+func (c *pulling) open(fs vfs.FS, snapshot record.Index) *recordlog.Log {
+	l, err := recordlog.Open(recordlog.Options{FS: fs, Dir: "data/log", SegmentBytes: 1 << 10, SnapshotIndex: snapshot})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -112,8 +112,16 @@ func (c *pulling) pull() {
 		c.survives()
 	}
 	last := record.Index(len(c.peer))
-	if err := c.log.Restore(recordlog.Layout{Index: last, StartIndex: last + 1}); err != nil {
+	layout := recordlog.Layout{Index: last, StartIndex: last + 1}
+	if err := c.log.Restore(layout); err != nil {
 		c.t.Fatalf("take over the snapshot's layout: %v", err)
+	}
+	if err := c.log.Close(); err != nil {
+		c.t.Fatal(err)
+	}
+	c.log = c.open(c.fs, last)
+	if err := c.log.Restore(layout); err != nil {
+		c.t.Fatalf("take over the snapshot's layout after a restart: %v", err)
 	}
 	for i := lowest; i <= last; i++ {
 		if term, err := c.log.Term(i); err != nil || term != c.peer[i-1] {
@@ -146,7 +154,7 @@ func TestPullIsInOrder(t *testing.T) {
 		if err := errors.Join(c.fs.MkdirAll("data"), c.fs.SyncDir("/")); err != nil {
 			t.Fatal(err)
 		}
-		c.log = c.open(c.fs)
+		c.log = c.open(c.fs, 0)
 		c.append(entryOf(1, 1))
 		c.append(entryOf(2, 1))
 		p := puller{r: &Replica{log: c.log, logger: slog.New(slog.DiscardHandler)}, next: 3, joined: true}
