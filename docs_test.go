@@ -43,6 +43,24 @@ func TestGuaranteesNameTheirTests(t *testing.T) {
 	}
 }
 
+// A test that a document names exists.
+func TestDocumentsNameTestsThatExist(t *testing.T) {
+	exists := testNames(t)
+	name := regexp.MustCompile("`((?:[a-z0-9_/]+\\.)?(?:Test|Fuzz)[A-Z][A-Za-z0-9_]+)`")
+	for _, document := range documents(t) {
+		if document == "CHANGELOG.md" {
+			continue // what it tells was true then
+		}
+		for i, line := range readLines(t, document) {
+			for _, m := range name.FindAllStringSubmatch(line, -1) {
+				if !exists[m[1]] {
+					t.Errorf("%s:%d: no test %s", document, i+1, m[1])
+				}
+			}
+		}
+	}
+}
+
 // testNames gives every test and fuzz target, both as "TestX" and as
 // "package/dir.TestX".
 func testNames(t *testing.T) map[string]bool {

@@ -3,12 +3,14 @@ package raftgroup
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
@@ -147,5 +149,64 @@ func TestLargeBodiesStayOnTheDisk(t *testing.T) {
 		}
 		c.restart(late, 7)
 		c.agree(7, want)
+	})
+}
+
+// Below its window a log answers with the bare error that Raft compares with, and it offers none of the
+// interfaces by which Raft would replay committed entries on its start, which hangs.
+func TestWindowEndsWithTheBareError(t *testing.T) {
+	eachLog(t, func(t *testing.T, options ...func(*cluster)) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, 1, append(options, func(c *cluster) {
+				c.group = func(_ *node, gc *GroupConfig) { gc.SnapshotBytes = 4 << 10 }
+			})...)
+			c.openAll(7)
+			_, r := c.leader(7)
+			for i := range 40 {
+				r.propose(t, padded("command %d", i))
+			}
+			var log raft.LogStore = r.group.engine.Load().log
+			until(t, "the log to forget its beginning", func() bool {
+				first, err := log.FirstIndex()
+				return err == nil && first > 1
+			})
+			first, _ := log.FirstIndex()
+			last, _ := log.LastIndex()
+			for _, i := range []uint64{0, 1, first - 1, last + 1} {
+				if err := log.GetLog(i, new(raft.Log)); err != raft.ErrLogNotFound { //nolint:errorlint // as Raft does
+					t.Errorf("entry %d of %d to %d: %v", i, first, last, err)
+				}
+			}
+			if _, ok := log.(raft.CommitTrackingLogStore); ok {
+				t.Error("the log tracks commits")
+			}
+		})
+	})
+}
+
+// A burst that fills the queue is through without waiting for a timer: none of it lies beyond what Raft
+// sends for one trigger.
+func TestBurstDoesNotWait(t *testing.T) {
+	eachLog(t, func(t *testing.T, options ...func(*cluster)) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, 3, options...)
+			c.openAll(7)
+			_, r := c.leader(7)
+			r.propose(t, "before")
+			for _, n := range []int{200, 900, 2000} {
+				began, done := time.Now(), make(chan error, n)
+				for i := range n {
+					r.group.ProposeAsync(Command{Data: fmt.Appendf(nil, "%d of %d", i, n)}, func(_ any, err error) { done <- err })
+				}
+				for range n {
+					if err := <-done; err != nil {
+						t.Fatal(err)
+					}
+				}
+				if took := time.Since(began); took > 100*time.Millisecond {
+					t.Errorf("a burst of %d took %v", n, took)
+				}
+			}
+		})
 	})
 }
