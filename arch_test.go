@@ -47,6 +47,7 @@ var mayImport = map[string][]string{
 	"coordinator/group":         {"record", "api/proto/state"},
 	"coordinator/group/assign":  {},
 	"coordinator/group/session": {"api/proto/state", "coordinator/group"},
+	"coordinator/group/classic": {"api/proto/state", "coordinator/group"},
 
 	// The log, and what makes machines replicated. raftgroup adapts recordlog to
 	// Raft's store (docs/decisions/0002).
@@ -82,7 +83,7 @@ var whole = []string{"test", "bench"}
 
 // machines decide for all replicas alike: the same command in the same state
 // must give the same answer on every machine, for ever.
-var machines = []string{"partition/producer", "cluster/metadata", "coordinator/txn", "coordinator/group", "coordinator/group/assign", "coordinator/group/session"}
+var machines = []string{"partition/producer", "cluster/metadata", "coordinator/txn", "coordinator/group", "coordinator/group/assign", "coordinator/group/session", "coordinator/group/classic"}
 
 // notForMachines are where differences come from: clocks, disks, networks,
 // chance, schedulers.

@@ -46,13 +46,17 @@ const (
 	TooManyOffsets
 	TooManyProducers
 	TooManyBytes
+	// MemberIDRequired: a new member has to join again with the id that it was given (G2, KIP-394).
+	MemberIDRequired
+	// InvalidSessionTimeout: a member's session is shorter or longer than allowed (G1).
+	InvalidSessionTimeout
 )
 
 var codeNames = [...]string{
 	"NONE", "STALE", "GROUP_ID_NOT_FOUND", "UNKNOWN_MEMBER_ID", "ILLEGAL_GENERATION", "FENCED_INSTANCE_ID", "REBALANCE_IN_PROGRESS",
 	"STALE_MEMBER_EPOCH", "FENCED_MEMBER_EPOCH", "UNRELEASED_INSTANCE_ID", "GROUP_MAX_SIZE_REACHED", "INCONSISTENT_GROUP_PROTOCOL",
 	"NON_EMPTY_GROUP", "GROUP_SUBSCRIBED_TO_TOPIC", "INVALID_PRODUCER_EPOCH", "INVALID_TXN_STATE", "TRANSACTION_COORDINATOR_FENCED",
-	"TOO_MANY_GROUPS", "TOO_MANY_OFFSETS", "TOO_MANY_PRODUCERS", "TOO_MANY_BYTES",
+	"TOO_MANY_GROUPS", "TOO_MANY_OFFSETS", "TOO_MANY_PRODUCERS", "TOO_MANY_BYTES", "MEMBER_ID_REQUIRED", "INVALID_SESSION_TIMEOUT",
 }
 
 // String is the name of Kafka's error where there is one.

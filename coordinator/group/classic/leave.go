@@ -1,0 +1,87 @@
+package classic
+
+import (
+	"github.com/oncelog/oncelog/coordinator/group"
+)
+
+// Leaving names a member that is to leave: by its id, or by its instance id alone (G9).
+type Leaving struct{ MemberID, InstanceID string }
+
+// Leave takes a LeaveGroup request.
+func (c *Conversation) Leave(now int64, t Ticket, list []Leaving) {
+	if !c.later(now, func(now int64) { c.leave(now, t, list) }) {
+		c.do(Left{Ticket: t, Err: ErrBusy})
+	}
+}
+
+func (c *Conversation) leave(now int64, t Ticket, list []Leaving) {
+	answer := Left{Ticket: t}
+	gone := 0
+	for _, l := range list {
+		id := l.MemberID
+		if id == "" && l.InstanceID != "" { // an operator's wish, who need not know the id
+			id = c.instances[l.InstanceID]
+		}
+		if _, pending := c.pending[id]; pending {
+			delete(c.pending, id)
+			answer.Codes = append(answer.Codes, group.OK)
+			continue
+		}
+		m, code := c.find(id, l.InstanceID)
+		if code == group.OK {
+			c.remove(m, group.UnknownMemberID)
+			gone++
+		}
+		answer.Codes = append(answer.Codes, code)
+	}
+	c.do(answer)
+	if gone > 0 {
+		c.rebalance(now)
+	} else {
+		c.maybeComplete(now)
+	}
+}
+
+// Heartbeat says that a member is there, and tells it whether it has to join again (G8). A refusal comes from the leader's memory: it
+// is told only after proof that this broker still leads (R1).
+func (c *Conversation) Heartbeat(now int64, id, instance string, generation int32) group.Code {
+	m, code := c.find(id, instance)
+	switch {
+	case code != group.OK:
+		return code
+	case generation != c.generation:
+		return group.IllegalGeneration
+	}
+	if !m.fresh {
+		m.expires = now + int64(m.SessionTimeoutMS)
+	}
+	if c.phase == group.PhasePreparingRebalance {
+		return group.RebalanceInProgress
+	}
+	return group.OK
+}
+
+// MayCommit says whether somebody may commit offsets, as far as the leader knows more than what is applied: who has left, and who is
+// on the way to the next generation (G19). OK: it is for the applied state to decide. A member that commits is heard.
+func (c *Conversation) MayCommit(now int64, by group.Committer, transactional bool) group.Code {
+	anonymous := by.Epoch < 0 && by.MemberID == "" && by.InstanceID == ""
+	switch {
+	case len(c.members) == 0, anonymous && transactional:
+		return group.OK
+	case anonymous:
+		return group.UnknownMemberID
+	}
+	m, code := c.find(by.MemberID, by.InstanceID)
+	switch {
+	case code != group.OK:
+		return code
+	case by.Epoch != c.generation:
+		return group.IllegalGeneration
+	case c.phase == group.PhaseCompletingRebalance && !transactional:
+		return group.RebalanceInProgress
+	}
+	if !transactional && !m.fresh {
+		m.expires = now + int64(m.SessionTimeoutMS)
+	}
+	return group.OK
+}
