@@ -164,6 +164,7 @@ var (
 	_ kafka.Cluster      = kafkaView{}
 	_ kafka.Transactions = (*coordinator.Transactions)(nil)
 	_ kafka.Coordinators = (*coordinator.Host)(nil)
+	_ kafka.Groups       = (*coordinator.Groups)(nil)
 
 	_ api.Transactions = (*coordinator.Transactions)(nil)
 	_ api.Groups       = (*coordinator.Groups)(nil)

@@ -5,6 +5,7 @@ import (
 
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/coordinator/group"
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/partition/producer"
@@ -108,4 +109,23 @@ type Transactions interface {
 type Coordinators interface {
 	// Find says which broker coordinates a name, as far as this one has heard. Shards that do not exist yet are made.
 	Find(ctx context.Context, k coordinator.Kind, name string) (broker int32, err error)
+}
+
+// Groups coordinates consumer groups, as far as this broker leads their shards. Errors are *coordinator.Error, which say whether the
+// operation may have happened.
+type Groups interface {
+	// CommitOffsets commits offsets; some may be refused alone (G19-G21).
+	CommitOffsets(context.Context, coordinator.CommitRequest) ([]coordinator.RefusedOffset, error)
+	// CommitInTransaction commits offsets that count when the producer's transaction is committed (G22-G24).
+	CommitInTransaction(context.Context, coordinator.TransactionalCommit) ([]coordinator.RefusedOffset, error)
+	// FetchOffsets gives committed offsets, in the order of the question (G26, G27).
+	FetchOffsets(context.Context, coordinator.FetchRequest) ([]group.Fetched, error)
+	// Heartbeat is all that a member of KIP-848 says, and what it is told (G14-G17).
+	Heartbeat(context.Context, coordinator.MemberRequest) (coordinator.HeartbeatAnswer, error)
+	// List gives at most limit groups of the shards led here.
+	List(ctx context.Context, f coordinator.GroupFilter, limit int) (list []group.Description, truncated bool, err error)
+	Describe(ctx context.Context, id string) (group.Description, error)
+	// Delete deletes a group without members; DeleteOffsets gives the topics whose offsets stay (G30).
+	Delete(ctx context.Context, id string) error
+	DeleteOffsets(ctx context.Context, id string, topics []coordinator.WantedTopic) (subscribed []string, err error)
 }

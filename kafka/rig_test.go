@@ -18,6 +18,7 @@ import (
 
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/coordinator/group"
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/partition"
@@ -59,7 +60,7 @@ const testListener = "kafka.test"
 func newRig(t testing.TB, change func(*Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, log: &fakeLog{}, cluster: &fakeCluster{}, txns: &fakeTransactions{}, shared: frontdoor.NewShared(frontdoor.Limits{})}
-	cfg := Config{Log: r.log, Replicas: fakeReplicas{}, Cluster: r.cluster, Transactions: r.txns, Coordinators: r.txns,
+	cfg := Config{Log: r.log, Replicas: fakeReplicas{}, Cluster: r.cluster, Transactions: r.txns, Coordinators: r.txns, Groups: fakeGroups{},
 		Shared: r.shared, Logger: slog.New(slog.NewTextHandler(&r.said, nil)), Registerer: prometheus.NewRegistry()}
 	if change != nil {
 		change(&cfg)
@@ -325,4 +326,29 @@ func (f *fakeTransactions) Describe(context.Context, string) (*txn.Transaction, 
 }
 func (f *fakeTransactions) Find(context.Context, coordinator.Kind, string) (int32, error) {
 	return -1, errNoTransactions
+}
+
+type fakeGroups struct{ Groups }
+
+func (fakeGroups) FetchOffsets(context.Context, coordinator.FetchRequest) ([]group.Fetched, error) {
+	return nil, errNoTransactions
+}
+func (fakeGroups) CommitOffsets(context.Context, coordinator.CommitRequest) ([]coordinator.RefusedOffset, error) {
+	return nil, errNoTransactions
+}
+func (fakeGroups) CommitInTransaction(context.Context, coordinator.TransactionalCommit) ([]coordinator.RefusedOffset, error) {
+	return nil, errNoTransactions
+}
+func (fakeGroups) Heartbeat(context.Context, coordinator.MemberRequest) (coordinator.HeartbeatAnswer, error) {
+	return coordinator.HeartbeatAnswer{}, errNoTransactions
+}
+func (fakeGroups) List(context.Context, coordinator.GroupFilter, int) ([]group.Description, bool, error) {
+	return nil, false, errNoTransactions
+}
+func (fakeGroups) Describe(context.Context, string) (group.Description, error) {
+	return group.Description{}, errNoTransactions
+}
+func (fakeGroups) Delete(context.Context, string) error { return errNoTransactions }
+func (fakeGroups) DeleteOffsets(context.Context, string, []coordinator.WantedTopic) ([]string, error) {
+	return nil, errNoTransactions
 }

@@ -1,0 +1,112 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/coordinator/group"
+)
+
+// maxGroupsAsked of one request.
+const maxGroupsAsked = 1000
+
+// offsetFetch gives committed offsets of one group or, from version 8 on, of many (G20, G26, G27). Where an error of a group stands
+// depends on the version: on every partition in version 1, on top in 2 to 7, on the group afterwards.
+func (c *conn) offsetFetch(r *request, req *kmsg.OffsetFetchRequest, resp *kmsg.OffsetFetchResponse) {
+	ctx, cancel := context.WithTimeout(c.waiting, groupTimeout)
+	defer cancel()
+	if req.Version < 8 {
+		c.fetchOfOne(ctx, r, req, resp)
+		return
+	}
+	for i := range req.Groups {
+		if i == maxGroupsAsked {
+			return
+		}
+		q := &req.Groups[i]
+		ask := coordinator.FetchRequest{Group: q.Group, By: nobody, RequireStable: req.RequireStable}
+		if req.Version >= 9 && (q.MemberID != nil || q.MemberEpoch >= 0) {
+			ask.By = group.Committer{MemberID: textOf(q.MemberID), Epoch: q.MemberEpoch}
+		}
+		if q.Topics != nil {
+			ask.Topics = []coordinator.WantedTopic{}
+		}
+		for j := range q.Topics {
+			ask.Topics = append(ask.Topics, coordinator.WantedTopic{Topic: q.Topics[j].Topic, Partitions: q.Topics[j].Partitions})
+		}
+		to := kmsg.NewOffsetFetchResponseGroup()
+		to.Group = q.Group
+		found, err := c.c.Groups.FetchOffsets(ctx, ask)
+		if err != nil {
+			to.ErrorCode = c.failure(r, err).coordinatorCode()
+		}
+		for _, f := range found {
+			if n := len(to.Topics); n == 0 || to.Topics[n-1].Topic != f.Topic {
+				to.Topics = append(to.Topics, kmsg.OffsetFetchResponseGroupTopic{Topic: f.Topic})
+			}
+			t := &to.Topics[len(to.Topics)-1]
+			t.Partitions = append(t.Partitions, kmsg.OffsetFetchResponseGroupTopicPartition(c.fetchedOffset(r, f)))
+		}
+		resp.Groups = append(resp.Groups, to)
+	}
+}
+
+// nobody asks for offsets and shows no epoch.
+var nobody = group.Committer{Epoch: group.NoEpochShown}
+
+func (c *conn) fetchOfOne(ctx context.Context, r *request, req *kmsg.OffsetFetchRequest, resp *kmsg.OffsetFetchResponse) {
+	ask := coordinator.FetchRequest{Group: req.Group, By: nobody, RequireStable: req.RequireStable}
+	if req.Topics != nil || req.Version < 2 {
+		ask.Topics = []coordinator.WantedTopic{}
+	}
+	for i := range req.Topics {
+		ask.Topics = append(ask.Topics, coordinator.WantedTopic{Topic: req.Topics[i].Topic, Partitions: req.Topics[i].Partitions})
+	}
+	found, err := c.c.Groups.FetchOffsets(ctx, ask)
+	var code int16
+	if err != nil {
+		code = c.failure(r, err).coordinatorCode()
+		resp.ErrorCode = code
+		found = nil
+		for i := range req.Topics {
+			for _, p := range req.Topics[i].Partitions {
+				found = append(found, group.Fetched{Topic: req.Topics[i].Topic, Partition: p})
+			}
+		}
+	}
+	for _, f := range found {
+		if n := len(resp.Topics); n == 0 || resp.Topics[n-1].Topic != f.Topic {
+			resp.Topics = append(resp.Topics, kmsg.OffsetFetchResponseTopic{Topic: f.Topic})
+		}
+		t := &resp.Topics[len(resp.Topics)-1]
+		p := kmsg.OffsetFetchResponseTopicPartition(c.fetchedOffset(r, f))
+		if code != 0 {
+			p.ErrorCode = code
+		}
+		t.Partitions = append(t.Partitions, p)
+	}
+}
+
+// offsetFound is one offset as both forms of the answer have it.
+type offsetFound struct {
+	Partition   int32
+	Offset      int64
+	LeaderEpoch int32
+	Metadata    *string
+	ErrorCode   int16
+	UnknownTags kmsg.Tags
+}
+
+// fetchedOffset is an offset, -1 where there is none, which is no error.
+func (c *conn) fetchedOffset(r *request, f group.Fetched) offsetFound {
+	p := offsetFound{Partition: f.Partition, Offset: -1, LeaderEpoch: -1, Metadata: new(string)}
+	switch {
+	case f.Unstable:
+		p.ErrorCode = c.refuse(r, "UNSTABLE_OFFSET_COMMIT")
+	case f.Found:
+		p.Offset, p.LeaderEpoch, p.Metadata = int64(f.Offset.Offset), f.Offset.LeaderEpoch, &f.Offset.Metadata
+	}
+	return p
+}

@@ -1,0 +1,64 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/coordinator/group"
+	"github.com/oncelog/oncelog/internal/frontdoor"
+)
+
+// describeGroups shows groups of the classic protocol. To this request every other group is dead: up to version 5 without an error,
+// from 6 on with one (G18).
+func (c *conn) describeGroups(r *request, req *kmsg.DescribeGroupsRequest, resp *kmsg.DescribeGroupsResponse) {
+	ctx, cancel := context.WithTimeout(c.waiting, groupTimeout)
+	defer cancel()
+	for i, id := range req.Groups {
+		at := kmsg.NewDescribeGroupsResponseGroup()
+		at.Group, at.AuthorizedOperations = id, noOperations
+		if i >= maxGroupsAsked {
+			at.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
+			resp.Groups = append(resp.Groups, at)
+			continue
+		}
+		d, err := c.c.Groups.Describe(ctx, id)
+		dead := err == nil && d.Kind == group.KindConsumer
+		if err != nil {
+			f := c.failure(r, err)
+			if dead = f.Kind.Reason == "GROUP_ID_NOT_FOUND"; !dead {
+				at.ErrorCode, at.ErrorMessage = f.coordinatorCode(), f.message
+			}
+		}
+		switch {
+		case dead && req.Version >= 6:
+			at.State, at.ErrorCode = "Dead", frontdoor.KindOf("GROUP_ID_NOT_FOUND").Kafka
+		case dead:
+			at.State = "Dead"
+		case err == nil:
+			describeClassic(&at, &d)
+		}
+		resp.Groups = append(resp.Groups, at)
+	}
+}
+
+// describeClassic shows members with what they said and were given; as long as the group is not stable nobody has anything.
+func describeClassic(at *kmsg.DescribeGroupsResponseGroup, d *group.Description) {
+	at.State, at.ProtocolType = string(d.Phase), d.ProtocolType
+	stable := d.Phase == group.PhaseStable
+	if stable {
+		at.Protocol = d.Protocol
+	}
+	for _, m := range d.Classic {
+		one := kmsg.NewDescribeGroupsResponseGroupMember()
+		one.MemberID, one.ClientID, one.ClientHost = m.ID, m.Client.ID, "/"+m.Client.Address
+		one.ProtocolMetadata, one.MemberAssignment = []byte{}, []byte{}
+		if m.InstanceID != "" {
+			one.InstanceID = &m.InstanceID
+		}
+		if stable {
+			one.ProtocolMetadata, one.MemberAssignment = m.Metadata, m.Assignment
+		}
+		at.Members = append(at.Members, one)
+	}
+}

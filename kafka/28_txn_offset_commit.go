@@ -1,0 +1,65 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/coordinator/group"
+	"github.com/oncelog/oncelog/internal/frontdoor"
+	"github.com/oncelog/oncelog/record"
+)
+
+// txnOffsetCommit commits offsets that count when the producer's transaction is committed (G22-G24). From version 5 on the group's
+// shard joins the transaction by this (T13).
+func (c *conn) txnOffsetCommit(r *request, req *kmsg.TxnOffsetCommitRequest, resp *kmsg.TxnOffsetCommitResponse) {
+	ctx, cancel := context.WithTimeout(c.ctx, groupTimeout)
+	defer cancel()
+	commit := coordinator.TransactionalCommit{
+		TransactionalID: req.TransactionalID, Producer: coordinator.Producer{ID: record.ProducerID(req.ProducerID), Epoch: record.Epoch(req.ProducerEpoch)},
+		Group: req.Group, By: nobody, Version: 1,
+	}
+	if req.Version >= 3 {
+		commit.By = group.Committer{MemberID: req.MemberID, InstanceID: textOf(req.InstanceID), Epoch: req.Generation}
+	}
+	if req.Version >= 5 {
+		commit.Version = 2
+	}
+	for i := range req.Topics {
+		for _, p := range req.Topics[i].Partitions {
+			o := coordinator.OffsetToCommit{TopicPartition: record.TopicPartition{Topic: req.Topics[i].Topic, Partition: p.Partition},
+				Offset: record.Offset(p.Offset), LeaderEpoch: -1, Metadata: textOf(p.Metadata)}
+			if req.Version >= 2 {
+				o.LeaderEpoch = p.LeaderEpoch
+			}
+			commit.Offsets = append(commit.Offsets, o)
+		}
+	}
+	refused, err := c.c.Groups.CommitInTransaction(ctx, commit)
+	codes := c.commitCodes(r, refused, err, func(f failure) int16 { return f.txnCommitCode(req.Version) })
+	for i := range req.Topics {
+		to := kmsg.NewTxnOffsetCommitResponseTopic()
+		to.Topic = req.Topics[i].Topic
+		for _, p := range req.Topics[i].Partitions {
+			to.Partitions = append(to.Partitions, kmsg.TxnOffsetCommitResponseTopicPartition{Partition: p.Partition,
+				ErrorCode: codes(record.TopicPartition{Topic: to.Topic, Partition: p.Partition})})
+		}
+		resp.Topics = append(resp.Topics, to)
+	}
+}
+
+// txnCommitCode is the code of a failed commit at a version (T11, G22). What a client does not know at its version is fatal to it, and
+// would end the application (G32).
+func (f failure) txnCommitCode(version int16) int16 {
+	as := func(reason string) int16 { return frontdoor.KindOf(reason).Kafka }
+	switch reason := f.Kind.Reason; {
+	case version < 6 && (reason == "STALE_MEMBER_EPOCH" || reason == "GROUP_ID_NOT_FOUND"):
+		return as("ILLEGAL_GENERATION")
+	case version < 4 && reason == "TRANSACTION_ABORTABLE":
+		return as("INVALID_TXN_STATE")
+	case version < 2 && reason == "COORDINATOR_LOAD_IN_PROGRESS":
+		return as("COORDINATOR_NOT_AVAILABLE")
+	}
+	return f.coordinatorCode()
+}

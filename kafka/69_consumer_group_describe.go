@@ -1,0 +1,77 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/coordinator/group"
+	"github.com/oncelog/oncelog/internal/frontdoor"
+)
+
+// consumerGroupDescribe shows groups of KIP-848.
+func (c *conn) consumerGroupDescribe(r *request, req *kmsg.ConsumerGroupDescribeRequest, resp *kmsg.ConsumerGroupDescribeResponse) {
+	ctx, cancel := context.WithTimeout(c.waiting, groupTimeout)
+	defer cancel()
+	for i, id := range req.Groups {
+		at := kmsg.NewConsumerGroupDescribeResponseGroup()
+		at.Group, at.AuthorizedOperations = id, noOperations
+		d, err := group.Description{}, error(nil)
+		if i < maxGroupsAsked {
+			d, err = c.c.Groups.Describe(ctx, id)
+		}
+		switch {
+		case i >= maxGroupsAsked:
+			at.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
+		case err != nil:
+			f := c.failure(r, err)
+			at.ErrorCode, at.ErrorMessage = f.coordinatorCode(), f.message
+		case d.Kind != group.KindConsumer:
+			message := "the group is not of the consumer protocol"
+			at.ErrorCode, at.ErrorMessage = c.refuse(r, "GROUP_ID_NOT_FOUND"), &message
+		default:
+			describeConsumer(&at, &d)
+		}
+		resp.Groups = append(resp.Groups, at)
+	}
+}
+
+func describeConsumer(at *kmsg.ConsumerGroupDescribeResponseGroup, d *group.Description) {
+	at.State, at.Epoch, at.AssignmentEpoch, at.AssignorName = string(d.Phase), d.Epoch, d.AssignmentEpoch, "uniform"
+	for _, m := range d.Members {
+		one := kmsg.NewConsumerGroupDescribeResponseGroupMember()
+		one.MemberID, one.MemberEpoch, one.ClientID, one.ClientHost = m.ID, m.Epoch, m.Client.ID, "/"+m.Client.Address
+		one.SubscribedTopics, one.MemberType = m.Topics, 1
+		if m.InstanceID != "" {
+			one.InstanceID = &m.InstanceID
+		}
+		if m.Rack != "" {
+			one.RackID = &m.Rack
+		}
+		if m.Pattern != "" {
+			one.SubscribedTopicRegex = &m.Pattern
+		}
+		if m.Assignor != "" {
+			at.AssignorName = m.Assignor
+		}
+		var has []group.Partition
+		for _, h := range m.Assigned {
+			has = append(has, h.Partition)
+		}
+		one.Assignment, one.TargetAssignment = assignmentOf(has, d.Topics), assignmentOf(m.Target, d.Topics)
+		at.Members = append(at.Members, one)
+	}
+}
+
+// assignmentOf groups partitions, which are sorted, by topic.
+func assignmentOf(list []group.Partition, names map[group.TopicID]string) kmsg.Assignment {
+	a := kmsg.NewAssignment()
+	for _, p := range list {
+		if n := len(a.TopicPartitions); n == 0 || a.TopicPartitions[n-1].TopicID != p.TopicID {
+			a.TopicPartitions = append(a.TopicPartitions, kmsg.AssignmentTopicPartition{TopicID: p.TopicID, Topic: names[p.TopicID]})
+		}
+		last := &a.TopicPartitions[len(a.TopicPartitions)-1]
+		last.Partitions = append(last.Partitions, p.Number)
+	}
+	return a
+}
