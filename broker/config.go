@@ -223,6 +223,15 @@ type GroupsConfig struct {
 	// Settle is how long a change of members or topics waits for others before
 	// partitions are assigned anew, 1 millisecond to 1 minute.
 	Settle time.Duration `koanf:"settle"`
+	// MinSessionTimeout and MaxSessionTimeout bound the session timeouts that
+	// members of the classic protocol ask for, 1 millisecond to 1 day (Kafka:
+	// group.min.session.timeout.ms, group.max.session.timeout.ms).
+	MinSessionTimeout time.Duration `koanf:"min_session_timeout"`
+	MaxSessionTimeout time.Duration `koanf:"max_session_timeout"`
+	// InitialRebalanceDelay is for how long the first member of the classic
+	// protocol that comes into an empty group waits for others, 0 to 1 minute
+	// (Kafka: group.initial.rebalance.delay.ms).
+	InitialRebalanceDelay time.Duration `koanf:"initial_rebalance_delay"`
 	// OffsetsRetention is how long an offset is kept that no member needs, 1
 	// minute to 10 years (Kafka: offsets.retention.minutes).
 	OffsetsRetention time.Duration `koanf:"offsets_retention"`
@@ -353,6 +362,9 @@ func DefaultConfig() Config {
 			SessionTimeout:        45 * time.Second,
 			HeartbeatInterval:     5 * time.Second,
 			Settle:                100 * time.Millisecond,
+			MinSessionTimeout:     6 * time.Second,
+			MaxSessionTimeout:     30 * time.Minute,
+			InitialRebalanceDelay: 3 * time.Second,
 			OffsetsRetention:      7 * 24 * time.Hour,
 			OffsetsRetentionCheck: 10 * time.Minute,
 		},

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -190,6 +191,7 @@ func (p *parts) assembleCoordinators(b *Broker) {
 	p.groups = coordinator.NewGroups(coordinator.GroupsConfig{
 		Host: p.coordinators, Topics: groupGlue{p}, Transactions: groupGlue{p},
 		SessionTimeout: gc.SessionTimeout, HeartbeatInterval: gc.HeartbeatInterval, Settle: gc.Settle,
+		MinSessionTimeout: gc.MinSessionTimeout, MaxSessionTimeout: gc.MaxSessionTimeout, InitialRebalanceDelay: cmp.Or(gc.InitialRebalanceDelay, -1),
 		OffsetsRetention: gc.OffsetsRetention, OffsetsRetentionCheck: gc.OffsetsRetentionCheck, ProducerExpiration: b.cfg.ProducerIDExpiration,
 		Limits: group.Limits{MaxGroups: limits.MaxGroups, MaxMembers: gc.MaxSize, MaxOffsets: limits.MaxGroupOffsets, MaxBytes: int64(limits.MaxGroupBytes)},
 		Logger: p.logger, Registerer: reg,

@@ -192,6 +192,12 @@ func (g GroupsConfig) validate(v *validator) {
 			"one that is lost must not end a session")
 	}
 	v.duration("groups.settle", g.Settle, time.Millisecond, time.Minute, "every rebalance waits that long")
+	if v.duration("groups.max_session_timeout", g.MaxSessionTimeout, time.Millisecond, 24*time.Hour,
+		"a member that has died keeps its partitions that long") {
+		v.duration("groups.min_session_timeout", g.MinSessionTimeout, time.Millisecond, g.MaxSessionTimeout,
+			"members that are heard too often load the coordinator")
+	}
+	v.duration("groups.initial_rebalance_delay", g.InitialRebalanceDelay, 0, time.Minute, "the first member of a group waits that long")
 	v.duration("groups.offsets_retention", g.OffsetsRetention, time.Minute, 10*365*24*time.Hour,
 		"a group that pauses for longer loses its place")
 	v.duration("groups.offsets_retention_check", g.OffsetsRetentionCheck, time.Second, 24*time.Hour,

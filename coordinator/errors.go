@@ -46,6 +46,8 @@ const (
 	CodeUnreleasedInstanceID     Code = "UNRELEASED_INSTANCE_ID"
 	CodeGroupMaxSizeReached      Code = "GROUP_MAX_SIZE_REACHED"
 	CodeInconsistentProtocol     Code = "INCONSISTENT_GROUP_PROTOCOL"
+	CodeMemberIDRequired         Code = "MEMBER_ID_REQUIRED"
+	CodeInvalidSessionTimeout    Code = "INVALID_SESSION_TIMEOUT"
 	CodeNonEmptyGroup            Code = "NON_EMPTY_GROUP"
 	CodeSubscribedToTopic        Code = "GROUP_SUBSCRIBED_TO_TOPIC"
 	CodeUnsupportedAssignor      Code = "UNSUPPORTED_ASSIGNOR"

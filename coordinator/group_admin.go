@@ -37,6 +37,7 @@ func (g *Groups) List(ctx context.Context, f GroupFilter, limit int) (list []gro
 		}
 		var all []group.Description
 		s.machine.read(func(m *group.State) { all = m.List() })
+		all = s.listClassic(all)
 		if err := s.confirm(ctx); err != nil {
 			continue // another broker has it, and answers for it
 		}
@@ -67,6 +68,7 @@ func (g *Groups) Describe(ctx context.Context, id string) (group.Description, er
 	var d group.Description
 	var found bool
 	s.machine.read(func(m *group.State) { d, found = m.Describe(id) })
+	found = s.describeClassic(id, &d) || found
 	if err := s.confirm(ctx); err != nil {
 		return d, err
 	}
@@ -78,7 +80,11 @@ func (g *Groups) Describe(ctx context.Context, id string) (group.Description, er
 
 // Delete deletes a group that has no members, with its offsets (G30).
 func (g *Groups) Delete(ctx context.Context, id string) error {
-	_, err := g.do(ctx, &statev1.GroupCommand{GroupId: id, Command: &statev1.GroupCommand_DeleteGroup{DeleteGroup: &statev1.DeleteGroup{}}})
+	s, err := g.leading(ctx, id, false)
+	if err == nil && s.classicLive(id) {
+		return cmp.Or(s.confirm(ctx), groupAnswer(id, group.Result{Code: group.NonEmptyGroup}))
+	}
+	_, err = g.do(ctx, &statev1.GroupCommand{GroupId: id, Command: &statev1.GroupCommand_DeleteGroup{DeleteGroup: &statev1.DeleteGroup{}}})
 	return asError(err)
 }
 

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -30,7 +31,10 @@ type groupLeader struct {
 	mu      sync.Mutex
 	talks   map[string]*talk
 	tickets session.Ticket
-	over    bool
+	// classics are the talks with groups of the classic protocol, classicBytes what their members hold in memory.
+	classics     map[string]*classicTalk
+	classicBytes int64
+	over         bool
 }
 
 const (
@@ -45,7 +49,7 @@ const (
 // lead does the coordinator's work of one term (service).
 func (g *Groups) lead(ctx context.Context, s *shard, term record.Term) {
 	gs := g.shardOf(s)
-	l := &groupLeader{g: g, s: gs, ctx: ctx, term: term, begun: time.Now(), talks: make(map[string]*talk)}
+	l := &groupLeader{g: g, s: gs, ctx: ctx, term: term, begun: time.Now(), talks: make(map[string]*talk), classics: make(map[string]*classicTalk)}
 	l.findMembers()
 	gs.leader.Store(l)
 	l.work.Go(l.watchTopics)
@@ -228,8 +232,12 @@ func (l *groupLeader) findMembers() {
 	var groups []group.Description
 	l.s.machine.read(func(m *group.State) { groups = m.List() })
 	for _, d := range groups {
-		if d.Phase != group.PhaseEmpty && d.Kind == group.KindConsumer {
+		switch {
+		case d.Phase == group.PhaseEmpty:
+		case d.Kind == group.KindConsumer:
 			_ = l.talk(d.ID, func(now int64, t *talk) { t.findMembers(now) })
+		case d.Kind == group.KindClassic:
+			_ = l.classic(d.ID, func(int64, *classicTalk) {}) // it begins with the members that are there
 		}
 	}
 }
@@ -292,4 +300,13 @@ func (l *groupLeader) end() {
 	for _, t := range l.allTalks() {
 		t.close()
 	}
+	for _, t := range l.allClassics() {
+		t.close()
+	}
+}
+
+func (l *groupLeader) allClassics() []*classicTalk {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Values(l.classics))
 }

@@ -145,6 +145,9 @@ func (g *Groups) openMember(ctx context.Context, r MemberRequest) (*Membership, 
 	if l == nil {
 		return nil, refused(CodeLoading, "this broker has just begun to lead %s", s.spec)
 	}
+	if r.Epoch == group.JoinEpoch && s.classicLive(r.Group) {
+		return nil, cmp.Or(s.confirm(ctx), groupAnswer(r.Group, group.Result{Code: group.GroupIDNotFound})) // G18
+	}
 	m := &Membership{g: g, l: l, group: r.Group, ticket: l.ticket(), s: &stream{news: make(chan struct{}, 1)}}
 	var refusal *Error
 	err = l.talk(r.Group, func(now int64, t *talk) {

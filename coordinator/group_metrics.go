@@ -18,6 +18,8 @@ type groupMetrics struct {
 	computed prometheus.Histogram
 	fenced   prometheus.Counter
 	expired  *prometheus.CounterVec
+	// joining is what members of the classic protocol hold in memory.
+	joining *prometheus.GaugeVec
 }
 
 func newGroupMetrics(reg prometheus.Registerer) *groupMetrics {
@@ -38,13 +40,14 @@ func newGroupMetrics(reg prometheus.Registerer) *groupMetrics {
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_group_requests_total", Help: "Requests to the group coordinator, by what was asked and the answer."}, []string{"request", "answer"}),
 		computed: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "brokerd_group_assignment_seconds", Help: "How long it took to compute an assignment.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}),
 		fenced:   prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_group_members_fenced_total", Help: "Members removed because they were silent for too long, or did not give partitions back in time."}),
+		joining:  gauge("brokerd_group_joining_bytes", "What members of the classic protocol have said of themselves, in the memory of the shards this broker leads; limits.max_group_bytes bounds it, too."),
 		expired:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_group_expired_total", Help: "Offsets and producers forgotten because they were not used, or their topic is gone."}, []string{"what"}),
 	}
 	if reg != nil {
 		for _, g := range m.sizes {
 			reg.MustRegister(g)
 		}
-		reg.MustRegister(m.streams, m.requests, m.computed, m.fenced, m.expired)
+		reg.MustRegister(m.streams, m.requests, m.computed, m.fenced, m.expired, m.joining)
 	}
 	return m
 }
@@ -65,8 +68,18 @@ func (m *groupMetrics) answered(c *statev1.GroupCommand, r group.Result) {
 		what = "delete_group"
 	case *statev1.GroupCommand_DeleteOffsets:
 		what = "delete_offsets"
+	case *statev1.GroupCommand_BeginGeneration:
+		what = "begin_generation"
+	case *statev1.GroupCommand_AssignGeneration:
+		what = "assign_generation"
+	case *statev1.GroupCommand_ReplaceMember:
+		what = "replace_member"
 	}
-	m.requests.WithLabelValues(what, strings.ToLower(r.Code.String())).Inc()
+	m.requested(what, r.Code)
+}
+
+func (m *groupMetrics) requested(what string, code group.Code) {
+	m.requests.WithLabelValues(what, strings.ToLower(code.String())).Inc()
 }
 
 // observe shows how full a shard is.
@@ -87,4 +100,5 @@ func (m *groupMetrics) forget(s *groupShard) {
 	for _, g := range m.sizes {
 		g.DeleteLabelValues(s.spec.String())
 	}
+	m.joining.DeleteLabelValues(s.spec.String())
 }

@@ -56,6 +56,9 @@ func (g *Groups) CommitOffsets(ctx context.Context, r CommitRequest) ([]RefusedO
 	if err != nil {
 		return nil, err
 	}
+	if err := g.mayCommit(ctx, s, r.Group, r.By, false); err != nil {
+		return nil, err
+	}
 	expire := group.NoExpiry
 	if r.Retention > 0 {
 		expire = g.host.nowMS() + r.Retention.Milliseconds()
@@ -232,6 +235,9 @@ func (g *Groups) CommitInTransaction(ctx context.Context, r TransactionalCommit)
 	}
 	s, err := g.leading(ctx, r.Group, true)
 	if err != nil {
+		return nil, err
+	}
+	if err := g.mayCommit(ctx, s, r.Group, r.By, true); err != nil {
 		return nil, err
 	}
 	cmd := &statev1.CommitOffsetsInTransaction{

@@ -120,6 +120,10 @@ func groupAnswer(id string, r group.Result) *Error {
 		return refused(code, "a later coordinator of the transaction has written a marker already")
 	case group.Stale:
 		return refused(CodeBusy, "group %q is being changed by others at once: try again", id)
+	case group.MemberIDRequired:
+		return refused(code, "a member of group %q has to join with the id that it is given", id)
+	case group.InvalidSessionTimeout:
+		return badField(code, "session_timeout_ms", "groups.min_session_timeout to groups.max_session_timeout", "the session timeout is out of range")
 	case group.TooManyGroups:
 		return badField(CodePolicyViolation, "group_id", "limits.max_groups", "as many groups are known as limits.max_groups allows; unused ones are forgotten in time")
 	case group.TooManyOffsets:

@@ -62,6 +62,12 @@ type GroupsConfig struct {
 	// Settle is from a change of members, subscriptions or topics to new assignments, so that members who come together are
 	// dealt with together. 0: 100 ms.
 	Settle time.Duration
+	// MinSessionTimeout and MaxSessionTimeout bound what members of the classic protocol may ask for
+	// (group.min.session.timeout.ms, group.max.session.timeout.ms). 0: 6 seconds, 30 minutes.
+	MinSessionTimeout, MaxSessionTimeout time.Duration
+	// InitialRebalanceDelay is for how long the first of them waits for others (group.initial.rebalance.delay.ms). Below 0: not at all.
+	// 0: 3 seconds.
+	InitialRebalanceDelay time.Duration
 	// OffsetsRetention is how long an offset is kept that no member needs (offsets.retention.minutes). 0: 7 days.
 	OffsetsRetention time.Duration
 	// OffsetsRetentionCheck is how often a leader looks for such offsets (offsets.retention.check.interval.ms). 0: 10 minutes.
@@ -80,6 +86,9 @@ func (c *GroupsConfig) setDefaults() {
 	c.SessionTimeout = cmp.Or(c.SessionTimeout, 45*time.Second)
 	c.HeartbeatInterval = cmp.Or(c.HeartbeatInterval, 5*time.Second)
 	c.Settle = cmp.Or(c.Settle, 100*time.Millisecond)
+	c.MinSessionTimeout = cmp.Or(c.MinSessionTimeout, 6*time.Second)
+	c.MaxSessionTimeout = cmp.Or(c.MaxSessionTimeout, 30*time.Minute)
+	c.InitialRebalanceDelay = max(cmp.Or(c.InitialRebalanceDelay, 3*time.Second), 0)
 	c.OffsetsRetention = cmp.Or(c.OffsetsRetention, 7*24*time.Hour)
 	c.OffsetsRetentionCheck = cmp.Or(c.OffsetsRetentionCheck, 10*time.Minute)
 	c.ProducerExpiration = cmp.Or(c.ProducerExpiration, 24*time.Hour)

@@ -220,6 +220,16 @@ func (c *Conversation) Waiting() int {
 	return n
 }
 
+// Bytes is what the members hold in memory.
+func (c *Conversation) Bytes() int64 {
+	n := 0
+	for _, m := range c.members {
+		_, sum := sizes(&m.ClassicMember, m.protocols)
+		n += sum + len(m.Assignment)
+	}
+	return int64(n)
+}
+
 // Next is when Tick is to be called at the latest.
 func (c *Conversation) Next() int64 {
 	if c.flight != nil {
