@@ -2,8 +2,6 @@ package client
 
 import (
 	"context"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -183,12 +181,7 @@ func (k *Consumer) Assignment() []record.TopicPartition {
 	for _, p := range k.order {
 		tps = append(tps, p.tp)
 	}
-	slices.SortFunc(tps, func(a, b record.TopicPartition) int {
-		if a.Topic != b.Topic {
-			return strings.Compare(a.Topic, b.Topic)
-		}
-		return int(a.Partition) - int(b.Partition)
-	})
+	sortPartitions(tps)
 	return tps
 }
 
@@ -281,7 +274,10 @@ func (k *Consumer) Position(tp record.TopicPartition) (o record.Offset, ok bool,
 // partition's batches are in order, and its position moves behind them. Failures of single
 // partitions that do not pass by themselves are in Fetched.Err; such a partition gives nothing more
 // until Seek. The error is that ctx has ended, or that the consumer is closed.
-func (k *Consumer) Poll(ctx context.Context) ([]Fetched, error) {
+func (k *Consumer) Poll(ctx context.Context) ([]Fetched, error) { return k.poll(ctx, nil) }
+
+// poll is Poll that also ends, with nothing, when there is news.
+func (k *Consumer) poll(ctx context.Context, news <-chan struct{}) ([]Fetched, error) {
 	for {
 		k.mu.Lock()
 		if k.closed {
@@ -295,11 +291,26 @@ func (k *Consumer) Poll(ctx context.Context) ([]Fetched, error) {
 		}
 		select {
 		case <-k.ready:
+		case <-news:
+			return nil, nil
 		case <-k.ctx.Done():
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// positions gives the position of each of some partitions that has one.
+func (k *Consumer) positions(of []record.TopicPartition) map[record.TopicPartition]record.Offset {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	got := make(map[record.TopicPartition]record.Offset, len(of))
+	for _, tp := range of {
+		if p := k.parts[tp]; p != nil && p.placed {
+			got[tp] = p.pos
+		}
+	}
+	return got
 }
 
 // collect takes what is buffered, beginning with the partition after the one that was last. Needs

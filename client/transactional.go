@@ -118,6 +118,14 @@ func (p *TransactionalProducer) SendSync(ctx context.Context, r Record) (res Res
 	return res
 }
 
+// SendOffsets makes offsets of a consumer group part of the open transaction: they are the group's once it is committed, and never if it is
+// aborted. by is the member that has read them (GroupConsumer.Member); if it has lost the partitions meanwhile the error is Abortable, and
+// others are doing its work. Any other error than an Abortable one may be followed by the same call. It is the last thing before
+// Commit, mostly.
+func (p *TransactionalProducer) SendOffsets(ctx context.Context, by GroupMember, offsets Offsets) error {
+	return asError(p.txn.sendOffsets(ctx, by, offsets))
+}
+
 // Flush sends everything that was taken before, without linger, and waits for the results; see Producer.Flush. Commit
 // does it by itself.
 func (p *TransactionalProducer) Flush(ctx context.Context) error { return p.p.Flush(ctx) }
@@ -179,6 +187,8 @@ type transactions struct {
 	calls sync.Mutex
 	// lost: an attempt to commit may have happened although no answer came. Guarded by calls.
 	lost bool
+	// groups are the coordinators of groups whose offsets were sent. Guarded by calls.
+	groups map[string]*coordinator
 
 	// mu guards what follows. Senders hold it for reading, so that a transaction does not end while a record is being
 	// taken.

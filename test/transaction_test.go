@@ -23,9 +23,15 @@ var other = record.TopicPartition{Topic: otherTopic}
 // beginTransactions begins with two topics of three partitions each.
 func beginTransactions(t *testing.T) *scenario {
 	t.Helper()
+	return beginTransactionsWith(t, func(*broker.Config) {})
+}
+
+func beginTransactionsWith(t *testing.T, change func(*broker.Config)) *scenario {
+	t.Helper()
 	s := &scenario{t: t, c: brokertest.Start(t, brokertest.Options{Configure: func(c *broker.Config) {
 		c.Transactions.Shards = 4
 		c.Transactions.TimeoutCheck = 50 * time.Millisecond
+		change(c)
 	}})}
 	var cancel context.CancelFunc
 	s.ctx, cancel = context.WithTimeout(context.Background(), 60*time.Second)
