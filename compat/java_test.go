@@ -1,0 +1,143 @@
+package compat
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/oncelog/oncelog/internal/brokerproc"
+)
+
+// javaVersions are those of kafka-clients that the jobs run with: the last with transactions of version 1, and one of today.
+var javaVersions = []string{"3.9.1", "4.3.1"}
+
+// required makes what is missing on this machine a failure rather than a skipped test; make compat sets it.
+var required = os.Getenv("COMPAT_REQUIRED") != ""
+
+// missing skips or fails a test that cannot run here.
+func missing(t *testing.T, what string, err error) {
+	t.Helper()
+	if required {
+		t.Fatalf("%s: %v", what, err)
+	}
+	t.Skipf("%s: %v", what, err)
+}
+
+var javaBuilds sync.Map // version to func() (string, error)
+
+// javaJobs gives the class path of the jobs with a version of kafka-clients.
+func javaJobs(t *testing.T, version string) string {
+	t.Helper()
+	build, _ := javaBuilds.LoadOrStore(version, sync.OnceValues(func() (string, error) { return buildJava(version) }))
+	path, err := build.(func() (string, error))()
+	if err != nil {
+		missing(t, "Java jobs with kafka-clients "+version, err)
+	}
+	return path
+}
+
+func buildJava(version string) (string, error) {
+	if _, err := exec.LookPath("mvn"); err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp("", "oncelog-java-")
+	if err != nil {
+		return "", err
+	}
+	if err := os.CopyFS(dir, os.DirFS("java")); err != nil {
+		return "", err
+	}
+	classpath := exec.Command("mvn", "-q", "-B", "-Dkafka.version="+version, "dependency:build-classpath", "-Dmdep.outputFile=classpath")
+	classpath.Dir = dir
+	if out, err := classpath.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "classpath"))
+	if err != nil {
+		return "", err
+	}
+	libraries := strings.TrimSpace(string(text))
+	compile := exec.Command("javac", "-d", "classes", "-cp", libraries, "Jobs.java")
+	compile.Dir = dir
+	if out, err := compile.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return filepath.Join(dir, "classes") + ":" + libraries, nil
+}
+
+// java runs one job and gives what it printed.
+func java(ctx context.Context, path string, c *brokerproc.Cluster, job string, args ...string) (string, error) {
+	args = append([]string{"-Xmx256m", "-cp", path, "compat.Jobs", job, strings.Join(c.KafkaAddrs(), ",")}, args...)
+	out, err := exec.CommandContext(ctx, "java", args...).CombinedOutput()
+	return strings.TrimSpace(string(out)), err
+}
+
+// mustPrint runs a job that must print a line.
+func mustPrint(t *testing.T, want string, run func() (string, error)) {
+	t.Helper()
+	if got, err := run(); err != nil || got != want {
+		t.Errorf("printed %q, %v; want %q", got, err, want)
+	}
+}
+
+// The producer and the consumer of Java's clients: idempotent with every codec, transactional, read_committed in a group, and an
+// exactly-once copy by two instances, through a killed leader.
+func TestJava(t *testing.T) {
+	for _, version := range javaVersions {
+		t.Run("kafka-clients "+version, func(t *testing.T) {
+			path := javaJobs(t, version)
+			protocols := []string{}
+			if version >= "4" {
+				protocols = append(protocols, "consumer")
+			}
+			runJava(t, path, protocols)
+		})
+	}
+}
+
+func runJava(t *testing.T, path string, protocols []string) {
+	c := startCluster(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
+	admin := franzClient(t, c)
+	for _, topic := range []string{"plain", "txn", "out"} {
+		createTopic(t, admin, topic, 3)
+	}
+	for _, codec := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
+		mustPrint(t, "produced 500", func() (string, error) { return java(ctx, path, c, "produce", "plain", "500", codec) })
+	}
+	var killing sync.WaitGroup
+	killing.Go(func() {
+		time.Sleep(1500 * time.Millisecond)
+		kill(t, c, leaderOf(t, ctx, admin, "txn", 0))
+	})
+	mustPrint(t, "committed 200", func() (string, error) { return java(ctx, path, c, "transact", "txn", "30", "java-job") })
+	killing.Wait()
+	counts(t, ctx, c, "plain", 2500)
+	counts(t, ctx, c, "txn", 200)
+	for _, p := range protocols {
+		mustPrint(t, "consumed 2500 different 2500 aborted 0", func() (string, error) { return java(ctx, path, c, "consume", "plain", "g-"+p, p, "2500") })
+		mustPrint(t, "consumed 200 different 200 aborted 0", func() (string, error) { return java(ctx, path, c, "consume", "txn", "h-"+p, p, "200") })
+	}
+	for _, p := range protocols {
+		var copies sync.WaitGroup
+		for i := range 2 {
+			copies.Go(func() {
+				out, err := java(ctx, path, c, "copy", "plain", "out", fmt.Sprintf("java-copy-%d", i), p, "2500")
+				if err != nil || !strings.HasPrefix(out, "copied ") {
+					t.Errorf("copy: %v: %s", err, out)
+				}
+			})
+		}
+		time.Sleep(4 * time.Second)
+		kill(t, c, leaderOf(t, ctx, admin, "out", 1))
+		copies.Wait()
+		counts(t, ctx, c, "out", 2500)
+	}
+}

@@ -1,0 +1,136 @@
+package compat
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/oncelog/oncelog/internal/brokerproc"
+)
+
+// confluentKafka is the version of the Python client, which brings its own librdkafka.
+const confluentKafka = "2.16.1"
+
+// pythonHome gives an interpreter that has the client.
+var pythonHome = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "oncelog-python-")
+	if err != nil {
+		return "", err
+	}
+	if out, err := exec.Command("python3", "-m", "venv", dir).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	python := filepath.Join(dir, "bin", "python")
+	if out, err := exec.Command(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "confluent-kafka=="+confluentKafka).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return python, nil
+})
+
+// python runs one job and gives what it printed.
+func python(ctx context.Context, interpreter string, c *brokerproc.Cluster, job string, args ...string) (string, error) {
+	args = append([]string{"python/jobs.py", job, strings.Join(c.KafkaAddrs(), ",")}, args...)
+	cmd := exec.CommandContext(ctx, interpreter, args...)
+	var said strings.Builder
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, said.String())
+	}
+	return strings.TrimSpace(string(out)), err
+}
+
+// The same jobs as Java's with librdkafka, which speaks version 1 of transactions.
+func TestConfluentKafkaPython(t *testing.T) {
+	interpreter, err := pythonHome()
+	if err != nil {
+		missing(t, "confluent-kafka for Python", err)
+	}
+	c := startCluster(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
+	admin := franzClient(t, c)
+	for _, topic := range []string{"plain", "txn", "out"} {
+		createTopic(t, admin, topic, 3)
+	}
+	for _, codec := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
+		mustPrint(t, "produced 500", func() (string, error) { return python(ctx, interpreter, c, "produce", "plain", "500", codec) })
+	}
+	var killing sync.WaitGroup
+	killing.Go(func() {
+		time.Sleep(500 * time.Millisecond)
+		kill(t, c, leaderOf(t, ctx, admin, "txn", 0))
+	})
+	mustPrint(t, "committed 200", func() (string, error) { return python(ctx, interpreter, c, "transact", "txn", "30", "python-job") })
+	killing.Wait()
+	counts(t, ctx, c, "plain", 2500)
+	counts(t, ctx, c, "txn", 200)
+	for _, p := range []string{"consumer"} {
+		mustPrint(t, "consumed 2500 different 2500 aborted 0", func() (string, error) {
+			return python(ctx, interpreter, c, "consume", "plain", "g-"+p, p, "2500")
+		})
+		mustPrint(t, "consumed 200 different 200 aborted 0", func() (string, error) { return python(ctx, interpreter, c, "consume", "txn", "h-"+p, p, "200") })
+		var copies sync.WaitGroup
+		for i := range 2 {
+			copies.Go(func() {
+				out, err := python(ctx, interpreter, c, "copy", "plain", "out", fmt.Sprintf("python-copy-%d", i), p, "2500")
+				if err != nil || !strings.HasPrefix(out, "copied ") {
+					t.Errorf("copy: %v: %s", err, out)
+				}
+			})
+		}
+		time.Sleep(2 * time.Second)
+		kill(t, c, leaderOf(t, ctx, admin, "out", 1))
+		copies.Wait()
+		counts(t, ctx, c, "out", 2500)
+	}
+}
+
+// kcat of Debian, with an older librdkafka: every codec, idempotent; metadata, offsets by time, and reading to the end.
+func TestKcat(t *testing.T) {
+	if _, err := exec.LookPath("kcat"); err != nil {
+		missing(t, "kcat", err)
+	}
+	c := startCluster(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	admin := franzClient(t, c)
+	createTopic(t, admin, "kcat", 3)
+	kcat := func(stdin string, args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(ctx, "kcat", append([]string{"-b", strings.Join(c.KafkaAddrs(), ",")}, args...)...)
+		cmd.Stdin = strings.NewReader(stdin)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Errorf("kcat %v: %v", args, err)
+		}
+		return string(out)
+	}
+	for _, codec := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
+		var lines strings.Builder
+		for i := range 400 {
+			fmt.Fprintf(&lines, "%s-%d\n", codec, i)
+		}
+		kcat(lines.String(), "-P", "-t", "kcat", "-z", codec, "-X", "enable.idempotence=true")
+	}
+	counts(t, ctx, c, "kcat", 2000)
+	seen := map[string]bool{}
+	for line := range strings.Lines(kcat("", "-C", "-t", "kcat", "-e", "-q")) {
+		seen[line] = true
+	}
+	if len(seen) != 2000 {
+		t.Errorf("kcat read %d different records", len(seen))
+	}
+	if got := kcat("", "-L", "-t", "kcat"); !strings.Contains(got, "3 brokers") || !strings.Contains(got, `topic "kcat" with 3 partitions`) {
+		t.Errorf("metadata:\n%s", got)
+	}
+	if got := kcat("", "-Q", "-t", "kcat:0:-2"); !strings.Contains(got, "offset 0") {
+		t.Errorf("the earliest offset: %s", got)
+	}
+}
