@@ -92,7 +92,7 @@ func TestJava(t *testing.T) {
 	for _, version := range javaVersions {
 		t.Run("kafka-clients "+version, func(t *testing.T) {
 			path := javaJobs(t, version)
-			protocols := []string{}
+			protocols := []string{"classic"}
 			if version >= "4" {
 				protocols = append(protocols, "consumer")
 			}
@@ -106,7 +106,7 @@ func runJava(t *testing.T, path string, protocols []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	admin := franzClient(t, c)
-	for _, topic := range []string{"plain", "txn", "out"} {
+	for _, topic := range []string{"plain", "txn", "out-classic", "out-consumer"} {
 		createTopic(t, admin, topic, 3)
 	}
 	for _, codec := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
@@ -129,15 +129,15 @@ func runJava(t *testing.T, path string, protocols []string) {
 		var copies sync.WaitGroup
 		for i := range 2 {
 			copies.Go(func() {
-				out, err := java(ctx, path, c, "copy", "plain", "out", fmt.Sprintf("java-copy-%d", i), p, "2500")
+				out, err := java(ctx, path, c, "copy", "plain", "out-"+p, fmt.Sprintf("java-copy-%d", i), p, "2500")
 				if err != nil || !strings.HasPrefix(out, "copied ") {
 					t.Errorf("copy: %v: %s", err, out)
 				}
 			})
 		}
 		time.Sleep(4 * time.Second)
-		kill(t, c, leaderOf(t, ctx, admin, "out", 1))
+		kill(t, c, leaderOf(t, ctx, admin, "out-"+p, 1))
 		copies.Wait()
-		counts(t, ctx, c, "out", 2500)
+		counts(t, ctx, c, "out-"+p, 2500)
 	}
 }

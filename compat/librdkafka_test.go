@@ -56,7 +56,7 @@ func TestConfluentKafkaPython(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	admin := franzClient(t, c)
-	for _, topic := range []string{"plain", "txn", "out"} {
+	for _, topic := range []string{"plain", "txn", "out-classic", "out-consumer"} {
 		createTopic(t, admin, topic, 3)
 	}
 	for _, codec := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
@@ -71,7 +71,7 @@ func TestConfluentKafkaPython(t *testing.T) {
 	killing.Wait()
 	counts(t, ctx, c, "plain", 2500)
 	counts(t, ctx, c, "txn", 200)
-	for _, p := range []string{"consumer"} {
+	for _, p := range []string{"classic", "consumer"} {
 		mustPrint(t, "consumed 2500 different 2500 aborted 0", func() (string, error) {
 			return python(ctx, interpreter, c, "consume", "plain", "g-"+p, p, "2500")
 		})
@@ -79,16 +79,16 @@ func TestConfluentKafkaPython(t *testing.T) {
 		var copies sync.WaitGroup
 		for i := range 2 {
 			copies.Go(func() {
-				out, err := python(ctx, interpreter, c, "copy", "plain", "out", fmt.Sprintf("python-copy-%d", i), p, "2500")
+				out, err := python(ctx, interpreter, c, "copy", "plain", "out-"+p, fmt.Sprintf("python-copy-%d", i), p, "2500")
 				if err != nil || !strings.HasPrefix(out, "copied ") {
 					t.Errorf("copy: %v: %s", err, out)
 				}
 			})
 		}
 		time.Sleep(2 * time.Second)
-		kill(t, c, leaderOf(t, ctx, admin, "out", 1))
+		kill(t, c, leaderOf(t, ctx, admin, "out-"+p, 1))
 		copies.Wait()
-		counts(t, ctx, c, "out", 2500)
+		counts(t, ctx, c, "out-"+p, 2500)
 	}
 }
 

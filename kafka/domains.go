@@ -6,6 +6,7 @@ import (
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
+	"github.com/oncelog/oncelog/coordinator/group/classic"
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/partition/producer"
@@ -122,6 +123,11 @@ type Groups interface {
 	FetchOffsets(context.Context, coordinator.FetchRequest) ([]group.Fetched, error)
 	// Heartbeat is all that a member of KIP-848 says, and what it is told (G14-G17).
 	Heartbeat(context.Context, coordinator.MemberRequest) (coordinator.HeartbeatAnswer, error)
+	// JoinGroup and SyncGroup wait for others until ctx ends; ClassicHeartbeat and LeaveGroup do not (G1-G9).
+	JoinGroup(context.Context, coordinator.JoinRequest) (coordinator.JoinAnswer, error)
+	SyncGroup(context.Context, coordinator.SyncRequest) (coordinator.SyncAnswer, error)
+	ClassicHeartbeat(ctx context.Context, id string, by group.Committer) error
+	LeaveGroup(ctx context.Context, id string, members []classic.Leaving) ([]error, error)
 	// List gives at most limit groups of the shards led here.
 	List(ctx context.Context, f coordinator.GroupFilter, limit int) (list []group.Description, truncated bool, err error)
 	Describe(ctx context.Context, id string) (group.Description, error)

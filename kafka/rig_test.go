@@ -19,6 +19,7 @@ import (
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
+	"github.com/oncelog/oncelog/coordinator/group/classic"
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/partition"
@@ -350,5 +351,18 @@ func (fakeGroups) Describe(context.Context, string) (group.Description, error) {
 }
 func (fakeGroups) Delete(context.Context, string) error { return errNoTransactions }
 func (fakeGroups) DeleteOffsets(context.Context, string, []coordinator.WantedTopic) ([]string, error) {
+	return nil, errNoTransactions
+}
+
+func (fakeGroups) JoinGroup(context.Context, coordinator.JoinRequest) (coordinator.JoinAnswer, error) {
+	return coordinator.JoinAnswer{}, errNoTransactions
+}
+func (fakeGroups) SyncGroup(context.Context, coordinator.SyncRequest) (coordinator.SyncAnswer, error) {
+	return coordinator.SyncAnswer{}, errNoTransactions
+}
+func (fakeGroups) ClassicHeartbeat(context.Context, string, group.Committer) error {
+	return errNoTransactions
+}
+func (fakeGroups) LeaveGroup(context.Context, string, []classic.Leaving) ([]error, error) {
 	return nil, errNoTransactions
 }

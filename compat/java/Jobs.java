@@ -133,7 +133,7 @@ public final class Jobs {
         p.put("transaction.timeout.ms", "20000");
         int copied = 0;
         try (KafkaProducer<String, String> producer = new KafkaProducer<>(p);
-                KafkaConsumer<String, String> consumer = consumer(bootstrap, "java-copy", protocol)) {
+                KafkaConsumer<String, String> consumer = consumer(bootstrap, "java-copy-" + protocol, protocol)) {
             producer.initTransactions();
             consumer.subscribe(List.of(from));
             long last = System.nanoTime();

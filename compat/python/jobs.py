@@ -83,7 +83,7 @@ def copy(bootstrap, source, target, transactional_id, protocol, n):
     """Copies until n records were copied or nothing comes for ten seconds, each batch with its positions in one transaction."""
     producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": transactional_id, "transaction.timeout.ms": 20000})
     producer.init_transactions(30)
-    consumer = consumer_of(bootstrap, "python-copy", protocol)
+    consumer = consumer_of(bootstrap, "python-copy-" + protocol, protocol)
     consumer.subscribe([source])
     copied, last = 0, time.monotonic()
     while copied < n and time.monotonic() - last < 10:
