@@ -39,6 +39,8 @@ type Broker struct {
 type Topic struct {
 	Name string
 	ID   string
+	// Internal: it belongs to the brokers, and clients neither write nor read it.
+	Internal bool
 	// Err is set instead of partitions for a topic that was named and does not exist.
 	Err        *Error
 	Partitions []Partition
@@ -111,7 +113,7 @@ func (c *Client) Metadata(ctx context.Context, topics ...string) (Metadata, erro
 }
 
 func topicOf(t *clientv1.Topic) Topic {
-	out := Topic{Name: t.GetName(), ID: t.GetTopicId()}
+	out := Topic{Name: t.GetName(), ID: t.GetTopicId(), Internal: t.GetInternal()}
 	if e := fromProto(t.GetError()); e != nil {
 		e.TopicPartition = record.TopicPartition{Topic: t.GetName(), Partition: -1}
 		out.Err = e

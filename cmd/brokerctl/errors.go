@@ -150,6 +150,10 @@ func nextStep(err error) string {
 		return "is a broker there? --bootstrap wants gRPC addresses (port 9095); brokerd healthcheck asks the broker itself"
 	case client.ReasonUnknownTopicOrPartition:
 		return "brokerctl topic list shows what there is; brokerctl topic create NAME makes a topic"
+	case "GROUP_ID_NOT_FOUND":
+		return "brokerctl group list shows the groups there are"
+	case "NON_EMPTY_GROUP", "GROUP_SUBSCRIBED_TO_TOPIC", "UNKNOWN_MEMBER_ID":
+		return "brokerctl group describe GROUP shows its members and where they run"
 	case client.ReasonTopicAlreadyExists:
 		return "brokerctl topic describe NAME shows it; --if-not-exists makes this no error"
 	case client.ReasonNotLeader, client.ReasonLeaderNotAvailable:

@@ -25,6 +25,8 @@ import (
 type fakeCluster struct {
 	clientv1.UnimplementedLogServiceServer
 	clientv1.UnimplementedAdminServiceServer
+	clientv1.UnimplementedTransactionServiceServer
+	clientv1.UnimplementedGroupServiceServer
 	lis *bufconn.Listener
 
 	mu     sync.Mutex // guards what follows
@@ -37,6 +39,7 @@ type fakeCluster struct {
 	twice     bool   // every batch is stored twice
 	problem   string // of broker 3's replica of the first partition
 	checksums map[int32]uint32
+	groups    map[string]*fakeGroup
 }
 
 type fakeTopic struct {
@@ -57,11 +60,13 @@ var brokerNames = map[int32]string{1: "b1.example:9095", 2: "b2.example:9095", 3
 func startFake(t *testing.T) *fakeCluster {
 	f := &fakeCluster{
 		lis: bufconn.Listen(1 << 20), topics: map[string]*fakeTopic{}, dead: map[int32]bool{}, silent: map[string]bool{},
-		refuse: map[string]*clientv1.Error{}, checksums: map[int32]uint32{},
+		refuse: map[string]*clientv1.Error{}, checksums: map[int32]uint32{}, groups: map[string]*fakeGroup{},
 	}
 	srv := grpc.NewServer(grpc.ForceServerCodecV2(clientv1.Codec{}))
 	clientv1.RegisterLogServiceServer(srv, f)
 	clientv1.RegisterAdminServiceServer(srv, f)
+	clientv1.RegisterTransactionServiceServer(srv, f)
+	clientv1.RegisterGroupServiceServer(srv, f)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = srv.Serve(f.lis) })
 	t.Cleanup(func() {

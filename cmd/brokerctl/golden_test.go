@@ -97,6 +97,10 @@ func (f *fakeCluster) set(t *testing.T, d *datadriven.TestData) string {
 			f.problem = value
 		case "refuse":
 			f.refuse[value] = &clientv1.Error{Reason: "INVALID_RECORD", Message: "no key", Outcome: clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN}
+		case "group":
+			f.groups[value] = newFakeGroup(value)
+		case "member":
+			f.groups[value].members = fakeMembers()
 		case "producers":
 			f.topics[value].logs[0].states = producerStates()
 		default:

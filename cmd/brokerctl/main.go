@@ -1,4 +1,4 @@
-// Command brokerctl is what an operator asks: topics, records, producers, the cluster, benchmarks
+// Command brokerctl is what an operator asks: topics, records, producers, consumer groups, the cluster, benchmarks
 // and checks, one file per noun. It talks to the gRPC API by the Go client, and may do nothing that
 // any client could not.
 //
@@ -84,7 +84,7 @@ func (p *program) rootCommand() *cobra.Command {
 		Use:   "brokerctl",
 		Short: "Ask and operate an oncelog cluster",
 		Long: `brokerctl creates topics, writes and reads records, and shows what brokers know of
-producers, Raft groups and themselves. It measures a cluster and checks that it
+producers, consumer groups, Raft groups and themselves. It measures a cluster and checks that it
 keeps its promises.`,
 		Example: `  # Is the cluster well?
   brokerctl cluster status
@@ -125,7 +125,7 @@ keeps its promises.`,
 	f.StringVar(&p.flags.serverName, "tls-server-name", "", "name to expect in brokers' certificates")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 
-	root.AddCommand(p.topicCommand(), p.produceCommand(), p.consumeCommand(), p.producerCommand(), p.clusterCommand(),
+	root.AddCommand(p.topicCommand(), p.produceCommand(), p.consumeCommand(), p.producerCommand(), p.groupCommand(), p.clusterCommand(),
 		p.benchCommand(), p.verifyCommand(), p.versionCommand(), exitCodesTopic())
 	return root
 }

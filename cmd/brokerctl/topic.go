@@ -163,7 +163,8 @@ func partitionTable(t client.Topic, e ends) *table {
 }
 
 func (p *program) topicList() *cobra.Command {
-	return &cobra.Command{
+	var internal bool
+	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List topics",
@@ -176,6 +177,7 @@ func (p *program) topicList() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				m.Topics = slices.DeleteFunc(m.Topics, func(t client.Topic) bool { return t.Internal && !internal })
 				slices.SortFunc(m.Topics, func(a, b client.Topic) int { return strings.Compare(a.Name, b.Name) })
 				type line struct {
 					Name          string `json:"name"`
@@ -204,6 +206,8 @@ func (p *program) topicList() *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&internal, "internal", false, "the brokers' own topics too, whose partitions are the coordinators' shards")
+	return cmd
 }
 
 func (p *program) topicDescribe() *cobra.Command {

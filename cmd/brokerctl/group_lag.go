@@ -1,0 +1,241 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/oncelog/oncelog/client"
+	"github.com/oncelog/oncelog/record"
+)
+
+func (p *program) groupLag() *cobra.Command {
+	var count bool
+	cmd := &cobra.Command{
+		Use:   "lag GROUP",
+		Short: "Show how far a group has come, and what keeps it back",
+		Long: `Show for each partition of a group what it has committed, what there is to be read, and
+what cannot be read yet.
+
+READABLE is from the committed offset to the last stable offset. It counts markers and
+aborted records too, which no reader of committed data ever gets; --count reads them
+all and counts only what such a reader gets.
+BLOCKED is from the last stable offset to the end: written already, but behind a
+transaction that is open. HELD BY is the producer that holds it, or its transactional
+id.`,
+		Example: `  brokerctl group lag billing
+  brokerctl group lag billing --count
+  brokerctl group lag billing -o json | jq '[.[].readable] | add'`,
+		Args:              exactly("GROUP"),
+		ValidArgsFunction: p.completeGroups,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.with(func(c *client.Client) error {
+				lines, err := p.lag(cmd.Context(), c, args[0])
+				if err != nil {
+					return err
+				}
+				if count {
+					if err := countReadable(cmd.Context(), c, lines); err != nil {
+						return err
+					}
+				}
+				if len(lines) == 0 {
+					p.sayf("group %s has committed nothing", args[0])
+				}
+				return p.show(lines, lagTable(lines))
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&count, "count", false, "read what is readable and count its records")
+	return cmd
+}
+
+// lagJSON is a partition of a group as -o json shows it. Offsets and counts that are not known are -1.
+type lagJSON struct {
+	Topic     string        `json:"topic"`
+	Partition int32         `json:"partition"`
+	Committed record.Offset `json:"committed"`
+	Stable    record.Offset `json:"last_stable_offset"`
+	End       record.Offset `json:"high_watermark"`
+	Readable  int64         `json:"readable"`
+	Blocked   int64         `json:"blocked"`
+	HeldBy    string        `json:"held_by,omitempty"`
+	Unstable  bool          `json:"unstable,omitempty"`
+	Member    string        `json:"member,omitempty"`
+	Error     string        `json:"error,omitempty"`
+}
+
+// lag collects what brokers know. A partition that cannot be asked about has an error.
+func (p *program) lag(ctx context.Context, c *client.Client, id string) ([]lagJSON, error) {
+	g, err := c.DescribeGroup(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	offsets, err := c.GroupOffsets(ctx, id, false)
+	if err != nil {
+		return nil, err
+	}
+	pending, err := c.GroupOffsets(ctx, id, true)
+	if err != nil {
+		return nil, err
+	}
+	lines := lagLines(g, offsets, pending)
+	at := make(map[record.TopicPartition]client.Position)
+	for _, l := range lines {
+		at[record.TopicPartition{Topic: l.Topic, Partition: l.Partition}] = client.End()
+	}
+	ends, err := c.ListOffsets(ctx, client.ReadUncommitted, at)
+	if err != nil {
+		return nil, err
+	}
+	stable, err := c.ListOffsets(ctx, client.ReadCommitted, at)
+	if err != nil {
+		return nil, err
+	}
+	for i := range lines {
+		l := &lines[i]
+		tp := record.TopicPartition{Topic: l.Topic, Partition: l.Partition}
+		if err := errors.Join(ends[tp].Err, stable[tp].Err); err != nil {
+			l.Error = err.Error()
+			continue
+		}
+		l.End, l.Stable = ends[tp].Offset, stable[tp].Offset
+		l.Blocked = max(0, int64(l.End-l.Stable))
+		if l.Committed >= 0 {
+			l.Readable = max(0, int64(l.Stable-l.Committed))
+		}
+		if l.Blocked > 0 {
+			l.HeldBy = holder(ctx, c, tp, l.Stable)
+		}
+	}
+	return lines, nil
+}
+
+// lagLines has a line for each partition that the group has an offset of, or a member.
+func lagLines(g client.Group, offsets, pending []client.CommittedOffset) []lagJSON {
+	member := make(map[record.TopicPartition]string)
+	for _, m := range g.Members {
+		for _, tp := range m.Assigned {
+			member[tp] = cmp.Or(m.InstanceID, m.MemberID)
+		}
+	}
+	var lines []lagJSON
+	add := func(tp record.TopicPartition, committed record.Offset) {
+		unstable := slices.ContainsFunc(pending, func(o client.CommittedOffset) bool { return o.TopicPartition == tp && o.Unstable })
+		lines = append(lines, lagJSON{Topic: tp.Topic, Partition: tp.Partition, Committed: committed, Stable: -1, End: -1, Readable: -1, Blocked: -1,
+			Member: member[tp], Unstable: unstable})
+		delete(member, tp)
+	}
+	for _, o := range offsets {
+		add(o.TopicPartition, o.Offset)
+	}
+	for tp := range member {
+		add(tp, record.NoOffset)
+	}
+	slices.SortFunc(lines, func(a, b lagJSON) int {
+		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+	})
+	return lines
+}
+
+// holder names who has the transaction open that begins at the last stable offset; empty: nobody is found.
+func holder(ctx context.Context, c *client.Client, tp record.TopicPartition, stable record.Offset) string {
+	states, _, err := c.DescribeProducers(ctx, tp)
+	if err != nil {
+		return ""
+	}
+	for _, s := range states {
+		if s.TxnStart != stable {
+			continue
+		}
+		txns, _, err := c.ListTransactions(ctx, client.TransactionFilter{ProducerIDs: []record.ProducerID{s.ID}})
+		if err == nil && len(txns) > 0 {
+			return txns[0].TransactionalID
+		}
+		return fmt.Sprintf("producer %d", s.ID)
+	}
+	return ""
+}
+
+// countReadable counts what a reader of committed data gets, from the committed offsets to the last stable ones.
+func countReadable(ctx context.Context, c *client.Client, lines []lagJSON) error {
+	k, err := c.NewConsumer(client.ConsumerConfig{Reset: client.ResetEarliest, Isolation: client.ReadCommitted})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = k.Close(closedContext()) }() // it only reads
+	open := make(map[record.TopicPartition]*lagJSON)
+	var tps []record.TopicPartition
+	for i := range lines {
+		if l := &lines[i]; l.Readable > 0 {
+			tp := record.TopicPartition{Topic: l.Topic, Partition: l.Partition}
+			open[tp], tps = l, append(tps, tp)
+			l.Readable = 0
+		}
+	}
+	if err := k.Assign(ctx, tps...); err != nil {
+		return err
+	}
+	for tp, l := range open {
+		if err := k.Seek(tp, client.At(l.Committed)); err != nil {
+			return err
+		}
+	}
+	for len(open) > 0 {
+		bounded, cancel := context.WithTimeout(ctx, time.Second)
+		got, err := k.Poll(bounded)
+		cancel()
+		if err != nil && ctx.Err() != nil {
+			return err
+		}
+		for i := range got {
+			if err := countFetched(&got[i], open); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func countFetched(f *client.Fetched, open map[record.TopicPartition]*lagJSON) error {
+	l := open[f.TopicPartition]
+	switch {
+	case l == nil:
+		return nil
+	case f.Err != nil:
+		return f.Err
+	}
+	for r, err := range f.Records() {
+		if err != nil {
+			return err
+		}
+		if r.Offset < l.Stable {
+			l.Readable++
+		}
+	}
+	if f.Next >= l.Stable {
+		delete(open, f.TopicPartition)
+	}
+	return nil
+}
+
+func lagTable(lines []lagJSON) *table {
+	t := newTable("PARTITION", ">COMMITTED", ">READABLE", ">BLOCKED", "HELD BY", "MEMBER")
+	for _, l := range lines {
+		committed := dash(l.Committed)
+		if l.Unstable {
+			committed += "?"
+		}
+		held := cmp.Or(clipped(l.HeldBy, 24), "-")
+		if l.Error != "" {
+			held = clipped(l.Error, 40)
+		}
+		t.row(fmt.Sprintf("%s/%d", clipped(l.Topic, 24), l.Partition), committed, dash(l.Readable), dash(l.Blocked), held, cmp.Or(clipped(l.Member, 16), "-"))
+	}
+	return t
+}
