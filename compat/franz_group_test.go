@@ -30,12 +30,16 @@ func produceAll(t *testing.T, ctx context.Context, c *brokerproc.Cluster, topic 
 	}
 }
 
-// protocols are the two protocols of groups.
+// protocols are the two protocols of groups, the classic one in both of its ways to rebalance.
 func protocols(t *testing.T, run func(t *testing.T, opts []kgo.Opt)) {
 	for _, p := range []struct {
 		name string
 		opts []kgo.Opt
-	}{{"KIP-848", []kgo.Opt{kgo.ServerSideBalancer()}}, {"classic", nil}} {
+	}{
+		{"KIP-848", []kgo.Opt{kgo.ServerSideBalancer()}},
+		{"classic, cooperative", nil},
+		{"classic, eager", []kgo.Opt{kgo.Balancers(kgo.RangeBalancer())}},
+	} {
 		t.Run(p.name, func(t *testing.T) { run(t, p.opts) })
 	}
 }

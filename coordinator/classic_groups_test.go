@@ -125,6 +125,12 @@ func TestClassicGroup(t *testing.T) {
 			t.Fatalf("%+v, %+v, %v", one.joined, three.joined, err)
 		}
 		r.wantCommitted(b, "g", 7)
+		if _, err := b.groups.LeaveGroup(ctx, "g", []classic.Leaving{{MemberID: one.id}, {MemberID: three.id}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.groups.Delete(ctx, "g"); err != nil {
+			t.Fatal(err) // whoever hears that the last one has left finds the group empty
+		}
 	})
 }
 

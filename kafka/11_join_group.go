@@ -26,6 +26,7 @@ func (c *conn) joinGroup(r *request, req *kmsg.JoinGroupRequest, resp *kmsg.Join
 	for _, p := range req.Protocols {
 		ask.Protocols = append(ask.Protocols, classic.Protocol{Name: p.Name, Metadata: bytes.Clone(p.Metadata)})
 	}
+	c.release(r) // what is waited with has been copied
 	a, err := c.c.Groups.JoinGroup(c.waiting, ask)
 	if a.MemberID != "" {
 		resp.MemberID = a.MemberID // beside MEMBER_ID_REQUIRED too

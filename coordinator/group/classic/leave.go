@@ -34,12 +34,16 @@ func (c *Conversation) leave(now int64, t Ticket, list []Leaving) {
 		}
 		answer.Codes = append(answer.Codes, code)
 	}
-	c.do(answer)
 	if gone > 0 {
 		c.rebalance(now)
 	} else {
 		c.maybeComplete(now)
 	}
+	if c.flight != nil && len(c.members) == 0 { // once it hears, the group is empty for everyone
+		c.queue = append(c.queue, func(int64) { c.do(answer) })
+		return
+	}
+	c.do(answer)
 }
 
 // Heartbeat says that a member is there, and tells it whether it has to join again (G8). A refusal comes from the leader's memory: it

@@ -52,6 +52,16 @@ type process struct {
 	members []JoinedMember
 	speaks  []Protocol
 	zombie  bool
+	// before is what a thread of it still believes, who has not heard that it joins again.
+	before *process
+}
+
+// rejoin has it join again.
+func (p *process) rejoin() {
+	if len(p.reads) > 0 {
+		p.before = &process{id: p.id, instance: p.instance, generation: p.generation, reads: p.reads, zombie: true}
+	}
+	p.generation, p.reads, p.members = 0, nil, nil
 }
 
 // holder is who was given a partition last.
@@ -137,7 +147,7 @@ func (w *world) step() {
 		w.decide()
 	case n < 80 && len(w.processes) > 0:
 		w.commit(pick(w.r, w.processes))
-	case n < 82:
+	case n < 82 && w.chance(20):
 		w.seen["leader changed"]++
 		w.lead()
 	case n < 84 && w.chance(30):
@@ -224,7 +234,7 @@ func (w *world) hear(p *process, code group.Code) {
 		w.gone(p)
 		return
 	}
-	p.generation, p.reads, p.members = 0, nil, nil
+	p.rejoin()
 }
 
 // gone makes a zombie of a process, which believes what it last knew.
@@ -257,13 +267,16 @@ func (w *world) change(p *process) {
 		w.processes = append(w.processes, &process{instance: p.instance, speaks: p.speaks})
 	case n < 8:
 		p.speaks = pick(w.r, speaks[:2])
-		p.generation, p.reads = 0, nil
+		p.rejoin()
 	case p.zombie:
 		w.processes = slices.DeleteFunc(w.processes, func(q *process) bool { return p == q })
 	}
 }
 
 func (w *world) commit(p *process) {
+	if p.before != nil && w.chance(30) {
+		p = p.before
+	}
 	if p.generation == 0 || len(p.reads) == 0 {
 		return
 	}
@@ -292,10 +305,10 @@ func (w *world) commit(p *process) {
 		w.seen["committed in a transaction"]++
 	case code == group.OK:
 		w.seen["committed"]++
-	case p.zombie:
-		w.seen["zombie refused"]++
 	case code == group.IllegalGeneration:
 		w.seen["old generation refused"]++
+	case p.zombie:
+		w.seen["zombie refused"]++
 	}
 	if code != group.OK && code != group.RebalanceInProgress && !p.zombie && p.ticket == noTicket {
 		w.hear(p, code)
@@ -391,7 +404,7 @@ func (w *world) synced(e Synced, p *process) {
 	case p == nil:
 	case e.Err != nil || e.Code != group.OK:
 		w.hear(p, e.Code)
-		p.generation, p.reads = 0, nil
+		p.rejoin()
 	default:
 		p.reads = partitionsIn(string(e.Assignment))
 	}
