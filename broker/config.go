@@ -135,6 +135,10 @@ func (t TLSConfig) Enabled() bool { return t != TLSConfig{} }
 type HTTPConfig struct {
 	// Listen is the "host:port" to serve on. There is no authentication.
 	Listen string `koanf:"listen"`
+	// Profiles serves the profiles of Go's runtime at /debug/pprof/. Whoever reaches
+	// the listener can then slow the broker down, and sees pieces of its memory's
+	// layout; not of its records.
+	Profiles bool `koanf:"profiles"`
 }
 
 // LimitsConfig bounds memory and counts. A client that meets a limit gets a
@@ -268,6 +272,10 @@ type RaftConfig struct {
 	// MaxInFlightBytes are the entries of one group that are proposed and not
 	// yet committed, 64 KiB to 1 GiB. A single larger entry passes alone.
 	MaxInFlightBytes Bytes `koanf:"max_in_flight_bytes"`
+	// QueueLogs lets Raft go on while entries of partitions are being written. What
+	// must not be believed before they are on disk waits, acknowledgements first
+	// (docs/decisions/0008-durable-gate.md). False: Raft waits for the disk.
+	QueueLogs bool `koanf:"queue_logs"`
 }
 
 // LogConfig says what is logged, to standard error.

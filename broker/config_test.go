@@ -131,7 +131,7 @@ func TestValidateSurvivesExtremes(t *testing.T) {
 	cfg.Limits = LimitsConfig{math.MinInt, math.MaxInt, math.MaxInt64, math.MinInt64, math.MaxInt64, -1, -1, -1, -1, -1, -1, -1, math.MaxInt64}
 	cfg.Transactions = TransactionsConfig{0, -1, math.MaxInt64, 0, -1}
 	cfg.Groups = GroupsConfig{-1, math.MaxInt, 0, math.MinInt64, -1, -1, 0, -1, math.MaxInt64, 0}
-	cfg.Raft = RaftConfig{math.MaxInt64, math.MinInt64, math.MaxInt64, -1, math.MaxInt64, -1, -1, math.MaxInt64}
+	cfg.Raft = RaftConfig{math.MaxInt64, math.MinInt64, math.MaxInt64, -1, math.MaxInt64, -1, -1, math.MaxInt64, false}
 	if got := len(strings.Fields(fields(t, cfg.Validate()))); got != 31 {
 		t.Fatalf("%d fields refused, want 31:\n%v", got, cfg.Validate())
 	}

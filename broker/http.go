@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"strings"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 	"github.com/oncelog/oncelog/internal/buildinfo"
 )
 
-// httpServer serves /metrics, /livez, /readyz and /version.
+// httpServer serves /metrics, /livez, /readyz and /version, and /debug/pprof/ where that is configured.
 type httpServer struct {
 	server *http.Server
 	done   chan error
@@ -28,8 +29,8 @@ type httpServer struct {
 const maxHTTPConnections = 256
 
 // startHTTP serves on l until close. notReady lists what keeps the broker from being ready, one
-// sentence each.
-func startHTTP(l net.Listener, reg *prometheus.Registry, notReady func() []string, logger *slog.Logger) *httpServer {
+// sentence each; profiles says whether those of the runtime are served.
+func startHTTP(l net.Listener, reg *prometheus.Registry, notReady func() []string, profiles bool, logger *slog.Logger) *httpServer {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn)}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "alive") })
@@ -41,6 +42,9 @@ func startHTTP(l net.Listener, reg *prometheus.Registry, notReady func() []strin
 		writeText(w, http.StatusOK, "ready")
 	})
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, buildinfo.Get().String()) })
+	if profiles {
+		serveProfiles(mux)
+	}
 	open := prometheus.NewGauge(prometheus.GaugeOpts{Name: "brokerd_http_connections", Help: "Open connections to the HTTP port."})
 	reg.MustRegister(open)
 	h := &httpServer{
@@ -65,6 +69,14 @@ func startHTTP(l net.Listener, reg *prometheus.Registry, notReady func() []strin
 	}
 	go func() { h.done <- h.server.Serve(netutil.LimitListener(l, maxHTTPConnections)) }()
 	return h
+}
+
+// serveProfiles serves what `go tool pprof` asks for. A profile over a time takes at most as long as
+// the server's WriteTimeout lets an answer take.
+func serveProfiles(mux *http.ServeMux) {
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 }
 
 func writeText(w http.ResponseWriter, status int, text string) {

@@ -76,7 +76,7 @@ func (b *Broker) assemble() (*parts, error) {
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfoMetric())
 	p.health = newHealth(p)
 	b.health.Store(p.health)
-	p.http = startHTTP(b.httpListener, reg, p.health.reasons, p.logger)
+	p.http = startHTTP(b.httpListener, reg, p.health.reasons, b.cfg.HTTP.Profiles, p.logger)
 
 	tlsConfig, err := peerTLS(b.cfg.Peer.TLS)
 	if err != nil {
@@ -107,6 +107,7 @@ func (b *Broker) assemble() (*parts, error) {
 		HeartbeatInterval:   b.cfg.Raft.HeartbeatBatch,
 		MaxOutstandingBytes: int64(b.cfg.Raft.MaxInFlightBytes),
 		MaxReplayBytes:      int64(b.cfg.Raft.MaxReplayBytes),
+		QueueLogs:           b.cfg.Raft.QueueLogs,
 		MaxSendingBytes:     int64(b.cfg.Limits.ReplicationBytes),
 		MaxEntryBytes:       int(b.cfg.Limits.MaxMessageBytes) + entrySlack,
 		TrustNetwork:        tlsConfig != nil,

@@ -10,36 +10,43 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/oncelog/oncelog/client"
 	"github.com/oncelog/oncelog/internal/brokerproc"
 )
 
-// row is one figure: ours beside the limit's.
-type row struct {
-	What  string  `json:"what"`
-	Unit  string  `json:"unit"`
-	Ours  float64 `json:"ours"`
-	Limit float64 `json:"limit"`
-	Ratio float64 `json:"ratio"`
-	Goal  string  `json:"goal"`
+// options are the flags.
+type options struct {
+	rounds   int
+	duration time.Duration
+	only     string
+	profiles string
+	set      []string
+	output   string
 }
 
 func main() {
-	rounds := flag.Int("rounds", 3, "pairs of measurements; the median counts")
-	duration := flag.Duration("duration", 4*time.Second, "of one measurement")
-	output := flag.String("o", "table", "table or json")
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 3, "how often all is measured, one after the other; the median counts")
+	flag.DurationVar(&o.duration, "duration", 4*time.Second, "of one measurement")
+	flag.StringVar(&o.only, "only", "", "comma-separated rows to measure ("+strings.Join(rowNames(), ", ")+"); empty: all")
+	flag.StringVar(&o.profiles, "profiles", "", "write CPU profiles of brokers and client into this directory, one for each row; slows what it measures")
+	flag.Func("set", "KEY=VALUE for the brokers, repeatable", func(s string) error { o.set = append(o.set, s); return nil })
+	flag.StringVar(&o.output, "o", "table", "table or json")
 	flag.Parse()
-	if err := run(*rounds, *duration, *output); err != nil {
+	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(rounds int, duration time.Duration, output string) error {
+func run(o options) error {
+	rows, err := choose(o.only)
+	if err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp(".", ".bench-")
 	if err != nil {
 		return err
@@ -55,9 +62,15 @@ func run(rounds int, duration time.Duration, output string) error {
 			return fmt.Errorf("build %s: %w", name, err)
 		}
 	}
+	if o.profiles != "" {
+		if err := os.MkdirAll(o.profiles, 0o755); err != nil {
+			return err
+		}
+		o.set = append(o.set, "http.profiles=true")
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
 	defer cancel()
-	c, err := brokerproc.New(brokerproc.Options{Binary: filepath.Join(dir, "brokerd"), Dir: dir, Brokers: 3})
+	c, err := brokerproc.New(brokerproc.Options{Binary: filepath.Join(dir, "brokerd"), Dir: dir, Brokers: 3, Set: o.set})
 	if err != nil {
 		return err
 	}
@@ -65,8 +78,13 @@ func run(rounds int, duration time.Duration, output string) error {
 	if err := c.Start(ctx); err != nil {
 		return err
 	}
-	b := &bench{dir: dir, addrs: strings.Join(c.GRPCAddrs(), ","), rounds: rounds, duration: duration}
-	rows, err := b.all(ctx)
+	admin, err := client.New(client.Config{Bootstrap: c.GRPCAddrs()})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = admin.Close(context.WithoutCancel(ctx)) }()
+	b := &bench{dir: dir, cluster: c, client: admin, options: o}
+	results, err := b.all(ctx, rows)
 	if err != nil {
 		return err
 	}
@@ -74,90 +92,8 @@ func run(rounds int, duration time.Duration, output string) error {
 	for _, p := range c.Brokers() {
 		rss += residentMB(p.PID())
 	}
-	rows = append(rows, row{What: "memory of the three brokers after the run", Unit: "MB", Ours: rss, Goal: "-"})
-	return show(rows, output)
-}
-
-type bench struct {
-	dir, addrs string
-	rounds     int
-	duration   time.Duration
-}
-
-func (b *bench) all(ctx context.Context) ([]row, error) {
-	var rows []row
-	for _, partitions := range []int{1, 8} {
-		r, err := b.produce(ctx, partitions)
-		if err != nil {
-			return nil, err
-		}
-		rows = append(rows, r)
-	}
-	latency, err := b.latency(ctx)
-	if err != nil {
-		return nil, err
-	}
-	consume, err := b.consume(ctx)
-	return append(rows, latency, consume), err
-}
-
-// produce compares MB/s with batches of 100 KiB, five in flight for each partition.
-func (b *bench) produce(ctx context.Context, partitions int) (row, error) {
-	var ours, limits []float64
-	for range b.rounds {
-		l, err := b.limit(ctx, partitions, 5, 102400)
-		if err != nil {
-			return row{}, err
-		}
-		var out struct {
-			MBPerSecond float64 `json:"mb_per_second"`
-		}
-		err = b.ctl(ctx, &out, "bench", "produce", "--partitions", strconv.Itoa(partitions), "--replication-factor", "3",
-			"--batch", "102400", "--size", "1000", "--duration", b.duration.String())
-		if err != nil {
-			return row{}, err
-		}
-		ours, limits = append(ours, out.MBPerSecond), append(limits, l.MBPerSecond)
-	}
-	o, l := median(ours), median(limits)
-	return row{What: fmt.Sprintf("produce, %d partitions, 100 KiB batches, 5 in flight", partitions), Unit: "MB/s",
-		Ours: o, Limit: l, Ratio: o / l, Goal: "ratio >= 0.4"}, nil
-}
-
-// latency compares the p50 of one 100-byte record at a time.
-func (b *bench) latency(ctx context.Context) (row, error) {
-	var ours, limits []float64
-	for range b.rounds {
-		l, err := b.limit(ctx, 1, 1, 100)
-		if err != nil {
-			return row{}, err
-		}
-		var out struct {
-			Latency struct {
-				P50 float64 `json:"p50_us"`
-			} `json:"latency"`
-		}
-		if err := b.ctl(ctx, &out, "bench", "latency", "--replication-factor", "3", "--size", "100", "--duration", b.duration.String()); err != nil {
-			return row{}, err
-		}
-		ours, limits = append(ours, out.Latency.P50), append(limits, l.P50Micros)
-	}
-	o, l := median(ours), median(limits)
-	return row{What: "one 100-byte record at a time, p50", Unit: "us", Ours: o, Limit: l, Ratio: o / l, Goal: "ratio <= 4"}, nil
-}
-
-func (b *bench) consume(ctx context.Context) (row, error) {
-	var ours []float64
-	for range b.rounds {
-		var out struct {
-			MBPerSecond float64 `json:"mb_per_second"`
-		}
-		if err := b.ctl(ctx, &out, "bench", "consume", "--replication-factor", "3", "--bytes", "512M", "--size", "1000"); err != nil {
-			return row{}, err
-		}
-		ours = append(ours, out.MBPerSecond)
-	}
-	return row{What: "consume, 1 partition, page cache", Unit: "MB/s", Ours: median(ours), Goal: ">= 400"}, nil
+	results = append(results, result{What: "memory of the three brokers after the run", Unit: "MB", Ours: rss, Goal: "-"})
+	return show(results, o.output)
 }
 
 // limitReport is what bench/limit says.
@@ -166,19 +102,30 @@ type limitReport struct {
 	P50Micros   float64 `json:"p50_us"`
 }
 
-func (b *bench) limit(ctx context.Context, partitions, inFlight, batch int) (limitReport, error) {
-	var r limitReport
+func (b *bench) limit(ctx context.Context, r *row) (limitReport, error) {
+	var l limitReport
 	data := filepath.Join(b.dir, "limit-data")
 	if err := os.MkdirAll(data, 0o755); err != nil {
-		return r, err
+		return l, err
 	}
-	err := output(ctx, &r, filepath.Join(b.dir, "limit"), "-dir", data, "-o", "json", "-partitions", strconv.Itoa(partitions),
-		"-in-flight", strconv.Itoa(inFlight), "-batch-bytes", strconv.Itoa(batch), "-duration", b.duration.String())
-	return r, err
+	err := output(ctx, &l, filepath.Join(b.dir, "limit"), append([]string{"-dir", data, "-o", "json", "-duration", b.options.duration.String()}, r.limit...)...)
+	return l, err
 }
 
-func (b *bench) ctl(ctx context.Context, into any, args ...string) error {
-	return output(ctx, into, filepath.Join(b.dir, "brokerctl"), append(args, "--bootstrap", b.addrs, "-o", "json", "--quiet")...)
+// ctlReport is what brokerctl bench says, as far as it matters here.
+type ctlReport struct {
+	MBPerSecond float64 `json:"mb_per_second"`
+	Bytes       float64 `json:"bytes"`
+	Latency     struct {
+		P50 float64 `json:"p50_us"`
+	} `json:"latency"`
+}
+
+func (b *bench) ctl(ctx context.Context, args ...string) (ctlReport, error) {
+	var r ctlReport
+	args = append([]string{"bench"}, args...)
+	args = append(args, "--bootstrap", strings.Join(b.cluster.GRPCAddrs(), ","), "-o", "json", "--quiet")
+	return r, output(ctx, &r, filepath.Join(b.dir, "brokerctl"), args...)
 }
 
 func output(ctx context.Context, into any, name string, args ...string) error {
@@ -190,43 +137,6 @@ func output(ctx context.Context, into any, name string, args ...string) error {
 	}
 	if err := json.Unmarshal(out, into); err != nil {
 		return fmt.Errorf("%s: %w: %.200s", filepath.Base(name), err, out)
-	}
-	return nil
-}
-
-func median(v []float64) float64 {
-	slices.Sort(v)
-	return v[len(v)/2]
-}
-
-// residentMB is a process's resident memory.
-func residentMB(pid int) float64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kib, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)
-			return kib * 1024 / 1e6
-		}
-	}
-	return 0
-}
-
-func show(rows []row, format string) error {
-	if format == "json" {
-		enc := json.NewEncoder(os.Stdout)
-		enc.SetIndent("", "  ")
-		return enc.Encode(rows)
-	}
-	fmt.Printf("%-52s %-5s %9s %9s %6s  %s\n", "what", "unit", "oncelog", "limit", "ratio", "goal")
-	for _, r := range rows {
-		limit, ratio := "-", "-"
-		if r.Limit > 0 {
-			limit, ratio = fmt.Sprintf("%.1f", r.Limit), fmt.Sprintf("%.2f", r.Ratio)
-		}
-		fmt.Printf("%-52s %-5s %9.1f %9s %6s  %s\n", r.What, r.Unit, r.Ours, limit, ratio, r.Goal)
 	}
 	return nil
 }

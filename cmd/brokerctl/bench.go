@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"runtime/pprof"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,7 +26,32 @@ Without --topic a topic is made for the run and deleted after it. Values do not
 compress. Figures are of the client's side: what a program would see.`,
 	})
 	cmd.AddCommand(p.benchProduce(), p.benchConsume(), p.benchLatency())
+	var file string
+	cmd.PersistentFlags().StringVar(&file, "cpu-profile", "", "write a CPU profile of this program to the file")
+	for _, c := range cmd.Commands() {
+		measure := c.RunE
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			return profiled(file, func() error { return measure(cmd, args) })
+		}
+	}
 	return cmd
+}
+
+// profiled runs f and writes a profile of where its CPU time went to a file; empty: it only runs f.
+func profiled(file string, f func() error) error {
+	if file == "" {
+		return f()
+	}
+	out, err := os.Create(file)
+	if err != nil {
+		return &usageError{fmt.Errorf("--cpu-profile: %w", err)}
+	}
+	if err := pprof.StartCPUProfile(out); err != nil {
+		return errors.Join(err, out.Close())
+	}
+	err = f()
+	pprof.StopCPUProfile()
+	return errors.Join(err, out.Close())
 }
 
 // benchOptions are the flags that benchmarks share.

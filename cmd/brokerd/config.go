@@ -88,7 +88,7 @@ with 2, after printing, when serve would refuse the configuration.`,
 // effectiveValue is one key as it is in force.
 type effectiveValue struct {
 	Key    string `json:"key"`
-	Value  any    `json:"value"` // string, number or list of strings
+	Value  any    `json:"value"` // string, number, true or false, or list of strings
 	Source string `json:"source"`
 }
 

@@ -192,6 +192,14 @@ func parseValue(t reflect.Type, text string) (any, error) {
 			return nil, fmt.Errorf("%q is not a whole number of at most %d bits", text, t.Bits())
 		}
 		return n, nil
+	case reflect.Bool:
+		switch strings.TrimSpace(text) {
+		case "true":
+			return true, nil
+		case "false":
+			return false, nil
+		}
+		return nil, fmt.Errorf("%q is neither true nor false", text)
 	case reflect.Slice:
 		return splitList(text), nil
 	default:

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// profile takes a CPU profile of each broker while a row is measured, beginning a second in.
+func (b *bench) profile(ctx context.Context, group *sync.WaitGroup, r *row) {
+	seconds := max(1, int(b.options.duration.Seconds()))
+	for _, p := range b.cluster.Brokers() {
+		file := filepath.Join(b.options.profiles, fmt.Sprintf("%s-broker-%d.pprof", r.name, p.ID))
+		group.Go(func() {
+			if err := download(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", p.HTTP, seconds), file); err != nil {
+				fmt.Fprintln(os.Stderr, "bench: profile:", err)
+			}
+		})
+	}
+}
+
+func download(ctx context.Context, url, file string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", url, resp.Status)
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(f, resp.Body); err != nil {
+		_ = f.Close()
+		return err
+	}
+	return f.Close()
+}
+
+// cpuSeconds is what the brokers have burned so far, user and system time.
+func (b *bench) cpuSeconds() float64 {
+	total := 0.0
+	for _, p := range b.cluster.Brokers() {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
+		if err != nil {
+			continue
+		}
+		// The second field, in brackets, is the program's name; utime and stime are the 14th and 15th.
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		fields := strings.Fields(rest)
+		if len(fields) < 13 {
+			continue
+		}
+		for _, field := range fields[11:13] {
+			ticks, _ := strconv.ParseFloat(field, 64)
+			total += ticks / ticksPerSecond
+		}
+	}
+	return total
+}
+
+// ticksPerSecond is what /proc counts in, on every Linux that Go runs on.
+const ticksPerSecond = 100
+
+// residentMB is a process's resident memory.
+func residentMB(pid int) float64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+			return kib * 1024 / 1e6
+		}
+	}
+	return 0
+}
