@@ -23,6 +23,8 @@ type options struct {
 	duration time.Duration
 	only     string
 	profiles string
+	parent   string
+	alone    bool
 	set      []string
 	output   string
 }
@@ -33,6 +35,8 @@ func main() {
 	flag.DurationVar(&o.duration, "duration", 4*time.Second, "of one measurement")
 	flag.StringVar(&o.only, "only", "", "comma-separated rows to measure ("+strings.Join(rowNames(), ", ")+"); empty: all")
 	flag.StringVar(&o.profiles, "profiles", "", "write CPU profiles of brokers and client into this directory, one for each row; slows what it measures")
+	flag.StringVar(&o.parent, "dir", ".", "where to keep the data meanwhile; must be on the disk to be measured")
+	flag.BoolVar(&o.alone, "alone", false, "do not run bench/limit; with --dir in memory, this shows what the processor alone allows")
 	flag.Func("set", "KEY=VALUE for the brokers, repeatable", func(s string) error { o.set = append(o.set, s); return nil })
 	flag.StringVar(&o.output, "o", "table", "table or json")
 	flag.Parse()
@@ -47,7 +51,7 @@ func run(o options) error {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp(".", ".bench-")
+	dir, err := os.MkdirTemp(o.parent, ".bench-")
 	if err != nil {
 		return err
 	}
@@ -86,6 +90,7 @@ func run(o options) error {
 	b := &bench{dir: dir, cluster: c, client: admin, options: o}
 	results, err := b.all(ctx, rows)
 	if err != nil {
+		b.showLogs()
 		return err
 	}
 	rss := 0.0

@@ -74,6 +74,19 @@ func (b *bench) cpuSeconds() float64 {
 // ticksPerSecond is what /proc counts in, on every Linux that Go runs on.
 const ticksPerSecond = 100
 
+// showLogs prints how the logs of the brokers end, which are about to be removed.
+func (b *bench) showLogs() {
+	for _, p := range b.cluster.Brokers() {
+		text, _ := os.ReadFile(p.LogFile()) // no log, no lines
+		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		lines = lines[max(0, len(lines)-shownLines):]
+		fmt.Fprintf(os.Stderr, "broker %d:\n%s\n", p.ID, strings.Join(lines, "\n"))
+	}
+}
+
+// shownLines is how many lines of a broker's log are shown after a failure.
+const shownLines = 40
+
 // residentMB is a process's resident memory.
 func residentMB(pid int) float64 {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -65,6 +65,7 @@ type benchOptions struct {
 	size        sizeFlag
 	batch       sizeFlag
 	inFlight    int
+	buffer      sizeFlag
 	producers   int
 	linger      time.Duration
 	acks        string
@@ -100,6 +101,10 @@ func (o *benchOptions) config() (client.ProducerConfig, error) {
 	cfg.MaxInFlight = o.inFlight
 	cfg.MaxRequestBytes = max(1<<20, int(o.batch)+1<<10, int(o.size)+1<<10)
 	cfg.BufferBytes = max(64<<20, 4*int64(cfg.MaxRequestBytes))
+	if o.buffer > 0 {
+		cfg.MaxRequestBytes = max(int(o.batch), int(o.size)) + 1<<10
+		cfg.BufferBytes = max(int64(o.buffer), int64(cfg.MaxRequestBytes))
+	}
 	return cfg, err
 }
 
@@ -181,6 +186,7 @@ acknowledgement: at full speed most of it is spent waiting in the producer's buf
 	f := cmd.Flags()
 	f.DurationVarP(&o.duration, "duration", "d", 10*time.Second, "how long to write")
 	f.Int64VarP(&o.records, "records", "n", 0, "write so many records instead")
+	f.Var(&o.buffer, "buffer", "records that each producer holds at most, all of which are waited for at the end; 0: 64 MiB")
 	f.IntVar(&o.producers, "producers", 1, "producers, each with a goroutine that sends")
 	f.Float64Var(&o.rate, "rate", 0, "records per second of all producers; 0: as fast as possible")
 	return cmd
