@@ -72,15 +72,19 @@ type part struct {
 	seeks  uint64 // rises with every Seek: answers to earlier questions are dropped
 	paused bool
 
-	target  Position // where to go; meaningful while !placed
-	placed  bool     // next and position are offsets
-	next    record.Offset
-	pos     record.Offset // of what Poll returns next
-	queue   []Fetched     // fetched, not yet returned
-	bytes   int64
-	stopped bool      // an error that only Seek ends has been reported
-	topic   string    // id of the topic that position belongs to; empty until it is known
-	missing time.Time // since when the partition does not exist; zero: it does
+	target Position // where to go; meaningful while !placed
+	placed bool     // next and position are offsets
+	next   record.Offset
+	pos    record.Offset // of what Poll returns next
+	queue  []Fetched     // fetched, not yet returned
+	// bytes are those of queue, and those that are fetched and not checked yet: unchecked. last is
+	// done of the latest of the latter; nil: there is none.
+	bytes, unchecked int64
+	last             chan struct{}
+	stopped          bool      // an error that only Seek ends has been reported
+	failure          error     // that error, while what came before it is being checked
+	topic            string    // id of the topic that position belongs to; empty until it is known
+	missing          time.Time // since when the partition does not exist; zero: it does
 
 	flight   *flight // the question that is out for it
 	failures int
@@ -209,7 +213,7 @@ func (k *Consumer) place(p *part, to Position) {
 	p.target, p.placed = to, to.kind == atOffset
 	if p.placed {
 		p.next = record.Offset(to.value)
-		if len(p.queue) == 0 { // else pos follows what Poll takes out of it
+		if len(p.queue) == 0 && p.last == nil { // else pos follows what Poll takes out of it
 			p.pos = p.next
 		}
 	}
@@ -220,7 +224,8 @@ func (k *Consumer) place(p *part, to Position) {
 func (k *Consumer) drop(p *part) {
 	p.seeks++
 	k.buffered -= p.bytes
-	p.queue, p.bytes, p.stopped = nil, 0, false
+	p.queue, p.bytes, p.unchecked, p.stopped = nil, 0, 0, false
+	p.last, p.failure = nil, nil
 	k.leave(p)
 }
 

@@ -248,17 +248,22 @@ func (k *Consumer) start(f *flight) {
 	k.wg.Go(func() {
 		defer cancel()
 		log, cc, err := k.conns.log(f.broker.addr)
+		var got []answer
 		if err == nil {
 			if f.lookup {
 				err = k.lookUp(ctx, log, f)
 			} else {
-				err = k.fetch(ctx, log, f)
+				got, err = k.fetch(ctx, log, f)
 			}
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				k.conns.drop(f.broker.addr, cc) // it hangs
 			}
 		}
 		k.land(f, err)
+		// The next question is on its way while these are checked.
+		for i := range got {
+			k.check(&got[i])
+		}
 	})
 }
 
@@ -290,8 +295,39 @@ func (k *Consumer) land(f *flight, err error) {
 	signal(k.wake)
 }
 
-// fetch asks for records.
-func (k *Consumer) fetch(ctx context.Context, log clientv1.LogServiceClient, f *flight) error {
+// fetch asks for records. What it gives is noted as fetched, and has to be checked.
+func (k *Consumer) fetch(ctx context.Context, log clientv1.LogServiceClient, f *flight) ([]answer, error) {
+	resp, err := log.Fetch(ctx, k.request(f))
+	if err != nil {
+		return nil, err
+	}
+	byName := f.byName()
+	empty := true
+	var got []answer
+	for _, p := range resp.GetPartitions() {
+		empty = empty && p.GetError() == nil && len(p.GetBatches()) == 0
+		tp := record.TopicPartition{Topic: p.GetTopic(), Partition: p.GetPartition()}
+		fp, ok := byName[tp]
+		if !ok {
+			continue
+		}
+		if e := fromProto(p.GetError()); e != nil {
+			k.refused(fp, e.at(tp))
+			continue
+		}
+		if a, ok := k.arrived(fp, p); ok {
+			got = append(got, a)
+		}
+	}
+	if empty && time.Since(f.since) < k.cfg.MaxWait/2 {
+		// Not what a long poll is for. Whatever the reason, do not ask in a tight loop.
+		sleep(ctx, earlyPause)
+	}
+	return got, nil
+}
+
+// request is what a fetch looks like on the wire.
+func (k *Consumer) request(f *flight) *clientv1.FetchRequest {
 	req := &clientv1.FetchRequest{
 		MaxWaitMs: int32(k.cfg.MaxWait.Milliseconds()), MinBytes: int32(k.cfg.MinBytes), MaxBytes: int32(min(int64(k.cfg.MaxBytes), f.room)),
 		IsolationLevel: clientv1.IsolationLevel_ISOLATION_LEVEL_READ_UNCOMMITTED,
@@ -306,31 +342,7 @@ func (k *Consumer) fetch(ctx context.Context, log clientv1.LogServiceClient, f *
 			MaxBytes: int32(k.cfg.MaxPartitionBytes), LeaderEpoch: &fp.epoch,
 		})
 	}
-	resp, err := log.Fetch(ctx, req)
-	if err != nil {
-		return err
-	}
-	byName := f.byName()
-	empty := true
-	for _, p := range resp.GetPartitions() {
-		empty = empty && p.GetError() == nil && len(p.GetBatches()) == 0
-		tp := record.TopicPartition{Topic: p.GetTopic(), Partition: p.GetPartition()}
-		fp, ok := byName[tp]
-		if !ok {
-			continue
-		}
-		if e := fromProto(p.GetError()); e != nil {
-			k.refused(fp, e.at(tp))
-			continue
-		}
-		got, err := decode(tp, fp.from, p, k.cfg.Isolation == ReadCommitted, !k.cfg.DisableCRC)
-		k.arrived(fp, got, err)
-	}
-	if empty && time.Since(f.since) < k.cfg.MaxWait/2 {
-		// Not what a long poll is for. Whatever the reason, do not ask in a tight loop.
-		sleep(ctx, earlyPause)
-	}
-	return nil
+	return req
 }
 
 // earlyPause follows an answer that brought nothing before its time.
@@ -342,41 +354,6 @@ func (f *flight) byName() map[record.TopicPartition]*flightPart {
 		m[f.parts[i].p.tp] = &f.parts[i]
 	}
 	return m
-}
-
-// arrived puts fetched records up for Poll.
-func (k *Consumer) arrived(fp *flightPart, got Fetched, err error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	p := fp.p
-	if p.seeks != fp.seeks || p.next != fp.from {
-		return
-	}
-	p.failures = 0
-	if got.Next > p.next {
-		p.next = got.Next
-		k.enqueue(p, got)
-	}
-	if err != nil {
-		k.fail(p, err)
-	}
-}
-
-// enqueue hands something to Poll. Needs mu.
-func (k *Consumer) enqueue(p *part, f Fetched) {
-	p.queue = append(p.queue, f)
-	p.bytes += int64(f.bytes)
-	k.buffered += int64(f.bytes)
-	signal(k.ready)
-}
-
-// fail reports an error that does not pass, behind what was fetched before. Needs mu.
-func (k *Consumer) fail(p *part, err error) {
-	p.stopped = true
-	k.enqueue(p, Fetched{
-		TopicPartition: p.tp, Err: err, Next: p.next, from: p.next,
-		HighWatermark: record.NoOffset, LastStable: record.NoOffset, LogStart: record.NoOffset,
-	})
 }
 
 // refused reacts to an error for one partition: most pass with fresh metadata.

@@ -77,6 +77,26 @@ func corrupt(tp record.TopicPartition, at record.Offset, err error) *Error {
 	return e
 }
 
+// survey tells what decode will, going by the batches' headers alone: the offset to go on from, and
+// the bytes of the batches at or above from. It stops where a batch is cut short.
+func survey(from record.Offset, p *clientv1.FetchedPartition) (next record.Offset, bytes int64) {
+	next = from
+	for _, run := range p.GetBatches() {
+		for len(run) > 0 {
+			b, rest, err := record.Parse(run)
+			if err != nil {
+				return next, bytes
+			}
+			run = rest
+			if last := b.BaseOffset() + record.Offset(b.LastOffsetDelta()); last >= from {
+				next = last + 1
+				bytes += int64(len(b))
+			}
+		}
+	}
+	return next, bytes
+}
+
 // decode takes the batches out of an answer for one partition: whole, intact, at or above from,
 // and of those the ones to be shown. It returns what came before the first bad batch together
 // with the error.
