@@ -49,6 +49,12 @@ func (t *classicTalk) Describe() (d group.Description, ok bool) {
 	return d, ok
 }
 
+// Summarize is the same without members (classic.Shard).
+func (t *classicTalk) Summarize() (d group.Description, ok bool) {
+	t.l.s.machine.read(func(m *group.State) { d, ok = m.Summarize(t.id) })
+	return d, ok
+}
+
 // do lets f tell the conversation something, and carries out what comes of it. false: the talk is over, and f was not called.
 func (t *classicTalk) do(f func(now int64)) bool {
 	t.mu.Lock()

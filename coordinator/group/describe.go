@@ -108,6 +108,15 @@ func (s *State) TopicName(id string, topic TopicID) (string, bool) {
 	return name, ok
 }
 
+// Summarize tells of a group what List does, without looking at every member.
+func (s *State) Summarize(id string) (Description, bool) {
+	g := s.groups[id]
+	if g == nil {
+		return Description{}, false
+	}
+	return g.summary(), true
+}
+
 // List tells of every group, sorted by id, all but members and topics.
 func (s *State) List() []Description {
 	list := make([]Description, 0, len(s.groups))

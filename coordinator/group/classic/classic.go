@@ -47,8 +47,9 @@ func DefaultConfig() Config {
 
 // Shard is the applied state, as far as it is of the conversation's group.
 type Shard interface {
-	// Describe tells what is applied (group.State.Describe).
+	// Describe tells what is applied (group.State.Describe), Summarize the same without members.
 	Describe() (group.Description, bool)
+	Summarize() (group.Description, bool)
 }
 
 // ErrBusy refuses a request because too many wait for what is being written.

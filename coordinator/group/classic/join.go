@@ -113,8 +113,8 @@ func (j *Join) check() error {
 
 // isOurs: no member of KIP-848 has the group (G18).
 func (c *Conversation) isOurs() bool {
-	d, ok := c.shard.Describe()
-	return !ok || d.Kind != group.KindConsumer || len(d.Members) == 0
+	d, ok := c.shard.Summarize()
+	return !ok || d.Kind != group.KindConsumer || d.Phase == group.PhaseEmpty
 }
 
 // accepts says whether there is room (G3). While everyone is to join again those count who have: the last ones to come are too

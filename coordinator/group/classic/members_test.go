@@ -97,6 +97,8 @@ type world struct {
 
 func (w *world) Describe() (group.Description, bool) { return w.state.Describe("g") }
 
+func (w *world) Summarize() (group.Description, bool) { return w.state.Summarize("g") }
+
 func (w *world) log(format string, args ...any) {
 	w.trace = append(w.trace, fmt.Sprintf("%d: ", w.now)+fmt.Sprintf(format, args...))
 }

@@ -67,8 +67,8 @@ func (c *Conversation) complete(now int64) {
 		c.joinBy = now + c.rebalanceTimeout() // nobody is there who could assign
 		return
 	}
-	d, known := c.shard.Describe()
-	if len(c.members) == 0 && (!known || d.ProtocolType == "" || len(d.Classic) == 0) {
+	d, known := c.shard.Summarize()
+	if len(c.members) == 0 && (!known || d.Kind != group.KindClassic || d.Phase == group.PhaseEmpty) {
 		c.load(now) // there was never a generation, or it is empty already
 		return
 	}

@@ -82,6 +82,8 @@ func newPlayer(t testing.TB, c Config) *player {
 
 func (p *player) Describe() (group.Description, bool) { return p.state.Describe("g") }
 
+func (p *player) Summarize() (group.Description, bool) { return p.state.Summarize("g") }
+
 func (p *player) run(words []string) {
 	args := words[1:]
 	switch words[0] {
