@@ -1,8 +1,10 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"math"
+	"slices"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
@@ -193,10 +195,38 @@ func (s *service) protoConsumerGroup(d *group.Description) *clientv1.Group {
 	for _, m := range d.Classic {
 		p.Members = append(p.Members, &clientv1.GroupMember{
 			MemberId: valid(m.ID), InstanceId: valid(m.InstanceID), ClientId: valid(m.Client.ID), ClientAddress: valid(m.Client.Address), MemberEpoch: d.Epoch,
-			Subscription: &clientv1.Subscription{RebalanceTimeoutMs: m.RebalanceTimeoutMS},
+			Subscription: protoClassicSubscription(d, m), Assigned: protoClassicAssigned(d, m), Target: protoClassicAssigned(d, m),
 		})
 	}
 	return p
+}
+
+// protoClassicSubscription is what a member of the classic protocol wants, as far as its metadata can be read (G10).
+func protoClassicSubscription(d *group.Description, m *group.ClassicMember) *clientv1.Subscription {
+	out := &clientv1.Subscription{RebalanceTimeoutMs: m.RebalanceTimeoutMS, Assignor: valid(d.Protocol)}
+	if d.ProtocolType != group.ConsumerProtocolType {
+		return out
+	}
+	topics, _ := group.ConsumerTopics(m.Metadata)
+	for _, name := range topics {
+		out.Topics = append(out.Topics, valid(name))
+	}
+	return out
+}
+
+// protoClassicAssigned is what it has. Its assignment names topics and not their ids.
+func protoClassicAssigned(d *group.Description, m *group.ClassicMember) []*clientv1.AssignedTopic {
+	if d.ProtocolType != group.ConsumerProtocolType {
+		return nil
+	}
+	list, _ := group.ConsumerAssignment(m.Assignment)
+	slices.SortFunc(list, func(a, b group.ConsumerPartitions) int { return cmp.Compare(a.Topic, b.Topic) })
+	var out []*clientv1.AssignedTopic
+	for _, t := range list {
+		slices.Sort(t.Partitions)
+		out = append(out, &clientv1.AssignedTopic{Topic: valid(t.Topic), Partitions: t.Partitions})
+	}
+	return out
 }
 
 func protoHeld(d *group.Description, held []group.Held) []*clientv1.AssignedTopic {

@@ -139,6 +139,34 @@ func TestShowGroups(t *testing.T) {
 	}
 }
 
+// G10: of members of the classic protocol that are consumers it is told what they read, as far as that can be read.
+func TestDescribeClassicGroup(t *testing.T) {
+	r := newRig(t, nil)
+	d := group.Description{ID: "g", Kind: group.KindClassic, Phase: group.PhaseStable, Epoch: 3, ProtocolType: "consumer", Protocol: "range", Classic: []*group.ClassicMember{
+		{ID: "m", InstanceID: "i", Client: group.Client{ID: "app", Address: "there"}, RebalanceTimeoutMS: 5,
+			Metadata: []byte("\x00\x03\x00\x00\x00\x02\x00\x01t\x00\x01u"), Assignment: []byte("\x00\x01\x00\x00\x00\x01\x00\x01t\x00\x00\x00\x02\x00\x00\x00\x04\x00\x00\x00\x01")},
+		{ID: "n", Metadata: []byte("?"), Assignment: []byte("?")},
+	}}
+	r.groups.describe = func(string) (group.Description, error) { return d, nil }
+	a, err := r.group().DescribeGroup(r.ctx(), &clientv1.DescribeGroupRequest{GroupId: "g"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := []*clientv1.AssignedTopic{{Topic: "t", Partitions: []int32{1, 4}}}
+	want := []*clientv1.GroupMember{
+		{MemberId: "m", InstanceId: "i", ClientId: "app", ClientAddress: "there", MemberEpoch: 3, Assigned: has, Target: has,
+			Subscription: &clientv1.Subscription{Topics: []string{"t", "u"}, RebalanceTimeoutMs: 5, Assignor: "range"}},
+		{MemberId: "n", MemberEpoch: 3, Subscription: &clientv1.Subscription{Assignor: "range"}},
+	}
+	if a.Group.Kind != "Classic" || !slices.EqualFunc(a.Group.Members, want, func(a, b *clientv1.GroupMember) bool { return proto.Equal(a, b) }) {
+		t.Errorf("%v", a.Group)
+	}
+	d.ProtocolType = "connect"
+	if a, err = r.group().DescribeGroup(r.ctx(), &clientv1.DescribeGroupRequest{GroupId: "g"}); err != nil || len(a.Group.Members) != 2 || len(a.Group.Members[0].Assigned) > 0 {
+		t.Errorf("%v, %v", a, err)
+	}
+}
+
 // Bad input is refused by name before a coordinator is asked; what only the coordinator checks, it checks.
 func TestGroupInput(t *testing.T) {
 	r := newRig(t, nil)

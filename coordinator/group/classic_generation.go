@@ -127,7 +127,7 @@ func (c *classic) subscribed() (topics []string, known bool) {
 		return nil, false
 	}
 	for _, m := range c.members {
-		list, ok := subscribedTopics(m.Metadata)
+		list, ok := ConsumerTopics(m.Metadata)
 		if !ok {
 			return nil, false
 		}
@@ -135,48 +135,4 @@ func (c *classic) subscribed() (topics []string, known bool) {
 	}
 	slices.Sort(topics)
 	return slices.Compact(topics), true
-}
-
-// subscribedTopics reads the topics of a consumer's metadata. Every version of it begins with the first: int16 version, int32 number
-// of topics, and each as int16 length and bytes (ConsumerProtocolSubscription). What comes after them is not looked at.
-func subscribedTopics(metadata []byte) ([]string, bool) {
-	r := reader{metadata}
-	version, n := r.int(2), r.int(4)
-	if version < 0 || n < 0 || n > len(metadata) {
-		return nil, false
-	}
-	topics := make([]string, 0, n)
-	for range n {
-		topic, ok := r.bytes(r.int(2))
-		if !ok {
-			return nil, false
-		}
-		topics = append(topics, string(topic))
-	}
-	return topics, true
-}
-
-// reader takes big-endian numbers and bytes from a slice.
-type reader struct{ left []byte }
-
-// int gives a signed number of a few bytes; -1 if it is cut off.
-func (r *reader) int(size int) int {
-	b, ok := r.bytes(size)
-	if !ok || b[0] >= 0x80 {
-		return -1
-	}
-	n := 0
-	for _, c := range b {
-		n = n<<8 | int(c)
-	}
-	return n
-}
-
-func (r *reader) bytes(n int) ([]byte, bool) {
-	if n < 0 || n > len(r.left) {
-		return nil, false
-	}
-	b := r.left[:n]
-	r.left = r.left[n:]
-	return b, true
 }

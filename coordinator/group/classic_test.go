@@ -117,8 +117,8 @@ func (c *classic) mustHold(t testing.TB, g *group) {
 	}
 }
 
-// TestSubscribedTopics reads what consumers say of themselves, and whatever else they might say (G10).
-func TestSubscribedTopics(t *testing.T) {
+// TestConsumerTopics reads what consumers say of themselves, and whatever else they might say (G10).
+func TestConsumerTopics(t *testing.T) {
 	for _, c := range []struct {
 		metadata []byte
 		topics   []string
@@ -136,8 +136,29 @@ func TestSubscribedTopics(t *testing.T) {
 		{[]byte{0, 0, 0, 0, 0, 1, 0xff, 0xff}, nil, false},
 		{[]byte{0, 0, 0, 0, 0, 1, 0, 2, 'a'}, nil, false},
 	} {
-		if topics, ok := subscribedTopics(c.metadata); ok != c.ok || !slices.Equal(topics, c.topics) {
+		if topics, ok := ConsumerTopics(c.metadata); ok != c.ok || !slices.Equal(topics, c.topics) {
 			t.Errorf("%x: %q, %t; want %q, %t", c.metadata, topics, ok, c.topics, c.ok)
+		}
+	}
+}
+
+// TestConsumerAssignment reads what consumers are given, and whatever else that might be (G10).
+func TestConsumerAssignment(t *testing.T) {
+	good := []byte{0, 1, 0, 0, 0, 2, 0, 1, 't', 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 1, 'u', 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff}
+	list, ok := ConsumerAssignment(good)
+	if want := "[{t [0 3]} {u []}]"; !ok || fmt.Sprint(list) != want {
+		t.Errorf("%v, %t; want %s", list, ok, want)
+	}
+	for n := range len(good) - 4 {
+		if _, ok := ConsumerAssignment(good[:n]); ok {
+			t.Errorf("%d bytes of it can be read", n)
+		}
+	}
+	for _, at := range []int{0, 2, 6, 9, 13} { // a number below 0
+		bad := slices.Clone(good)
+		bad[at] = 0xff
+		if list, ok := ConsumerAssignment(bad); ok {
+			t.Errorf("byte %d: %v", at, list)
 		}
 	}
 }
