@@ -71,10 +71,14 @@ var mayImport = map[string][]string{
 	"broker": {"record", "api", "kafka", "partition", "coordinator", "cluster", "internal"},
 
 	// Outside of the broker.
-	"client":        {"record", "api/proto/client"},
-	"brokertest":    {"broker", "client", "record", "api/proto/client", "partition", "cluster", "internal"},
-	"cmd/brokerd":   {"broker", "internal/buildinfo"},
-	"cmd/brokerctl": {"client", "record", "api/proto/client", "internal/buildinfo", "internal/history", "internal/workload"},
+	"client":                 {"record", "api/proto/client"},
+	"brokertest":             {"broker", "client", "record", "api/proto/client", "partition", "cluster", "internal"},
+	"cmd/brokerd":            {"broker", "internal/buildinfo"},
+	"cmd/brokerctl":          {"client", "record", "api/proto/client", "internal/buildinfo", "internal/history", "internal/workload"},
+	"examples/job":           {"client", "record"},
+	"examples/at-most-once":  {"client", "examples/job"},
+	"examples/at-least-once": {"client", "examples/job"},
+	"examples/exactly-once":  {"client", "examples/job"},
 }
 
 // whole are the trees that may import everything: they test, measure or check
