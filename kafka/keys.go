@@ -41,6 +41,7 @@ func init() {
 		keyAPIVersions: plain(0, 4, (*conn).apiVersions),
 		19:             plain(2, 7, (*conn).createTopics),
 		20:             plain(1, 6, (*conn).deleteTopics),
+		21:             plain(0, 2, (*conn).deleteRecords),
 		22:             plain(0, 5, (*conn).initProducerID),
 		23:             plain(2, 4, (*conn).offsetForLeaderEpoch),
 		24:             plain(0, 3, (*conn).addPartitionsToTxn),
@@ -48,9 +49,12 @@ func init() {
 		keyEndTxn:      plain(0, 5, (*conn).endTxn),
 		28:             plain(0, 5, (*conn).txnOffsetCommit),
 		32:             plain(0, 4, (*conn).describeConfigs),
+		33:             plain(0, 2, (*conn).alterConfigs),
+		35:             plain(1, 4, (*conn).describeLogDirs),
 		37:             plain(0, 3, (*conn).createPartitions),
 		42:             plain(0, 2, (*conn).deleteGroups),
 		44:             plain(0, 1, (*conn).incrementalAlterConfigs),
+		46:             plain(0, 0, (*conn).listPartitionReassignments),
 		47:             plain(0, 0, (*conn).offsetDelete),
 		60:             plain(0, 2, (*conn).describeCluster),
 		61:             plain(0, 0, (*conn).describeProducers),
@@ -58,6 +62,8 @@ func init() {
 		66:             plain(0, 2, (*conn).listTransactions),
 		68:             plain(0, 1, (*conn).consumerGroupHeartbeat),
 		69:             plain(0, 1, (*conn).consumerGroupDescribe),
+		74:             plain(0, 1, (*conn).listConfigResources),
+		75:             plain(0, 0, (*conn).describeTopicPartitions),
 	}
 	for key, e := range endpoints {
 		e.name = kmsg.NameForKey(key)

@@ -1,0 +1,117 @@
+package compat
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/oncelog/oncelog/internal/brokerproc"
+)
+
+// kgoSuite is franz-go's own test program.
+var kgoSuite = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "oncelog-kgo-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "kgo.test")
+	cmd := exec.Command("go", "test", "-c", "-o", path, "github.com/twmb/franz-go/pkg/kgo")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	return path, cmd.Run()
+})
+
+// kgoSource is where the module has the package.
+var kgoSource = sync.OnceValues(func() (string, error) {
+	out, err := exec.Command("go", "list", "-f", "{{.Dir}}", "github.com/twmb/franz-go/pkg/kgo").Output()
+	return strings.TrimSpace(string(out)), err
+})
+
+// otherThanKafka are tests of what differs on purpose; docs/compatibility.md says why.
+const otherThanKafka = "^Test848RegexBrokerResolves$"
+
+// runKgo runs franz-go's own tests against a cluster.
+func runKgo(t *testing.T, ctx context.Context, c *brokerproc.Cluster, env []string, args ...string) {
+	t.Helper()
+	path, err := kgoSuite()
+	if err != nil {
+		missing(t, "franz-go's tests", err)
+	}
+	source, err := kgoSource() // some of the tests read it
+	if err != nil {
+		missing(t, "franz-go's source", err)
+	}
+	log := filepath.Join(t.TempDir(), "kgo.log")
+	out, err := os.Create(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	cmd := exec.CommandContext(ctx, path, append([]string{"-test.timeout=8m", "-test.skip=" + otherThanKafka}, args...)...)
+	cmd.Dir = source
+	cmd.Env = append(os.Environ(), "KGO_SEEDS="+strings.Join(c.KafkaAddrs(), ","), "KGO_TEST_RF=3", "KGO_TEST_RECORDS=20000", "KGO_LOG_LEVEL=none")
+	cmd.Env = append(cmd.Env, env...)
+	cmd.Stdout, cmd.Stderr = out, out
+	began := time.Now()
+	if err := cmd.Run(); err != nil {
+		text, _ := os.ReadFile(log) // what can be shown
+		var told []string
+		for line := range strings.Lines(string(text)) {
+			if !strings.HasPrefix(line, "[") {
+				told = append(told, line)
+			}
+		}
+		t.Errorf("after %v: %v\n%s", time.Since(began), err, strings.Join(told[max(0, len(told)-200):], ""))
+	}
+	t.Logf("took %v", time.Since(began).Round(time.Second))
+}
+
+// franz-go's own tests of producers, groups of both protocols and transactions.
+func TestFranzGoItself(t *testing.T) {
+	c := startCluster(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
+	defer cancel()
+	runKgo(t, ctx, c, nil)
+}
+
+// The same while clients' connections break and are slow.
+func TestFranzGoItselfInChaos(t *testing.T) {
+	if os.Getenv("COMPAT_LONG") == "" {
+		t.Skip("COMPAT_LONG is not set")
+	}
+	c := startCluster(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
+	defer cancel()
+	runKgo(t, ctx, c, []string{"KGO_TEST_CHAOS=1"})
+}
+
+// franz-go's exactly-once chain of copies, while one broker after the other is killed and started again.
+func TestFranzGoTransactionsThroughKills(t *testing.T) {
+	c := startCluster(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	defer cancel()
+	killing, stop := context.WithCancel(ctx)
+	var killer sync.WaitGroup
+	killer.Go(func() {
+		for i := range 6 {
+			select {
+			case <-killing.Done():
+				return
+			case <-time.After(8 * time.Second):
+			}
+			id := int32(i%3 + 1)
+			kill(t, c, id)
+			if err := c.Broker(id).WaitReady(killing); err != nil && killing.Err() == nil {
+				t.Errorf("broker %d does not come back: %v", id, err)
+				return
+			}
+		}
+	})
+	runKgo(t, ctx, c, nil, "-test.run=^TestTxnEtl$")
+	stop()
+	killer.Wait()
+}

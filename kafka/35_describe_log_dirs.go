@@ -1,0 +1,35 @@
+package kafka
+
+import (
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// logDir is what the one log directory of a broker is called. Its path is nobody's business.
+const logDir = "data"
+
+// describeLogDirs shows how much each replica on this broker takes. The disk's own size is not told (-1).
+func (c *conn) describeLogDirs(_ *request, req *kmsg.DescribeLogDirsRequest, resp *kmsg.DescribeLogDirsResponse) {
+	dir := kmsg.NewDescribeLogDirsResponseDir()
+	dir.Dir, dir.TotalBytes, dir.UsableBytes = logDir, -1, -1
+	wanted := make(map[string][]int32)
+	for _, t := range req.Topics {
+		wanted[t.Topic] = t.Partitions
+	}
+	at := make(map[string]int)
+	for _, g := range c.c.Replicas.Groups() {
+		tp := g.Spec.TopicPartition
+		if list, ok := wanted[tp.Topic]; req.Topics != nil && (!ok || len(list) > 0 && !slices.Contains(list, tp.Partition)) {
+			continue
+		}
+		i, ok := at[tp.Topic]
+		if !ok {
+			i = len(dir.Topics)
+			at[tp.Topic] = i
+			dir.Topics = append(dir.Topics, kmsg.DescribeLogDirsResponseDirTopic{Topic: tp.Topic})
+		}
+		dir.Topics[i].Partitions = append(dir.Topics[i].Partitions, kmsg.DescribeLogDirsResponseDirTopicPartition{Partition: tp.Partition, Size: g.LogBytes})
+	}
+	resp.Dirs = []kmsg.DescribeLogDirsResponseDir{dir}
+}
