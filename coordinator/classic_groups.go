@@ -70,7 +70,7 @@ func (g *Groups) JoinGroup(ctx context.Context, r JoinRequest) (JoinAnswer, erro
 		return JoinAnswer{}, err
 	}
 	a := e.(classic.Joined)
-	g.metrics.requested("join_group", a.Code)
+	g.metrics.told("join_group", a.Answer)
 	out := JoinAnswer{
 		MemberID: a.MemberID, Generation: a.Generation, ProtocolType: a.ProtocolType, Protocol: a.Protocol, Leader: a.Leader,
 		Members: a.Members, SkipAssignment: a.SkipAssignment,
@@ -116,7 +116,7 @@ func (g *Groups) SyncGroup(ctx context.Context, r SyncRequest) (SyncAnswer, erro
 	if !ok { // nobody is a member
 		a.Answer = classic.Answer{Code: group.UnknownMemberID, Confirm: true}
 	}
-	g.metrics.requested("sync_group", a.Code)
+	g.metrics.told("sync_group", a.Answer)
 	return SyncAnswer{a.ProtocolType, a.Protocol, a.Assignment}, l.told(ctx, r.Group, a.Answer)
 }
 

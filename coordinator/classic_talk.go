@@ -160,8 +160,9 @@ func (t *classicTalk) propose(p classic.Propose) {
 	t.do(func(now int64) { t.conv.Proposed(now, r, asError(err)) })
 }
 
-// classic lets f say something in the talk with a group of the classic protocol, which begins if there is none.
-func (l *groupLeader) classic(id string, f func(now int64, t *classicTalk)) *Error {
+// classic lets f say something in the talk with a group of the classic protocol, which begins if there is none. found: the group has members
+// already, who must be watched over whatever the bound.
+func (l *groupLeader) classic(id string, found bool, f func(now int64, t *classicTalk)) *Error {
 	for {
 		l.mu.Lock()
 		t := l.classics[id]
@@ -169,7 +170,7 @@ func (l *groupLeader) classic(id string, f func(now int64, t *classicTalk)) *Err
 		case l.over:
 			l.mu.Unlock()
 			return l.s.notLeading(nil)
-		case t == nil && len(l.classics) >= l.g.config.Limits.MaxGroups:
+		case t == nil && !found && len(l.classics) >= l.g.config.Limits.MaxGroups:
 			l.mu.Unlock()
 			return groupAnswer(id, group.Result{Code: group.TooManyGroups})
 		case t == nil:
@@ -207,7 +208,7 @@ func (l *groupLeader) ask(ctx context.Context, id string, joins bool, request fu
 	}
 	if !joins {
 		l.withClassic(id, say)
-	} else if err := l.classic(id, say); err != nil {
+	} else if err := l.classic(id, false, say); err != nil {
 		return nil, err
 	}
 	if in == nil {

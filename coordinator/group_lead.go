@@ -237,7 +237,7 @@ func (l *groupLeader) findMembers() {
 		case d.Kind == group.KindConsumer:
 			_ = l.talk(d.ID, func(now int64, t *talk) { t.findMembers(now) })
 		case d.Kind == group.KindClassic:
-			_ = l.classic(d.ID, func(int64, *classicTalk) {}) // it begins with the members that are there
+			_ = l.classic(d.ID, true, func(int64, *classicTalk) {}) // it begins with the members that are there
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
 	"github.com/oncelog/oncelog/coordinator/group"
+	"github.com/oncelog/oncelog/coordinator/group/classic"
 )
 
 // groupMetrics are those of the group coordinator.
@@ -76,6 +77,15 @@ func (m *groupMetrics) answered(c *statev1.GroupCommand, r group.Result) {
 		what = "replace_member"
 	}
 	m.requested(what, r.Code)
+}
+
+// told counts an answer to a member of the classic protocol.
+func (m *groupMetrics) told(what string, a classic.Answer) {
+	if a.Err != nil {
+		m.requests.WithLabelValues(what, "failed").Inc()
+		return
+	}
+	m.requested(what, a.Code)
 }
 
 func (m *groupMetrics) requested(what string, code group.Code) {
