@@ -231,6 +231,11 @@ func (a *answer) scan(x extent, assigned record.Index) error {
 			c.pass(&h)
 			continue
 		}
+		// What does not fit is not read: it lies behind the buffer, and would fill it anew.
+		if len(a.out) > 0 && len(a.out)+h.dataLen() > a.maxBytes {
+			a.full = true
+			break
+		}
 		e, _, err := c.take()
 		if err != nil {
 			return err
