@@ -35,6 +35,7 @@ var mayImport = map[string][]string{
 	"internal/timeofday":   {},
 	"internal/mux":         {},
 	"internal/buildinfo":   {},
+	"internal/heapfloor":   {},
 	"internal/brokerproc":  {},
 	"internal/history":     {"record"},
 	"internal/machinetest": {"api/proto/state"},
@@ -73,8 +74,8 @@ var mayImport = map[string][]string{
 	// Outside of the broker.
 	"client":                 {"record", "api/proto/client"},
 	"brokertest":             {"broker", "client", "record", "api/proto/client", "partition", "cluster", "internal"},
-	"cmd/brokerd":            {"broker", "internal/buildinfo"},
-	"cmd/brokerctl":          {"client", "record", "api/proto/client", "internal/buildinfo", "internal/history", "internal/workload"},
+	"cmd/brokerd":            {"broker", "internal/buildinfo", "internal/heapfloor"},
+	"cmd/brokerctl":          {"client", "record", "api/proto/client", "internal/buildinfo", "internal/heapfloor", "internal/history", "internal/workload"},
 	"examples/job":           {"client", "record"},
 	"examples/at-most-once":  {"client", "examples/job"},
 	"examples/at-least-once": {"client", "examples/job"},

@@ -22,9 +22,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/oncelog/oncelog/client"
+	"github.com/oncelog/oncelog/internal/heapfloor"
 )
 
+// heapFloor is how much garbage may gather before it is collected: benchmarks and consumers let go of
+// what they read at once.
+const heapFloor = 64 << 20
+
 func main() {
+	heapfloor.Set(heapFloor)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	p := &program{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, environ: os.Getenv, terminal: terminal(os.Stderr)}
 	code := p.run(ctx, os.Args[1:])

@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/oncelog/oncelog/internal/heapfloor"
 )
 
 // Exit codes, stable.
@@ -23,7 +25,11 @@ const (
 	exitUsage  = 2
 )
 
+// heapFloor is how much garbage may gather before it is collected, beside as much as is live.
+const heapFloor = 64 << 20
+
 func main() {
+	heapfloor.Set(heapFloor)
 	p := program{
 		environ: os.Environ(),
 		stdout:  os.Stdout,
