@@ -83,14 +83,20 @@ func TestFranzIdempotentThroughALeaderKill(t *testing.T) {
 	}
 }
 
-// leaderOf asks who leads a partition.
+// leaderOf waits until somebody leads a partition, and says who.
 func leaderOf(t *testing.T, ctx context.Context, cl *kgo.Client, topic string, partition int32) int32 {
 	t.Helper()
-	m, err := kadm.NewClient(cl).Metadata(ctx, topic)
-	if err != nil {
-		t.Fatal(err)
+	for {
+		m, err := kadm.NewClient(cl).Metadata(ctx, topic)
+		if p, ok := m.Topics[topic].Partitions[partition]; err == nil && ok && p.Leader > 0 {
+			return p.Leader
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s/%d has no leader: %v", topic, partition, err)
+		case <-time.After(100 * time.Millisecond):
+		}
 	}
-	return m.Topics[topic].Partitions[partition].Leader
 }
 
 // kill kills a broker and starts it again.
