@@ -146,7 +146,7 @@ func (g *Groups) openMember(ctx context.Context, r MemberRequest) (*Membership, 
 		return nil, refused(CodeLoading, "this broker has just begun to lead %s", s.spec)
 	}
 	if r.Epoch == group.JoinEpoch && s.classicLive(r.Group) {
-		return nil, cmp.Or(s.confirm(ctx), groupAnswer(r.Group, group.Result{Code: group.GroupIDNotFound})) // G18
+		return nil, cmp.Or(s.confirm(ctx), refused(CodeGroupIDNotFound, "group %q has members of the classic protocol; it takes another one only when it is empty", r.Group)) // G18
 	}
 	m := &Membership{g: g, l: l, group: r.Group, ticket: l.ticket(), s: &stream{news: make(chan struct{}, 1)}}
 	var refusal *Error
