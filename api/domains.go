@@ -107,6 +107,14 @@ type Cluster interface {
 	// AlterTopic changes a topic, or checks whether it could.
 	AlterTopic(context.Context, TopicChange) (*metadata.Topic, error)
 	DeleteTopic(ctx context.Context, name string) error
+	// Reassign begins to move partitions, SetReplicationFactor lets the cluster choose where to.
+	Reassign(ctx context.Context, topic string, list []Reassignment, replicationFactor int32, validateOnly bool) (*metadata.Topic, error)
+	SetReplicationFactor(ctx context.Context, topic string, n int32, validateOnly bool) (*metadata.Topic, error)
+	CancelReassignments(ctx context.Context, topic string, partitions []int32) (*metadata.Topic, error)
+	// Drain makes a broker give its replicas to others, or stops that.
+	Drain(ctx context.Context, broker int32, draining bool) error
+	// UnregisterBroker forgets a broker that holds no replica.
+	UnregisterBroker(ctx context.Context, broker int32) error
 	// TopicReady waits until every partition of the topic has a leader that is ready.
 	TopicReady(ctx context.Context, name string) error
 	// NextProducerID gives an id that was never given before (I1).
@@ -132,6 +140,12 @@ type TopicChange struct {
 	Set          map[string]string
 	Unset        []string
 	ValidateOnly bool
+}
+
+// Reassignment names the brokers that shall hold a partition, the preferred leader first.
+type Reassignment struct {
+	Partition int32
+	Brokers   []int32
 }
 
 // Health says whether the broker can do its work: it has a quorum and has caught up.

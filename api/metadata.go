@@ -24,6 +24,7 @@ func (s *service) GetMetadata(_ context.Context, req *clientv1.GetMetadataReques
 		answer.Brokers = append(answer.Brokers, s.protoBroker(b))
 	}
 	if len(req.Topics) == 0 {
+		countReplicas(img, answer.Brokers)
 		for _, t := range img.Topics() {
 			answer.Topics = append(answer.Topics, s.protoTopic(t))
 		}
@@ -48,7 +49,7 @@ func (s *service) namedTopic(img *metadata.Image, name string) *clientv1.Topic {
 
 // protoBroker shows a broker as clients of this listener may reach it.
 func (s *service) protoBroker(b *metadata.Broker) *clientv1.Broker {
-	p := &clientv1.Broker{BrokerId: b.ID, Rack: b.Rack, Version: b.Version, Alive: s.c.Cluster.Alive(b.ID)}
+	p := &clientv1.Broker{BrokerId: b.ID, Rack: b.Rack, Version: b.Version, Alive: s.c.Cluster.Alive(b.ID), Draining: b.Draining}
 	p.Address, _ = b.Address(s.listener)
 	p.PeerAddress, _ = b.Address(metadata.PeerListener)
 	if s.c.HTTPListener != "" {
@@ -58,6 +59,24 @@ func (s *service) protoBroker(b *metadata.Broker) *clientv1.Broker {
 }
 
 // protoTopic shows a topic with the leaders heard of.
+// countReplicas fills in what each broker holds, or shall hold, or has not given up yet.
+func countReplicas(img *metadata.Image, brokers []*clientv1.Broker) {
+	held := make(map[int32]int32)
+	for _, t := range img.AllTopics() {
+		for i := range t.Partitions {
+			for _, r := range t.Partitions[i].Replicas {
+				held[r.Broker]++
+			}
+			for _, l := range t.Partitions[i].Leaving {
+				held[l.Broker]++
+			}
+		}
+	}
+	for _, b := range brokers {
+		b.Replicas = held[b.BrokerId]
+	}
+}
+
 func (s *service) protoTopic(t *metadata.Topic) *clientv1.Topic {
 	p := &clientv1.Topic{Name: t.Name, TopicId: t.ID.String(), Internal: record.InternalTopic(t.Name), Partitions: make([]*clientv1.Partition, len(t.Partitions))}
 	for i := range t.Partitions {
@@ -66,7 +85,17 @@ func (s *service) protoTopic(t *metadata.Topic) *clientv1.Topic {
 			Replicas: make([]int32, len(from.Replicas))}
 		for j, r := range from.Replicas {
 			q.Replicas[j] = r.Broker
+			if r.Joining {
+				q.Joining = append(q.Joining, r.Broker)
+			}
+			if r.Lost {
+				q.Lost = append(q.Lost, r.Broker)
+			}
 		}
+		for _, l := range from.Leaving {
+			q.Leaving = append(q.Leaving, l.Broker)
+		}
+		q.Target = from.Target
 		if l, ok := s.c.Cluster.Leader(from.Group); ok {
 			q.Leader, q.LeaderEpoch = l.Broker, l.Epoch
 		}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -285,6 +286,8 @@ type fakeCluster struct {
 	remove func(string) error
 	ready  func(context.Context, string) error
 	nextID func(context.Context) (record.ProducerID, error)
+	// members hears of changes of members, as text.
+	members func(asked string) (*metadata.Topic, error)
 }
 
 func (c *fakeCluster) Self() int32 { return 1 }
@@ -347,7 +350,24 @@ func (c *fakeCluster) CreateTopic(_ context.Context, n NewTopic) (*metadata.Topi
 func (c *fakeCluster) AlterTopic(_ context.Context, n TopicChange) (*metadata.Topic, error) {
 	return c.alter(n)
 }
-func (c *fakeCluster) DeleteTopic(_ context.Context, name string) error  { return c.remove(name) }
+func (c *fakeCluster) DeleteTopic(_ context.Context, name string) error { return c.remove(name) }
+func (c *fakeCluster) Reassign(_ context.Context, topic string, list []Reassignment, replication int32, validateOnly bool) (*metadata.Topic, error) {
+	return c.members(fmt.Sprint("reassign ", topic, list, replication, validateOnly))
+}
+func (c *fakeCluster) SetReplicationFactor(_ context.Context, topic string, n int32, validateOnly bool) (*metadata.Topic, error) {
+	return c.members(fmt.Sprint("replication ", topic, n, validateOnly))
+}
+func (c *fakeCluster) CancelReassignments(_ context.Context, topic string, partitions []int32) (*metadata.Topic, error) {
+	return c.members(fmt.Sprint("cancel ", topic, partitions))
+}
+func (c *fakeCluster) Drain(_ context.Context, broker int32, draining bool) error {
+	_, err := c.members(fmt.Sprint("drain ", broker, draining))
+	return err
+}
+func (c *fakeCluster) UnregisterBroker(_ context.Context, broker int32) error {
+	_, err := c.members(fmt.Sprint("unregister ", broker))
+	return err
+}
 func (c *fakeCluster) TopicReady(ctx context.Context, name string) error { return c.ready(ctx, name) }
 func (c *fakeCluster) NextProducerID(ctx context.Context) (record.ProducerID, error) {
 	return c.nextID(ctx)

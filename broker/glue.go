@@ -113,6 +113,15 @@ func (v view) AlterTopic(ctx context.Context, n api.TopicChange) (*metadata.Topi
 	return v.Cluster.AlterTopic(ctx, cluster.TopicChange(n))
 }
 
+// Reassign begins to move partitions (api.Cluster).
+func (v view) Reassign(ctx context.Context, topic string, list []api.Reassignment, replicationFactor int32, validateOnly bool) (*metadata.Topic, error) {
+	moves := make([]cluster.Reassignment, len(list))
+	for i, r := range list {
+		moves[i] = cluster.Reassignment(r)
+	}
+	return v.Cluster.Reassign(ctx, topic, moves, replicationFactor, validateOnly)
+}
+
 // TopicReady waits until every partition has a leader that is ready (api.Cluster).
 func (v view) TopicReady(ctx context.Context, name string) error {
 	for {

@@ -289,6 +289,7 @@ func (p *parts) serve(ctx, abort context.Context, ready chan<- struct{}) error {
 		return nil
 	}
 	p.background(func() error { p.reconcile(p.ctx); return nil })
+	p.background(func() error { p.move(p.ctx); return nil })
 	p.background(func() error { p.health.watch(p.ctx); return nil })
 	if every := p.cfg.LeaderBalance; every > 0 {
 		balance := &balancer{self: p.cfg.BrokerID, interval: every, preferred: p.preferredLeader, heard: p.cluster.LastHeard,
@@ -334,10 +335,11 @@ func (p *parts) reconcile(ctx context.Context) {
 		done := p.reconciler.apply(ctx, p.reconciler.plan(img))
 		p.reconciler.setSettled(done)
 		p.health.poke()
-		wait, cancel := ctx, context.CancelFunc(func() {})
+		again := reconcileLook
 		if !done {
-			wait, cancel = context.WithTimeout(ctx, reconcileRetry)
+			again = reconcileRetry
 		}
+		wait, cancel := context.WithTimeout(ctx, again)
 		newer, err := p.cluster.WaitNewer(wait, img.Version())
 		cancel()
 		switch {

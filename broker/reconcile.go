@@ -19,6 +19,8 @@ type replicas interface {
 	Open(partition.ReplicaSpec) error
 	Configure(record.TopicPartition, partition.Config)
 	CloseReplica(spec partition.ReplicaSpec, destroy bool) error
+	// Lost lists replicas that can only be replaced.
+	Lost() []metadata.ReplicaRef
 }
 
 // replicaHosts are the hosts of both kinds of replicas: those of topics, and the shards of coordinators, which the metadata
@@ -62,10 +64,23 @@ func (h replicaHosts) CloseReplica(s partition.ReplicaSpec, destroy bool) error 
 	return h.partitions.CloseReplica(s, destroy)
 }
 
-// reports is how the reconciler tells the cluster what it has done. Both wait until it is agreed.
+// Lost lists what both hosts have lost.
+func (h replicaHosts) Lost() []metadata.ReplicaRef {
+	var refs []metadata.ReplicaRef
+	for _, s := range h.partitions.Lost() {
+		refs = append(refs, refOf(s))
+	}
+	for _, s := range h.coordinators.Lost() {
+		refs = append(refs, refOf(partition.ReplicaSpec{Group: s.Group, Self: s.Self}))
+	}
+	return refs
+}
+
+// reports is how the reconciler tells the cluster what it has done. All wait until it is agreed.
 type reports interface {
 	ReportCreated(ctx context.Context, refs []metadata.ReplicaRef) error
 	ReportDeleted(ctx context.Context, refs []metadata.ReplicaRef) error
+	ReportLost(ctx context.Context, refs []metadata.ReplicaRef) error
 }
 
 // reconciler makes this broker's replicas what the metadata says they are. It runs only once the
@@ -90,14 +105,23 @@ type opened struct {
 	settings metadata.Settings
 }
 
-// reconcileRetry is how long the reconciler waits before it tries again what failed.
-const reconcileRetry = 500 * time.Millisecond
+const (
+	// reconcileRetry is how long the reconciler waits before it tries again what failed.
+	reconcileRetry = 500 * time.Millisecond
+	// reconcileLook is how often it looks although the metadata is the same: a replica may have been found
+	// to be damaged.
+	reconcileLook = 2 * time.Second
+)
 
-// work is what one image asks of this broker.
+// work is what one image asks of this broker, in this order.
 type work struct {
-	create, remove []partition.ReplicaSpec
+	// stop are open replicas whose successor shall be here; their directories stay until their group has
+	// removed them.
+	stop           []partition.ReplicaSpec
 	open           []opened
 	configure      []opened
+	create, remove []partition.ReplicaSpec
+	lost           []metadata.ReplicaRef
 }
 
 func (r *reconciler) setSettled(done bool) {
@@ -117,27 +141,23 @@ func (r *reconciler) isSettled() bool {
 func (r *reconciler) plan(img *metadata.Image) work {
 	var w work
 	seen := make(map[metadata.GroupID]bool)
+	lost := make(map[metadata.ReplicaRef]bool)
+	for _, ref := range r.host.Lost() {
+		lost[ref] = true
+	}
 	for _, t := range img.AllTopics() {
 		for i := range t.Partitions {
 			p := &t.Partitions[i]
 			replica, here := p.Replica(r.broker)
-			if !here {
-				continue
+			if here {
+				seen[p.Group] = true
+				r.planReplica(&w, t, r.spec(t, int32(i), p, replica), p.Phase, replica, lost)
 			}
-			seen[p.Group] = true
-			spec := r.spec(t, int32(i), p, replica)
-			have, isOpen := r.open[p.Group]
-			switch {
-			case p.Phase == metadata.Deleting:
-				if !replica.Deleted {
-					w.remove = append(w.remove, spec)
+			for _, l := range p.Leaving {
+				if l.Broker == r.broker {
+					seen[p.Group] = true
+					r.planLeaving(&w, t, r.spec(t, int32(i), p, metadata.Replica{Broker: l.Broker, Incarnation: l.Incarnation}), l, here)
 				}
-			case !replica.Created:
-				w.create = append(w.create, spec)
-			case !isOpen:
-				w.open = append(w.open, opened{spec, t.Settings})
-			case have.settings != t.Settings:
-				w.configure = append(w.configure, opened{spec, t.Settings})
 			}
 		}
 	}
@@ -149,9 +169,52 @@ func (r *reconciler) plan(img *metadata.Image) work {
 	return w
 }
 
+// planReplica is about a replica that is to be here.
+func (r *reconciler) planReplica(w *work, t *metadata.Topic, spec partition.ReplicaSpec, phase metadata.Phase, replica metadata.Replica, lost map[metadata.ReplicaRef]bool) {
+	have, isOpen := r.open[metadata.GroupID(spec.Group)]
+	if isOpen && have.spec.Self != spec.Self {
+		w.stop = append(w.stop, have.spec)
+		isOpen = false
+	}
+	switch {
+	case phase == metadata.Deleting:
+		if !replica.Deleted {
+			w.remove = append(w.remove, spec)
+		}
+	case replica.Lost:
+		// The controller puts another in its place.
+	case !replica.Created:
+		w.create = append(w.create, spec)
+	case lost[refOf(spec)]:
+		w.lost = append(w.lost, refOf(spec))
+	case !isOpen:
+		w.open = append(w.open, opened{spec, t.Settings})
+	case have.settings != t.Settings:
+		w.configure = append(w.configure, opened{spec, t.Settings})
+	}
+}
+
+// planLeaving is about a replica that is not to be here any more. It serves its group until that has removed
+// it, unless its successor is here: then it had nothing to serve with.
+func (r *reconciler) planLeaving(w *work, t *metadata.Topic, spec partition.ReplicaSpec, l metadata.Leaving, successor bool) {
+	_, isOpen := r.open[metadata.GroupID(spec.Group)]
+	switch {
+	case l.Removed:
+		w.remove = append(w.remove, spec)
+	case !successor && !isOpen:
+		w.open = append(w.open, opened{spec, t.Settings})
+	}
+}
+
 // apply does the work and says whether all of it succeeded.
 func (r *reconciler) apply(ctx context.Context, w work) bool {
 	ok := true
+	for _, spec := range w.stop {
+		if err := r.host.CloseReplica(spec, false); err != nil {
+			r.logger.Warn("a replica that is replaced was not closed well", "topic", spec.Topic, "partition", spec.Partition, "err", err)
+		}
+		delete(r.open, metadata.GroupID(spec.Group))
+	}
 	r.openAll(w.open)
 	for _, o := range w.configure {
 		r.host.Configure(o.spec.TopicPartition, o.spec.Config)
@@ -172,8 +235,13 @@ func (r *reconciler) apply(ctx context.Context, w work) bool {
 			ok = false
 			continue
 		}
-		delete(r.open, metadata.GroupID(spec.Group))
+		if r.open[metadata.GroupID(spec.Group)].spec.Self == spec.Self {
+			delete(r.open, metadata.GroupID(spec.Group))
+		}
 		removed = append(removed, refOf(spec))
+	}
+	if !r.report(ctx, w.lost, r.reports.ReportLost) {
+		ok = false
 	}
 	return r.report(ctx, created, r.reports.ReportCreated) && r.report(ctx, removed, r.reports.ReportDeleted) && ok
 }

@@ -33,6 +33,10 @@ type Broker struct {
 	Version     string
 	// Alive: the broker that answered has heard from it lately.
 	Alive bool
+	// Draining: it gives its replicas to others.
+	Draining bool
+	// Replicas is how many are on it, or shall be, or are about to go; counted where no topics are named.
+	Replicas int32
 }
 
 // Topic is a topic and who leads its partitions.
@@ -52,8 +56,17 @@ type Partition struct {
 	// Leader is -1 while none is known.
 	Leader      int32
 	LeaderEpoch int32
-	Replicas    []int32
-	GroupID     uint64
+	// Replicas are the brokers whose replicas have or shall have a vote, the preferred leader first.
+	Replicas []int32
+	GroupID  uint64
+	// Joining are those of Replicas that have not caught up yet, Lost those that lost what they had, Leaving
+	// brokers whose replicas are being removed. Target is where it shall be while it is being reassigned.
+	Joining, Lost, Leaving, Target []int32
+}
+
+// Changing tells whether the partition's members are not yet what they shall be.
+func (p Partition) Changing() bool {
+	return len(p.Joining)+len(p.Lost)+len(p.Leaving)+len(p.Target) > 0
 }
 
 // TopicSpec is a topic to be created.
@@ -104,6 +117,7 @@ func (c *Client) Metadata(ctx context.Context, topics ...string) (Metadata, erro
 		m.Brokers = append(m.Brokers, Broker{
 			ID: b.GetBrokerId(), Address: b.GetAddress(), PeerAddress: b.GetPeerAddress(), HTTPAddress: b.GetHttpAddress(),
 			Rack: b.GetRack(), Version: b.GetVersion(), Alive: b.GetAlive(),
+			Draining: b.GetDraining(), Replicas: b.GetReplicas(),
 		})
 	}
 	for _, t := range r.GetTopics() {
@@ -122,6 +136,7 @@ func topicOf(t *clientv1.Topic) Topic {
 		out.Partitions = append(out.Partitions, Partition{
 			Partition: p.GetPartition(), Leader: p.GetLeader(), LeaderEpoch: p.GetLeaderEpoch(),
 			Replicas: p.GetReplicas(), GroupID: p.GetGroupId(),
+			Joining: p.GetJoining(), Lost: p.GetLost(), Leaving: p.GetLeaving(), Target: p.GetTarget(),
 		})
 	}
 	return out

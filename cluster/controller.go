@@ -65,7 +65,7 @@ func (c *Cluster) duties(ctx context.Context, t term) error {
 	if img.ClusterID() == "" {
 		return c.initCluster(ctx, t)
 	}
-	return errors.Join(c.activate(ctx, t, img), c.followMembers(ctx, t, img))
+	return errors.Join(c.activate(ctx, t, img), c.followMembers(ctx, t, img), c.replaceLost(ctx, t, img), c.moveOff(ctx, t, img))
 }
 
 // initCluster gives the cluster the id that its founders promised themselves to.

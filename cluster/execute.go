@@ -64,6 +64,9 @@ func (c *Cluster) execute(ctx context.Context, caller peer.Identity, req *peerv1
 			return c.try(ctx, t, cmd)
 		}
 		return c.propose(ctx, t, cmd)
+	case *peerv1.ForwardRequest_ReassignPartitions, *peerv1.ForwardRequest_CancelReassignments,
+		*peerv1.ForwardRequest_ReportMembers, *peerv1.ForwardRequest_SetDraining:
+		return c.executeMembers(ctx, t, caller, req)
 	case *peerv1.ForwardRequest_Confirm:
 		index := c.machine.applied.Load()
 		if err := c.confirm(ctx, t); err != nil {

@@ -256,6 +256,14 @@ func kindOf(req *peerv1.ForwardRequest) string {
 		return "alter_defaults"
 	case *peerv1.ForwardRequest_Confirm:
 		return "confirm"
+	case *peerv1.ForwardRequest_ReassignPartitions:
+		return "reassign_partitions"
+	case *peerv1.ForwardRequest_CancelReassignments:
+		return "cancel_reassignments"
+	case *peerv1.ForwardRequest_ReportMembers:
+		return "report_members"
+	case *peerv1.ForwardRequest_SetDraining:
+		return "set_draining"
 	default:
 		return "unknown"
 	}

@@ -25,8 +25,7 @@ func place(img *metadata.Image, n, replication int, alive func(int32) bool) ([]*
 	for i := range out {
 		chosen := choose(loads, replication)
 		if chosen == nil {
-			return nil, &metadata.Error{Code: metadata.PolicyViolation, Field: "partitions",
-				Message: "the brokers have no room for the replicas: limits.max_partitions of too many is reached"}
+			return nil, noRoom()
 		}
 		leader := slices.MinFunc(chosen, func(a, b *load) int {
 			return cmp.Or(compareBool(b.alive, a.alive), cmp.Compare(a.leader, b.leader), cmp.Compare(a.broker.ID, b.broker.ID))
@@ -69,21 +68,17 @@ func loadsOf(img *metadata.Image, alive func(int32) bool) []*load {
 	return loads
 }
 
+func noRoom() error {
+	return &metadata.Error{Code: metadata.PolicyViolation, Field: "partitions",
+		Message: "the brokers have no room for the replicas: limits.max_partitions of too many is reached, or they are draining"}
+}
+
 // choose picks the brokers of one partition, one after the other; nil: there is no room.
 func choose(loads []*load, replication int) []*load {
 	var chosen []*load
 	racks := make(map[string]int)
 	for range replication {
-		var best *load
-		for _, l := range loads {
-			full := l.broker.MaxReplicas > 0 && l.replicas >= int(l.broker.MaxReplicas)
-			if full || slices.Contains(chosen, l) {
-				continue
-			}
-			if best == nil || better(l, best, racks) {
-				best = l
-			}
-		}
+		best := pick(loads, chosen, racks)
 		if best == nil {
 			return nil
 		}
@@ -91,6 +86,21 @@ func choose(loads []*load, replication int) []*load {
 		racks[best.broker.Rack]++
 	}
 	return chosen
+}
+
+// pick finds the best place for one more replica beside those that are chosen; nil: there is none.
+func pick(loads, chosen []*load, racks map[string]int) *load {
+	var best *load
+	for _, l := range loads {
+		full := l.broker.MaxReplicas > 0 && l.replicas >= int(l.broker.MaxReplicas)
+		if full || l.broker.Draining || slices.Contains(chosen, l) {
+			continue
+		}
+		if best == nil || better(l, best, racks) {
+			best = l
+		}
+	}
+	return best
 }
 
 // better says whether a is a better place than b for the next replica. Loads are in order of id, which

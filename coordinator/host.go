@@ -185,13 +185,22 @@ func (h *Host) openShard(spec Spec, svc service) (*shard, error) {
 	return s, nil
 }
 
-// CloseShard stops a replica; with destroy its directory goes too.
+// CloseShard stops a replica; with destroy its directory goes too. A successor of it in the same group is left
+// alone.
 func (h *Host) CloseShard(spec Spec, destroy bool) error {
 	key := shardKey{spec.Kind, spec.Number}
 	h.mu.Lock()
 	s := h.shards[key]
-	delete(h.shards, key)
-	delete(h.problems, key)
+	if s != nil && s.spec.Self != spec.Self {
+		s = nil
+	}
+	if s != nil {
+		delete(h.shards, key)
+	}
+	if h.problems[key].spec.Self == spec.Self {
+		delete(h.problems, key)
+	}
+	h.metrics.quarantined.Set(float64(len(h.problems)))
 	h.metrics.shards.Set(float64(len(h.shards)))
 	h.mu.Unlock()
 	var err error
@@ -224,6 +233,19 @@ func (h *Host) Close() error {
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// Lost lists the replicas that have lost what they acknowledged: they can only be replaced.
+func (h *Host) Lost() []Spec {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	var list []Spec
+	for _, p := range h.problems {
+		if errors.Is(p.err, raftgroup.ErrReplicaMissing) || errors.Is(p.err, raftgroup.ErrStateLost) {
+			list = append(list, p.spec)
+		}
+	}
+	return list
 }
 
 // nowMS is the time of day, ms since 1970.

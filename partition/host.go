@@ -281,15 +281,24 @@ func (h *Host) Configure(tp record.TopicPartition, c Config) {
 	r.admission.reconfigured()
 }
 
-// CloseReplica stops a replica; with destroy its directory goes too.
+// CloseReplica stops a replica; with destroy its directory goes too. A successor of it in the same group is
+// left alone.
 func (h *Host) CloseReplica(spec ReplicaSpec, destroy bool) error {
 	h.mu.Lock()
 	r := h.byGroup[spec.Group]
-	delete(h.byGroup, spec.Group)
-	delete(h.problems, spec.Group)
+	if r != nil && r.spec.Self != spec.Self {
+		r = nil
+	}
+	if r != nil {
+		delete(h.byGroup, spec.Group)
+	}
+	if h.problems[spec.Group].spec.Self == spec.Self {
+		delete(h.problems, spec.Group)
+	}
 	if r != nil && h.byName[spec.TopicPartition] == r {
 		delete(h.byName, spec.TopicPartition)
 	}
+	h.metrics.quarantined.Set(float64(len(h.problems)))
 	h.metrics.replicas.Set(float64(len(h.byGroup)))
 	h.mu.Unlock()
 	var err error
@@ -464,6 +473,31 @@ type GroupStatus struct {
 	Producers int
 	// Problem is why the replica is stopped or quarantined; empty for a healthy one.
 	Problem string
+}
+
+// Lost lists the replicas that have lost what they acknowledged, or may have: other replicas have it, and
+// these can only be replaced. A replica that cannot be opened for another reason is not among them.
+func (h *Host) Lost() []ReplicaSpec {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	var list []ReplicaSpec
+	for _, p := range h.problems {
+		if lost(p.err) {
+			list = append(list, p.spec)
+		}
+	}
+	for _, r := range h.byGroup {
+		if r.left.Load() {
+			list = append(list, r.spec)
+		}
+	}
+	return list
+}
+
+// lost tells whether a replica that was not opened for a reason has lost something.
+func lost(err error) bool {
+	return errors.Is(err, ErrReplicaMissing) || errors.Is(err, ErrReplicaDamaged) || errors.Is(err, raftgroup.ErrStateLost) ||
+		errors.Is(err, recordlog.ErrBehindSnapshot) || errors.As(err, new(*recordlog.CorruptionError))
 }
 
 // producers counts what all replicas remember.

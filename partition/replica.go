@@ -26,6 +26,8 @@ type Replica struct {
 	config atomic.Pointer[Config]
 	// damaged is the damage that was found in the log since it was opened; nil: none.
 	damaged atomic.Pointer[error]
+	// left: it was damaged and has ended itself.
+	left atomic.Bool
 
 	// mu guards state. Apply writes it; requests read it. Taken after admission.mu, never before.
 	mu    sync.RWMutex

@@ -101,6 +101,7 @@ func (r *Replica) leave(err error) {
 		r.logger.Warn("damage not noted", "err", e)
 	}
 	r.group.Fail(err)
+	r.left.Store(true)
 }
 
 // damageFile is in the directory of a replica whose log was found to be damaged; it says how. Such a

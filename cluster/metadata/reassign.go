@@ -236,7 +236,7 @@ func (s *State) replaceReplicas(c *statev1.ReplaceReplicas, r *Result) {
 	for _, ref := range c.GetReplicas() {
 		e.partition(GroupID(ref.GetGroupId()), func(p *Partition) bool {
 			i := slices.IndexFunc(p.Replicas, func(r Replica) bool { return r.Incarnation == ref.GetIncarnation() })
-			if i < 0 || p.Phase != Active || !p.Replicas[i].Lost || !p.survives() || len(p.Leaving) >= MaxLeaving {
+			if i < 0 || p.Phase != Active || !p.Replicas[i].Lost || !p.Survives() || len(p.Leaving) >= MaxLeaving {
 				return false
 			}
 			old := p.Replicas[i]
@@ -249,8 +249,8 @@ func (s *State) replaceReplicas(c *statev1.ReplaceReplicas, r *Result) {
 	r.Changed = e.finish()
 }
 
-// survives tells whether a majority of the voters is whole.
-func (p *Partition) survives() bool {
+// Survives tells whether a majority of the voters is whole.
+func (p *Partition) Survives() bool {
 	voters, whole := 0, 0
 	for _, r := range p.Replicas {
 		if r.Joining {

@@ -242,7 +242,7 @@ func (h *Host) LatestSnapshot(dir string) (record.Index, error) {
 // Forget removes a closed replica's term and vote from the stable stores. Its directory is the
 // caller's to remove. The replica must never be opened again under the same identity.
 func (h *Host) Forget(id GroupID, self ServerID) error {
-	if h.Group(id) != nil {
+	if g := h.Group(id); g != nil && g.config.Self == self {
 		return fmt.Errorf("forget group %d: it is open", id)
 	}
 	return h.stable.forget(id, self)

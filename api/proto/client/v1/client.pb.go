@@ -4699,10 +4699,14 @@ type Broker struct {
 	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	Rack    string `protobuf:"bytes,3,opt,name=rack,proto3" json:"rack,omitempty"`
 	// Heard from lately.
-	Alive         bool   `protobuf:"varint,4,opt,name=alive,proto3" json:"alive,omitempty"`
-	PeerAddress   string `protobuf:"bytes,5,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
-	HttpAddress   string `protobuf:"bytes,6,opt,name=http_address,json=httpAddress,proto3" json:"http_address,omitempty"`
-	Version       string `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	Alive       bool   `protobuf:"varint,4,opt,name=alive,proto3" json:"alive,omitempty"`
+	PeerAddress string `protobuf:"bytes,5,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	HttpAddress string `protobuf:"bytes,6,opt,name=http_address,json=httpAddress,proto3" json:"http_address,omitempty"`
+	Version     string `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	// It gives its replicas to others, and nothing is placed on it.
+	Draining bool `protobuf:"varint,8,opt,name=draining,proto3" json:"draining,omitempty"`
+	// Replicas that are on it, or shall be, or are about to go. Not counted where topics are named.
+	Replicas      int32 `protobuf:"varint,9,opt,name=replicas,proto3" json:"replicas,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4784,6 +4788,20 @@ func (x *Broker) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *Broker) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+func (x *Broker) GetReplicas() int32 {
+	if x != nil {
+		return x.Replicas
+	}
+	return 0
 }
 
 type Topic struct {
@@ -4869,10 +4887,18 @@ type Partition struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Partition int32                  `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
 	// -1: none known.
-	Leader        int32   `protobuf:"varint,2,opt,name=leader,proto3" json:"leader,omitempty"`
-	LeaderEpoch   int32   `protobuf:"varint,3,opt,name=leader_epoch,json=leaderEpoch,proto3" json:"leader_epoch,omitempty"`
-	Replicas      []int32 `protobuf:"varint,4,rep,packed,name=replicas,proto3" json:"replicas,omitempty"`
-	GroupId       uint64  `protobuf:"varint,5,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	Leader      int32 `protobuf:"varint,2,opt,name=leader,proto3" json:"leader,omitempty"`
+	LeaderEpoch int32 `protobuf:"varint,3,opt,name=leader_epoch,json=leaderEpoch,proto3" json:"leader_epoch,omitempty"`
+	// Who has or shall have a vote, the preferred leader first.
+	Replicas []int32 `protobuf:"varint,4,rep,packed,name=replicas,proto3" json:"replicas,omitempty"`
+	GroupId  uint64  `protobuf:"varint,5,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	// Of replicas: those that have not caught up yet, or have lost what they had.
+	Joining []int32 `protobuf:"varint,6,rep,packed,name=joining,proto3" json:"joining,omitempty"`
+	Lost    []int32 `protobuf:"varint,7,rep,packed,name=lost,proto3" json:"lost,omitempty"`
+	// Brokers whose replicas the group is about to remove.
+	Leaving []int32 `protobuf:"varint,8,rep,packed,name=leaving,proto3" json:"leaving,omitempty"`
+	// Brokers that shall hold it, while it is being reassigned.
+	Target        []int32 `protobuf:"varint,9,rep,packed,name=target,proto3" json:"target,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4940,6 +4966,34 @@ func (x *Partition) GetGroupId() uint64 {
 		return x.GroupId
 	}
 	return 0
+}
+
+func (x *Partition) GetJoining() []int32 {
+	if x != nil {
+		return x.Joining
+	}
+	return nil
+}
+
+func (x *Partition) GetLost() []int32 {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
+}
+
+func (x *Partition) GetLeaving() []int32 {
+	if x != nil {
+		return x.Leaving
+	}
+	return nil
+}
+
+func (x *Partition) GetTarget() []int32 {
+	if x != nil {
+		return x.Target
+	}
+	return nil
 }
 
 type CreateTopicRequest struct {
@@ -6066,6 +6120,441 @@ func (x *DeleteRecordsResponse) GetLogStartOffset() int64 {
 	return 0
 }
 
+// PartitionAssignment names the brokers of a partition.
+type PartitionAssignment struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Partition int32                  `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	// The preferred leader first; no broker twice.
+	BrokerIds     []int32 `protobuf:"varint,2,rep,packed,name=broker_ids,json=brokerIds,proto3" json:"broker_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PartitionAssignment) Reset() {
+	*x = PartitionAssignment{}
+	mi := &file_client_v1_client_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PartitionAssignment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PartitionAssignment) ProtoMessage() {}
+
+func (x *PartitionAssignment) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PartitionAssignment.ProtoReflect.Descriptor instead.
+func (*PartitionAssignment) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *PartitionAssignment) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *PartitionAssignment) GetBrokerIds() []int32 {
+	if x != nil {
+		return x.BrokerIds
+	}
+	return nil
+}
+
+type ReassignPartitionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Topic string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	// Each partition once. Empty with a replication factor: the cluster chooses.
+	Partitions []*PartitionAssignment `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// The topic's from now on: 1, 3 or 5. 0: as it is.
+	ReplicationFactor int32 `protobuf:"varint,3,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
+	// Check only.
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReassignPartitionsRequest) Reset() {
+	*x = ReassignPartitionsRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReassignPartitionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReassignPartitionsRequest) ProtoMessage() {}
+
+func (x *ReassignPartitionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReassignPartitionsRequest.ProtoReflect.Descriptor instead.
+func (*ReassignPartitionsRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *ReassignPartitionsRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *ReassignPartitionsRequest) GetPartitions() []*PartitionAssignment {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+func (x *ReassignPartitionsRequest) GetReplicationFactor() int32 {
+	if x != nil {
+		return x.ReplicationFactor
+	}
+	return 0
+}
+
+func (x *ReassignPartitionsRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+type ReassignPartitionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         *Topic                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReassignPartitionsResponse) Reset() {
+	*x = ReassignPartitionsResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReassignPartitionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReassignPartitionsResponse) ProtoMessage() {}
+
+func (x *ReassignPartitionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReassignPartitionsResponse.ProtoReflect.Descriptor instead.
+func (*ReassignPartitionsResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *ReassignPartitionsResponse) GetTopic() *Topic {
+	if x != nil {
+		return x.Topic
+	}
+	return nil
+}
+
+type CancelReassignmentsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Topic string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	// Empty: all of the topic.
+	Partitions    []int32 `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelReassignmentsRequest) Reset() {
+	*x = CancelReassignmentsRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelReassignmentsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelReassignmentsRequest) ProtoMessage() {}
+
+func (x *CancelReassignmentsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelReassignmentsRequest.ProtoReflect.Descriptor instead.
+func (*CancelReassignmentsRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *CancelReassignmentsRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *CancelReassignmentsRequest) GetPartitions() []int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+type CancelReassignmentsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         *Topic                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelReassignmentsResponse) Reset() {
+	*x = CancelReassignmentsResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelReassignmentsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelReassignmentsResponse) ProtoMessage() {}
+
+func (x *CancelReassignmentsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelReassignmentsResponse.ProtoReflect.Descriptor instead.
+func (*CancelReassignmentsResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *CancelReassignmentsResponse) GetTopic() *Topic {
+	if x != nil {
+		return x.Topic
+	}
+	return nil
+}
+
+type DrainBrokerRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	BrokerId int32                  `protobuf:"varint,1,opt,name=broker_id,json=brokerId,proto3" json:"broker_id,omitempty"`
+	// It stays, with the replicas that it still has.
+	Stop          bool `protobuf:"varint,2,opt,name=stop,proto3" json:"stop,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainBrokerRequest) Reset() {
+	*x = DrainBrokerRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainBrokerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainBrokerRequest) ProtoMessage() {}
+
+func (x *DrainBrokerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainBrokerRequest.ProtoReflect.Descriptor instead.
+func (*DrainBrokerRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *DrainBrokerRequest) GetBrokerId() int32 {
+	if x != nil {
+		return x.BrokerId
+	}
+	return 0
+}
+
+func (x *DrainBrokerRequest) GetStop() bool {
+	if x != nil {
+		return x.Stop
+	}
+	return false
+}
+
+type DrainBrokerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainBrokerResponse) Reset() {
+	*x = DrainBrokerResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainBrokerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainBrokerResponse) ProtoMessage() {}
+
+func (x *DrainBrokerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainBrokerResponse.ProtoReflect.Descriptor instead.
+func (*DrainBrokerResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{90}
+}
+
+type UnregisterBrokerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	BrokerId      int32                  `protobuf:"varint,1,opt,name=broker_id,json=brokerId,proto3" json:"broker_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnregisterBrokerRequest) Reset() {
+	*x = UnregisterBrokerRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnregisterBrokerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnregisterBrokerRequest) ProtoMessage() {}
+
+func (x *UnregisterBrokerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnregisterBrokerRequest.ProtoReflect.Descriptor instead.
+func (*UnregisterBrokerRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *UnregisterBrokerRequest) GetBrokerId() int32 {
+	if x != nil {
+		return x.BrokerId
+	}
+	return 0
+}
+
+type UnregisterBrokerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnregisterBrokerResponse) Reset() {
+	*x = UnregisterBrokerResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnregisterBrokerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnregisterBrokerResponse) ProtoMessage() {}
+
+func (x *UnregisterBrokerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnregisterBrokerResponse.ProtoReflect.Descriptor instead.
+func (*UnregisterBrokerResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{92}
+}
+
 var File_client_v1_client_proto protoreflect.FileDescriptor
 
 const file_client_v1_client_proto_rawDesc = "" +
@@ -6429,7 +6918,7 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\rcontroller_id\x18\x02 \x01(\x05R\fcontrollerId\x123\n" +
 	"\abrokers\x18\x03 \x03(\v2\x19.oncelog.client.v1.BrokerR\abrokers\x120\n" +
 	"\x06topics\x18\x04 \x03(\v2\x18.oncelog.client.v1.TopicR\x06topics\x12#\n" +
-	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\xc9\x01\n" +
+	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\x81\x02\n" +
 	"\x06Broker\x12\x1b\n" +
 	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -6437,7 +6926,9 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x05alive\x18\x04 \x01(\bR\x05alive\x12!\n" +
 	"\fpeer_address\x18\x05 \x01(\tR\vpeerAddress\x12!\n" +
 	"\fhttp_address\x18\x06 \x01(\tR\vhttpAddress\x12\x18\n" +
-	"\aversion\x18\a \x01(\tR\aversion\"\xc0\x01\n" +
+	"\aversion\x18\a \x01(\tR\aversion\x12\x1a\n" +
+	"\bdraining\x18\b \x01(\bR\bdraining\x12\x1a\n" +
+	"\breplicas\x18\t \x01(\x05R\breplicas\"\xc0\x01\n" +
 	"\x05Topic\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\btopic_id\x18\x02 \x01(\tR\atopicId\x12.\n" +
@@ -6445,13 +6936,17 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\n" +
 	"partitions\x18\x04 \x03(\v2\x1c.oncelog.client.v1.PartitionR\n" +
 	"partitions\x12\x1a\n" +
-	"\binternal\x18\x05 \x01(\bR\binternal\"\x9b\x01\n" +
+	"\binternal\x18\x05 \x01(\bR\binternal\"\xfb\x01\n" +
 	"\tPartition\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\x05R\x06leader\x12!\n" +
 	"\fleader_epoch\x18\x03 \x01(\x05R\vleaderEpoch\x12\x1a\n" +
 	"\breplicas\x18\x04 \x03(\x05R\breplicas\x12\x19\n" +
-	"\bgroup_id\x18\x05 \x01(\x04R\agroupId\"\xca\x02\n" +
+	"\bgroup_id\x18\x05 \x01(\x04R\agroupId\x12\x18\n" +
+	"\ajoining\x18\x06 \x03(\x05R\ajoining\x12\x12\n" +
+	"\x04lost\x18\a \x03(\x05R\x04lost\x12\x18\n" +
+	"\aleaving\x18\b \x03(\x05R\aleaving\x12\x16\n" +
+	"\x06target\x18\t \x03(\x05R\x06target\"\xca\x02\n" +
 	"\x12CreateTopicRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -6546,7 +7041,34 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\rbefore_offset\x18\x03 \x01(\x03H\x00R\fbeforeOffset\x88\x01\x01B\x10\n" +
 	"\x0e_before_offset\"A\n" +
 	"\x15DeleteRecordsResponse\x12(\n" +
-	"\x10log_start_offset\x18\x01 \x01(\x03R\x0elogStartOffset*J\n" +
+	"\x10log_start_offset\x18\x01 \x01(\x03R\x0elogStartOffset\"R\n" +
+	"\x13PartitionAssignment\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x1d\n" +
+	"\n" +
+	"broker_ids\x18\x02 \x03(\x05R\tbrokerIds\"\xcd\x01\n" +
+	"\x19ReassignPartitionsRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12F\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\v2&.oncelog.client.v1.PartitionAssignmentR\n" +
+	"partitions\x12-\n" +
+	"\x12replication_factor\x18\x03 \x01(\x05R\x11replicationFactor\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"L\n" +
+	"\x1aReassignPartitionsResponse\x12.\n" +
+	"\x05topic\x18\x01 \x01(\v2\x18.oncelog.client.v1.TopicR\x05topic\"R\n" +
+	"\x1aCancelReassignmentsRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\x05R\n" +
+	"partitions\"M\n" +
+	"\x1bCancelReassignmentsResponse\x12.\n" +
+	"\x05topic\x18\x01 \x01(\v2\x18.oncelog.client.v1.TopicR\x05topic\"E\n" +
+	"\x12DrainBrokerRequest\x12\x1b\n" +
+	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12\x12\n" +
+	"\x04stop\x18\x02 \x01(\bR\x04stop\"\x15\n" +
+	"\x13DrainBrokerResponse\"6\n" +
+	"\x17UnregisterBrokerRequest\x12\x1b\n" +
+	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\"\x1a\n" +
+	"\x18UnregisterBrokerResponse*J\n" +
 	"\x04Acks\x12\x14\n" +
 	"\x10ACKS_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bACKS_ALL\x10\x01\x12\x0f\n" +
@@ -6610,7 +7132,8 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"ListGroups\x12$.oncelog.client.v1.ListGroupsRequest\x1a%.oncelog.client.v1.ListGroupsResponse\x12b\n" +
 	"\rDescribeGroup\x12'.oncelog.client.v1.DescribeGroupRequest\x1a(.oncelog.client.v1.DescribeGroupResponse\x12\\\n" +
 	"\vDeleteGroup\x12%.oncelog.client.v1.DeleteGroupRequest\x1a&.oncelog.client.v1.DeleteGroupResponse\x12b\n" +
-	"\rDeleteOffsets\x12'.oncelog.client.v1.DeleteOffsetsRequest\x1a(.oncelog.client.v1.DeleteOffsetsResponse2\x86\a\n" +
+	"\rDeleteOffsets\x12'.oncelog.client.v1.DeleteOffsetsRequest\x1a(.oncelog.client.v1.DeleteOffsetsResponse2\xba\n" +
+	"\n" +
 	"\fAdminService\x12\\\n" +
 	"\vGetMetadata\x12%.oncelog.client.v1.GetMetadataRequest\x1a&.oncelog.client.v1.GetMetadataResponse\x12\\\n" +
 	"\vCreateTopic\x12%.oncelog.client.v1.CreateTopicRequest\x1a&.oncelog.client.v1.CreateTopicResponse\x12Y\n" +
@@ -6621,7 +7144,11 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x0eListRaftGroups\x12(.oncelog.client.v1.ListRaftGroupsRequest\x1a).oncelog.client.v1.ListRaftGroupsResponse\x12q\n" +
 	"\x12TransferLeadership\x12,.oncelog.client.v1.TransferLeadershipRequest\x1a-.oncelog.client.v1.TransferLeadershipResponse\x12_\n" +
 	"\fGetChecksums\x12&.oncelog.client.v1.GetChecksumsRequest\x1a'.oncelog.client.v1.GetChecksumsResponse\x12b\n" +
-	"\rDeleteRecords\x12'.oncelog.client.v1.DeleteRecordsRequest\x1a(.oncelog.client.v1.DeleteRecordsResponseB9Z7github.com/oncelog/oncelog/api/proto/client/v1;clientv1b\x06proto3"
+	"\rDeleteRecords\x12'.oncelog.client.v1.DeleteRecordsRequest\x1a(.oncelog.client.v1.DeleteRecordsResponse\x12q\n" +
+	"\x12ReassignPartitions\x12,.oncelog.client.v1.ReassignPartitionsRequest\x1a-.oncelog.client.v1.ReassignPartitionsResponse\x12t\n" +
+	"\x13CancelReassignments\x12-.oncelog.client.v1.CancelReassignmentsRequest\x1a..oncelog.client.v1.CancelReassignmentsResponse\x12\\\n" +
+	"\vDrainBroker\x12%.oncelog.client.v1.DrainBrokerRequest\x1a&.oncelog.client.v1.DrainBrokerResponse\x12k\n" +
+	"\x10UnregisterBroker\x12*.oncelog.client.v1.UnregisterBrokerRequest\x1a+.oncelog.client.v1.UnregisterBrokerResponseB9Z7github.com/oncelog/oncelog/api/proto/client/v1;clientv1b\x06proto3"
 
 var (
 	file_client_v1_client_proto_rawDescOnce sync.Once
@@ -6636,7 +7163,7 @@ func file_client_v1_client_proto_rawDescGZIP() []byte {
 }
 
 var file_client_v1_client_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 87)
+var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 96)
 var file_client_v1_client_proto_goTypes = []any{
 	(Acks)(0),                                  // 0: oncelog.client.v1.Acks
 	(Outcome)(0),                               // 1: oncelog.client.v1.Outcome
@@ -6729,133 +7256,153 @@ var file_client_v1_client_proto_goTypes = []any{
 	(*GetChecksumsResponse)(nil),               // 88: oncelog.client.v1.GetChecksumsResponse
 	(*DeleteRecordsRequest)(nil),               // 89: oncelog.client.v1.DeleteRecordsRequest
 	(*DeleteRecordsResponse)(nil),              // 90: oncelog.client.v1.DeleteRecordsResponse
-	nil,                                        // 91: oncelog.client.v1.Error.MetadataEntry
-	nil,                                        // 92: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
-	nil,                                        // 93: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	(*PartitionAssignment)(nil),                // 91: oncelog.client.v1.PartitionAssignment
+	(*ReassignPartitionsRequest)(nil),          // 92: oncelog.client.v1.ReassignPartitionsRequest
+	(*ReassignPartitionsResponse)(nil),         // 93: oncelog.client.v1.ReassignPartitionsResponse
+	(*CancelReassignmentsRequest)(nil),         // 94: oncelog.client.v1.CancelReassignmentsRequest
+	(*CancelReassignmentsResponse)(nil),        // 95: oncelog.client.v1.CancelReassignmentsResponse
+	(*DrainBrokerRequest)(nil),                 // 96: oncelog.client.v1.DrainBrokerRequest
+	(*DrainBrokerResponse)(nil),                // 97: oncelog.client.v1.DrainBrokerResponse
+	(*UnregisterBrokerRequest)(nil),            // 98: oncelog.client.v1.UnregisterBrokerRequest
+	(*UnregisterBrokerResponse)(nil),           // 99: oncelog.client.v1.UnregisterBrokerResponse
+	nil,                                        // 100: oncelog.client.v1.Error.MetadataEntry
+	nil,                                        // 101: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	nil,                                        // 102: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
 }
 var file_client_v1_client_proto_depIdxs = []int32{
-	0,  // 0: oncelog.client.v1.ProduceRequest.acks:type_name -> oncelog.client.v1.Acks
-	8,  // 1: oncelog.client.v1.ProduceRequest.records:type_name -> oncelog.client.v1.Records
-	9,  // 2: oncelog.client.v1.Records.records:type_name -> oncelog.client.v1.Record
-	10, // 3: oncelog.client.v1.Record.headers:type_name -> oncelog.client.v1.Header
-	12, // 4: oncelog.client.v1.ProduceResponse.error:type_name -> oncelog.client.v1.Error
-	1,  // 5: oncelog.client.v1.Error.outcome:type_name -> oncelog.client.v1.Outcome
-	13, // 6: oncelog.client.v1.Error.leader:type_name -> oncelog.client.v1.Leader
-	91, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
-	37, // 8: oncelog.client.v1.Error.event:type_name -> oncelog.client.v1.TransactionEvent
-	15, // 9: oncelog.client.v1.FetchRequest.partitions:type_name -> oncelog.client.v1.FetchPartition
-	2,  // 10: oncelog.client.v1.FetchRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
-	17, // 11: oncelog.client.v1.FetchResponse.partitions:type_name -> oncelog.client.v1.FetchedPartition
-	12, // 12: oncelog.client.v1.FetchedPartition.error:type_name -> oncelog.client.v1.Error
-	18, // 13: oncelog.client.v1.FetchedPartition.aborted:type_name -> oncelog.client.v1.AbortedTransaction
-	9,  // 14: oncelog.client.v1.FetchedPartition.records:type_name -> oncelog.client.v1.Record
-	20, // 15: oncelog.client.v1.ListOffsetsRequest.partitions:type_name -> oncelog.client.v1.ListOffsetsPartition
-	2,  // 16: oncelog.client.v1.ListOffsetsRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
-	22, // 17: oncelog.client.v1.ListOffsetsResponse.partitions:type_name -> oncelog.client.v1.ListedOffset
-	12, // 18: oncelog.client.v1.ListedOffset.error:type_name -> oncelog.client.v1.Error
-	3,  // 19: oncelog.client.v1.FindCoordinatorRequest.type:type_name -> oncelog.client.v1.CoordinatorType
-	4,  // 20: oncelog.client.v1.ListTransactionsRequest.states:type_name -> oncelog.client.v1.TransactionState
-	35, // 21: oncelog.client.v1.ListTransactionsResponse.transactions:type_name -> oncelog.client.v1.Transaction
-	35, // 22: oncelog.client.v1.DescribeTransactionResponse.transaction:type_name -> oncelog.client.v1.Transaction
-	4,  // 23: oncelog.client.v1.Transaction.state:type_name -> oncelog.client.v1.TransactionState
-	36, // 24: oncelog.client.v1.Transaction.topics:type_name -> oncelog.client.v1.TransactionTopic
-	37, // 25: oncelog.client.v1.Transaction.history:type_name -> oncelog.client.v1.TransactionEvent
-	5,  // 26: oncelog.client.v1.TransactionEvent.kind:type_name -> oncelog.client.v1.TransactionEventKind
-	39, // 27: oncelog.client.v1.JoinGroupRequest.subscription:type_name -> oncelog.client.v1.Subscription
-	40, // 28: oncelog.client.v1.JoinGroupRequest.owned:type_name -> oncelog.client.v1.Owned
-	41, // 29: oncelog.client.v1.Owned.topics:type_name -> oncelog.client.v1.AssignedTopic
-	41, // 30: oncelog.client.v1.JoinGroupResponse.topics:type_name -> oncelog.client.v1.AssignedTopic
-	43, // 31: oncelog.client.v1.CommitOffsetsRequest.committer:type_name -> oncelog.client.v1.Committer
-	44, // 32: oncelog.client.v1.CommitOffsetsRequest.offsets:type_name -> oncelog.client.v1.OffsetToCommit
-	47, // 33: oncelog.client.v1.CommitOffsetsResponse.refused:type_name -> oncelog.client.v1.RefusedOffset
-	12, // 34: oncelog.client.v1.RefusedOffset.error:type_name -> oncelog.client.v1.Error
-	43, // 35: oncelog.client.v1.CommitOffsetsInTransactionRequest.committer:type_name -> oncelog.client.v1.Committer
-	44, // 36: oncelog.client.v1.CommitOffsetsInTransactionRequest.offsets:type_name -> oncelog.client.v1.OffsetToCommit
-	47, // 37: oncelog.client.v1.CommitOffsetsInTransactionResponse.refused:type_name -> oncelog.client.v1.RefusedOffset
-	43, // 38: oncelog.client.v1.FetchOffsetsRequest.committer:type_name -> oncelog.client.v1.Committer
-	51, // 39: oncelog.client.v1.FetchOffsetsRequest.topics:type_name -> oncelog.client.v1.TopicPartitions
-	53, // 40: oncelog.client.v1.FetchOffsetsResponse.offsets:type_name -> oncelog.client.v1.CommittedOffset
-	6,  // 41: oncelog.client.v1.ListGroupsRequest.states:type_name -> oncelog.client.v1.GroupState
-	58, // 42: oncelog.client.v1.ListGroupsResponse.groups:type_name -> oncelog.client.v1.Group
-	58, // 43: oncelog.client.v1.DescribeGroupResponse.group:type_name -> oncelog.client.v1.Group
-	6,  // 44: oncelog.client.v1.Group.state:type_name -> oncelog.client.v1.GroupState
-	59, // 45: oncelog.client.v1.Group.members:type_name -> oncelog.client.v1.GroupMember
-	39, // 46: oncelog.client.v1.GroupMember.subscription:type_name -> oncelog.client.v1.Subscription
-	41, // 47: oncelog.client.v1.GroupMember.assigned:type_name -> oncelog.client.v1.AssignedTopic
-	41, // 48: oncelog.client.v1.GroupMember.target:type_name -> oncelog.client.v1.AssignedTopic
-	51, // 49: oncelog.client.v1.DeleteOffsetsRequest.topics:type_name -> oncelog.client.v1.TopicPartitions
-	66, // 50: oncelog.client.v1.DescribeProducersResponse.producers:type_name -> oncelog.client.v1.ProducerState
-	67, // 51: oncelog.client.v1.ProducerState.batches:type_name -> oncelog.client.v1.ProducerBatch
-	70, // 52: oncelog.client.v1.GetMetadataResponse.brokers:type_name -> oncelog.client.v1.Broker
-	71, // 53: oncelog.client.v1.GetMetadataResponse.topics:type_name -> oncelog.client.v1.Topic
-	12, // 54: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
-	72, // 55: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
-	92, // 56: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
-	71, // 57: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	93, // 58: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
-	71, // 59: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	71, // 60: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	81, // 61: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
-	84, // 62: oncelog.client.v1.ListRaftGroupsResponse.groups:type_name -> oncelog.client.v1.RaftGroup
-	7,  // 63: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
-	14, // 64: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
-	19, // 65: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
-	23, // 66: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
-	64, // 67: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
-	25, // 68: oncelog.client.v1.TransactionService.FindCoordinator:input_type -> oncelog.client.v1.FindCoordinatorRequest
-	27, // 69: oncelog.client.v1.TransactionService.EndTransaction:input_type -> oncelog.client.v1.EndTransactionRequest
-	29, // 70: oncelog.client.v1.TransactionService.ListTransactions:input_type -> oncelog.client.v1.ListTransactionsRequest
-	31, // 71: oncelog.client.v1.TransactionService.DescribeTransaction:input_type -> oncelog.client.v1.DescribeTransactionRequest
-	33, // 72: oncelog.client.v1.TransactionService.AbortTransaction:input_type -> oncelog.client.v1.AbortTransactionRequest
-	38, // 73: oncelog.client.v1.GroupService.JoinGroup:input_type -> oncelog.client.v1.JoinGroupRequest
-	45, // 74: oncelog.client.v1.GroupService.CommitOffsets:input_type -> oncelog.client.v1.CommitOffsetsRequest
-	48, // 75: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:input_type -> oncelog.client.v1.CommitOffsetsInTransactionRequest
-	50, // 76: oncelog.client.v1.GroupService.FetchOffsets:input_type -> oncelog.client.v1.FetchOffsetsRequest
-	54, // 77: oncelog.client.v1.GroupService.ListGroups:input_type -> oncelog.client.v1.ListGroupsRequest
-	56, // 78: oncelog.client.v1.GroupService.DescribeGroup:input_type -> oncelog.client.v1.DescribeGroupRequest
-	60, // 79: oncelog.client.v1.GroupService.DeleteGroup:input_type -> oncelog.client.v1.DeleteGroupRequest
-	62, // 80: oncelog.client.v1.GroupService.DeleteOffsets:input_type -> oncelog.client.v1.DeleteOffsetsRequest
-	68, // 81: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
-	73, // 82: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
-	75, // 83: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
-	77, // 84: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
-	79, // 85: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
-	82, // 86: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
-	85, // 87: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
-	87, // 88: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
-	89, // 89: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
-	11, // 90: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
-	16, // 91: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
-	21, // 92: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
-	24, // 93: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
-	65, // 94: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
-	26, // 95: oncelog.client.v1.TransactionService.FindCoordinator:output_type -> oncelog.client.v1.FindCoordinatorResponse
-	28, // 96: oncelog.client.v1.TransactionService.EndTransaction:output_type -> oncelog.client.v1.EndTransactionResponse
-	30, // 97: oncelog.client.v1.TransactionService.ListTransactions:output_type -> oncelog.client.v1.ListTransactionsResponse
-	32, // 98: oncelog.client.v1.TransactionService.DescribeTransaction:output_type -> oncelog.client.v1.DescribeTransactionResponse
-	34, // 99: oncelog.client.v1.TransactionService.AbortTransaction:output_type -> oncelog.client.v1.AbortTransactionResponse
-	42, // 100: oncelog.client.v1.GroupService.JoinGroup:output_type -> oncelog.client.v1.JoinGroupResponse
-	46, // 101: oncelog.client.v1.GroupService.CommitOffsets:output_type -> oncelog.client.v1.CommitOffsetsResponse
-	49, // 102: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:output_type -> oncelog.client.v1.CommitOffsetsInTransactionResponse
-	52, // 103: oncelog.client.v1.GroupService.FetchOffsets:output_type -> oncelog.client.v1.FetchOffsetsResponse
-	55, // 104: oncelog.client.v1.GroupService.ListGroups:output_type -> oncelog.client.v1.ListGroupsResponse
-	57, // 105: oncelog.client.v1.GroupService.DescribeGroup:output_type -> oncelog.client.v1.DescribeGroupResponse
-	61, // 106: oncelog.client.v1.GroupService.DeleteGroup:output_type -> oncelog.client.v1.DeleteGroupResponse
-	63, // 107: oncelog.client.v1.GroupService.DeleteOffsets:output_type -> oncelog.client.v1.DeleteOffsetsResponse
-	69, // 108: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
-	74, // 109: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
-	76, // 110: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
-	78, // 111: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
-	80, // 112: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
-	83, // 113: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
-	86, // 114: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
-	88, // 115: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
-	90, // 116: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
-	90, // [90:117] is the sub-list for method output_type
-	63, // [63:90] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	0,   // 0: oncelog.client.v1.ProduceRequest.acks:type_name -> oncelog.client.v1.Acks
+	8,   // 1: oncelog.client.v1.ProduceRequest.records:type_name -> oncelog.client.v1.Records
+	9,   // 2: oncelog.client.v1.Records.records:type_name -> oncelog.client.v1.Record
+	10,  // 3: oncelog.client.v1.Record.headers:type_name -> oncelog.client.v1.Header
+	12,  // 4: oncelog.client.v1.ProduceResponse.error:type_name -> oncelog.client.v1.Error
+	1,   // 5: oncelog.client.v1.Error.outcome:type_name -> oncelog.client.v1.Outcome
+	13,  // 6: oncelog.client.v1.Error.leader:type_name -> oncelog.client.v1.Leader
+	100, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
+	37,  // 8: oncelog.client.v1.Error.event:type_name -> oncelog.client.v1.TransactionEvent
+	15,  // 9: oncelog.client.v1.FetchRequest.partitions:type_name -> oncelog.client.v1.FetchPartition
+	2,   // 10: oncelog.client.v1.FetchRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
+	17,  // 11: oncelog.client.v1.FetchResponse.partitions:type_name -> oncelog.client.v1.FetchedPartition
+	12,  // 12: oncelog.client.v1.FetchedPartition.error:type_name -> oncelog.client.v1.Error
+	18,  // 13: oncelog.client.v1.FetchedPartition.aborted:type_name -> oncelog.client.v1.AbortedTransaction
+	9,   // 14: oncelog.client.v1.FetchedPartition.records:type_name -> oncelog.client.v1.Record
+	20,  // 15: oncelog.client.v1.ListOffsetsRequest.partitions:type_name -> oncelog.client.v1.ListOffsetsPartition
+	2,   // 16: oncelog.client.v1.ListOffsetsRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
+	22,  // 17: oncelog.client.v1.ListOffsetsResponse.partitions:type_name -> oncelog.client.v1.ListedOffset
+	12,  // 18: oncelog.client.v1.ListedOffset.error:type_name -> oncelog.client.v1.Error
+	3,   // 19: oncelog.client.v1.FindCoordinatorRequest.type:type_name -> oncelog.client.v1.CoordinatorType
+	4,   // 20: oncelog.client.v1.ListTransactionsRequest.states:type_name -> oncelog.client.v1.TransactionState
+	35,  // 21: oncelog.client.v1.ListTransactionsResponse.transactions:type_name -> oncelog.client.v1.Transaction
+	35,  // 22: oncelog.client.v1.DescribeTransactionResponse.transaction:type_name -> oncelog.client.v1.Transaction
+	4,   // 23: oncelog.client.v1.Transaction.state:type_name -> oncelog.client.v1.TransactionState
+	36,  // 24: oncelog.client.v1.Transaction.topics:type_name -> oncelog.client.v1.TransactionTopic
+	37,  // 25: oncelog.client.v1.Transaction.history:type_name -> oncelog.client.v1.TransactionEvent
+	5,   // 26: oncelog.client.v1.TransactionEvent.kind:type_name -> oncelog.client.v1.TransactionEventKind
+	39,  // 27: oncelog.client.v1.JoinGroupRequest.subscription:type_name -> oncelog.client.v1.Subscription
+	40,  // 28: oncelog.client.v1.JoinGroupRequest.owned:type_name -> oncelog.client.v1.Owned
+	41,  // 29: oncelog.client.v1.Owned.topics:type_name -> oncelog.client.v1.AssignedTopic
+	41,  // 30: oncelog.client.v1.JoinGroupResponse.topics:type_name -> oncelog.client.v1.AssignedTopic
+	43,  // 31: oncelog.client.v1.CommitOffsetsRequest.committer:type_name -> oncelog.client.v1.Committer
+	44,  // 32: oncelog.client.v1.CommitOffsetsRequest.offsets:type_name -> oncelog.client.v1.OffsetToCommit
+	47,  // 33: oncelog.client.v1.CommitOffsetsResponse.refused:type_name -> oncelog.client.v1.RefusedOffset
+	12,  // 34: oncelog.client.v1.RefusedOffset.error:type_name -> oncelog.client.v1.Error
+	43,  // 35: oncelog.client.v1.CommitOffsetsInTransactionRequest.committer:type_name -> oncelog.client.v1.Committer
+	44,  // 36: oncelog.client.v1.CommitOffsetsInTransactionRequest.offsets:type_name -> oncelog.client.v1.OffsetToCommit
+	47,  // 37: oncelog.client.v1.CommitOffsetsInTransactionResponse.refused:type_name -> oncelog.client.v1.RefusedOffset
+	43,  // 38: oncelog.client.v1.FetchOffsetsRequest.committer:type_name -> oncelog.client.v1.Committer
+	51,  // 39: oncelog.client.v1.FetchOffsetsRequest.topics:type_name -> oncelog.client.v1.TopicPartitions
+	53,  // 40: oncelog.client.v1.FetchOffsetsResponse.offsets:type_name -> oncelog.client.v1.CommittedOffset
+	6,   // 41: oncelog.client.v1.ListGroupsRequest.states:type_name -> oncelog.client.v1.GroupState
+	58,  // 42: oncelog.client.v1.ListGroupsResponse.groups:type_name -> oncelog.client.v1.Group
+	58,  // 43: oncelog.client.v1.DescribeGroupResponse.group:type_name -> oncelog.client.v1.Group
+	6,   // 44: oncelog.client.v1.Group.state:type_name -> oncelog.client.v1.GroupState
+	59,  // 45: oncelog.client.v1.Group.members:type_name -> oncelog.client.v1.GroupMember
+	39,  // 46: oncelog.client.v1.GroupMember.subscription:type_name -> oncelog.client.v1.Subscription
+	41,  // 47: oncelog.client.v1.GroupMember.assigned:type_name -> oncelog.client.v1.AssignedTopic
+	41,  // 48: oncelog.client.v1.GroupMember.target:type_name -> oncelog.client.v1.AssignedTopic
+	51,  // 49: oncelog.client.v1.DeleteOffsetsRequest.topics:type_name -> oncelog.client.v1.TopicPartitions
+	66,  // 50: oncelog.client.v1.DescribeProducersResponse.producers:type_name -> oncelog.client.v1.ProducerState
+	67,  // 51: oncelog.client.v1.ProducerState.batches:type_name -> oncelog.client.v1.ProducerBatch
+	70,  // 52: oncelog.client.v1.GetMetadataResponse.brokers:type_name -> oncelog.client.v1.Broker
+	71,  // 53: oncelog.client.v1.GetMetadataResponse.topics:type_name -> oncelog.client.v1.Topic
+	12,  // 54: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
+	72,  // 55: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
+	101, // 56: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	71,  // 57: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	102, // 58: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	71,  // 59: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	71,  // 60: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	81,  // 61: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
+	84,  // 62: oncelog.client.v1.ListRaftGroupsResponse.groups:type_name -> oncelog.client.v1.RaftGroup
+	91,  // 63: oncelog.client.v1.ReassignPartitionsRequest.partitions:type_name -> oncelog.client.v1.PartitionAssignment
+	71,  // 64: oncelog.client.v1.ReassignPartitionsResponse.topic:type_name -> oncelog.client.v1.Topic
+	71,  // 65: oncelog.client.v1.CancelReassignmentsResponse.topic:type_name -> oncelog.client.v1.Topic
+	7,   // 66: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
+	14,  // 67: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
+	19,  // 68: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
+	23,  // 69: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
+	64,  // 70: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
+	25,  // 71: oncelog.client.v1.TransactionService.FindCoordinator:input_type -> oncelog.client.v1.FindCoordinatorRequest
+	27,  // 72: oncelog.client.v1.TransactionService.EndTransaction:input_type -> oncelog.client.v1.EndTransactionRequest
+	29,  // 73: oncelog.client.v1.TransactionService.ListTransactions:input_type -> oncelog.client.v1.ListTransactionsRequest
+	31,  // 74: oncelog.client.v1.TransactionService.DescribeTransaction:input_type -> oncelog.client.v1.DescribeTransactionRequest
+	33,  // 75: oncelog.client.v1.TransactionService.AbortTransaction:input_type -> oncelog.client.v1.AbortTransactionRequest
+	38,  // 76: oncelog.client.v1.GroupService.JoinGroup:input_type -> oncelog.client.v1.JoinGroupRequest
+	45,  // 77: oncelog.client.v1.GroupService.CommitOffsets:input_type -> oncelog.client.v1.CommitOffsetsRequest
+	48,  // 78: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:input_type -> oncelog.client.v1.CommitOffsetsInTransactionRequest
+	50,  // 79: oncelog.client.v1.GroupService.FetchOffsets:input_type -> oncelog.client.v1.FetchOffsetsRequest
+	54,  // 80: oncelog.client.v1.GroupService.ListGroups:input_type -> oncelog.client.v1.ListGroupsRequest
+	56,  // 81: oncelog.client.v1.GroupService.DescribeGroup:input_type -> oncelog.client.v1.DescribeGroupRequest
+	60,  // 82: oncelog.client.v1.GroupService.DeleteGroup:input_type -> oncelog.client.v1.DeleteGroupRequest
+	62,  // 83: oncelog.client.v1.GroupService.DeleteOffsets:input_type -> oncelog.client.v1.DeleteOffsetsRequest
+	68,  // 84: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
+	73,  // 85: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
+	75,  // 86: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
+	77,  // 87: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
+	79,  // 88: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
+	82,  // 89: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
+	85,  // 90: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
+	87,  // 91: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
+	89,  // 92: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
+	92,  // 93: oncelog.client.v1.AdminService.ReassignPartitions:input_type -> oncelog.client.v1.ReassignPartitionsRequest
+	94,  // 94: oncelog.client.v1.AdminService.CancelReassignments:input_type -> oncelog.client.v1.CancelReassignmentsRequest
+	96,  // 95: oncelog.client.v1.AdminService.DrainBroker:input_type -> oncelog.client.v1.DrainBrokerRequest
+	98,  // 96: oncelog.client.v1.AdminService.UnregisterBroker:input_type -> oncelog.client.v1.UnregisterBrokerRequest
+	11,  // 97: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
+	16,  // 98: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
+	21,  // 99: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
+	24,  // 100: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
+	65,  // 101: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
+	26,  // 102: oncelog.client.v1.TransactionService.FindCoordinator:output_type -> oncelog.client.v1.FindCoordinatorResponse
+	28,  // 103: oncelog.client.v1.TransactionService.EndTransaction:output_type -> oncelog.client.v1.EndTransactionResponse
+	30,  // 104: oncelog.client.v1.TransactionService.ListTransactions:output_type -> oncelog.client.v1.ListTransactionsResponse
+	32,  // 105: oncelog.client.v1.TransactionService.DescribeTransaction:output_type -> oncelog.client.v1.DescribeTransactionResponse
+	34,  // 106: oncelog.client.v1.TransactionService.AbortTransaction:output_type -> oncelog.client.v1.AbortTransactionResponse
+	42,  // 107: oncelog.client.v1.GroupService.JoinGroup:output_type -> oncelog.client.v1.JoinGroupResponse
+	46,  // 108: oncelog.client.v1.GroupService.CommitOffsets:output_type -> oncelog.client.v1.CommitOffsetsResponse
+	49,  // 109: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:output_type -> oncelog.client.v1.CommitOffsetsInTransactionResponse
+	52,  // 110: oncelog.client.v1.GroupService.FetchOffsets:output_type -> oncelog.client.v1.FetchOffsetsResponse
+	55,  // 111: oncelog.client.v1.GroupService.ListGroups:output_type -> oncelog.client.v1.ListGroupsResponse
+	57,  // 112: oncelog.client.v1.GroupService.DescribeGroup:output_type -> oncelog.client.v1.DescribeGroupResponse
+	61,  // 113: oncelog.client.v1.GroupService.DeleteGroup:output_type -> oncelog.client.v1.DeleteGroupResponse
+	63,  // 114: oncelog.client.v1.GroupService.DeleteOffsets:output_type -> oncelog.client.v1.DeleteOffsetsResponse
+	69,  // 115: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
+	74,  // 116: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
+	76,  // 117: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
+	78,  // 118: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
+	80,  // 119: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
+	83,  // 120: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
+	86,  // 121: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
+	88,  // 122: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
+	90,  // 123: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
+	93,  // 124: oncelog.client.v1.AdminService.ReassignPartitions:output_type -> oncelog.client.v1.ReassignPartitionsResponse
+	95,  // 125: oncelog.client.v1.AdminService.CancelReassignments:output_type -> oncelog.client.v1.CancelReassignmentsResponse
+	97,  // 126: oncelog.client.v1.AdminService.DrainBroker:output_type -> oncelog.client.v1.DrainBrokerResponse
+	99,  // 127: oncelog.client.v1.AdminService.UnregisterBroker:output_type -> oncelog.client.v1.UnregisterBrokerResponse
+	97,  // [97:128] is the sub-list for method output_type
+	66,  // [66:97] is the sub-list for method input_type
+	66,  // [66:66] is the sub-list for extension type_name
+	66,  // [66:66] is the sub-list for extension extendee
+	0,   // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_client_v1_client_proto_init() }
@@ -6880,7 +7427,7 @@ func file_client_v1_client_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_client_v1_client_proto_rawDesc), len(file_client_v1_client_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   87,
+			NumMessages:   96,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -961,15 +961,19 @@ var GroupService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	AdminService_GetMetadata_FullMethodName        = "/oncelog.client.v1.AdminService/GetMetadata"
-	AdminService_CreateTopic_FullMethodName        = "/oncelog.client.v1.AdminService/CreateTopic"
-	AdminService_AlterTopic_FullMethodName         = "/oncelog.client.v1.AdminService/AlterTopic"
-	AdminService_DeleteTopic_FullMethodName        = "/oncelog.client.v1.AdminService/DeleteTopic"
-	AdminService_DescribeTopic_FullMethodName      = "/oncelog.client.v1.AdminService/DescribeTopic"
-	AdminService_ListRaftGroups_FullMethodName     = "/oncelog.client.v1.AdminService/ListRaftGroups"
-	AdminService_TransferLeadership_FullMethodName = "/oncelog.client.v1.AdminService/TransferLeadership"
-	AdminService_GetChecksums_FullMethodName       = "/oncelog.client.v1.AdminService/GetChecksums"
-	AdminService_DeleteRecords_FullMethodName      = "/oncelog.client.v1.AdminService/DeleteRecords"
+	AdminService_GetMetadata_FullMethodName         = "/oncelog.client.v1.AdminService/GetMetadata"
+	AdminService_CreateTopic_FullMethodName         = "/oncelog.client.v1.AdminService/CreateTopic"
+	AdminService_AlterTopic_FullMethodName          = "/oncelog.client.v1.AdminService/AlterTopic"
+	AdminService_DeleteTopic_FullMethodName         = "/oncelog.client.v1.AdminService/DeleteTopic"
+	AdminService_DescribeTopic_FullMethodName       = "/oncelog.client.v1.AdminService/DescribeTopic"
+	AdminService_ListRaftGroups_FullMethodName      = "/oncelog.client.v1.AdminService/ListRaftGroups"
+	AdminService_TransferLeadership_FullMethodName  = "/oncelog.client.v1.AdminService/TransferLeadership"
+	AdminService_GetChecksums_FullMethodName        = "/oncelog.client.v1.AdminService/GetChecksums"
+	AdminService_DeleteRecords_FullMethodName       = "/oncelog.client.v1.AdminService/DeleteRecords"
+	AdminService_ReassignPartitions_FullMethodName  = "/oncelog.client.v1.AdminService/ReassignPartitions"
+	AdminService_CancelReassignments_FullMethodName = "/oncelog.client.v1.AdminService/CancelReassignments"
+	AdminService_DrainBroker_FullMethodName         = "/oncelog.client.v1.AdminService/DrainBroker"
+	AdminService_UnregisterBroker_FullMethodName    = "/oncelog.client.v1.AdminService/UnregisterBroker"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -995,6 +999,15 @@ type AdminServiceClient interface {
 	// DeleteRecords raises the log start of a partition that this broker leads. Doing it again does
 	// no harm.
 	DeleteRecords(ctx context.Context, in *DeleteRecordsRequest, opts ...grpc.CallOption) (*DeleteRecordsResponse, error)
+	// ReassignPartitions begins to move partitions to other brokers, or to give a topic another
+	// replication factor. It answers when that is agreed; partitions show how far they are.
+	ReassignPartitions(ctx context.Context, in *ReassignPartitionsRequest, opts ...grpc.CallOption) (*ReassignPartitionsResponse, error)
+	// CancelReassignments takes back the replicas that reassignments under way have added.
+	CancelReassignments(ctx context.Context, in *CancelReassignmentsRequest, opts ...grpc.CallOption) (*CancelReassignmentsResponse, error)
+	// DrainBroker makes a broker, which may be dead, give its replicas to others, or stops that.
+	DrainBroker(ctx context.Context, in *DrainBrokerRequest, opts ...grpc.CallOption) (*DrainBrokerResponse, error)
+	// UnregisterBroker forgets a broker that holds no replica. Its data directory must not come back.
+	UnregisterBroker(ctx context.Context, in *UnregisterBrokerRequest, opts ...grpc.CallOption) (*UnregisterBrokerResponse, error)
 }
 
 type adminServiceClient struct {
@@ -1095,6 +1108,46 @@ func (c *adminServiceClient) DeleteRecords(ctx context.Context, in *DeleteRecord
 	return out, nil
 }
 
+func (c *adminServiceClient) ReassignPartitions(ctx context.Context, in *ReassignPartitionsRequest, opts ...grpc.CallOption) (*ReassignPartitionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReassignPartitionsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ReassignPartitions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) CancelReassignments(ctx context.Context, in *CancelReassignmentsRequest, opts ...grpc.CallOption) (*CancelReassignmentsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelReassignmentsResponse)
+	err := c.cc.Invoke(ctx, AdminService_CancelReassignments_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) DrainBroker(ctx context.Context, in *DrainBrokerRequest, opts ...grpc.CallOption) (*DrainBrokerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainBrokerResponse)
+	err := c.cc.Invoke(ctx, AdminService_DrainBroker_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) UnregisterBroker(ctx context.Context, in *UnregisterBrokerRequest, opts ...grpc.CallOption) (*UnregisterBrokerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnregisterBrokerResponse)
+	err := c.cc.Invoke(ctx, AdminService_UnregisterBroker_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -1118,6 +1171,15 @@ type AdminServiceServer interface {
 	// DeleteRecords raises the log start of a partition that this broker leads. Doing it again does
 	// no harm.
 	DeleteRecords(context.Context, *DeleteRecordsRequest) (*DeleteRecordsResponse, error)
+	// ReassignPartitions begins to move partitions to other brokers, or to give a topic another
+	// replication factor. It answers when that is agreed; partitions show how far they are.
+	ReassignPartitions(context.Context, *ReassignPartitionsRequest) (*ReassignPartitionsResponse, error)
+	// CancelReassignments takes back the replicas that reassignments under way have added.
+	CancelReassignments(context.Context, *CancelReassignmentsRequest) (*CancelReassignmentsResponse, error)
+	// DrainBroker makes a broker, which may be dead, give its replicas to others, or stops that.
+	DrainBroker(context.Context, *DrainBrokerRequest) (*DrainBrokerResponse, error)
+	// UnregisterBroker forgets a broker that holds no replica. Its data directory must not come back.
+	UnregisterBroker(context.Context, *UnregisterBrokerRequest) (*UnregisterBrokerResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -1154,6 +1216,18 @@ func (UnimplementedAdminServiceServer) GetChecksums(context.Context, *GetChecksu
 }
 func (UnimplementedAdminServiceServer) DeleteRecords(context.Context, *DeleteRecordsRequest) (*DeleteRecordsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteRecords not implemented")
+}
+func (UnimplementedAdminServiceServer) ReassignPartitions(context.Context, *ReassignPartitionsRequest) (*ReassignPartitionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReassignPartitions not implemented")
+}
+func (UnimplementedAdminServiceServer) CancelReassignments(context.Context, *CancelReassignmentsRequest) (*CancelReassignmentsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelReassignments not implemented")
+}
+func (UnimplementedAdminServiceServer) DrainBroker(context.Context, *DrainBrokerRequest) (*DrainBrokerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainBroker not implemented")
+}
+func (UnimplementedAdminServiceServer) UnregisterBroker(context.Context, *UnregisterBrokerRequest) (*UnregisterBrokerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UnregisterBroker not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -1338,6 +1412,78 @@ func _AdminService_DeleteRecords_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ReassignPartitions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReassignPartitionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ReassignPartitions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ReassignPartitions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ReassignPartitions(ctx, req.(*ReassignPartitionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_CancelReassignments_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelReassignmentsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).CancelReassignments(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_CancelReassignments_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).CancelReassignments(ctx, req.(*CancelReassignmentsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_DrainBroker_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainBrokerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DrainBroker(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DrainBroker_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DrainBroker(ctx, req.(*DrainBrokerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_UnregisterBroker_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnregisterBrokerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).UnregisterBroker(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_UnregisterBroker_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).UnregisterBroker(ctx, req.(*UnregisterBrokerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1380,6 +1526,22 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteRecords",
 			Handler:    _AdminService_DeleteRecords_Handler,
+		},
+		{
+			MethodName: "ReassignPartitions",
+			Handler:    _AdminService_ReassignPartitions_Handler,
+		},
+		{
+			MethodName: "CancelReassignments",
+			Handler:    _AdminService_CancelReassignments_Handler,
+		},
+		{
+			MethodName: "DrainBroker",
+			Handler:    _AdminService_DrainBroker_Handler,
+		},
+		{
+			MethodName: "UnregisterBroker",
+			Handler:    _AdminService_UnregisterBroker_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

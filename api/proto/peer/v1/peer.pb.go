@@ -1020,6 +1020,10 @@ type ForwardRequest struct {
 	//	*ForwardRequest_AllocateProducerIds
 	//	*ForwardRequest_AlterDefaults
 	//	*ForwardRequest_Confirm
+	//	*ForwardRequest_ReassignPartitions
+	//	*ForwardRequest_CancelReassignments
+	//	*ForwardRequest_ReportMembers
+	//	*ForwardRequest_SetDraining
 	Request       isForwardRequest_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1159,6 +1163,42 @@ func (x *ForwardRequest) GetConfirm() *Confirm {
 	return nil
 }
 
+func (x *ForwardRequest) GetReassignPartitions() *ReassignPartitions {
+	if x != nil {
+		if x, ok := x.Request.(*ForwardRequest_ReassignPartitions); ok {
+			return x.ReassignPartitions
+		}
+	}
+	return nil
+}
+
+func (x *ForwardRequest) GetCancelReassignments() *CancelReassignments {
+	if x != nil {
+		if x, ok := x.Request.(*ForwardRequest_CancelReassignments); ok {
+			return x.CancelReassignments
+		}
+	}
+	return nil
+}
+
+func (x *ForwardRequest) GetReportMembers() *ReportMembers {
+	if x != nil {
+		if x, ok := x.Request.(*ForwardRequest_ReportMembers); ok {
+			return x.ReportMembers
+		}
+	}
+	return nil
+}
+
+func (x *ForwardRequest) GetSetDraining() *SetDraining {
+	if x != nil {
+		if x, ok := x.Request.(*ForwardRequest_SetDraining); ok {
+			return x.SetDraining
+		}
+	}
+	return nil
+}
+
 type isForwardRequest_Request interface {
 	isForwardRequest_Request()
 }
@@ -1203,6 +1243,22 @@ type ForwardRequest_Confirm struct {
 	Confirm *Confirm `protobuf:"bytes,10,opt,name=confirm,proto3,oneof"`
 }
 
+type ForwardRequest_ReassignPartitions struct {
+	ReassignPartitions *ReassignPartitions `protobuf:"bytes,12,opt,name=reassign_partitions,json=reassignPartitions,proto3,oneof"`
+}
+
+type ForwardRequest_CancelReassignments struct {
+	CancelReassignments *CancelReassignments `protobuf:"bytes,13,opt,name=cancel_reassignments,json=cancelReassignments,proto3,oneof"`
+}
+
+type ForwardRequest_ReportMembers struct {
+	ReportMembers *ReportMembers `protobuf:"bytes,14,opt,name=report_members,json=reportMembers,proto3,oneof"`
+}
+
+type ForwardRequest_SetDraining struct {
+	SetDraining *SetDraining `protobuf:"bytes,15,opt,name=set_draining,json=setDraining,proto3,oneof"`
+}
+
 func (*ForwardRequest_CreateTopic) isForwardRequest_Request() {}
 
 func (*ForwardRequest_AlterTopic) isForwardRequest_Request() {}
@@ -1222,6 +1278,14 @@ func (*ForwardRequest_AllocateProducerIds) isForwardRequest_Request() {}
 func (*ForwardRequest_AlterDefaults) isForwardRequest_Request() {}
 
 func (*ForwardRequest_Confirm) isForwardRequest_Request() {}
+
+func (*ForwardRequest_ReassignPartitions) isForwardRequest_Request() {}
+
+func (*ForwardRequest_CancelReassignments) isForwardRequest_Request() {}
+
+func (*ForwardRequest_ReportMembers) isForwardRequest_Request() {}
+
+func (*ForwardRequest_SetDraining) isForwardRequest_Request() {}
 
 type ForwardResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1920,6 +1984,190 @@ func (x *AllocateProducerIds) GetCommand() *v1.AllocateProducerIds {
 	return nil
 }
 
+type ReassignPartitions struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       *v1.ReassignPartitions `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	ValidateOnly  bool                   `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReassignPartitions) Reset() {
+	*x = ReassignPartitions{}
+	mi := &file_peer_v1_peer_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReassignPartitions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReassignPartitions) ProtoMessage() {}
+
+func (x *ReassignPartitions) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReassignPartitions.ProtoReflect.Descriptor instead.
+func (*ReassignPartitions) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ReassignPartitions) GetCommand() *v1.ReassignPartitions {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *ReassignPartitions) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+type CancelReassignments struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Command       *v1.CancelReassignments `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelReassignments) Reset() {
+	*x = CancelReassignments{}
+	mi := &file_peer_v1_peer_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelReassignments) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelReassignments) ProtoMessage() {}
+
+func (x *CancelReassignments) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelReassignments.ProtoReflect.Descriptor instead.
+func (*CancelReassignments) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *CancelReassignments) GetCommand() *v1.CancelReassignments {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+type ReportMembers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       *v1.ReportMembers      `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportMembers) Reset() {
+	*x = ReportMembers{}
+	mi := &file_peer_v1_peer_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportMembers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportMembers) ProtoMessage() {}
+
+func (x *ReportMembers) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportMembers.ProtoReflect.Descriptor instead.
+func (*ReportMembers) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ReportMembers) GetCommand() *v1.ReportMembers {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+type SetDraining struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       *v1.SetDraining        `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDraining) Reset() {
+	*x = SetDraining{}
+	mi := &file_peer_v1_peer_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDraining) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDraining) ProtoMessage() {}
+
+func (x *SetDraining) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDraining.ProtoReflect.Descriptor instead.
+func (*SetDraining) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *SetDraining) GetCommand() *v1.SetDraining {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
 type AlterDefaults struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Command       *v1.AlterDefaults      `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
@@ -1930,7 +2178,7 @@ type AlterDefaults struct {
 
 func (x *AlterDefaults) Reset() {
 	*x = AlterDefaults{}
-	mi := &file_peer_v1_peer_proto_msgTypes[27]
+	mi := &file_peer_v1_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2190,7 @@ func (x *AlterDefaults) String() string {
 func (*AlterDefaults) ProtoMessage() {}
 
 func (x *AlterDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[27]
+	mi := &file_peer_v1_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2203,7 @@ func (x *AlterDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterDefaults.ProtoReflect.Descriptor instead.
 func (*AlterDefaults) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{27}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AlterDefaults) GetCommand() *v1.AlterDefaults {
@@ -1982,7 +2230,7 @@ type Confirm struct {
 
 func (x *Confirm) Reset() {
 	*x = Confirm{}
-	mi := &file_peer_v1_peer_proto_msgTypes[28]
+	mi := &file_peer_v1_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1994,7 +2242,7 @@ func (x *Confirm) String() string {
 func (*Confirm) ProtoMessage() {}
 
 func (x *Confirm) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[28]
+	mi := &file_peer_v1_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2007,7 +2255,7 @@ func (x *Confirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Confirm.ProtoReflect.Descriptor instead.
 func (*Confirm) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{28}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{32}
 }
 
 type ReportStatusRequest struct {
@@ -2029,7 +2277,7 @@ type ReportStatusRequest struct {
 
 func (x *ReportStatusRequest) Reset() {
 	*x = ReportStatusRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[29]
+	mi := &file_peer_v1_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2289,7 @@ func (x *ReportStatusRequest) String() string {
 func (*ReportStatusRequest) ProtoMessage() {}
 
 func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[29]
+	mi := &file_peer_v1_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2302,7 @@ func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusRequest.ProtoReflect.Descriptor instead.
 func (*ReportStatusRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{29}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReportStatusRequest) GetNode() *Node {
@@ -2112,7 +2360,7 @@ type Leading struct {
 
 func (x *Leading) Reset() {
 	*x = Leading{}
-	mi := &file_peer_v1_peer_proto_msgTypes[30]
+	mi := &file_peer_v1_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2124,7 +2372,7 @@ func (x *Leading) String() string {
 func (*Leading) ProtoMessage() {}
 
 func (x *Leading) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[30]
+	mi := &file_peer_v1_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2137,7 +2385,7 @@ func (x *Leading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leading.ProtoReflect.Descriptor instead.
 func (*Leading) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{30}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Leading) GetGroupId() uint64 {
@@ -2172,7 +2420,7 @@ type ReportStatusResponse struct {
 
 func (x *ReportStatusResponse) Reset() {
 	*x = ReportStatusResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[31]
+	mi := &file_peer_v1_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2184,7 +2432,7 @@ func (x *ReportStatusResponse) String() string {
 func (*ReportStatusResponse) ProtoMessage() {}
 
 func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[31]
+	mi := &file_peer_v1_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2197,7 +2445,7 @@ func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusResponse.ProtoReflect.Descriptor instead.
 func (*ReportStatusResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{31}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReportStatusResponse) GetNode() *Node {
@@ -2229,7 +2477,7 @@ type PullEntriesRequest struct {
 
 func (x *PullEntriesRequest) Reset() {
 	*x = PullEntriesRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[32]
+	mi := &file_peer_v1_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2241,7 +2489,7 @@ func (x *PullEntriesRequest) String() string {
 func (*PullEntriesRequest) ProtoMessage() {}
 
 func (x *PullEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[32]
+	mi := &file_peer_v1_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2254,7 +2502,7 @@ func (x *PullEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullEntriesRequest.ProtoReflect.Descriptor instead.
 func (*PullEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{32}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PullEntriesRequest) GetGroupId() uint64 {
@@ -2294,7 +2542,7 @@ type PullEntriesResponse struct {
 
 func (x *PullEntriesResponse) Reset() {
 	*x = PullEntriesResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[33]
+	mi := &file_peer_v1_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2306,7 +2554,7 @@ func (x *PullEntriesResponse) String() string {
 func (*PullEntriesResponse) ProtoMessage() {}
 
 func (x *PullEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[33]
+	mi := &file_peer_v1_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2319,7 +2567,7 @@ func (x *PullEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullEntriesResponse.ProtoReflect.Descriptor instead.
 func (*PullEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{33}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PullEntriesResponse) GetEntries() []*Entry {
@@ -2352,7 +2600,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_peer_v1_peer_proto_msgTypes[34]
+	mi := &file_peer_v1_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2364,7 +2612,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[34]
+	mi := &file_peer_v1_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2377,7 +2625,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{34}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Entry) GetIndex() uint64 {
@@ -2514,7 +2762,7 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\fFormResponse\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\bR\baccepted\x12)\n" +
 	"\x04node\x18\x02 \x01(\v2\x15.oncelog.peer.v1.NodeR\x04node\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x8c\x06\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xcb\b\n" +
 	"\x0eForwardRequest\x12\x14\n" +
 	"\x05again\x18\v \x01(\bR\x05again\x12A\n" +
 	"\fcreate_topic\x18\x01 \x01(\v2\x1c.oncelog.peer.v1.CreateTopicH\x00R\vcreateTopic\x12>\n" +
@@ -2528,7 +2776,11 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\x15allocate_producer_ids\x18\b \x01(\v2$.oncelog.peer.v1.AllocateProducerIdsH\x00R\x13allocateProducerIds\x12G\n" +
 	"\x0ealter_defaults\x18\t \x01(\v2\x1e.oncelog.peer.v1.AlterDefaultsH\x00R\ralterDefaults\x124\n" +
 	"\aconfirm\x18\n" +
-	" \x01(\v2\x18.oncelog.peer.v1.ConfirmH\x00R\aconfirmB\t\n" +
+	" \x01(\v2\x18.oncelog.peer.v1.ConfirmH\x00R\aconfirm\x12V\n" +
+	"\x13reassign_partitions\x18\f \x01(\v2#.oncelog.peer.v1.ReassignPartitionsH\x00R\x12reassignPartitions\x12Y\n" +
+	"\x14cancel_reassignments\x18\r \x01(\v2$.oncelog.peer.v1.CancelReassignmentsH\x00R\x13cancelReassignments\x12G\n" +
+	"\x0ereport_members\x18\x0e \x01(\v2\x1e.oncelog.peer.v1.ReportMembersH\x00R\rreportMembers\x12A\n" +
+	"\fset_draining\x18\x0f \x01(\v2\x1c.oncelog.peer.v1.SetDrainingH\x00R\vsetDrainingB\t\n" +
 	"\arequest\"\x80\x01\n" +
 	"\x0fForwardResponse\x124\n" +
 	"\afailure\x18\x01 \x01(\v2\x18.oncelog.peer.v1.FailureH\x00R\afailure\x12+\n" +
@@ -2582,7 +2834,16 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\x0eReportReplicas\x12:\n" +
 	"\acommand\x18\x01 \x01(\v2 .oncelog.state.v1.ReportReplicasR\acommand\"V\n" +
 	"\x13AllocateProducerIds\x12?\n" +
-	"\acommand\x18\x01 \x01(\v2%.oncelog.state.v1.AllocateProducerIdsR\acommand\"o\n" +
+	"\acommand\x18\x01 \x01(\v2%.oncelog.state.v1.AllocateProducerIdsR\acommand\"y\n" +
+	"\x12ReassignPartitions\x12>\n" +
+	"\acommand\x18\x01 \x01(\v2$.oncelog.state.v1.ReassignPartitionsR\acommand\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\"V\n" +
+	"\x13CancelReassignments\x12?\n" +
+	"\acommand\x18\x01 \x01(\v2%.oncelog.state.v1.CancelReassignmentsR\acommand\"J\n" +
+	"\rReportMembers\x129\n" +
+	"\acommand\x18\x01 \x01(\v2\x1f.oncelog.state.v1.ReportMembersR\acommand\"F\n" +
+	"\vSetDraining\x127\n" +
+	"\acommand\x18\x01 \x01(\v2\x1d.oncelog.state.v1.SetDrainingR\acommand\"o\n" +
 	"\rAlterDefaults\x129\n" +
 	"\acommand\x18\x01 \x01(\v2\x1f.oncelog.state.v1.AlterDefaultsR\acommand\x12#\n" +
 	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\"\t\n" +
@@ -2649,7 +2910,7 @@ func file_peer_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_peer_v1_peer_proto_goTypes = []any{
 	(Membership)(0),                 // 0: oncelog.peer.v1.Membership
 	(*JoinTransactionRequest)(nil),  // 1: oncelog.peer.v1.JoinTransactionRequest
@@ -2679,23 +2940,31 @@ var file_peer_v1_peer_proto_goTypes = []any{
 	(*SetFeatureLevel)(nil),         // 25: oncelog.peer.v1.SetFeatureLevel
 	(*ReportReplicas)(nil),          // 26: oncelog.peer.v1.ReportReplicas
 	(*AllocateProducerIds)(nil),     // 27: oncelog.peer.v1.AllocateProducerIds
-	(*AlterDefaults)(nil),           // 28: oncelog.peer.v1.AlterDefaults
-	(*Confirm)(nil),                 // 29: oncelog.peer.v1.Confirm
-	(*ReportStatusRequest)(nil),     // 30: oncelog.peer.v1.ReportStatusRequest
-	(*Leading)(nil),                 // 31: oncelog.peer.v1.Leading
-	(*ReportStatusResponse)(nil),    // 32: oncelog.peer.v1.ReportStatusResponse
-	(*PullEntriesRequest)(nil),      // 33: oncelog.peer.v1.PullEntriesRequest
-	(*PullEntriesResponse)(nil),     // 34: oncelog.peer.v1.PullEntriesResponse
-	(*Entry)(nil),                   // 35: oncelog.peer.v1.Entry
-	(*v1.TopicState)(nil),           // 36: oncelog.state.v1.TopicState
-	(*v1.Placement)(nil),            // 37: oncelog.state.v1.Placement
-	(*v1.ConfigValue)(nil),          // 38: oncelog.state.v1.ConfigValue
-	(*v1.RegisterBroker)(nil),       // 39: oncelog.state.v1.RegisterBroker
-	(*v1.UnregisterBroker)(nil),     // 40: oncelog.state.v1.UnregisterBroker
-	(*v1.SetFeatureLevel)(nil),      // 41: oncelog.state.v1.SetFeatureLevel
-	(*v1.ReportReplicas)(nil),       // 42: oncelog.state.v1.ReportReplicas
-	(*v1.AllocateProducerIds)(nil),  // 43: oncelog.state.v1.AllocateProducerIds
-	(*v1.AlterDefaults)(nil),        // 44: oncelog.state.v1.AlterDefaults
+	(*ReassignPartitions)(nil),      // 28: oncelog.peer.v1.ReassignPartitions
+	(*CancelReassignments)(nil),     // 29: oncelog.peer.v1.CancelReassignments
+	(*ReportMembers)(nil),           // 30: oncelog.peer.v1.ReportMembers
+	(*SetDraining)(nil),             // 31: oncelog.peer.v1.SetDraining
+	(*AlterDefaults)(nil),           // 32: oncelog.peer.v1.AlterDefaults
+	(*Confirm)(nil),                 // 33: oncelog.peer.v1.Confirm
+	(*ReportStatusRequest)(nil),     // 34: oncelog.peer.v1.ReportStatusRequest
+	(*Leading)(nil),                 // 35: oncelog.peer.v1.Leading
+	(*ReportStatusResponse)(nil),    // 36: oncelog.peer.v1.ReportStatusResponse
+	(*PullEntriesRequest)(nil),      // 37: oncelog.peer.v1.PullEntriesRequest
+	(*PullEntriesResponse)(nil),     // 38: oncelog.peer.v1.PullEntriesResponse
+	(*Entry)(nil),                   // 39: oncelog.peer.v1.Entry
+	(*v1.TopicState)(nil),           // 40: oncelog.state.v1.TopicState
+	(*v1.Placement)(nil),            // 41: oncelog.state.v1.Placement
+	(*v1.ConfigValue)(nil),          // 42: oncelog.state.v1.ConfigValue
+	(*v1.RegisterBroker)(nil),       // 43: oncelog.state.v1.RegisterBroker
+	(*v1.UnregisterBroker)(nil),     // 44: oncelog.state.v1.UnregisterBroker
+	(*v1.SetFeatureLevel)(nil),      // 45: oncelog.state.v1.SetFeatureLevel
+	(*v1.ReportReplicas)(nil),       // 46: oncelog.state.v1.ReportReplicas
+	(*v1.AllocateProducerIds)(nil),  // 47: oncelog.state.v1.AllocateProducerIds
+	(*v1.ReassignPartitions)(nil),   // 48: oncelog.state.v1.ReassignPartitions
+	(*v1.CancelReassignments)(nil),  // 49: oncelog.state.v1.CancelReassignments
+	(*v1.ReportMembers)(nil),        // 50: oncelog.state.v1.ReportMembers
+	(*v1.SetDraining)(nil),          // 51: oncelog.state.v1.SetDraining
+	(*v1.AlterDefaults)(nil),        // 52: oncelog.state.v1.AlterDefaults
 }
 var file_peer_v1_peer_proto_depIdxs = []int32{
 	3,  // 0: oncelog.peer.v1.JoinTransactionRequest.partition:type_name -> oncelog.peer.v1.TransactionPartition
@@ -2719,46 +2988,54 @@ var file_peer_v1_peer_proto_depIdxs = []int32{
 	25, // 18: oncelog.peer.v1.ForwardRequest.set_feature_level:type_name -> oncelog.peer.v1.SetFeatureLevel
 	26, // 19: oncelog.peer.v1.ForwardRequest.report_replicas:type_name -> oncelog.peer.v1.ReportReplicas
 	27, // 20: oncelog.peer.v1.ForwardRequest.allocate_producer_ids:type_name -> oncelog.peer.v1.AllocateProducerIds
-	28, // 21: oncelog.peer.v1.ForwardRequest.alter_defaults:type_name -> oncelog.peer.v1.AlterDefaults
-	29, // 22: oncelog.peer.v1.ForwardRequest.confirm:type_name -> oncelog.peer.v1.Confirm
-	18, // 23: oncelog.peer.v1.ForwardResponse.failure:type_name -> oncelog.peer.v1.Failure
-	19, // 24: oncelog.peer.v1.ForwardResponse.done:type_name -> oncelog.peer.v1.Done
-	13, // 25: oncelog.peer.v1.Failure.leader:type_name -> oncelog.peer.v1.Leader
-	36, // 26: oncelog.peer.v1.Done.topic:type_name -> oncelog.state.v1.TopicState
-	37, // 27: oncelog.peer.v1.CreateTopic.placements:type_name -> oncelog.state.v1.Placement
-	38, // 28: oncelog.peer.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
-	38, // 29: oncelog.peer.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
-	39, // 30: oncelog.peer.v1.RegisterBroker.command:type_name -> oncelog.state.v1.RegisterBroker
-	40, // 31: oncelog.peer.v1.UnregisterBroker.command:type_name -> oncelog.state.v1.UnregisterBroker
-	41, // 32: oncelog.peer.v1.SetFeatureLevel.command:type_name -> oncelog.state.v1.SetFeatureLevel
-	42, // 33: oncelog.peer.v1.ReportReplicas.command:type_name -> oncelog.state.v1.ReportReplicas
-	43, // 34: oncelog.peer.v1.AllocateProducerIds.command:type_name -> oncelog.state.v1.AllocateProducerIds
-	44, // 35: oncelog.peer.v1.AlterDefaults.command:type_name -> oncelog.state.v1.AlterDefaults
-	12, // 36: oncelog.peer.v1.ReportStatusRequest.node:type_name -> oncelog.peer.v1.Node
-	31, // 37: oncelog.peer.v1.ReportStatusRequest.leading:type_name -> oncelog.peer.v1.Leading
-	12, // 38: oncelog.peer.v1.ReportStatusResponse.node:type_name -> oncelog.peer.v1.Node
-	35, // 39: oncelog.peer.v1.PullEntriesResponse.entries:type_name -> oncelog.peer.v1.Entry
-	10, // 40: oncelog.peer.v1.PeerService.Hello:input_type -> oncelog.peer.v1.HelloRequest
-	14, // 41: oncelog.peer.v1.PeerService.Form:input_type -> oncelog.peer.v1.FormRequest
-	16, // 42: oncelog.peer.v1.PeerService.Forward:input_type -> oncelog.peer.v1.ForwardRequest
-	30, // 43: oncelog.peer.v1.PeerService.ReportStatus:input_type -> oncelog.peer.v1.ReportStatusRequest
-	33, // 44: oncelog.peer.v1.PeerService.PullEntries:input_type -> oncelog.peer.v1.PullEntriesRequest
-	1,  // 45: oncelog.peer.v1.PeerService.JoinTransaction:input_type -> oncelog.peer.v1.JoinTransactionRequest
-	4,  // 46: oncelog.peer.v1.PeerService.NoteRefusal:input_type -> oncelog.peer.v1.NoteRefusalRequest
-	6,  // 47: oncelog.peer.v1.PeerService.WriteMarkers:input_type -> oncelog.peer.v1.WriteMarkersRequest
-	11, // 48: oncelog.peer.v1.PeerService.Hello:output_type -> oncelog.peer.v1.HelloResponse
-	15, // 49: oncelog.peer.v1.PeerService.Form:output_type -> oncelog.peer.v1.FormResponse
-	17, // 50: oncelog.peer.v1.PeerService.Forward:output_type -> oncelog.peer.v1.ForwardResponse
-	32, // 51: oncelog.peer.v1.PeerService.ReportStatus:output_type -> oncelog.peer.v1.ReportStatusResponse
-	34, // 52: oncelog.peer.v1.PeerService.PullEntries:output_type -> oncelog.peer.v1.PullEntriesResponse
-	2,  // 53: oncelog.peer.v1.PeerService.JoinTransaction:output_type -> oncelog.peer.v1.JoinTransactionResponse
-	5,  // 54: oncelog.peer.v1.PeerService.NoteRefusal:output_type -> oncelog.peer.v1.NoteRefusalResponse
-	8,  // 55: oncelog.peer.v1.PeerService.WriteMarkers:output_type -> oncelog.peer.v1.WriteMarkersResponse
-	48, // [48:56] is the sub-list for method output_type
-	40, // [40:48] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	32, // 21: oncelog.peer.v1.ForwardRequest.alter_defaults:type_name -> oncelog.peer.v1.AlterDefaults
+	33, // 22: oncelog.peer.v1.ForwardRequest.confirm:type_name -> oncelog.peer.v1.Confirm
+	28, // 23: oncelog.peer.v1.ForwardRequest.reassign_partitions:type_name -> oncelog.peer.v1.ReassignPartitions
+	29, // 24: oncelog.peer.v1.ForwardRequest.cancel_reassignments:type_name -> oncelog.peer.v1.CancelReassignments
+	30, // 25: oncelog.peer.v1.ForwardRequest.report_members:type_name -> oncelog.peer.v1.ReportMembers
+	31, // 26: oncelog.peer.v1.ForwardRequest.set_draining:type_name -> oncelog.peer.v1.SetDraining
+	18, // 27: oncelog.peer.v1.ForwardResponse.failure:type_name -> oncelog.peer.v1.Failure
+	19, // 28: oncelog.peer.v1.ForwardResponse.done:type_name -> oncelog.peer.v1.Done
+	13, // 29: oncelog.peer.v1.Failure.leader:type_name -> oncelog.peer.v1.Leader
+	40, // 30: oncelog.peer.v1.Done.topic:type_name -> oncelog.state.v1.TopicState
+	41, // 31: oncelog.peer.v1.CreateTopic.placements:type_name -> oncelog.state.v1.Placement
+	42, // 32: oncelog.peer.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
+	42, // 33: oncelog.peer.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
+	43, // 34: oncelog.peer.v1.RegisterBroker.command:type_name -> oncelog.state.v1.RegisterBroker
+	44, // 35: oncelog.peer.v1.UnregisterBroker.command:type_name -> oncelog.state.v1.UnregisterBroker
+	45, // 36: oncelog.peer.v1.SetFeatureLevel.command:type_name -> oncelog.state.v1.SetFeatureLevel
+	46, // 37: oncelog.peer.v1.ReportReplicas.command:type_name -> oncelog.state.v1.ReportReplicas
+	47, // 38: oncelog.peer.v1.AllocateProducerIds.command:type_name -> oncelog.state.v1.AllocateProducerIds
+	48, // 39: oncelog.peer.v1.ReassignPartitions.command:type_name -> oncelog.state.v1.ReassignPartitions
+	49, // 40: oncelog.peer.v1.CancelReassignments.command:type_name -> oncelog.state.v1.CancelReassignments
+	50, // 41: oncelog.peer.v1.ReportMembers.command:type_name -> oncelog.state.v1.ReportMembers
+	51, // 42: oncelog.peer.v1.SetDraining.command:type_name -> oncelog.state.v1.SetDraining
+	52, // 43: oncelog.peer.v1.AlterDefaults.command:type_name -> oncelog.state.v1.AlterDefaults
+	12, // 44: oncelog.peer.v1.ReportStatusRequest.node:type_name -> oncelog.peer.v1.Node
+	35, // 45: oncelog.peer.v1.ReportStatusRequest.leading:type_name -> oncelog.peer.v1.Leading
+	12, // 46: oncelog.peer.v1.ReportStatusResponse.node:type_name -> oncelog.peer.v1.Node
+	39, // 47: oncelog.peer.v1.PullEntriesResponse.entries:type_name -> oncelog.peer.v1.Entry
+	10, // 48: oncelog.peer.v1.PeerService.Hello:input_type -> oncelog.peer.v1.HelloRequest
+	14, // 49: oncelog.peer.v1.PeerService.Form:input_type -> oncelog.peer.v1.FormRequest
+	16, // 50: oncelog.peer.v1.PeerService.Forward:input_type -> oncelog.peer.v1.ForwardRequest
+	34, // 51: oncelog.peer.v1.PeerService.ReportStatus:input_type -> oncelog.peer.v1.ReportStatusRequest
+	37, // 52: oncelog.peer.v1.PeerService.PullEntries:input_type -> oncelog.peer.v1.PullEntriesRequest
+	1,  // 53: oncelog.peer.v1.PeerService.JoinTransaction:input_type -> oncelog.peer.v1.JoinTransactionRequest
+	4,  // 54: oncelog.peer.v1.PeerService.NoteRefusal:input_type -> oncelog.peer.v1.NoteRefusalRequest
+	6,  // 55: oncelog.peer.v1.PeerService.WriteMarkers:input_type -> oncelog.peer.v1.WriteMarkersRequest
+	11, // 56: oncelog.peer.v1.PeerService.Hello:output_type -> oncelog.peer.v1.HelloResponse
+	15, // 57: oncelog.peer.v1.PeerService.Form:output_type -> oncelog.peer.v1.FormResponse
+	17, // 58: oncelog.peer.v1.PeerService.Forward:output_type -> oncelog.peer.v1.ForwardResponse
+	36, // 59: oncelog.peer.v1.PeerService.ReportStatus:output_type -> oncelog.peer.v1.ReportStatusResponse
+	38, // 60: oncelog.peer.v1.PeerService.PullEntries:output_type -> oncelog.peer.v1.PullEntriesResponse
+	2,  // 61: oncelog.peer.v1.PeerService.JoinTransaction:output_type -> oncelog.peer.v1.JoinTransactionResponse
+	5,  // 62: oncelog.peer.v1.PeerService.NoteRefusal:output_type -> oncelog.peer.v1.NoteRefusalResponse
+	8,  // 63: oncelog.peer.v1.PeerService.WriteMarkers:output_type -> oncelog.peer.v1.WriteMarkersResponse
+	56, // [56:64] is the sub-list for method output_type
+	48, // [48:56] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_peer_v1_peer_proto_init() }
@@ -2777,6 +3054,10 @@ func file_peer_v1_peer_proto_init() {
 		(*ForwardRequest_AllocateProducerIds)(nil),
 		(*ForwardRequest_AlterDefaults)(nil),
 		(*ForwardRequest_Confirm)(nil),
+		(*ForwardRequest_ReassignPartitions)(nil),
+		(*ForwardRequest_CancelReassignments)(nil),
+		(*ForwardRequest_ReportMembers)(nil),
+		(*ForwardRequest_SetDraining)(nil),
 	}
 	file_peer_v1_peer_proto_msgTypes[16].OneofWrappers = []any{
 		(*ForwardResponse_Failure)(nil),
@@ -2788,7 +3069,7 @@ func file_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_v1_peer_proto_rawDesc), len(file_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   35,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

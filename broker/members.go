@@ -1,0 +1,175 @@
+package broker
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/oncelog/oncelog/cluster"
+	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/record"
+)
+
+// movers leads the groups that this broker leads to the members that the metadata wants, and tells the
+// metadata how far they are, which then takes the next step (cluster/metadata/reassign.go). Both sides look
+// at what is: nothing is lost when a leader or this broker goes in the middle.
+type movers struct {
+	groups func(raftgroup.GroupID) reshaper
+	report func(context.Context, []cluster.GroupMembers) error
+	logger *slog.Logger
+	// done are the groups that were found to be as the metadata wants them. Only turn touches it.
+	done map[raftgroup.GroupID]done
+}
+
+// done is what was found to agree: a partition, which is another one in memory when it changes, and a term.
+type done struct {
+	partition *metadata.Partition
+	term      record.Term
+}
+
+// reshaper is what is asked of a *raftgroup.Group.
+type reshaper interface {
+	IsReady() (record.Term, bool)
+	Reshape(ctx context.Context, p raftgroup.Plan) (raftgroup.Shape, error)
+}
+
+const (
+	// moveLook is how often groups on their way are looked at.
+	moveLook = 250 * time.Millisecond
+	// moveIdle is how often this broker looks whether it leads such a group now.
+	moveIdle = time.Second
+	// moveTimeout bounds one look at one group: adding a member waits for a majority.
+	moveTimeout = 10 * time.Second
+	// movesAtOnce bounds the groups that are looked at together.
+	movesAtOnce = 8
+)
+
+// turn looks once at the groups that are led here, but for those that are done, and tells what is news;
+// pending: some are on their way.
+func (m *movers) turn(ctx context.Context, img *metadata.Image) (pending bool) {
+	var mu sync.Mutex
+	var news []cluster.GroupMembers
+	slots := make(chan struct{}, movesAtOnce)
+	var wg sync.WaitGroup
+	before := m.done
+	m.done = make(map[raftgroup.GroupID]done, len(before))
+	for _, t := range img.AllTopics() {
+		for i := range t.Partitions {
+			p := &t.Partitions[i]
+			id := raftgroup.GroupID(p.Group)
+			g := m.groups(id)
+			if p.Phase != metadata.Active || g == nil {
+				continue
+			}
+			term, leads := g.IsReady()
+			now := done{p, term}
+			switch {
+			case !leads:
+				continue
+			case before[id] == now:
+				m.done[id] = now
+				continue
+			}
+			slots <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-slots }()
+				found, ok, complete := m.move(ctx, g, t.Name, i, p)
+				mu.Lock()
+				defer mu.Unlock()
+				if ok {
+					news = append(news, found)
+				}
+				if complete && !p.Changing() {
+					m.done[id] = now
+				} else {
+					pending = true
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if len(news) > 0 {
+		if err := m.report(ctx, news); err != nil && ctx.Err() == nil {
+			m.logger.Warn("members not reported yet", "groups", len(news), "err", err)
+		}
+	}
+	return pending
+}
+
+// move makes the changes of one group that can be made now; ok: there is something to tell; complete: its
+// members are those of the metadata.
+func (m *movers) move(ctx context.Context, g reshaper, topic string, number int, p *metadata.Partition) (found cluster.GroupMembers, ok, complete bool) {
+	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
+	defer cancel()
+	shape, err := g.Reshape(ctx, planOf(p))
+	if err != nil {
+		m.logger.Info("members of a group not changed yet", "topic", topic, "partition", number, "group", uint64(p.Group), "err", err)
+	}
+	found, ok = newsOf(p, shape)
+	return found, ok, err == nil && shape.Done
+}
+
+// planOf is who shall be in a partition's group, and how.
+func planOf(p *metadata.Partition) raftgroup.Plan {
+	var plan raftgroup.Plan
+	for _, r := range p.Replicas {
+		id := raftgroup.MakeServerID(r.Broker, r.Incarnation)
+		switch {
+		case !r.Joining:
+			plan.Voters = append(plan.Voters, id)
+		case r.Created:
+			plan.Learners = append(plan.Learners, id)
+		}
+	}
+	for _, l := range p.Leaving {
+		if !l.Removed {
+			plan.Leaving = append(plan.Leaving, raftgroup.MakeServerID(l.Broker, l.Incarnation))
+		}
+	}
+	return plan
+}
+
+// newsOf is what the metadata does not know yet of a group's shape.
+func newsOf(p *metadata.Partition, shape raftgroup.Shape) (cluster.GroupMembers, bool) {
+	news := cluster.GroupMembers{Group: p.Group}
+	for _, r := range p.Replicas {
+		for _, id := range shape.CaughtUp {
+			if r.Joining && id == raftgroup.MakeServerID(r.Broker, r.Incarnation) {
+				news.CaughtUp = append(news.CaughtUp, r.Incarnation)
+			}
+		}
+	}
+	for _, l := range p.Leaving {
+		for _, id := range shape.Removed {
+			if !l.Removed && id == raftgroup.MakeServerID(l.Broker, l.Incarnation) {
+				news.Removed = append(news.Removed, l.Incarnation)
+			}
+		}
+	}
+	return news, len(news.CaughtUp)+len(news.Removed) > 0
+}
+
+// move follows the metadata until ctx ends.
+func (p *parts) move(ctx context.Context) {
+	m := &movers{report: p.cluster.ReportMembers, logger: p.logger, groups: func(id raftgroup.GroupID) reshaper {
+		if g := p.raft.Group(id); g != nil {
+			return g
+		}
+		return nil
+	}}
+	for {
+		img := p.cluster.Image()
+		every := moveIdle
+		if m.turn(ctx, img) {
+			every = moveLook
+		}
+		wait, cancel := context.WithTimeout(ctx, every)
+		_, _ = p.cluster.WaitNewer(wait, img.Version())
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}

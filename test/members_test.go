@@ -1,0 +1,289 @@
+package test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/oncelog/oncelog/broker"
+	"github.com/oncelog/oncelog/brokertest"
+	"github.com/oncelog/oncelog/client"
+)
+
+// partition is the one partition as the cluster has it.
+func (s *scenario) partition() client.Partition {
+	s.t.Helper()
+	var p client.Partition
+	s.until("see the partition", func() bool {
+		m, err := s.cl.Metadata(s.ctx, topic)
+		if err != nil || len(m.Topics) != 1 || len(m.Topics[0].Partitions) == 0 {
+			return false
+		}
+		p = m.Topics[0].Partitions[0]
+		return true
+	})
+	return p
+}
+
+// settled waits until the partition is on these brokers and nothing is on its way any more.
+func (s *scenario) settled(brokers ...int32) {
+	s.t.Helper()
+	s.until(fmt.Sprintf("the partition to be on %v", brokers), func() bool {
+		p := s.partition()
+		return !p.Changing() && slices.Equal(p.Replicas, brokers) && p.Leader > 0
+	})
+	s.until("all replicas to have everything", func() bool {
+		leader := s.raftGroup(s.leader())
+		for _, id := range brokers {
+			if g := s.raftGroup(id); g.HighWatermark != leader.HighWatermark || g.Problem != "" {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// others are the brokers of a cluster of n that do not hold the partition.
+func (s *scenario) others(n int32) (list []int32) {
+	held := s.partition().Replicas
+	for id := int32(1); id <= n; id++ {
+		if !slices.Contains(held, id) {
+			list = append(list, id)
+		}
+	}
+	return list
+}
+
+// replicaDirs counts the directories of replicas on a broker.
+func (s *scenario) replicaDirs(id int32) (n int) {
+	s.t.Helper()
+	disk := s.c.Disk(id)
+	var walk func(dir string)
+	walk = func(dir string) {
+		names, err := disk.List(dir)
+		if err != nil {
+			return // a file
+		}
+		for _, name := range names {
+			if name == "log" {
+				n++
+			}
+			walk(dir + "/" + name)
+		}
+	}
+	walk("")
+	return n
+}
+
+// A partition moves to other brokers, one after the other, its leader too, while producers write; what they
+// wrote is there once, in order, and on the brokers that it left nothing stays.
+func TestPartitionMovesUnderLoad(t *testing.T) {
+	s := beginWith(t, brokertest.Options{Brokers: 5}, map[string]string{"segment.bytes": "65536"})
+	p := s.producer(client.ProducerConfig{BatchBytes: 4 << 10})
+	const steps = 1000
+	written := 0
+	more := func() {
+		futures := make([]*client.Future, steps)
+		for i := range futures {
+			f, err := p.SendFuture(s.ctx, rec(fmt.Sprint(written)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			futures[i] = f
+			written++
+		}
+		for _, f := range futures {
+			if res := f.Result(s.ctx); res.Outcome != client.Written {
+				t.Fatal(res)
+			}
+		}
+	}
+	more()
+	first := s.partition().Replicas
+	free := s.others(5)
+	move := func(to ...int32) {
+		t.Helper()
+		got, err := s.cl.Reassign(s.ctx, client.Reassignment{Topic: topic, Partitions: map[int32][]int32{0: to}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(got.Partitions[0].Target, to) {
+			t.Fatalf("answered target %v, want %v", got.Partitions[0].Target, to)
+		}
+		more()
+		s.settled(to...)
+		more()
+	}
+	move(first[0], first[1], free[0])
+	move(free[1], free[0], first[1])
+	move(free[0], free[1], first[2])
+	s.wantStored(numbers(written)...)
+	s.replicasAgree()
+	for _, id := range []int32{first[0], first[1]} {
+		s.until("the old replica's directory to go", func() bool { return s.replicaDirs(id) == 0 })
+	}
+	if _, err := s.cl.Reassign(s.ctx, client.Reassignment{Topic: topic, Partitions: map[int32][]int32{0: {1, 1, 2}}}); err == nil || !strings.Contains(err.Error(), "two replicas on broker 1") {
+		t.Errorf("a broker named twice: %v", err)
+	}
+	if _, err := s.cl.Reassign(s.ctx, client.Reassignment{Topic: topic, Partitions: map[int32][]int32{0: {1, 2, 9}}}); err == nil || !strings.Contains(err.Error(), "broker 9") {
+		t.Errorf("an unknown broker: %v", err)
+	}
+}
+
+// A move to a broker that is away is called off; the partition stays as it was, and the move can be made
+// later.
+func TestMoveIsCancelled(t *testing.T) {
+	s := beginWith(t, brokertest.Options{Brokers: 4}, nil)
+	p := s.producer(client.ProducerConfig{})
+	s.write(p, "0")
+	before, away := s.partition().Replicas, s.others(4)[0]
+	s.c.Stop(away)
+	to := []int32{before[0], before[1], away}
+	if _, err := s.cl.Reassign(s.ctx, client.Reassignment{Topic: topic, Partitions: map[int32][]int32{0: to}}); err != nil {
+		t.Fatal(err)
+	}
+	s.write(p, "1")
+	if got := s.partition(); !got.Changing() || !slices.Contains(got.Joining, away) {
+		t.Fatalf("the partition is %+v, want it to wait for broker %d", got, away)
+	}
+	if _, err := s.cl.CancelReassignments(s.ctx, topic); err != nil {
+		t.Fatal(err)
+	}
+	s.until("the move to be called off", func() bool {
+		got := s.partition()
+		return slices.Equal(got.Replicas, before) && len(got.Target) == 0
+	})
+	s.write(p, "2")
+	s.c.StartAgain(away)
+	s.settled(before...)
+	if _, err := s.cl.Reassign(s.ctx, client.Reassignment{Topic: topic, Partitions: map[int32][]int32{0: to}}); err != nil {
+		t.Fatal(err)
+	}
+	s.settled(to...)
+	s.wantStored(numbers(3)...)
+}
+
+// A topic with one replica gets three, and one again, with everything in it.
+func TestReplicationFactorChanges(t *testing.T) {
+	s := begin(t)
+	p := s.producer(client.ProducerConfig{BatchBytes: 1 << 10})
+	s.writeMany(p, 500, func(int) {})
+	set := func(n int32) {
+		t.Helper()
+		if _, err := s.cl.Reassign(s.ctx, client.Reassignment{Topic: topic, ReplicationFactor: n}); err != nil {
+			t.Fatal(err)
+		}
+		s.until(fmt.Sprintf("%d replicas", n), func() bool { q := s.partition(); return !q.Changing() && len(q.Replicas) == int(n) })
+	}
+	set(1)
+	s.write(p, "500")
+	set(3)
+	s.settled(s.partition().Replicas...)
+	s.c.Crash(s.leader())
+	s.write(p, "501")
+	s.wantStored(numbers(502)...)
+}
+
+// A broker that is drained gives up all it has, while producers write; then it can be forgotten. One that is
+// dead as well.
+func TestDrainedBrokerCanBeForgotten(t *testing.T) {
+	for _, dead := range []bool{false, true} {
+		t.Run(map[bool]string{false: "alive", true: "dead"}[dead], func(t *testing.T) {
+			s := beginWith(t, brokertest.Options{Brokers: 4}, nil)
+			if _, err := s.cl.CreateTopic(s.ctx, client.TopicSpec{Name: "more", Partitions: 12, ReplicationFactor: 3}); err != nil {
+				t.Fatal(err)
+			}
+			p := s.producer(client.ProducerConfig{BatchBytes: 1 << 10})
+			s.writeMany(p, 100, func(int) {})
+			gone := s.partition().Replicas[0]
+			if err := s.cl.UnregisterBroker(s.ctx, gone); err == nil || !strings.Contains(err.Error(), "holds a replica") {
+				t.Fatalf("a broker with replicas was forgotten: %v", err)
+			}
+			if dead {
+				s.c.Crash(gone)
+			}
+			if err := s.cl.DrainBroker(s.ctx, gone, true); err != nil {
+				t.Fatal(err)
+			}
+			s.write(p, "100")
+			s.until("the broker to hold nothing", func() bool {
+				m, err := s.cl.Metadata(s.ctx)
+				if err != nil {
+					return false
+				}
+				i := slices.IndexFunc(m.Brokers, func(b client.Broker) bool { return b.ID == gone })
+				if i < 0 || !m.Brokers[i].Draining {
+					t.Fatalf("the broker is not there, or not draining: %+v", m.Brokers)
+				}
+				if dead {
+					return !slices.ContainsFunc(m.Topics, func(tp client.Topic) bool {
+						return slices.ContainsFunc(tp.Partitions, func(p client.Partition) bool { return slices.Contains(p.Replicas, gone) })
+					})
+				}
+				return m.Brokers[i].Replicas == 0
+			})
+			s.write(p, "101")
+			s.until("the broker to be forgotten", func() bool { return s.cl.UnregisterBroker(s.ctx, gone) == nil })
+			s.wantStored(numbers(102)...)
+		})
+	}
+}
+
+// A replica whose disk lost its directory is replaced by a new one on the same broker, which gets everything
+// from the others, past Raft's window too.
+func TestLostReplicaIsRebuilt(t *testing.T) {
+	s := beginWith(t, brokertest.Options{Configure: func(c *broker.Config) {
+		c.Raft.SnapshotBytes = 64 * broker.KiB
+	}}, map[string]string{"segment.bytes": "65536"})
+	p := s.producer(client.ProducerConfig{BatchBytes: 8 << 10})
+	s.send(p, filled(0, 100))
+	victim := s.follower()
+	s.c.Stop(victim)
+	s.removeReplicas(victim)
+	s.send(p, filled(100, 100))
+	s.c.StartAgain(victim)
+	s.until("the lost replica is replaced", func() bool { return s.c.Metric(victim, "brokerd_catch_up_bytes_total") > 0 })
+	s.settled(s.partition().Replicas...)
+	s.send(p, filled(200, 10))
+	s.settled(s.partition().Replicas...)
+	s.replicasAgree()
+	if n := s.replicaDirs(victim); n != 1 {
+		t.Errorf("%d directories of replicas are left on broker %d", n, victim)
+	}
+	s.until("it leads", func() bool {
+		_ = s.cl.TransferLeadership(s.ctx, only, victim)
+		return s.leader() == victim
+	})
+	s.wantStored(slices.Concat(filled(0, 100), filled(100, 100), filled(200, 10))...)
+}
+
+// removeReplicas removes a broker's replicas of partitions from its disk.
+func (s *scenario) removeReplicas(id int32) {
+	s.t.Helper()
+	disk := s.c.Disk(id)
+	var walk func(dir string)
+	walk = func(dir string) {
+		names, err := disk.List(dir)
+		if err != nil {
+			return
+		}
+		for _, name := range names {
+			path := dir + "/" + name
+			if name == "partitions" {
+				below, err := disk.List(path)
+				if err != nil {
+					s.t.Fatal(err)
+				}
+				for _, replica := range below {
+					if err := disk.RemoveAll(path + "/" + replica); err != nil {
+						s.t.Fatal(err)
+					}
+				}
+				continue
+			}
+			walk(path)
+		}
+	}
+	walk("")
+}
