@@ -166,3 +166,108 @@ func TestPlacementIsDecided(t *testing.T) {
 		}
 	}
 }
+
+// activate makes all partitions of a state active, as their groups' first leaders do.
+func activateAll(t *testing.T, s *metadata.State) {
+	t.Helper()
+	cmd := &statev1.ActivatePartitions{}
+	for _, topic := range s.Image().AllTopics() {
+		for _, p := range topic.Partitions {
+			for _, r := range p.Replicas {
+				apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReportReplicas{ReportReplicas: &statev1.ReportReplicas{
+					BrokerId: r.Broker, NodeIncarnation: uint64(r.Broker), Created: []*statev1.ReplicaRef{{GroupId: uint64(p.Group), Incarnation: r.Incarnation}}}}})
+			}
+			cmd.GroupIds = append(cmd.GroupIds, uint64(p.Group))
+		}
+	}
+	apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ActivatePartitions{ActivatePartitions: cmd}})
+}
+
+// What is on a draining broker moves to the emptiest of the others that live, racks respected, a few
+// partitions at a time; where nobody can take it, it stays.
+func TestMovesOffDrainingBrokers(t *testing.T) {
+	drain := func(s *metadata.State, id int32) {
+		apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_SetDraining{SetDraining: &statev1.SetDraining{
+			BrokerId: id, NodeIncarnation: uint64(id), Draining: true}}})
+	}
+	s := brokers(t, 0, "a", "a", "b", "b", "c")
+	addTopic(t, s, 30, 3, everyone)
+	activateAll(t, s)
+	if moves := movesOff(s.Image(), everyone); len(moves) != 0 {
+		t.Fatalf("moves %v, and nobody drains", moves)
+	}
+	drain(s, 1)
+	moves := movesOff(s.Image(), func(id int32) bool { return id != 5 })
+	if len(moves) == 0 || len(moves) > maxMoves {
+		t.Fatalf("%d moves at once", len(moves))
+	}
+	for _, m := range moves {
+		before := m.topic.Partitions[m.partition]
+		for i, r := range before.Replicas {
+			if r.Broker != 1 && m.target[i] != r.Broker {
+				t.Errorf("%v becomes %v: a replica that could stay moves", before.Replicas, m.target)
+			}
+			if r.Broker == 1 && (m.target[i] == 1 || m.target[i] == 5) {
+				t.Errorf("%v becomes %v", before.Replicas, m.target)
+			}
+		}
+		racks := make(map[string]int)
+		for _, id := range m.target {
+			b, _ := s.Image().Broker(id)
+			racks[b.Rack]++
+		}
+		if slices.Contains(m.target, 5) && slices.Contains(m.target, 3) && slices.Contains(m.target, 4) {
+			t.Errorf("%v: two replicas in rack b, none in a", m.target)
+		}
+		apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReassignPartitions{ReassignPartitions: &statev1.ReassignPartitions{
+			TopicId: m.topic.ID[:], Partitions: []*statev1.Reassignment{{Partition: uint32(m.partition), BrokerIds: m.target}}}}})
+	}
+	if more := movesOff(s.Image(), everyone); len(moves)+len(more) > maxMoves {
+		t.Errorf("%d moves are under way, and %d more begin", len(moves), len(more))
+	}
+	few := brokers(t, 0, "", "", "")
+	addTopic(t, few, 4, 3, everyone)
+	activateAll(t, few)
+	drain(few, 2)
+	if moves := movesOff(few.Image(), everyone); len(moves) != 0 {
+		t.Errorf("three brokers, three replicas: %v", moves)
+	}
+	if placed, err := place(few.Image(), 1, 3, everyone); err == nil {
+		t.Errorf("placed on a draining broker: %v", placed)
+	}
+}
+
+// Another replication factor keeps what is there, the preferred leader too, and spreads what is added.
+func TestResize(t *testing.T) {
+	s := brokers(t, 0, "a", "b", "c", "a", "b")
+	addTopic(t, s, 10, 1, everyone)
+	activateAll(t, s)
+	topic := s.Image().AllTopics()[0]
+	list, err := resize(s.Image(), topic, 3, everyone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := make(map[int32]int)
+	for i, r := range list {
+		if r.Brokers[0] != topic.Partitions[i].Replicas[0].Broker || len(r.Brokers) != 3 {
+			t.Errorf("partition %d, %v, becomes %v", i, topic.Partitions[i].Replicas, r.Brokers)
+		}
+		racks := make(map[string]bool)
+		for _, id := range r.Brokers {
+			held[id]++
+			b, _ := s.Image().Broker(id)
+			racks[b.Rack] = true
+		}
+		if len(racks) != 3 {
+			t.Errorf("partition %d on %v: %d racks", i, r.Brokers, len(racks))
+		}
+	}
+	for id, n := range held {
+		if n > 10 {
+			t.Errorf("broker %d gets %d of 30 replicas", id, n)
+		}
+	}
+	if _, err := resize(s.Image(), topic, 5, everyone); err != nil {
+		t.Error(err)
+	}
+}

@@ -59,7 +59,9 @@ func TestDamageAtRestIsFound(t *testing.T) {
 	s.write(p, "20000")
 	s.wantStored(numbers(20_001)...)
 
-	s.until("another replica in its place", func() bool { return s.c.Metric(leader, "brokerd_catch_up_bytes_total") > 0 || s.raftGroup(leader).HighWatermark == 20_001 })
+	s.until("another replica in its place", func() bool {
+		return s.c.Metric(leader, "brokerd_catch_up_bytes_total") > 0 || s.raftGroup(leader).HighWatermark == 20_001
+	})
 	s.settled(s.partition().Replicas...)
 	s.replicasAgree()
 	if n := s.replicaDirs(leader); n != 1 {

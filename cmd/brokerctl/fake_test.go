@@ -40,6 +40,7 @@ type fakeCluster struct {
 	problem   string // of broker 3's replica of the first partition
 	checksums map[int32]uint32
 	groups    map[string]*fakeGroup
+	draining  map[int32]bool
 }
 
 type fakeTopic struct {
@@ -49,10 +50,12 @@ type fakeTopic struct {
 }
 
 type fakeLog struct {
-	leader  int32
-	batches []record.Batch
-	end     int64
-	states  []*clientv1.ProducerState
+	leader int32
+	// replicas: nil for brokers 1 to 3. target: where it is going.
+	replicas, target []int32
+	batches          []record.Batch
+	end              int64
+	states           []*clientv1.ProducerState
 }
 
 var brokerNames = map[int32]string{1: "b1.example:9095", 2: "b2.example:9095", 3: "b3.example:9095"}
@@ -60,7 +63,7 @@ var brokerNames = map[int32]string{1: "b1.example:9095", 2: "b2.example:9095", 3
 func startFake(t *testing.T) *fakeCluster {
 	f := &fakeCluster{
 		lis: bufconn.Listen(1 << 20), topics: map[string]*fakeTopic{}, dead: map[int32]bool{}, silent: map[string]bool{},
-		refuse: map[string]*clientv1.Error{}, checksums: map[int32]uint32{}, groups: map[string]*fakeGroup{},
+		refuse: map[string]*clientv1.Error{}, checksums: map[int32]uint32{}, groups: map[string]*fakeGroup{}, draining: map[int32]bool{},
 	}
 	srv := grpc.NewServer(grpc.ForceServerCodecV2(clientv1.Codec{}))
 	clientv1.RegisterLogServiceServer(srv, f)
@@ -135,9 +138,9 @@ func (f *fakeCluster) proto(name string) *clientv1.Topic {
 	}
 	out := &clientv1.Topic{Name: name, TopicId: t.id}
 	for i, l := range t.logs {
-		out.Partitions = append(out.Partitions, &clientv1.Partition{
-			Partition: int32(i), Leader: l.leader, LeaderEpoch: 4, Replicas: []int32{1, 2, 3}, GroupId: uint64(1000 + i),
-		})
+		p := &clientv1.Partition{Partition: int32(i), Leader: l.leader, LeaderEpoch: 4, GroupId: uint64(1000 + i)}
+		l.move(p)
+		out.Partitions = append(out.Partitions, p)
 	}
 	return out
 }
@@ -148,7 +151,7 @@ func (f *fakeCluster) GetMetadata(_ context.Context, req *clientv1.GetMetadataRe
 	resp := &clientv1.GetMetadataResponse{ClusterId: "fake-cluster", ControllerId: 2, FeatureLevel: 1}
 	for _, id := range slices.Sorted(maps.Keys(brokerNames)) {
 		resp.Brokers = append(resp.Brokers, &clientv1.Broker{
-			BrokerId: id, Address: brokerNames[id], Alive: !f.dead[id], Version: "v0.1.0", Rack: map[int32]string{3: "west"}[id],
+			BrokerId: id, Address: brokerNames[id], Alive: !f.dead[id], Version: "v0.1.0", Draining: f.draining[id], Rack: map[int32]string{3: "west"}[id],
 		})
 	}
 	names := req.Topics

@@ -16,9 +16,10 @@ import (
 func (p *program) clusterCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "cluster",
-		Short: "Show brokers, Raft groups and replicas; move leaders",
+		Short: "Show brokers, Raft groups and replicas; move leaders; drain brokers",
 	})
-	cmd.AddCommand(p.clusterStatus(), p.clusterGroups(), p.clusterChecksums(), p.clusterTransfer(), p.clusterCanRestart())
+	cmd.AddCommand(p.clusterStatus(), p.clusterGroups(), p.clusterChecksums(), p.clusterTransfer(), p.clusterCanRestart(),
+		p.clusterDrain(), p.clusterUnregister())
 	return cmd
 }
 
@@ -45,6 +46,7 @@ type brokerJSON struct {
 	Leads    int    `json:"leads"`
 	Replicas int    `json:"replicas"`
 	Answers  bool   `json:"answers"`
+	Draining bool   `json:"draining,omitempty"`
 }
 
 func (p *program) clusterStatus() *cobra.Command {
@@ -108,7 +110,7 @@ func (p *program) status(ctx context.Context, c *client.Client) (statusJSON, err
 	slices.SortFunc(m.Brokers, func(a, b client.Broker) int { return int(a.ID - b.ID) })
 	for _, b := range m.Brokers {
 		s.Brokers = append(s.Brokers, brokerJSON{ID: b.ID, Address: b.Address, Peer: b.PeerAddress, HTTP: b.HTTPAddress, Rack: b.Rack,
-			Version: b.Version, Alive: b.Alive, Leads: leads[b.ID], Replicas: replicas[b.ID], Answers: silent[b.ID] == nil})
+			Version: b.Version, Alive: b.Alive, Leads: leads[b.ID], Replicas: replicas[b.ID], Answers: silent[b.ID] == nil, Draining: b.Draining})
 		switch err := silent[b.ID]; {
 		case !b.Alive:
 			problem("broker %d is not alive, as far as the others know", b.ID)
@@ -166,6 +168,9 @@ func (p *program) printStatus(s statusJSON) error {
 			state = "dead"
 		case !b.Answers:
 			state = "silent"
+		}
+		if b.Draining {
+			state += ", draining"
 		}
 		rack := b.Rack
 		if rack == "" {

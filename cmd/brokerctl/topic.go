@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,7 @@ func (p *program) topicCommand() *cobra.Command {
 		Aliases: []string{"topics"},
 		Short:   "Create, show, change and delete topics",
 	})
-	cmd.AddCommand(p.topicCreate(), p.topicList(), p.topicDescribe(), p.topicAlter(), p.topicDelete(), p.topicDeleteRecords())
+	cmd.AddCommand(p.topicCreate(), p.topicList(), p.topicDescribe(), p.topicAlter(), p.topicReassign(), p.topicDelete(), p.topicDeleteRecords())
 	return cmd
 }
 
@@ -94,6 +95,10 @@ type partitionJSON struct {
 	LeaderEpoch int32   `json:"leader_epoch"`
 	Replicas    []int32 `json:"replicas"`
 	GroupID     uint64  `json:"group_id"`
+	Joining     []int32 `json:"joining,omitempty"`
+	Lost        []int32 `json:"lost,omitempty"`
+	Leaving     []int32 `json:"leaving,omitempty"`
+	Target      []int32 `json:"target,omitempty"`
 	LogStart    *int64  `json:"log_start,omitempty"`
 	LogEnd      *int64  `json:"log_end,omitempty"`
 	Error       string  `json:"error,omitempty"`
@@ -111,6 +116,7 @@ func describedTopic(t client.Topic) topicJSON {
 	for _, p := range t.Partitions {
 		out.Partitions = append(out.Partitions, partitionJSON{
 			Partition: p.Partition, Leader: p.Leader, LeaderEpoch: p.LeaderEpoch, Replicas: p.Replicas, GroupID: p.GroupID,
+			Joining: p.Joining, Lost: p.Lost, Leaving: p.Leaving, Target: p.Target,
 		})
 	}
 	return out
@@ -146,6 +152,10 @@ func partitionTable(t client.Topic, e ends) *table {
 	if e != nil {
 		headers = append(headers, ">START", ">END", ">OFFSETS")
 	}
+	moving := slices.ContainsFunc(t.Partitions, client.Partition.Changing)
+	if moving {
+		headers = append(headers, "ON ITS WAY")
+	}
 	out := newTable(headers...)
 	for _, p := range t.Partitions {
 		row := []any{p.Partition, dash(p.Leader), dash(p.LeaderEpoch), list(p.Replicas), p.GroupID}
@@ -156,6 +166,9 @@ func partitionTable(t client.Topic, e ends) *table {
 				span = fmt.Sprint(end.Offset - start.Offset)
 			}
 			row = append(row, dash(start.Offset), dash(end.Offset), span)
+		}
+		if moving {
+			row = append(row, cmp.Or(changesIn(p), "-"))
 		}
 		out.row(row...)
 	}
