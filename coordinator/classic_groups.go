@@ -50,7 +50,7 @@ func (g *Groups) JoinGroup(ctx context.Context, r JoinRequest) (JoinAnswer, erro
 		ProtocolType: r.ProtocolType, Protocols: r.Protocols, MustKnowID: r.MustKnowID, MaySkip: r.MaySkip,
 		SessionTimeoutMS: ms(r.SessionTimeout), RebalanceTimeoutMS: ms(r.RebalanceTimeout),
 	}
-	j.NewID = cmp.Or(r.InstanceID, j.Client.ID) + "-" + rand.Text()
+	j.NewID = cmp.Or(clip(r.InstanceID), j.Client.ID) + "-" + rand.Text()
 	l, err := g.classicLeader(ctx, r.Group, r.MemberID, r.InstanceID)
 	if err == nil && !validText(&j) {
 		err = badField(CodeInvalidRequest, "protocols", "", "the protocol type, or the name of a protocol, is not UTF-8")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -227,6 +228,16 @@ func TestClassicGroupRefusals(t *testing.T) {
 		} {
 			_, err := join(c.change)
 			wantCode(t, err, c.want)
+		}
+		longest := strings.Repeat("i", group.MaxIDLength)
+		if _, err := join(func(j *JoinRequest) { j.InstanceID = longest }); err != nil {
+			t.Fatal(err)
+		}
+		if errs, err := b.groups.LeaveGroup(ctx, "g", []classic.Leaving{{InstanceID: longest}}); err != nil || errs[0] != nil {
+			t.Fatal(errs, err)
+		}
+		if err := b.groups.Delete(ctx, "g"); err != nil {
+			t.Fatal(err)
 		}
 		a, err := join(func(j *JoinRequest) { j.MustKnowID = true })
 		wantCode(t, err, CodeMemberIDRequired)

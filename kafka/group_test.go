@@ -104,6 +104,7 @@ func TestJoinGroupWaits(t *testing.T) {
 	w := r.dial()
 	req := kmsg.NewPtrJoinGroupRequest()
 	req.Version = 5
+	req.Protocols = []kmsg.JoinGroupRequestProtocol{{Name: "range", Metadata: make([]byte, 1<<20)}}
 	w.send(req)
 	<-began
 	if held := r.server.metricOf(r.server.metrics.readingBytes); held != 0 {
