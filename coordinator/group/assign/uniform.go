@@ -129,16 +129,41 @@ func (u *unevenly) leastLoaded(topic int) int {
 // balance moves partitions from members with much to members with at least two less, until there are none of either kind that a
 // chain connects: then the loads are as equal as they can be. Each chain lowers the sum of the squares, so there is an end.
 func (u *unevenly) balance() {
+	for _, from := range u.byLoad() {
+		u.giveDirectly(from)
+	}
 	for moved := true; moved; {
 		moved = false
-		order := make([]int, len(u.members))
-		for i := range order {
-			order[i] = i
-		}
-		slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(u.load(b), u.load(a)) })
-		for _, from := range order {
+		for _, from := range u.byLoad() {
 			for u.moveAway(from) {
 				moved = true
+			}
+		}
+	}
+}
+
+// byLoad lists the members, those with most first.
+func (u *unevenly) byLoad() []int {
+	order := make([]int, len(u.members))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(u.load(b), u.load(a)) })
+	return order
+}
+
+// giveDirectly takes from a member what others have much less of, one partition of each of its topics in turn, to the subscriber with least. Of
+// what chains could do this is the most part, and done at once: whoever had everything does not fill its neighbours first.
+func (u *unevenly) giveDirectly(from int) {
+	for gave := true; gave; {
+		gave = false
+		for _, topic := range u.members[from].Topics {
+			if len(u.held[from][topic]) == 0 {
+				continue
+			}
+			if to := u.leastLoaded(topic); u.load(to) <= u.load(from)-2 {
+				u.add(to, u.take(from, topic))
+				gave = true
 			}
 		}
 	}
