@@ -45,7 +45,7 @@ chaos: ## kill, pause and cut brokers under load, then check every record
 
 .PHONY: compat
 compat: ## programs written for Apache Kafka against three real brokers
-	cd compat && $(GO) test -count=1 -timeout 9m $(ARGS) ./...
+	cd compat && COMPAT_REQUIRED=1 $(GO) test -count=1 -parallel 2 -timeout 15m $(ARGS) ./...
 
 .PHONY: image
 image: build ## the container image oncelog/brokerd:dev; nothing is pulled

@@ -72,6 +72,7 @@ func runKgo(t *testing.T, ctx context.Context, c *brokerproc.Cluster, env []stri
 
 // franz-go's own tests of producers, groups of both protocols and transactions.
 func TestFranzGoItself(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
 	defer cancel()
@@ -80,6 +81,7 @@ func TestFranzGoItself(t *testing.T) {
 
 // The same while clients' connections break and are slow.
 func TestFranzGoItselfInChaos(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("COMPAT_LONG") == "" {
 		t.Skip("COMPAT_LONG is not set")
 	}
@@ -91,6 +93,7 @@ func TestFranzGoItselfInChaos(t *testing.T) {
 
 // franz-go's exactly-once chain of copies, while one broker after the other is killed and started again.
 func TestFranzGoTransactionsThroughKills(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()

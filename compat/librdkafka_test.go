@@ -48,6 +48,7 @@ func python(ctx context.Context, interpreter string, c *brokerproc.Cluster, job 
 
 // The same jobs as Java's with librdkafka, which speaks version 1 of transactions.
 func TestConfluentKafkaPython(t *testing.T) {
+	t.Parallel()
 	interpreter, err := pythonHome()
 	if err != nil {
 		missing(t, "confluent-kafka for Python", err)
@@ -94,6 +95,7 @@ func TestConfluentKafkaPython(t *testing.T) {
 
 // kcat of Debian, with an older librdkafka: every codec, idempotent; metadata, offsets by time, and reading to the end.
 func TestKcat(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("kcat"); err != nil {
 		missing(t, "kcat", err)
 	}

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -11,8 +12,14 @@ import (
 	"github.com/oncelog/oncelog/coordinator/group"
 )
 
-// consumerGroupHeartbeat is all that a member of a group of KIP-848 says, and what it is told (G14-G17). Differing from Kafka: the
-// answer always has the whole assignment, and one that joins waits until there is one.
+// toldKey names a member.
+type toldKey struct{ group, member string }
+
+// maxTold bounds the members that one connection speaks for and is not told what they know.
+const maxTold = 16
+
+// consumerGroupHeartbeat is all that a member of a group of KIP-848 says, and what it is told (G14-G17): its assignment only if it joins,
+// says all of what it wants, or if it has changed. Differing from Kafka, one that joins waits until there is one.
 func (c *conn) consumerGroupHeartbeat(r *request, req *kmsg.ConsumerGroupHeartbeatRequest, resp *kmsg.ConsumerGroupHeartbeatResponse) {
 	ctx, cancel := context.WithTimeout(c.waiting, groupTimeout)
 	defer cancel()
@@ -40,13 +47,30 @@ func (c *conn) consumerGroupHeartbeat(r *request, req *kmsg.ConsumerGroupHeartbe
 	}
 	resp.MemberID, resp.MemberEpoch = &answer.MemberID, answer.Epoch
 	resp.HeartbeatIntervalMillis = int32(min(answer.Interval.Milliseconds(), math.MaxInt32))
-	if req.MemberEpoch < 0 {
-		return // it has left
+	if req.MemberEpoch < 0 || !c.tell(req, answer) {
+		return
 	}
 	resp.Assignment = &kmsg.ConsumerGroupHeartbeatResponseAssignment{}
 	for _, t := range answer.Topics {
 		resp.Assignment.Topics = append(resp.Assignment.Topics, kmsg.ConsumerGroupHeartbeatResponseAssignmentTopic{TopicID: t.ID, Partitions: t.Partitions})
 	}
+}
+
+// tell notes what a member is assigned; false: it knows.
+func (c *conn) tell(req *kmsg.ConsumerGroupHeartbeatRequest, answer coordinator.HeartbeatAnswer) bool {
+	key := toldKey{req.Group, answer.MemberID}
+	last, known := c.told[key]
+	if len(c.told) >= maxTold && !known {
+		clear(c.told)
+	}
+	if c.told == nil {
+		c.told = make(map[toldKey]coordinator.Assigned)
+	}
+	c.told[key] = answer.Assigned
+	whole := req.MemberEpoch == group.JoinEpoch || req.SubscribedTopicNames != nil || req.SubscribedTopicRegex != nil || req.RebalanceTimeoutMillis > 0
+	return whole || !known || !slices.EqualFunc(last.Topics, answer.Topics, func(a, b coordinator.AssignedTopic) bool {
+		return a.ID == b.ID && slices.Equal(a.Partitions, b.Partitions)
+	})
 }
 
 // groupClient is who asks, as a group's description shows it.

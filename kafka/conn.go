@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/coordinator"
 )
 
 const (
@@ -33,6 +35,9 @@ type conn struct {
 	// ctx ends when the connection is gone; waiting ends then, and when the server stops.
 	ctx, waiting context.Context
 	cancel       context.CancelFunc
+
+	// told is what members of KIP-848 on this connection have been assigned; the worker's.
+	told map[toldKey]coordinator.Assigned
 
 	// mu guards what follows.
 	mu         sync.Mutex

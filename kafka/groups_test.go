@@ -1,0 +1,77 @@
+package kafka
+
+import (
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/coordinator/group"
+	"github.com/oncelog/oncelog/internal/frontdoor"
+)
+
+// G17: a member is told its assignment when it joins, when it says all of what it wants, and when it has changed.
+func TestHeartbeatsTellAssignmentsThatChanged(t *testing.T) {
+	c := &conn{}
+	answer := func(partitions ...int32) coordinator.HeartbeatAnswer {
+		return coordinator.HeartbeatAnswer{MemberID: "m", Assigned: coordinator.Assigned{Topics: []coordinator.AssignedTopic{{Topic: "t", ID: group.TopicID{1}, Partitions: partitions}}}}
+	}
+	ask := func(epoch int32, topics ...string) *kmsg.ConsumerGroupHeartbeatRequest {
+		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+		req.Group, req.MemberEpoch, req.SubscribedTopicNames, req.RebalanceTimeoutMillis = "g", epoch, topics, -1
+		return req
+	}
+	for i, step := range []struct {
+		req    *kmsg.ConsumerGroupHeartbeatRequest
+		answer coordinator.HeartbeatAnswer
+		told   bool
+	}{
+		{ask(0, "t"), answer(), true},
+		{ask(1), answer(), false},
+		{ask(1), answer(0, 1), true},
+		{ask(2), answer(0, 1), false},
+		{ask(2), answer(1), true},
+		{ask(2, "t"), answer(1), true},
+		{ask(0, "t"), answer(1), true},
+	} {
+		if got := c.tell(step.req, step.answer); got != step.told {
+			t.Errorf("step %d: told %v, want %v", i, got, step.told)
+		}
+	}
+	if !(&conn{}).tell(ask(5), answer(1)) {
+		t.Error("a member that comes by another connection is not told")
+	}
+}
+
+// What a client does not know at its version would end its application (G19, G20, G22, G32; T11).
+func TestGroupCodesByVersion(t *testing.T) {
+	of := func(reason string) failure {
+		k := frontdoor.KindOf(reason)
+		return failure{code: k.Kafka, Failure: frontdoor.Failure{Kind: k}}
+	}
+	for _, c := range []struct {
+		reason  string
+		version int16
+		commit  int16
+		txn     int16
+	}{
+		{"GROUP_ID_NOT_FOUND", 5, 22, 22}, {"GROUP_ID_NOT_FOUND", 9, 69, 69},
+		{"STALE_MEMBER_EPOCH", 5, 35, 22}, {"STALE_MEMBER_EPOCH", 9, 113, 113},
+		{"TRANSACTION_ABORTABLE", 3, 120, 48}, {"TRANSACTION_ABORTABLE", 4, 120, 120},
+		{"COORDINATOR_LOAD_IN_PROGRESS", 1, 14, 15}, {"COORDINATOR_LOAD_IN_PROGRESS", 2, 14, 14},
+		{"BROKER_BUSY", 5, 15, 15}, {"REQUEST_TIMED_OUT", 5, 15, 15}, {"KAFKA_STORAGE_ERROR", 5, 16, 16}, {"ILLEGAL_GENERATION", 5, 22, 22},
+	} {
+		if got := of(c.reason).commitCode(c.version); got != c.commit {
+			t.Errorf("OffsetCommit %d: %s is %d, want %d", c.version, c.reason, got, c.commit)
+		}
+		if got := of(c.reason).txnCommitCode(c.version); got != c.txn {
+			t.Errorf("TxnOffsetCommit %d: %s is %d, want %d", c.version, c.reason, got, c.txn)
+		}
+	}
+	if got := of("PRODUCER_FENCED").txnCode(true); got != 47 {
+		t.Errorf("an old client is told %d of its fencing, want 47", got)
+	}
+	if got := of("PRODUCER_FENCED").txnCode(false); got != 90 {
+		t.Errorf("a client is told %d of its fencing, want 90", got)
+	}
+}
