@@ -26,7 +26,7 @@ var binary = sync.OnceValues(func() (string, error) {
 })
 
 // startCluster runs three brokers for a test. Their logs are shown when it fails.
-func startCluster(t *testing.T, set ...string) *brokerproc.Cluster {
+func startCluster(t testing.TB, set ...string) *brokerproc.Cluster {
 	t.Helper()
 	path, err := binary()
 	if err != nil {
