@@ -257,6 +257,7 @@ func (c *conn) handle(r *request) (a *answer) {
 		if p := recover(); p != nil {
 			c.metrics.panics.Inc()
 			c.log().Error("request panicked", "api", r.endpoint.name, "version", r.msg.GetVersion(), "panic", p, "stack", string(debug.Stack()))
+			c.release(r) // whatever it had begun holds no more than its own batches
 			a = &answer{request: r, close: "panic"}
 		}
 	}()

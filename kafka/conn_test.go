@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"math/rand/v2"
+	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -350,4 +352,71 @@ func FuzzDecode(f *testing.F) {
 			t.Fatal("no request and no error")
 		}
 	})
+}
+
+// A panic costs its connection, and nothing is left of the request.
+func TestAPanicCostsItsConnection(t *testing.T) {
+	r := newRig(t, nil)
+	r.log.produce = func(partition.ProduceRequest, func(partition.ProduceResult, error)) { panic("a bug") }
+	w := r.dial()
+	w.send(produceOf(9, -1, "t", batchOf(strings.Repeat("v", 50_000))))
+	w.gone()
+	r.works()
+	waitFor(t, func() bool { return r.server.metricOf(r.server.metrics.readingBytes) == 0 })
+	if got := r.server.metricOf(r.server.metrics.panics); got != 1 {
+		t.Errorf("%v panics were counted", got)
+	}
+	r.panics = 1
+}
+
+// piped is a listener whose connections have no sockets.
+type piped struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (p *piped) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+func (p *piped) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
+func (p *piped) Addr() net.Addr { return &net.TCPAddr{} }
+
+// Ten thousand connections that say nothing, after a first request, cost little each.
+func TestIdleConnectionsCostLittle(t *testing.T) {
+	const many, most = 10_000, 24 << 10 // bytes each, with both ends of a pipe
+	r := newRig(t, nil)
+	l := &piped{conns: make(chan net.Conn), done: make(chan struct{})}
+	served := make(chan error, 1)
+	go func() { served <- r.server.Serve(testListener, l) }()
+	defer func() { _ = l.Close(); <-served }()
+	memory := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapInuse + m.StackInuse
+	}
+	before := memory()
+	req := kmsg.NewPtrApiVersionsRequest()
+	ends := make([]net.Conn, many)
+	for i := range ends {
+		client, server := net.Pipe()
+		ends[i] = client
+		l.conns <- server
+		w := &wire{t: t, conn: client}
+		w.ask(req)
+	}
+	each := (memory() - before) / many
+	t.Logf("%d bytes each, %d goroutines", each, runtime.NumGoroutine())
+	if each > most {
+		t.Errorf("an idle connection costs %d bytes, want at most %d", each, most)
+	}
+	for _, c := range ends {
+		_ = c.Close()
+	}
 }

@@ -37,6 +37,8 @@ type rig struct {
 	shared  *frontdoor.Shared
 	addr    string
 	said    lockedBuffer
+	// panics is how many the test wants.
+	panics float64
 }
 
 type lockedBuffer struct {
@@ -84,7 +86,7 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 		if err := <-served; !errors.Is(err, ErrStopped) {
 			t.Errorf("Serve gave %v", err)
 		}
-		if r.server.metricOf(r.server.metrics.panics) > 0 {
+		if r.server.metricOf(r.server.metrics.panics) != r.panics {
 			t.Errorf("a request panicked:\n%s", r.said.String())
 		}
 	})
