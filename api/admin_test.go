@@ -17,6 +17,7 @@ import (
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
@@ -166,6 +167,11 @@ func TestRaftGroups(t *testing.T) {
 	}
 	if g := all[3]; g.Role != "stopped" || g.Problem != "disk" {
 		t.Errorf("stopped %v", g)
+	}
+	r.transactions.shards = []coordinator.GroupStatus{{Spec: coordinator.Spec{Kind: coordinator.KindGroups, Number: 3, Group: 77}, Problem: "torn"}}
+	if g := ask(&clientv1.ListRaftGroupsRequest{Topic: "__consumer_offsets", Partition: proto.Int32(3)}); len(g) != 1 || g[0].Name != "__consumer_offsets/3" || g[0].GroupId != 77 ||
+		g[0].Role != "quarantined" || g[0].Problem != "torn" || g[0].HighWatermark != -1 {
+		t.Errorf("shards: %v", g)
 	}
 	if g := ask(&clientv1.ListRaftGroupsRequest{Topic: "t"}); len(g) != 2 || g[0].Name != "t/0" {
 		t.Errorf("groups of t: %v", g)

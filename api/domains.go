@@ -67,10 +67,12 @@ type Groups interface {
 	DeleteOffsets(ctx context.Context, id string, topics []coordinator.WantedTopic) (subscribed []string, err error)
 }
 
-// Coordinators finds coordinators, of whatever broker.
+// Coordinators finds coordinators, of whatever broker, and shows those of this one.
 type Coordinators interface {
 	// Find says which broker coordinates a name, as far as this one has heard. Shards that do not exist yet are made.
 	Find(ctx context.Context, k coordinator.Kind, name string) (broker int32, err error)
+	// Groups lists this broker's replicas of shards.
+	Groups() []coordinator.GroupStatus
 }
 
 // Replicas shows and steers the Raft groups of this broker.

@@ -2,18 +2,22 @@ package api
 
 import (
 	"context"
+	"math"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
 )
 
-// ListRaftGroups shows the Raft groups of this broker: that of the metadata, and its replicas of
-// partitions.
+// ListRaftGroups shows the Raft groups of this broker: that of the metadata, its replicas of partitions, and those of
+// coordinators' shards, which are partitions of internal topics.
 func (s *service) ListRaftGroups(_ context.Context, req *clientv1.ListRaftGroupsRequest) (*clientv1.ListRaftGroupsResponse, error) {
 	var refusal *clientv1.Error
 	switch {
+	case req.Topic != "" && record.InternalTopic(req.Topic):
+		refusal = checkRange("partition", int64(req.GetPartition()), 0, math.MaxInt32)
 	case req.Topic != "":
 		_, refusal = checkPartition(req.Topic, req.GetPartition())
 	case req.Partition != nil:
@@ -37,7 +41,23 @@ func (s *service) ListRaftGroups(_ context.Context, req *clientv1.ListRaftGroups
 		}
 		answer.Groups = append(answer.Groups, protoReplica(g))
 	}
+	for _, g := range s.c.Coordinators.Groups() {
+		if req.Topic != "" && g.Spec.Kind.Topic() != req.Topic || req.Partition != nil && g.Spec.Number != *req.Partition {
+			continue
+		}
+		answer.Groups = append(answer.Groups, protoShard(g))
+	}
 	return answer, nil
+}
+
+func protoShard(g coordinator.GroupStatus) *clientv1.RaftGroup {
+	p := protoGroup(g.Raft)
+	p.GroupId, p.Name, p.Problem = uint64(g.Spec.Group), g.Spec.String(), valid(g.Problem)
+	p.LogStartOffset, p.HighWatermark, p.LastStableOffset = -1, -1, -1
+	if p.Role == "" {
+		p.Role = "quarantined" // its group was never opened
+	}
+	return p
 }
 
 func protoGroup(st raftgroup.Status) *clientv1.RaftGroup {

@@ -29,6 +29,7 @@ type fakeTransactions struct {
 	describe func(string) (*txn.Transaction, error)
 	abort    func(string, coordinator.Producer, txn.Client) error
 	find     func(coordinator.Kind, string) (int32, error)
+	shards   []coordinator.GroupStatus
 }
 
 var errNotAsked = errors.New("nobody should ask for this")
@@ -67,6 +68,8 @@ func (f *fakeTransactions) Abort(_ context.Context, id string, p coordinator.Pro
 	}
 	return f.abort(id, p, by)
 }
+
+func (f *fakeTransactions) Groups() []coordinator.GroupStatus { return f.shards }
 
 func (f *fakeTransactions) Find(_ context.Context, k coordinator.Kind, name string) (int32, error) {
 	if f.find == nil {
