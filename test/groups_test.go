@@ -305,3 +305,33 @@ func TestZombieMemberCannotCommitInTransaction(t *testing.T) {
 	s.must("abort", p.Abort(s.ctx))
 	s.wantRead(client.ReadCommitted, nil, other)
 }
+
+// Whoever gets partitions whose offsets an open transaction may change waits for its end (G26): else it would do again what is committed in
+// a moment.
+func TestNextMemberWaitsForTheOpenTransaction(t *testing.T) {
+	s := beginGroups(t)
+	one := s.worker("one", nil)
+	s.fill(0, 6)
+	one.readN(6)
+	p := s.transactional("tx")
+	s.must("begin", p.Begin())
+	s.put(p, other, "a")
+	s.must("offsets", p.SendOffsets(s.ctx, one.g.Member(), one.g.Positions()))
+	s.must("leave", one.g.Close(s.ctx))
+	two := s.worker("two", nil)
+	s.until("the next one joins", func() bool {
+		if got := two.read(50 * time.Millisecond); len(got) > 0 {
+			t.Fatalf("it reads %v", got)
+		}
+		d, err := s.cl.DescribeGroup(s.ctx, testGroup)
+		return err == nil && len(d.Members) == 1 && len(d.Members[0].Assigned) == 3
+	})
+	for range 5 {
+		if got := two.read(50 * time.Millisecond); len(got) > 0 || len(two.g.Assignment()) > 0 {
+			t.Fatalf("it does not wait for the end of the transaction: it has %v and reads %v", two.g.Assignment(), got)
+		}
+	}
+	s.must("commit", p.Commit(s.ctx))
+	more := s.fill(6, 3)
+	s.wantValues("after the end", two.readN(3), more)
+}

@@ -180,11 +180,12 @@ func (s *copying) work(ctx context.Context, r *rand.Rand) {
 		n := s.workers.Add(1)
 		host := fmt.Sprint("worker", n)
 		life, end := context.WithCancel(ctx)
+		seed := r.Uint64()
 		ended := make(chan struct{})
 		old.Go(func() {
 			defer close(ended)
 			defer end()
-			s.transform(life, host, r.Uint64())
+			s.transform(life, host, seed)
 		})
 		select {
 		case <-time.After(between(r, 3*time.Second, 25*time.Second)):
