@@ -19,7 +19,7 @@ type movers struct {
 	groups func(raftgroup.GroupID) reshaper
 	report func(context.Context, []cluster.GroupMembers) error
 	logger *slog.Logger
-	// done are the groups that were found to be as the metadata wants them. Only turn touches it.
+	// done are the groups that were found to be as the metadata wants them. Turns touch it, one at a time.
 	done map[raftgroup.GroupID]done
 }
 
@@ -69,7 +69,9 @@ func (m *movers) turn(ctx context.Context, img *metadata.Image) (pending bool) {
 			case !leads:
 				continue
 			case before[id] == now:
+				mu.Lock()
 				m.done[id] = now
+				mu.Unlock()
 				continue
 			}
 			slots <- struct{}{}

@@ -135,8 +135,7 @@ type group interface {
 	Leader() (raftgroup.ServerID, record.Term)
 	IsReady() (record.Term, bool)
 	Confirm(ctx context.Context) error
-	AddLearner(ctx context.Context, id raftgroup.ServerID) error
-	Remove(ctx context.Context, id raftgroup.ServerID) error
+	Reshape(ctx context.Context, p raftgroup.Plan) (raftgroup.Shape, error)
 	TransferLeadership(ctx context.Context, to raftgroup.ServerID) error
 	Status() raftgroup.Status
 	Close() error

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
@@ -37,7 +36,7 @@ func (c *Cluster) control(ctx context.Context, now record.Term) {
 	case <-ctx.Done():
 		return
 	}
-	t := term{*c.group.Load(), now}
+	t := term{group: *c.group.Load(), term: now, began: time.Now()}
 	for {
 		leaders, image := c.leaders.changed.wait(), c.machine.changed.wait()
 		pause := controlInterval
@@ -65,7 +64,8 @@ func (c *Cluster) duties(ctx context.Context, t term) error {
 	if img.ClusterID() == "" {
 		return c.initCluster(ctx, t)
 	}
-	return errors.Join(c.activate(ctx, t, img), c.followMembers(ctx, t, img), c.replaceLost(ctx, t, img), c.moveOff(ctx, t, img))
+	return errors.Join(c.activate(ctx, t, img), c.followMembers(ctx, t, img), c.replaceLost(ctx, t, img),
+		c.moveOff(ctx, t, img), c.growInternal(ctx, t, img))
 }
 
 // initCluster gives the cluster the id that its founders promised themselves to.
@@ -102,32 +102,4 @@ func (c *Cluster) ledWhileCreating(img *metadata.Image) []uint64 {
 		}
 	}
 	return led
-}
-
-// followMembers makes registered brokers learners of the metadata group, and removes learners that are
-// registered no more. Who votes stays as the founders made it.
-func (c *Cluster) followMembers(ctx context.Context, t term, img *metadata.Image) error {
-	st := t.group.Status()
-	var registered []raftgroup.ServerID
-	for _, b := range img.Brokers() {
-		id := raftgroup.MakeServerID(b.ID, b.Incarnation)
-		registered = append(registered, id)
-		if slices.Contains(st.Voters, id) || slices.Contains(st.Learners, id) {
-			continue
-		}
-		if err := t.group.AddLearner(ctx, id); err != nil {
-			return err
-		}
-		c.logger.Info("broker follows the metadata group", "peer", b.ID, "server", string(id))
-	}
-	for _, id := range st.Learners {
-		if slices.Contains(registered, id) {
-			continue
-		}
-		if err := t.group.Remove(ctx, id); err != nil {
-			return err
-		}
-		c.logger.Info("broker follows the metadata group no more", "server", string(id))
-	}
-	return nil
 }

@@ -20,6 +20,8 @@ import (
 type term struct {
 	group group
 	term  record.Term
+	// began is when the controller's work in it began; zero for requests.
+	began time.Time
 }
 
 // execute makes a change if this broker leads the metadata group and is ready. caller is the broker
@@ -91,7 +93,7 @@ func (c *Cluster) leading() (term, error) {
 	if c.Image().ClusterID() == "" {
 		return term{}, notController(nil, "the cluster is being formed")
 	}
-	return term{*g, now}, nil
+	return term{group: *g, term: now}, nil
 }
 
 // checkCaller refuses what a broker says in the name of another.

@@ -9,6 +9,7 @@ import (
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/cluster/peer"
+	"github.com/oncelog/oncelog/record"
 )
 
 // Reassignment names the brokers that shall hold a partition, the preferred leader first.
@@ -208,6 +209,38 @@ func (c *Cluster) moveOff(ctx context.Context, t term, img *metadata.Image) erro
 	}
 	return nil
 }
+
+// growInternal gives the brokers' own topics three replicas once there are three brokers: they were made when
+// there were fewer, and hold what every transaction and group depends on.
+func (c *Cluster) growInternal(ctx context.Context, t term, img *metadata.Image) error {
+	able := 0
+	for _, b := range img.Brokers() {
+		if !b.Draining && c.Alive(b.ID) {
+			able++
+		}
+	}
+	for _, topic := range img.Topics() {
+		if !record.InternalTopic(topic.Name) || topic.Replication >= defaultReplication(able) || slices.ContainsFunc(topic.Partitions, busy) {
+			continue
+		}
+		list, err := resize(img, topic, defaultReplication(able), c.Alive)
+		if err != nil {
+			return nil //nolint:nilerr // there is no room now
+		}
+		cmd := &statev1.ReassignPartitions{TopicId: topic.ID[:], ReplicationFactor: uint32(defaultReplication(able))}
+		for _, r := range list {
+			cmd.Partitions = append(cmd.Partitions, &statev1.Reassignment{Partition: uint32(r.Partition), BrokerIds: r.Brokers})
+		}
+		if _, err := c.propose(ctx, t, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReassignPartitions{ReassignPartitions: cmd}}); err != nil {
+			return err
+		}
+		c.logger.Info("a topic of the brokers gets more replicas", "topic", topic.Name, "replication_factor", cmd.ReplicationFactor)
+	}
+	return nil
+}
+
+// busy tells whether a partition cannot be reassigned now.
+func busy(p metadata.Partition) bool { return p.Phase != metadata.Active || p.Changing() }
 
 // move is where a partition shall be.
 type move struct {

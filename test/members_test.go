@@ -1,14 +1,17 @@
 package test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/oncelog/oncelog/broker"
 	"github.com/oncelog/oncelog/brokertest"
 	"github.com/oncelog/oncelog/client"
+	"github.com/oncelog/oncelog/record"
 )
 
 // partition is the one partition as the cluster has it.
@@ -256,6 +259,76 @@ func TestLostReplicaIsRebuilt(t *testing.T) {
 		return s.leader() == victim
 	})
 	s.wantStored(slices.Concat(filled(0, 100), filled(100, 100), filled(200, 10))...)
+}
+
+// A cluster that one broker founded keeps its transactions and groups when that broker is gone, once two others
+// have joined: metadata, transaction and group coordinators have been spread over them.
+func TestFounderMayGo(t *testing.T) {
+	s := beginAlone(t)
+	for _, id := range []int32{s.c.Add(), s.c.Add()} {
+		s.c.WaitReady(id)
+	}
+	s.until("the brokers' own topics to have three replicas", func() bool {
+		m, err := s.cl.Metadata(s.ctx)
+		if err != nil {
+			return false
+		}
+		internal := 0
+		for _, t := range m.Topics {
+			for _, p := range t.Partitions {
+				if !t.Internal {
+					continue
+				}
+				if internal++; len(p.Replicas) != 3 || p.Changing() {
+					return false
+				}
+			}
+		}
+		return internal > 0
+	})
+	s.until("all groups to have three voters", func() bool {
+		groups, _, err := s.cl.RaftGroups(s.ctx, "")
+		if err != nil {
+			return false
+		}
+		for _, g := range groups {
+			if g.Role == "leader" && len(g.Voters) != 3 && !strings.HasPrefix(g.Name, "alone/") {
+				return false
+			}
+		}
+		return true
+	})
+	if _, err := s.cl.CreateTopic(s.ctx, client.TopicSpec{Name: topic, Partitions: 1, ReplicationFactor: 3}); err != nil {
+		t.Fatal(err)
+	}
+	s.transact(only, "2")
+	s.c.Kill(1)
+	s.transact(only, "3")
+	s.wantStored("2", "3")
+}
+
+// beginAlone begins with one broker that has coordinated a transaction.
+func beginAlone(t *testing.T) *scenario {
+	t.Helper()
+	c := brokertest.Start(t, brokertest.Options{Brokers: 1})
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	s := &scenario{t: t, ctx: ctx, c: c, cl: c.Client()}
+	if _, err := s.cl.CreateTopic(ctx, client.TopicSpec{Name: "alone", Partitions: 1, ReplicationFactor: 1}); err != nil {
+		t.Fatal(err)
+	}
+	s.transact(record.TopicPartition{Topic: "alone"}, "1")
+	return s
+}
+
+// transact writes a record in a transaction of its own, always under the same transactional id.
+func (s *scenario) transact(tp record.TopicPartition, value string) {
+	s.t.Helper()
+	p := s.transactional("mover")
+	defer func() { _ = p.Close(s.ctx) }()
+	s.must("begin", p.Begin())
+	s.put(p, tp, value)
+	s.must("commit", p.Commit(s.ctx))
 }
 
 // removeReplicas removes a broker's replicas of partitions from its disk.

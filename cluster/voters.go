@@ -1,0 +1,94 @@
+package cluster
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/internal/raftgroup"
+)
+
+// mostVoters is how many brokers vote in the metadata group at the most: more make each change slower, and
+// five survive two.
+const mostVoters = 5
+
+// registerWithin is how long after the beginning of a controller's term a voter that is not registered may be
+// a founder that has not got to it yet.
+const registerWithin = 30 * time.Second
+
+// followMembers keeps the members of the metadata group in step with the registered brokers.
+func (c *Cluster) followMembers(ctx context.Context, t term, img *metadata.Image) error {
+	st := t.group.Status()
+	plan, needed := votersPlan(st, img, c.Alive, time.Since(t.began) > registerWithin)
+	if !needed {
+		return nil
+	}
+	_, err := t.group.Reshape(ctx, plan)
+	return err
+}
+
+// votersPlan says who shall vote in the metadata group, who shall follow it without a vote, and who shall
+// leave it; needed is false if it is so already.
+//
+// The founders vote. With fewer than three brokers that stays so; from the third on, three vote, or as many
+// as founded the cluster, made odd. A voter that is unregistered leaves, one that is draining leaves when
+// enough others vote, and in their places come brokers that are alive, the lowest ids first. A voter that is
+// only dead keeps its vote: nobody can know whether it comes back. settled: who is not registered will not
+// be.
+func votersPlan(st raftgroup.Status, img *metadata.Image, alive func(int32) bool, settled bool) (plan raftgroup.Plan, needed bool) {
+	var draining, candidates []raftgroup.ServerID
+	able := 0
+	registered := make(map[raftgroup.ServerID]bool)
+	for _, b := range img.Brokers() {
+		id := raftgroup.MakeServerID(b.ID, b.Incarnation)
+		registered[id] = true
+		votes := slices.Contains(st.Voters, id)
+		if !b.Draining {
+			able++
+		}
+		switch {
+		case votes && b.Draining:
+			draining = append(draining, id)
+		case votes:
+			plan.Voters = append(plan.Voters, id)
+		default:
+			plan.Learners = append(plan.Learners, id)
+			if !b.Draining && alive(b.ID) {
+				candidates = append(candidates, id)
+			}
+		}
+	}
+	want := len(plan.Voters)
+	if able >= 3 {
+		want = min(max(3, len(st.Voters)|1), mostVoters, able)
+	}
+	for _, id := range candidates {
+		if len(plan.Voters) >= want {
+			break
+		}
+		plan.Voters = append(plan.Voters, id)
+		plan.Learners = slices.DeleteFunc(plan.Learners, func(l raftgroup.ServerID) bool { return l == id })
+		needed = true
+	}
+	enough := able >= 3 && len(plan.Voters) >= want
+	if enough {
+		plan.Leaving = append(plan.Leaving, draining...)
+	} else {
+		plan.Voters = append(plan.Voters, draining...)
+	}
+	for _, id := range st.Voters {
+		if !registered[id] && enough && settled {
+			plan.Leaving = append(plan.Leaving, id)
+		}
+	}
+	for _, id := range st.Learners {
+		if !registered[id] {
+			plan.Leaving = append(plan.Leaving, id)
+		}
+	}
+	for _, id := range plan.Learners {
+		needed = needed || !slices.Contains(st.Learners, id)
+	}
+	return plan, needed || len(plan.Leaving) > 0
+}
