@@ -63,7 +63,7 @@ func buildJava(version string) (string, error) {
 		return "", err
 	}
 	libraries := strings.TrimSpace(string(text))
-	compile := exec.Command("javac", "-d", "classes", "-cp", libraries, "Jobs.java")
+	compile := exec.Command("javac", "-d", "classes", "-cp", libraries, "Jobs.java", "WordCount.java")
 	compile.Dir = dir
 	if out, err := compile.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)

@@ -75,6 +75,7 @@ func (c *conn) describePage(r *request, img *metadata.Image, name string, from i
 		one.Partitions = append(one.Partitions, kmsg.DescribeTopicPartitionsResponseTopicPartition{
 			ErrorCode: p.ErrorCode, Partition: p.Partition, LeaderID: p.Leader, LeaderEpoch: p.LeaderEpoch,
 			Replicas: p.Replicas, ISR: p.ISR, OfflineReplicas: p.OfflineReplicas,
+			EligibleLeaderReplicas: []int32{}, LastKnownELR: []int32{}, // Java's client does not expect null, which the schema allows
 		})
 	}
 	return one, -1

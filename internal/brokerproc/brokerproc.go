@@ -5,6 +5,7 @@ package brokerproc
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -77,17 +78,23 @@ func New(o Options) (*Cluster, error) {
 // portsEach is how many ports a broker has.
 const portsEach = 4
 
+// The ports of brokers lie below those that systems give to connections: one of those could take the port of a broker that is
+// down.
+const firstPort, lastPort = 12_000, 31_999
+
 // freePorts finds free loopback addresses. Another process could take one before the broker does;
 // the broker then says so and exits.
 func freePorts(n int) ([]string, error) {
 	var list []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
+	for tries := 0; len(list) < n; tries++ {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(lastPort-firstPort+1)))
+		switch {
+		case err == nil:
+			defer l.Close()
+			list = append(list, l.Addr().String())
+		case tries > 100*n:
 			return nil, err
 		}
-		defer l.Close()
-		list = append(list, l.Addr().String())
 	}
 	return list, nil
 }
