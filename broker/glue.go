@@ -173,6 +173,7 @@ var (
 	_ kafka.Cluster      = kafkaView{}
 	_ kafka.Transactions = (*coordinator.Transactions)(nil)
 	_ kafka.Coordinators = (*coordinator.Host)(nil)
+	_ kafka.Markers      = txnGlue{}
 	_ kafka.Groups       = (*coordinator.Groups)(nil)
 
 	_ api.Transactions = (*coordinator.Transactions)(nil)

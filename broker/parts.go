@@ -162,7 +162,7 @@ func (p *parts) assembleDoors(b *Broker) (err error) {
 	}
 	p.kafka, err = kafka.New(kafka.Config{
 		Log: p.partitions, Replicas: p.partitions, Cluster: kafkaView{view{p.cluster, p}},
-		Transactions: p.transactions, Coordinators: p.coordinators, Groups: p.groups,
+		Transactions: p.transactions, Coordinators: p.coordinators, Groups: p.groups, Markers: txnGlue{p},
 		MaxMessageBytes: int(b.cfg.Limits.MaxMessageBytes), MaxTransactionTimeout: b.cfg.Transactions.MaxTimeout,
 		Shared: shared, Logger: p.logger, Registerer: b.options.Registry,
 	})

@@ -12,6 +12,9 @@ import (
 // broken combination (T13).
 const keyEndTxn = 26
 
+// featureTransactions is the feature that tells clients of version 2 of transactions.
+const featureTransactions = "transaction.version"
+
 var softwareName = regexp.MustCompile(`^[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?$`)
 
 // apiVersions tells which keys and versions there are (A4). A version that is not known is answered in the form of version 0, with
@@ -39,10 +42,9 @@ func (c *conn) apiVersions(r *request, req *kmsg.ApiVersionsRequest, resp *kmsg.
 	if endpoints[keyEndTxn] == nil {
 		return
 	}
-	const feature = "transaction.version"
 	if req.Version >= 4 { // before, clients refuse a supported feature that begins at 0
-		resp.SupportedFeatures = []kmsg.ApiVersionsResponseSupportedFeature{{Name: feature, MinVersion: 0, MaxVersion: 2}}
+		resp.SupportedFeatures = []kmsg.ApiVersionsResponseSupportedFeature{{Name: featureTransactions, MinVersion: 0, MaxVersion: 2}}
 	}
 	resp.FinalizedFeaturesEpoch = int64(c.c.Cluster.Image().FeatureLevel())
-	resp.FinalizedFeatures = []kmsg.ApiVersionsResponseFinalizedFeature{{Name: feature, MinVersionLevel: 2, MaxVersionLevel: 2}}
+	resp.FinalizedFeatures = []kmsg.ApiVersionsResponseFinalizedFeature{{Name: featureTransactions, MinVersionLevel: 2, MaxVersionLevel: 2}}
 }

@@ -112,6 +112,11 @@ type Coordinators interface {
 	Find(ctx context.Context, k coordinator.Kind, name string) (broker int32, err error)
 }
 
+// Markers writes markers of transactions, on whatever broker leads their partitions; one result for each, in order.
+type Markers interface {
+	Write(context.Context, []coordinator.Marker) []coordinator.MarkerResult
+}
+
 // Groups coordinates consumer groups, as far as this broker leads their shards. Errors are *coordinator.Error, which say whether the
 // operation may have happened.
 type Groups interface {

@@ -75,3 +75,23 @@ func TestGroupCodesByVersion(t *testing.T) {
 		t.Errorf("a client is told %d of its fencing, want 90", got)
 	}
 }
+
+// T28: every marker is in the answer, with an error for each partition.
+func TestWriteTxnMarkersAnswersEveryMarker(t *testing.T) {
+	req := kmsg.NewPtrWriteTxnMarkersRequest()
+	req.Version = 1
+	for pid := range int64(2) {
+		m := kmsg.NewWriteTxnMarkersRequestMarker()
+		m.ProducerID, m.Topics = pid, []kmsg.WriteTxnMarkersRequestMarkerTopic{{Topic: "t", Partitions: []int32{0, 7}}, {Topic: "u", Partitions: []int32{1}}}
+		req.Markers = append(req.Markers, m)
+	}
+	resp := newRig(t, nil).dial().ask(req).(*kmsg.WriteTxnMarkersResponse)
+	if len(resp.Markers) != 2 {
+		t.Fatalf("answer %+v", resp)
+	}
+	for i, m := range resp.Markers {
+		if m.ProducerID != int64(i) || len(m.Topics) != 2 || m.Topics[0].Partitions[0].ErrorCode != 0 || m.Topics[0].Partitions[1].ErrorCode != 52 || m.Topics[1].Partitions[0].ErrorCode != 0 {
+			t.Errorf("marker %d: %+v", i, m)
+		}
+	}
+}

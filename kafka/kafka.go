@@ -36,6 +36,7 @@ type Config struct {
 	Transactions Transactions
 	Coordinators Coordinators
 	Groups       Groups
+	Markers      Markers
 
 	// Shared is what all clients together may hold, by whatever door they come; nil: nobody shares, and all its limits are
 	// the defaults. A connection whose request finds no room in Producing is not read further until there is.
@@ -87,8 +88,8 @@ func (c Config) Validate() error {
 		return errors.New("kafka: Log or Replicas is missing")
 	case c.Cluster == nil:
 		return errors.New("kafka: Cluster is missing")
-	case c.Transactions == nil || c.Coordinators == nil || c.Groups == nil:
-		return errors.New("kafka: Transactions, Coordinators or Groups is missing")
+	case c.Transactions == nil || c.Coordinators == nil || c.Groups == nil || c.Markers == nil:
+		return errors.New("kafka: Transactions, Coordinators, Groups or Markers is missing")
 	case c.MaxMessageBytes < 0 || c.MaxRequestBytes < 0 || c.MaxRequestBytes > 1<<30:
 		return errors.New("kafka: MaxMessageBytes and MaxRequestBytes must not be negative, nor MaxRequestBytes above 1 GiB")
 	case c.IdleTimeout < 0 || c.FrameTimeout < 0 || c.WriteTimeout < 0 || c.MaxTransactionTimeout < 0:

@@ -63,7 +63,7 @@ const testListener = "kafka.test"
 func newRig(t testing.TB, change func(*Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, log: &fakeLog{}, cluster: &fakeCluster{}, txns: &fakeTransactions{}, shared: frontdoor.NewShared(frontdoor.Limits{})}
-	cfg := Config{Log: r.log, Replicas: fakeReplicas{}, Cluster: r.cluster, Transactions: r.txns, Coordinators: r.txns, Groups: fakeGroups{},
+	cfg := Config{Log: r.log, Replicas: fakeReplicas{}, Cluster: r.cluster, Transactions: r.txns, Coordinators: r.txns, Groups: fakeGroups{}, Markers: fakeMarkers{},
 		Shared: r.shared, Logger: slog.New(slog.NewTextHandler(&r.said, nil)), Registerer: prometheus.NewRegistry()}
 	if change != nil {
 		change(&cfg)
@@ -383,4 +383,17 @@ func (fakeGroups) ClassicHeartbeat(context.Context, string, group.Committer) err
 }
 func (fakeGroups) LeaveGroup(context.Context, string, []classic.Leaving) ([]error, error) {
 	return nil, errNoTransactions
+}
+
+type fakeMarkers struct{}
+
+func (fakeMarkers) Write(_ context.Context, list []coordinator.Marker) []coordinator.MarkerResult {
+	results := make([]coordinator.MarkerResult, len(list))
+	for i, m := range list {
+		results[i].State = coordinator.MarkerWritten
+		if m.Partition == 7 {
+			results[i].State = coordinator.MarkerCoordinatorFenced
+		}
+	}
+	return results
 }
