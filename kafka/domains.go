@@ -8,6 +8,7 @@ import (
 	"github.com/oncelog/oncelog/coordinator/group"
 	"github.com/oncelog/oncelog/coordinator/group/classic"
 	"github.com/oncelog/oncelog/coordinator/txn"
+	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/partition/producer"
 	"github.com/oncelog/oncelog/record"
@@ -59,6 +60,8 @@ type Cluster interface {
 	Alive(broker int32) bool
 	// Controller is the broker that leads the metadata group, -1 if unknown.
 	Controller() int32
+	// MetadataGroup is the local replica of the metadata group; ok is false where there is none.
+	MetadataGroup() (status raftgroup.Status, ok bool)
 	// CreateTopic creates a topic, or checks whether it could; the answer is the topic as it is then, and Image holds it.
 	CreateTopic(context.Context, NewTopic) (*metadata.Topic, error)
 	// AlterTopic changes a topic, or checks whether it could.

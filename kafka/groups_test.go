@@ -95,3 +95,20 @@ func TestWriteTxnMarkersAnswersEveryMarker(t *testing.T) {
 		}
 	}
 }
+
+func TestDescribeQuorum(t *testing.T) {
+	for version := int16(0); version <= 2; version++ {
+		req := kmsg.NewPtrDescribeQuorumRequest()
+		req.Version = version
+		one := []kmsg.DescribeQuorumRequestTopicPartition{{Partition: 0}}
+		req.Topics = []kmsg.DescribeQuorumRequestTopic{{Topic: metadataTopic, Partitions: one}, {Topic: "t", Partitions: one}}
+		resp := newRig(t, nil).dial().ask(req).(*kmsg.DescribeQuorumResponse)
+		p := resp.Topics[0].Partitions[0]
+		if p.ErrorCode != 0 || p.LeaderID != 1 || p.LeaderEpoch != 5 || p.HighWatermark != 8 || len(p.CurrentVoters) != 2 || p.CurrentVoters[0].LogEndOffset != 9 || p.CurrentVoters[1].LogEndOffset != -1 {
+			t.Errorf("version %d: %+v", version, p)
+		}
+		if got := resp.Topics[1].Partitions[0].ErrorCode; got != 3 {
+			t.Errorf("version %d: another topic gave code %d", version, got)
+		}
+	}
+}

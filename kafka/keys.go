@@ -57,6 +57,7 @@ func init() {
 		44:             plain(0, 1, (*conn).incrementalAlterConfigs),
 		46:             plain(0, 0, (*conn).listPartitionReassignments),
 		47:             plain(0, 0, (*conn).offsetDelete),
+		55:             plain(0, 2, (*conn).describeQuorum),
 		57:             plain(0, 2, (*conn).updateFeatures),
 		60:             plain(0, 2, (*conn).describeCluster),
 		61:             plain(0, 0, (*conn).describeProducers),

@@ -22,6 +22,7 @@ import (
 	"github.com/oncelog/oncelog/coordinator/group/classic"
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/internal/frontdoor"
+	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/partition/producer"
 	"github.com/oncelog/oncelog/record"
@@ -293,6 +294,9 @@ type fakeCluster struct{}
 var errNoCluster = &metadata.Error{Code: metadata.PolicyViolation, Message: "fake"}
 
 func (*fakeCluster) Self() int32 { return 1 }
+func (*fakeCluster) MetadataGroup() (raftgroup.Status, bool) {
+	return raftgroup.Status{Term: 5, CommitIndex: 8, LastIndex: 9, Voters: []raftgroup.ServerID{"1/1", "2/2"}}, true
+}
 func (*fakeCluster) Image() *metadata.Image {
 	return metadata.NewState().Image()
 }
