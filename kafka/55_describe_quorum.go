@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"strings"
+
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/internal/frontdoor"
@@ -32,9 +34,10 @@ func (c *conn) describeQuorum(r *request, req *kmsg.DescribeQuorumRequest, resp 
 		}
 		resp.Topics = append(resp.Topics, to)
 	}
+	// Java's client takes no names of listeners but those in capitals.
 	for _, n := range c.nodes(c.c.Cluster.Image()) {
 		resp.Nodes = append(resp.Nodes, kmsg.DescribeQuorumResponseNode{NodeID: n.id,
-			Listeners: []kmsg.DescribeQuorumResponseNodeListener{{Name: c.advertised, Host: n.host, Port: uint16(n.port)}}})
+			Listeners: []kmsg.DescribeQuorumResponseNodeListener{{Name: strings.ToUpper(c.advertised), Host: n.host, Port: uint16(n.port)}}})
 	}
 }
 
