@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -117,7 +118,7 @@ func cluster(o Options, logs io.Writer) brokertest.Options {
 	r := rand.New(rand.NewPCG(o.Seed, 3))
 	snapshot := pick(r, 4*broker.KiB, 4*broker.KiB, 16*broker.KiB, 64*broker.KiB)
 	c := brokertest.Options{
-		Seed: o.Seed, LogLevel: o.LogLevel, Log: logs, Sabotage: o.Sabotage, LyingDisks: o.LyingDisks,
+		Brokers: o.brokers(), Seed: o.Seed, LogLevel: o.LogLevel, Log: logs, Sabotage: o.Sabotage, LyingDisks: o.LyingDisks,
 		Latency: pick(r, 0, 200*time.Microsecond, time.Millisecond), Jitter: pick(r, 0, time.Millisecond, 5*time.Millisecond),
 		SyncTime: pick(r, 0, time.Millisecond, 10*time.Millisecond),
 		Configure: func(cfg *broker.Config) {
@@ -129,6 +130,14 @@ func cluster(o Options, logs io.Writer) brokertest.Options {
 		c.LogLevel = slog.LevelInfo
 	}
 	return c
+}
+
+// brokers is how many there are: three, and with some seeds four, so that partitions can move.
+func (o Options) brokers() int {
+	if rand.New(rand.NewPCG(o.Seed, 4)).IntN(3) == 0 {
+		return 4
+	}
+	return 3
 }
 
 func pick[T any](r *rand.Rand, from ...T) T { return from[r.IntN(len(from))] }
@@ -178,11 +187,17 @@ func (s *run) run() {
 	s.create(admin)
 	stopProducers := s.startProducers(2 + s.rng.IntN(2))
 	stopReaders := s.startReaders()
+	faults := append(brokertest.Faults(), brokertest.Fault{Name: "transfer", Weight: 2, Begin: func(_ *brokertest.Cluster, id int32, _ *rand.Rand) (string, func()) {
+		return s.transfer(admin, id), nil
+	}})
+	if s.o.brokers() > 3 {
+		faults = append(faults, brokertest.Fault{Name: "move", Weight: 6, Begin: func(_ *brokertest.Cluster, _ int32, r *rand.Rand) (string, func()) {
+			return s.move(admin, r), nil
+		}})
+	}
 	err := s.c.Torment(s.o.Lasts, brokertest.Nemesis{
-		Faults: append(brokertest.Faults(), brokertest.Fault{Name: "transfer", Weight: 2, Begin: func(_ *brokertest.Cluster, id int32, _ *rand.Rand) (string, func()) {
-			return s.transfer(admin, id), nil
-		}}),
-		Every: between(s.rng, time.Second, 4*time.Second), Lasts: between(s.rng, time.Second, 5*time.Second),
+		Faults: faults,
+		Every:  between(s.rng, time.Second, 4*time.Second), Lasts: between(s.rng, time.Second, 5*time.Second),
 		Aim:  func() int32 { return s.leader(admin) },
 		Note: func(what string) { s.history.Fault("%s", what); s.note(what) },
 	})
@@ -196,6 +211,7 @@ func (s *run) run() {
 	}
 	s.note("every broker is ready")
 	s.probe(admin)
+	s.settle(admin)
 	stopProducers()
 	s.note("everything sent is decided")
 	stopReaders()
@@ -244,6 +260,44 @@ func (s *run) transfer(admin *client.Client, to int32) string {
 	tp := record.TopicPartition{Topic: topic, Partition: s.rng.Int32N(s.partitions)}
 	err := admin.TransferLeadership(ctx, tp, to)
 	return fmt.Sprintf("leadership of %s is handed to broker %d: %v", tp, to, err)
+}
+
+// move begins to move a partition, or calls off what is under way.
+func (s *run) move(admin *client.Client, r *rand.Rand) string {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if r.IntN(4) == 0 {
+		_, err := admin.CancelReassignments(ctx, topic)
+		return fmt.Sprintf("moves are called off: %v", err)
+	}
+	var to []int32
+	for _, i := range r.Perm(4)[:3] {
+		to = append(to, int32(i+1))
+	}
+	partition := r.Int32N(s.partitions)
+	_, err := admin.Reassign(ctx, client.Reassignment{Topic: topic, Partitions: map[int32][]int32{partition: to}})
+	return fmt.Sprintf("partition %d moves to %v: %v", partition, to, err)
+}
+
+// settle insists that what is on its way arrives.
+func (s *run) settle(admin *client.Client) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	look := time.NewTicker(100 * time.Millisecond)
+	defer look.Stop()
+	for {
+		m, err := admin.Metadata(ctx, topic)
+		if err == nil && len(m.Topics) == 1 && !slices.ContainsFunc(m.Topics[0].Partitions, client.Partition.Changing) {
+			s.note("every partition is where it shall be")
+			return
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			s.problem("partitions do not arrive where they shall be: %+v, %v", m.Topics, err)
+			return
+		}
+	}
 }
 
 // probe insists that a cluster that is whole takes a record in every partition soon.
