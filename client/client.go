@@ -1,10 +1,12 @@
-// Package client is the Go client: producer, consumer, admin.
+// Package client is the Go client: producer, transactional producer, consumer, consumer groups, admin.
 //
 // A Client knows the cluster; producers and consumers are made from it:
 //
 //	c, err := client.New(client.Config{Bootstrap: []string{"localhost:9095"}})
 //	p, err := c.NewProducer(client.ProducerConfig{})
 //	res := p.SendSync(ctx, client.Record{Topic: "orders", Key: k, Value: v})
+//
+// Programs that read, and write what they make of it, exactly once, need little more than a function: Client.Transform.
 //
 // What a program has to know about each record is one of three things: it was written, at an
 // offset; it was not written; or it is unknown whether it was (Outcome). DESIGN.md tells how the

@@ -83,7 +83,7 @@ func transformSeed(t *testing.T, seed uint64) {
 		t.Log("\n" + s.trace.String())
 	}
 	if t.Failed() {
-		t.Logf("the brokers' logs are in %s", keepLogs(seed, logs.bytes()))
+		t.Logf("the brokers' logs are in %s. Again: scripts/chaos.sh --only sim --seed %d", keepLogs(seed, logs.bytes()), seed)
 	}
 	t.Logf("seed %d: %d calls of the function, %d processes", seed, s.copied.Load(), s.workers.Load())
 }
