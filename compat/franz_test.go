@@ -2,12 +2,14 @@ package compat
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kversion"
 
@@ -143,11 +145,20 @@ func transact(t *testing.T, opts []kgo.Opt) {
 		for n := range each {
 			v := fmt.Sprintf("%d-%d", round, n)
 			values = append(values, v)
-			cl.Produce(ctx, &kgo.Record{Key: fmt.Appendf(nil, "%d", n), Value: []byte(v)}, nil)
+			cl.Produce(ctx, &kgo.Record{Key: fmt.Appendf(nil, "%d", n), Value: []byte(v)}, func(_ *kgo.Record, err error) {
+				if err != nil {
+					t.Logf("round %d: %v", round, err)
+				}
+			})
 		}
 		err := cl.Flush(ctx)
 		commit := kgo.TransactionEndTry(err == nil && round%3 != 0)
-		if end := cl.EndTransaction(ctx, commit); end != nil {
+		end := cl.EndTransaction(ctx, commit)
+		if errors.Is(end, kerr.OperationNotAttempted) || errors.Is(end, kerr.TransactionAbortable) {
+			commit = kgo.TryAbort // as the client's documentation asks
+			end = cl.EndTransaction(ctx, commit)
+		}
+		if end != nil {
 			t.Fatalf("round %d, commit %v: %v", round, commit, end)
 		}
 		if bool(commit) {
@@ -170,8 +181,13 @@ func transact(t *testing.T, opts []kgo.Opt) {
 			t.Errorf("%s is there %d times, committed: %v", v, n, want[v])
 		}
 	}
-	described, err := kadm.NewClient(admin).DescribeTransactions(ctx, "job")
-	if state := described["job"].State; err != nil || !strings.HasSuffix(state, "Commit") && !strings.HasSuffix(state, "Abort") {
-		t.Errorf("the id is described as %+v, %v", described["job"], err)
+	// A connection to the broker that was killed breaks once more than the client repeats.
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		described, err := kadm.NewClient(admin).DescribeTransactions(ctx, "job")
+		if state := described["job"].State; err == nil && (strings.HasSuffix(state, "Commit") || strings.HasSuffix(state, "Abort")) {
+			return
+		} else if time.Now().After(deadline) {
+			t.Fatalf("the id is described as %+v, %v", described["job"], err)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -12,6 +13,13 @@ import (
 
 // findTimeout bounds the making of the shards that a first search needs.
 const findTimeout = 10 * time.Second
+
+// While nobody coordinates, an answer waits for somebody, up to electionWait, and looks again after electionPause: an election is over sooner than
+// clients come again.
+const (
+	electionWait  = 2 * time.Second
+	electionPause = 50 * time.Millisecond
+)
 
 // maxCoordinatorKeys of one request.
 const maxCoordinatorKeys = 1000
@@ -47,7 +55,7 @@ func (c *conn) findOne(ctx context.Context, r *request, kind int8, key string) k
 		found.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
 		return found
 	}
-	broker, err := c.c.Coordinators.Find(ctx, k, key)
+	broker, err := c.find(ctx, k, key, r.received.Add(electionWait))
 	if err != nil {
 		f := c.failure(r, err)
 		found.ErrorCode, found.ErrorMessage = f.code, f.message
@@ -63,4 +71,20 @@ func (c *conn) findOne(ctx context.Context, r *request, kind int8, key string) k
 	}
 	found.NodeID, found.Host, found.Port = n.id, n.host, n.port
 	return found
+}
+
+// find looks for a coordinator until there is one, or until a time.
+func (c *conn) find(ctx context.Context, k coordinator.Kind, key string, until time.Time) (broker int32, err error) {
+	for {
+		broker, err = c.c.Coordinators.Find(ctx, k, key)
+		var refusal *coordinator.Error
+		if !errors.As(err, &refusal) || refusal.Code != coordinator.CodeNotAvailable || time.Now().After(until) {
+			return broker, err
+		}
+		select {
+		case <-time.After(electionPause):
+		case <-ctx.Done():
+			return broker, err
+		}
+	}
 }

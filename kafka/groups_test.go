@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"sync/atomic"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -110,5 +111,27 @@ func TestDescribeQuorum(t *testing.T) {
 		if got := resp.Topics[1].Partitions[0].ErrorCode; got != 3 {
 			t.Errorf("version %d: another topic gave code %d", version, got)
 		}
+	}
+}
+
+// While nobody coordinates the answer waits, for a moment.
+func TestFindCoordinatorWaitsForAnElection(t *testing.T) {
+	r := newRig(t, nil)
+	var asked atomic.Int32
+	r.txns.find = func(_ coordinator.Kind, name string) (int32, error) {
+		if asked.Add(1) < 4 || name == "never" {
+			return -1, groupError(coordinator.CodeNotAvailable)
+		}
+		return -1, groupError(coordinator.CodeLoading) // which is another matter
+	}
+	req := kmsg.NewPtrFindCoordinatorRequest()
+	req.Version, req.CoordinatorType, req.CoordinatorKey = 3, 1, "id"
+	w := r.dial()
+	if resp := w.ask(req).(*kmsg.FindCoordinatorResponse); resp.ErrorCode != 14 || asked.Load() != 4 {
+		t.Errorf("code %d after %d looks", resp.ErrorCode, asked.Load())
+	}
+	req.CoordinatorKey = "never"
+	if resp := w.ask(req).(*kmsg.FindCoordinatorResponse); resp.ErrorCode != 15 || resp.NodeID != -1 || resp.Port != -1 {
+		t.Errorf("answer %+v", resp)
 	}
 }

@@ -319,6 +319,7 @@ type fakeTransactions struct {
 	init func(coordinator.InitRequest) (coordinator.Producer, error)
 	add  func(coordinator.AddRequest) error
 	end  func(coordinator.EndRequest) (coordinator.Producer, error)
+	find func(coordinator.Kind, string) (int32, error)
 }
 
 var errNoTransactions = &coordinator.Error{Code: coordinator.CodeNotCoordinator, Message: "fake"}
@@ -347,7 +348,10 @@ func (f *fakeTransactions) List(context.Context, coordinator.TransactionFilter, 
 func (f *fakeTransactions) Describe(context.Context, string) (*txn.Transaction, error) {
 	return nil, errNoTransactions
 }
-func (f *fakeTransactions) Find(context.Context, coordinator.Kind, string) (int32, error) {
+func (f *fakeTransactions) Find(_ context.Context, k coordinator.Kind, name string) (int32, error) {
+	if f.find != nil {
+		return f.find(k, name)
+	}
 	return -1, errNoTransactions
 }
 
