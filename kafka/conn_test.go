@@ -330,6 +330,20 @@ func fetchOf(version int16, topic string, offset int64) *kmsg.FetchRequest {
 	return req
 }
 
+// A request that says that it has hundreds of millions of tags, and has none, is refused at once: the codec once counted them all down.
+func TestTagsThatAreNotThere(t *testing.T) {
+	e := endpoints[65]
+	body := []byte{0xff, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f}
+	began := time.Now()
+	r := &request{endpoint: e, frame: body}
+	if err := r.decode(head{int32(len(body) + 8), 65, 0, 1}); err == nil {
+		t.Error("it was accepted")
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
 // FuzzDecode: no frame makes the decoder panic or hold on to more than a bounded multiple of itself.
 func FuzzDecode(f *testing.F) {
 	rng := rand.New(rand.NewPCG(1, 0))
