@@ -351,6 +351,7 @@ func DefaultConfig() Config {
 			SnapshotBytes:      64 * MiB,
 			MaxReplayBytes:     256 * MiB,
 			MaxInFlightBytes:   4 * MiB,
+			QueueLogs:          true,
 		},
 		ProducerIDExpiration:      24 * time.Hour,
 		ProducerIDExpirationCheck: 10 * time.Minute,
