@@ -14,7 +14,8 @@ func TestMetricsInDocsExist(t *testing.T) {
 	have := s.c.MetricNames(s.leader())
 	// Those with labels that nothing has happened to yet are not shown.
 	have = append(have, "brokerd_mux_rejected_total", "brokerd_transactional_ids", "brokerd_transaction_partitions",
-		"brokerd_groups", "brokerd_group_members", "brokerd_group_offsets", "brokerd_group_offsets_pending", "brokerd_group_bytes")
+		"brokerd_groups", "brokerd_group_members", "brokerd_group_offsets", "brokerd_group_offsets_pending", "brokerd_group_bytes",
+		"brokerd_group_joining_bytes", "brokerd_group_requests_total", "brokerd_kafka_connections_closed_total")
 	pages, err := filepath.Glob("../docs/*.md")
 	if err != nil || len(pages) == 0 {
 		t.Fatalf("no pages: %v", err)
