@@ -41,6 +41,9 @@ type fakeCluster struct {
 	checksums map[int32]uint32
 	groups    map[string]*fakeGroup
 	draining  map[int32]bool
+	txns      map[string]*clientv1.Transaction
+	listed    int
+	hasty     string // the transaction that ends just before it is aborted
 }
 
 type fakeTopic struct {
@@ -63,7 +66,7 @@ var brokerNames = map[int32]string{1: "b1.example:9095", 2: "b2.example:9095", 3
 func startFake(t *testing.T) *fakeCluster {
 	f := &fakeCluster{
 		lis: bufconn.Listen(1 << 20), topics: map[string]*fakeTopic{}, dead: map[int32]bool{}, silent: map[string]bool{},
-		refuse: map[string]*clientv1.Error{}, checksums: map[int32]uint32{}, groups: map[string]*fakeGroup{}, draining: map[int32]bool{},
+		refuse: map[string]*clientv1.Error{}, checksums: map[int32]uint32{}, groups: map[string]*fakeGroup{}, draining: map[int32]bool{}, txns: map[string]*clientv1.Transaction{},
 	}
 	srv := grpc.NewServer(grpc.ForceServerCodecV2(clientv1.Codec{}))
 	clientv1.RegisterLogServiceServer(srv, f)
@@ -94,7 +97,7 @@ func (f *fakeCluster) run(t *testing.T, stdin string, args ...string) (stdout, s
 	t.Helper()
 	var out, errs lockedBuffer
 	p := &program{
-		stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs, dialer: f.dial,
+		stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs, dialer: f.dial, clock: func() time.Time { return fakeNow },
 		environ: func(name string) string {
 			return map[string]string{"BROKERCTL_BOOTSTRAP": "b1.example:9095,b2.example:9095"}[name]
 		},
@@ -310,6 +313,9 @@ func (f *fakeCluster) ListOffsets(_ context.Context, req *clientv1.ListOffsetsRe
 		case -2:
 		case -1:
 			out.Offset = l.end
+			if req.IsolationLevel == clientv1.IsolationLevel_ISOLATION_LEVEL_READ_COMMITTED {
+				out.Offset = l.stable()
+			}
 		default:
 			out.Offset = -1
 			for _, b := range l.batches {

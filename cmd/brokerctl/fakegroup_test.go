@@ -37,10 +37,6 @@ func (f *fakeCluster) FindCoordinator(context.Context, *clientv1.FindCoordinator
 	return &clientv1.FindCoordinatorResponse{BrokerId: 2, Address: brokerNames[2]}, nil
 }
 
-func (f *fakeCluster) ListTransactions(context.Context, *clientv1.ListTransactionsRequest) (*clientv1.ListTransactionsResponse, error) {
-	return &clientv1.ListTransactionsResponse{Transactions: []*clientv1.Transaction{{TransactionalId: "billing.7QZT", ProducerId: 4001, State: 2}}}, nil
-}
-
 func (g *fakeGroup) proto() *clientv1.Group {
 	p := &clientv1.Group{GroupId: g.id, Kind: "Consumer", State: clientv1.GroupState_GROUP_STATE_EMPTY, Epoch: 4, AssignmentEpoch: 4, Offsets: int32(len(g.offsets)), CoordinatorId: 2}
 	if len(g.members) > 0 {

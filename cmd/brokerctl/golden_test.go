@@ -101,6 +101,11 @@ func (f *fakeCluster) set(t *testing.T, d *datadriven.TestData) string {
 			f.groups[value] = newFakeGroup(value)
 		case "member":
 			f.groups[value].members = fakeMembers()
+		case "transactions":
+			f.txns = fakeTxns()
+			f.topics[value].openIn()
+		case "hasty":
+			f.hasty = value
 		case "producers":
 			f.topics[value].logs[0].states = producerStates()
 		default:

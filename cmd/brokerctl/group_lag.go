@@ -27,7 +27,7 @@ aborted records too, which no reader of committed data ever gets; --count reads 
 all and counts only what such a reader gets.
 BLOCKED is from the last stable offset to the end: written already, but behind a
 transaction that is open. HELD BY is the producer that holds it, or its transactional
-id.`,
+id; "brokerctl txn why --group GROUP" says more about it, and what to do.`,
 		Example: `  brokerctl group lag billing
   brokerctl group lag billing --count
   brokerctl group lag billing -o json | jq '[.[].readable] | add'`,
@@ -109,10 +109,8 @@ func (p *program) lag(ctx context.Context, c *client.Client, id string) ([]lagJS
 		if l.Committed >= 0 {
 			l.Readable = max(0, int64(l.Stable-l.Committed))
 		}
-		if l.Blocked > 0 {
-			l.HeldBy = holder(ctx, c, tp, l.Stable)
-		}
 	}
+	addHolders(ctx, c, lines)
 	return lines, nil
 }
 
@@ -143,23 +141,29 @@ func lagLines(g client.Group, offsets, pending []client.CommittedOffset) []lagJS
 	return lines
 }
 
-// holder names who has the transaction open that begins at the last stable offset; empty: nobody is found.
-func holder(ctx context.Context, c *client.Client, tp record.TopicPartition, stable record.Offset) string {
-	states, _, err := c.DescribeProducers(ctx, tp)
+// addHolders names what holds the partitions in which something is blocked. Where nobody can say, it stays empty.
+func addHolders(ctx context.Context, c *client.Client, lines []lagJSON) {
+	var tps []record.TopicPartition
+	at := make(map[record.TopicPartition]*lagJSON)
+	for i := range lines {
+		if l := &lines[i]; l.Blocked > 0 {
+			tp := record.TopicPartition{Topic: l.Topic, Partition: l.Partition}
+			tps, at[tp] = append(tps, tp), l
+		}
+	}
+	held, err := c.WhatHolds(ctx, tps...)
 	if err != nil {
-		return ""
+		return
 	}
-	for _, s := range states {
-		if s.TxnStart != stable {
-			continue
+	for _, h := range held {
+		switch {
+		case len(h.Open) == 0:
+		case h.Open[0].Transaction != nil:
+			at[h.TopicPartition].HeldBy = h.Open[0].Transaction.TransactionalID
+		default:
+			at[h.TopicPartition].HeldBy = fmt.Sprintf("producer %d", h.Open[0].ProducerID)
 		}
-		txns, _, err := c.ListTransactions(ctx, client.TransactionFilter{ProducerIDs: []record.ProducerID{s.ID}})
-		if err == nil && len(txns) > 0 {
-			return txns[0].TransactionalID
-		}
-		return fmt.Sprintf("producer %d", s.ID)
 	}
-	return ""
 }
 
 // countReadable counts what a reader of committed data gets, from the committed offsets to the last stable ones.

@@ -1,5 +1,5 @@
-// Command brokerctl is what an operator asks: topics, records, producers, consumer groups, the cluster, benchmarks
-// and checks, one file per noun. It talks to the gRPC API by the Go client, and may do nothing that
+// Command brokerctl is what an operator asks: topics, records, producers, transactions, consumer groups, the cluster,
+// benchmarks and checks, one file per noun. It talks to the gRPC API by the Go client, and may do nothing that
 // any client could not.
 //
 // Exit codes: see exitCodes in errors.go, or brokerctl help exit-codes.
@@ -53,6 +53,8 @@ type program struct {
 	terminal bool // stderr is one: progress may rewrite its line
 	// dialer replaces TCP in tests.
 	dialer func(ctx context.Context, addr string) (net.Conn, error)
+	// clock replaces the time of day in tests.
+	clock func() time.Time
 
 	flags globalFlags
 }
@@ -90,7 +92,7 @@ func (p *program) rootCommand() *cobra.Command {
 		Use:   "brokerctl",
 		Short: "Ask and operate an oncelog cluster",
 		Long: `brokerctl creates topics, writes and reads records, and shows what brokers know of
-producers, consumer groups, Raft groups and themselves. It measures a cluster and checks that it
+producers, transactions, consumer groups, Raft groups and themselves. It measures a cluster and checks that it
 keeps its promises.`,
 		Example: `  # Is the cluster well?
   brokerctl cluster status
@@ -131,7 +133,7 @@ keeps its promises.`,
 	f.StringVar(&p.flags.serverName, "tls-server-name", "", "name to expect in brokers' certificates")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 
-	root.AddCommand(p.topicCommand(), p.produceCommand(), p.consumeCommand(), p.producerCommand(), p.groupCommand(), p.clusterCommand(),
+	root.AddCommand(p.topicCommand(), p.produceCommand(), p.consumeCommand(), p.producerCommand(), p.txnCommand(), p.groupCommand(), p.clusterCommand(),
 		p.benchCommand(), p.verifyCommand(), p.versionCommand(), exitCodesTopic())
 	return root
 }
@@ -225,6 +227,14 @@ func (f *globalFlags) tlsConfig() (*tls.Config, error) {
 		cfg.Certificates = []tls.Certificate{pair}
 	}
 	return cfg, nil
+}
+
+// now is the time of day; brokers' clocks may differ from it.
+func (p *program) now() time.Time {
+	if p.clock != nil {
+		return p.clock()
+	}
+	return time.Now()
 }
 
 // sayf writes a remark to stderr, where it does not get into pipes.
