@@ -9,12 +9,17 @@ import (
 )
 
 // whatHolds asks as brokerctl txn why does.
-func (s *scenario) whatHolds(tp record.TopicPartition) client.Held {
+func (s *scenario) whatHolds(tp record.TopicPartition) (h client.Held) {
 	s.t.Helper()
-	held, err := s.cl.WhatHolds(s.ctx, tp)
-	s.must("ask what holds "+tp.String(), err)
-	s.must("ask what holds "+tp.String(), held[0].Err)
-	return held[0]
+	s.until("ask what holds "+tp.String(), func() bool {
+		held, err := s.cl.WhatHolds(s.ctx, tp)
+		if err != nil || held[0].Err != nil {
+			return false
+		}
+		h = held[0]
+		return true
+	})
+	return h
 }
 
 // heldBy waits until a partition is held by the transaction of an id. The abort of another one is answered before its markers
