@@ -71,11 +71,17 @@ func buildJava(version string) (string, error) {
 	return filepath.Join(dir, "classes") + ":" + libraries, nil
 }
 
-// java runs one job and gives what it printed.
+// java runs one job and gives what it printed; if it failed, with what it said.
 func java(ctx context.Context, path string, c *brokerproc.Cluster, job string, args ...string) (string, error) {
 	args = append([]string{"-Xmx256m", "-cp", path, "compat.Jobs", job, strings.Join(c.KafkaAddrs(), ",")}, args...)
-	out, err := exec.CommandContext(ctx, "java", args...).CombinedOutput()
-	return strings.TrimSpace(string(out)), err
+	cmd := exec.CommandContext(ctx, "java", args...)
+	var said strings.Builder
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		return strings.TrimSpace(string(out) + said.String()), err
+	}
+	return strings.TrimSpace(string(out)), nil
 }
 
 // mustPrint runs a job that must print a line.
