@@ -147,9 +147,10 @@ func TestMoveIsCancelled(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.write(p, "1")
-	if got := s.partition(); !got.Changing() || !slices.Contains(got.Joining, away) {
-		t.Fatalf("the partition is %+v, want it to wait for broker %d", got, away)
-	}
+	s.until("the partition to wait for the broker that is away", func() bool {
+		got := s.partition()
+		return slices.Equal(got.Target, to) && slices.Contains(got.Joining, away)
+	})
 	if _, err := s.cl.CancelReassignments(s.ctx, topic); err != nil {
 		t.Fatal(err)
 	}
