@@ -64,6 +64,7 @@ func TestChangesAreNotRepeated(t *testing.T) {
 		}
 		c.controller = 0
 		c.brokers[1].kill()
+		time.Sleep(time.Second) // before the client has noticed, the outcome is Unknown
 		if _, err := cl.CreateTopic(bg, TopicSpec{Name: "b"}); err != nil {
 			t.Errorf("a dead broker: %v", err)
 		}
@@ -81,7 +82,7 @@ func TestChangesAreNotRepeated(t *testing.T) {
 		for _, b := range c.brokers {
 			b.kill()
 		}
-		time.Sleep(time.Second) // before the client has noticed, the outcome is Unknown
+		time.Sleep(time.Second) // as above
 		start := time.Now()
 		if _, err := cl.CreateTopic(bg, TopicSpec{Name: "d"}); OutcomeOf(err) != NotWritten || time.Since(start) > 31*time.Second {
 			t.Errorf("nobody there: %v after %v", err, time.Since(start))

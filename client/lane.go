@@ -274,6 +274,9 @@ func (l *lane) settled(now time.Time) []resolution {
 	l.led.resolved = nil
 	l.schedule(now)
 	for i := range done {
+		// Before anybody can hear of it: who has flushed looks at what has become of the records, and does
+		// not commit a transaction with one that was not written.
+		l.p.account(&done[i])
 		done[i].lane = l
 		done[i].deliver = done[i].b.callbacks || len(done[i].b.flushes) > 0
 		done[i].b.users.Add(1)

@@ -420,14 +420,9 @@ func (p *Producer) recycle(b *batch) {
 	p.batches.Put(b)
 }
 
-// finish gives resolved batches' memory back and completes their futures.
+// finish completes the futures of resolved batches.
 func (p *Producer) finish(done []resolution) {
 	for _, r := range done {
-		p.stats.count(r)
-		p.budget.give(r.b.reserved)
-		if p.txn != nil && r.outcome != Written {
-			p.txn.recordFailed(r.err)
-		}
 		for _, t := range r.b.tellings {
 			if t.future != nil {
 				t.future.res = r.result(t)
@@ -435,6 +430,15 @@ func (p *Producer) finish(done []resolution) {
 			}
 		}
 		p.retire(r.b)
+	}
+}
+
+// account notes what has become of a batch. It runs under its lane's mutex.
+func (p *Producer) account(r *resolution) {
+	p.stats.count(*r)
+	p.budget.give(r.b.reserved)
+	if p.txn != nil && r.outcome != Written {
+		p.txn.recordFailed(r.err)
 	}
 }
 
