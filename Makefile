@@ -29,7 +29,7 @@ build: ## static binaries in bin/
 
 .PHONY: test
 test: ## all tests with the race detector
-	$(GO) test -race -timeout 9m ./...
+	$(GO) test -race -timeout 12m ./...
 
 .PHONY: check
 check: check-format check-mod check-vet check-static check-proto check-generated check-shell check-vuln ## format, modules, vet, staticcheck, protos, generated code, scripts, vulnerabilities

@@ -1,5 +1,0 @@
-//go:build !race
-
-package heapfloor
-
-const raced = false
