@@ -56,7 +56,15 @@ func (r *Replica) Apply(entries []raftgroup.Entry) []any {
 	moved := r.state.next != before || r.state.lastStable() != stableBefore
 	r.checkInvariants()
 	r.publish()
+	start := r.advance
+	r.advance = 0
 	r.mu.Unlock()
+	// The disk is not waited for under the mutex: what is asked of a replica meanwhile is answered.
+	if start > 0 {
+		if err := r.log.AdvanceStart(start); err != nil {
+			panic(fmt.Sprintf("partition %s: advance log start to %d: %v", r.spec, start, err))
+		}
+	}
 	if moved {
 		r.wakeFetches()
 	}
@@ -179,9 +187,7 @@ func (r *Replica) applyAdvanceStart(e *raftgroup.Entry) any {
 	s.start = to
 	s.epochs.truncateStart(to)
 	s.producers.TruncateStart(to)
-	if err := r.log.AdvanceStart(to); err != nil {
-		panic(fmt.Sprintf("partition %s: advance log start to %d: %v", r.spec, to, err))
-	}
+	r.advance = to
 	return s.start
 }
 

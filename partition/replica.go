@@ -32,6 +32,8 @@ type Replica struct {
 	// mu guards state. Apply writes it; requests read it. Taken after admission.mu, never before.
 	mu    sync.RWMutex
 	state state
+	// advance is the log start that apply has decided and the log does not have yet; 0: none.
+	advance record.Offset
 
 	// bounds is the part of state that every fetch needs, published after each apply.
 	bounds atomic.Pointer[bounds]

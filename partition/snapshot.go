@@ -145,11 +145,14 @@ func (r *Replica) Restore(index record.Index, src io.Reader) error {
 	if s.state.applied > index {
 		return fmt.Errorf("restore %s: snapshot of index %d holds state of index %d", r.spec, index, s.state.applied)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	// The disk is not waited for under the mutex. Until the state follows, what the old one allowed is read
+	// from the new log, or said to be out of its range.
 	if err := r.log.Restore(s.layout); err != nil {
 		return fmt.Errorf("restore %s: %w", r.spec, err)
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.advance = 0
 	r.state = r.host.config.Sabotage.restored(s.state)
 	r.publish()
 	r.wakeFetches()
