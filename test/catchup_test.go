@@ -15,7 +15,8 @@ import (
 )
 
 // behind is a cluster whose Raft window is short, so that a broker that was away for a while has to
-// pull the log from a peer.
+// pull the log from a peer. What is written has to come in batches that are small beside a snapshot's bytes:
+// a few large ones would make one snapshot, and the window begins at the one before.
 func behind(t *testing.T) *scenario {
 	t.Helper()
 	return behindWith(t, partition.Sabotage{})
@@ -109,7 +110,7 @@ func (s *scenario) lag(p *client.Producer) (id int32, values []string) {
 // peer, and then holds the same, byte for byte, while writing goes on.
 func TestCatchUpPastTheWindow(t *testing.T) {
 	s := behind(t)
-	p := s.producer(client.ProducerConfig{})
+	p := s.producer(client.ProducerConfig{BatchBytes: 16 << 10})
 	id, values := s.lag(p)
 	s.c.StartAgain(id)
 	more := filled(len(values), 200)
@@ -135,7 +136,7 @@ func TestKilledInTheMiddleOfCatchUp(t *testing.T) {
 	}{{"crash", (*brokertest.Cluster).Crash}, {"kill", (*brokertest.Cluster).Kill}} {
 		t.Run(how.name, func(t *testing.T) {
 			s := behind(t)
-			p := s.producer(client.ProducerConfig{})
+			p := s.producer(client.ProducerConfig{BatchBytes: 16 << 10})
 			id, values := s.lag(p)
 			for range 3 {
 				s.c.SlowDisk(id, 20*time.Millisecond)
@@ -158,7 +159,7 @@ func TestKilledInTheMiddleOfCatchUp(t *testing.T) {
 // TestLeaderKilledInTheMiddleOfCatchUp: the peer that a broker pulls from dies; it goes on with another.
 func TestLeaderKilledInTheMiddleOfCatchUp(t *testing.T) {
 	s := behind(t)
-	p := s.producer(client.ProducerConfig{})
+	p := s.producer(client.ProducerConfig{BatchBytes: 16 << 10})
 	id, values := s.lag(p)
 	s.c.SlowDisk(id, 20*time.Millisecond)
 	s.c.StartAgain(id)

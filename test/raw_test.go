@@ -72,7 +72,7 @@ func TestPowerCutKeepsProducerMemory(t *testing.T) {
 // never had the batches and was sent it.
 func TestWindowSurvivesSnapshots(t *testing.T) {
 	s := behind(t)
-	p := s.producer(client.ProducerConfig{})
+	p := s.producer(client.ProducerConfig{BatchBytes: 16 << 10})
 	s.send(p, filled(0, 10))
 	late := s.follower()
 	last := s.raftGroup(late).LastIndex
@@ -117,7 +117,7 @@ func TestForgottenProducersAreNoticed(t *testing.T) {
 	b := batchOf(s.newID(), 0, "once")
 	s.wantWritten(s.produce(b), 0, false)
 	last := s.raftGroup(s.leader()).LastIndex
-	s.send(s.producer(client.ProducerConfig{}), filled(0, 300))
+	s.send(s.producer(client.ProducerConfig{BatchBytes: 16 << 10}), filled(0, 300))
 	for _, id := range s.c.Brokers() {
 		s.until("no broker to replay the batch", func() bool { return s.raftGroup(id).FirstIndex > last+1 })
 	}
