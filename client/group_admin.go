@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -79,52 +78,20 @@ func (c *Client) ListGroups(ctx context.Context, f GroupFilter) (list []Group, t
 		}
 		req.States = append(req.States, clientv1.GroupState(i+1))
 	}
-	m, err := c.Metadata(ctx, noTopics...)
+	answers, err := fromEvery(ctx, c, func(ctx context.Context, cc *grpc.ClientConn) (*clientv1.ListGroupsResponse, error) {
+		return clientv1.NewGroupServiceClient(cc).ListGroups(ctx, req)
+	})
 	if err != nil {
 		return nil, false, err
 	}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for _, b := range m.Brokers {
-		wg.Go(func() {
-			r, failure := c.listGroupsAt(ctx, b, req)
-			mu.Lock()
-			defer mu.Unlock()
-			if failure != nil {
-				err = failure
-				return
-			}
-			truncated = truncated || r.GetTruncated()
-			for _, p := range r.GetGroups() {
-				list = append(list, groupOf(p))
-			}
-		})
-	}
-	wg.Wait()
-	if err != nil {
-		return nil, false, err
+	for _, r := range answers {
+		truncated = truncated || r.GetTruncated()
+		for _, p := range r.GetGroups() {
+			list = append(list, groupOf(p))
+		}
 	}
 	slices.SortFunc(list, func(a, b Group) int { return strings.Compare(a.ID, b.ID) })
 	return list, truncated, nil
-}
-
-func (c *Client) listGroupsAt(ctx context.Context, b Broker, req *clientv1.ListGroupsRequest) (*clientv1.ListGroupsResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
-	defer cancel()
-	for failures := 1; ; failures++ {
-		cc, err := c.conns.get(b.Address)
-		if err != nil {
-			return nil, err
-		}
-		r, err := clientv1.NewGroupServiceClient(cc).ListGroups(ctx, req)
-		if err == nil {
-			return r, nil
-		}
-		e := fromCall(err, b.Address)
-		if !e.Retriable || !sleep(ctx, c.backoff(failures)) {
-			return nil, e
-		}
-	}
 }
 
 // DescribeGroup gives all that is known of a group but its offsets. Errors: GROUP_ID_NOT_FOUND.

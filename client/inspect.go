@@ -370,3 +370,42 @@ func (c *Client) ready(ctx context.Context, topic string) error {
 	}
 	return nil
 }
+
+// fromEvery asks every broker the same, again while that is worth it, and gives the answers in the order of
+// the brokers. One that does not answer makes it fail: what it knows would be missing.
+func fromEvery[R any](ctx context.Context, c *Client, ask func(context.Context, *grpc.ClientConn) (R, error)) ([]R, error) {
+	m, err := c.Metadata(ctx, noTopics...)
+	if err != nil {
+		return nil, err
+	}
+	answers, errs := make([]R, len(m.Brokers)), make([]error, len(m.Brokers))
+	var wg sync.WaitGroup
+	for i, b := range m.Brokers {
+		wg.Go(func() { answers[i], errs[i] = atBroker(ctx, c, b.Address, ask) })
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return answers, nil
+}
+
+func atBroker[R any](ctx context.Context, c *Client, addr string, ask func(context.Context, *grpc.ClientConn) (R, error)) (answer R, _ error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
+	defer cancel()
+	for failures := 1; ; failures++ {
+		cc, err := c.conns.get(addr)
+		if err != nil {
+			return answer, err
+		}
+		if answer, err = ask(ctx, cc); err == nil {
+			return answer, nil
+		}
+		e := fromCall(err, addr)
+		if !e.Retriable || !sleep(ctx, c.backoff(failures)) {
+			return answer, e
+		}
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -124,52 +123,20 @@ func (c *Client) ListTransactions(ctx context.Context, f TransactionFilter) (lis
 	for _, id := range f.ProducerIDs {
 		req.ProducerIds = append(req.ProducerIds, int64(id))
 	}
-	m, err := c.Metadata(ctx, noTopics...)
+	answers, err := fromEvery(ctx, c, func(ctx context.Context, cc *grpc.ClientConn) (*clientv1.ListTransactionsResponse, error) {
+		return clientv1.NewTransactionServiceClient(cc).ListTransactions(ctx, req)
+	})
 	if err != nil {
 		return nil, false, err
 	}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for _, b := range m.Brokers {
-		wg.Go(func() {
-			r, failure := c.listAt(ctx, b, req)
-			mu.Lock()
-			defer mu.Unlock()
-			if failure != nil {
-				err = failure
-				return
-			}
-			truncated = truncated || r.GetTruncated()
-			for _, t := range r.GetTransactions() {
-				list = append(list, transactionOf(t))
-			}
-		})
-	}
-	wg.Wait()
-	if err != nil {
-		return nil, false, err
+	for _, r := range answers {
+		truncated = truncated || r.GetTruncated()
+		for _, t := range r.GetTransactions() {
+			list = append(list, transactionOf(t))
+		}
 	}
 	slices.SortFunc(list, func(a, b Transaction) int { return strings.Compare(a.TransactionalID, b.TransactionalID) })
 	return list, truncated, nil
-}
-
-func (c *Client) listAt(ctx context.Context, b Broker, req *clientv1.ListTransactionsRequest) (*clientv1.ListTransactionsResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
-	defer cancel()
-	for failures := 1; ; failures++ {
-		cc, err := c.conns.get(b.Address)
-		if err != nil {
-			return nil, err
-		}
-		r, err := clientv1.NewTransactionServiceClient(cc).ListTransactions(ctx, req)
-		if err == nil {
-			return r, nil
-		}
-		e := fromCall(err, b.Address)
-		if !e.Retriable || !sleep(ctx, c.backoff(failures)) {
-			return nil, e
-		}
-	}
 }
 
 // DescribeTransaction gives all that is known of a transactional id. Errors: TRANSACTIONAL_ID_NOT_FOUND.
