@@ -125,7 +125,7 @@ func runJava(t *testing.T, path string, protocols []string) {
 	}
 	var killing sync.WaitGroup
 	killing.Go(func() {
-		time.Sleep(1500 * time.Millisecond)
+		underWay(t, ctx, admin, "txn", 20)
 		kill(t, c, leaderOf(t, ctx, admin, "txn", 0))
 	})
 	mustPrint(t, "committed 200", func() (string, error) { return java(ctx, path, c, "transact", "txn", "30", "java-job") })
@@ -153,7 +153,7 @@ func runJava(t *testing.T, path string, protocols []string) {
 				}
 			})
 		}
-		time.Sleep(4 * time.Second)
+		underWay(t, ctx, admin, "out-"+p, 200)
 		kill(t, c, leaderOf(t, ctx, admin, "out-"+p, 1))
 		copies.Wait()
 		counts(t, ctx, c, "out-"+p, 2500)

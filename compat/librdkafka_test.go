@@ -65,7 +65,7 @@ func TestConfluentKafkaPython(t *testing.T) {
 	}
 	var killing sync.WaitGroup
 	killing.Go(func() {
-		time.Sleep(500 * time.Millisecond)
+		underWay(t, ctx, admin, "txn", 20)
 		kill(t, c, leaderOf(t, ctx, admin, "txn", 0))
 	})
 	mustPrint(t, "committed 200", func() (string, error) { return python(ctx, interpreter, c, "transact", "txn", "30", "python-job") })
@@ -86,7 +86,7 @@ func TestConfluentKafkaPython(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(2 * time.Second)
+		underWay(t, ctx, admin, "out-"+p, 200)
 		kill(t, c, leaderOf(t, ctx, admin, "out-"+p, 1))
 		copies.Wait()
 		counts(t, ctx, c, "out-"+p, 2500)
