@@ -54,7 +54,7 @@ func (c *compose) do(id int32, verb string) error {
 }
 
 func (c *compose) Addrs() []string {
-	return []string{"127.0.0.1:19095", "127.0.0.1:29095", "127.0.0.1:39095"}
+	return []string{"127.0.0.1:19095", "127.0.0.1:19195", "127.0.0.1:19295"}
 }
 
 func (c *compose) Brokers() []int32 { return []int32{1, 2, 3} }
@@ -80,7 +80,7 @@ func (c *compose) Heal(id int32) error {
 func (c *compose) WaitReady(ctx context.Context, id int32) error {
 	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	for {
-		resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d9644/readyz", id))
+		resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/readyz", 19544+100*id))
 		if err == nil {
 			_ = resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
