@@ -59,7 +59,7 @@ type Process struct {
 func New(o Options) (*Cluster, error) {
 	c := &Cluster{options: o}
 	var seeds []string
-	ports, err := freePorts(portsEach * o.Brokers)
+	ports, err := FreePorts(portsEach * o.Brokers)
 	if err != nil {
 		return nil, err
 	}
@@ -82,9 +82,9 @@ const portsEach = 4
 // down.
 const firstPort, lastPort = 12_000, 31_999
 
-// freePorts finds free loopback addresses. Another process could take one before the broker does;
+// FreePorts finds free loopback addresses. Another process could take one before the broker does;
 // the broker then says so and exits.
-func freePorts(n int) ([]string, error) {
+func FreePorts(n int) ([]string, error) {
 	var list []string
 	for tries := 0; len(list) < n; tries++ {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(lastPort-firstPort+1)))
