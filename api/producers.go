@@ -4,6 +4,7 @@ import (
 	"context"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/partition/producer"
 	"github.com/oncelog/oncelog/record"
 )
@@ -27,15 +28,19 @@ func (s *service) DescribeProducers(ctx context.Context, req *clientv1.DescribeP
 	}
 	answer := &clientv1.DescribeProducersResponse{Truncated: truncated, Producers: make([]*clientv1.ProducerState, len(found))}
 	for i, d := range found {
-		answer.Producers[i] = protoProducer(d)
+		answer.Producers[i] = protoProducer(tp, d)
 	}
 	return answer, nil
 }
 
-func protoProducer(d producer.Description) *clientv1.ProducerState {
+func protoProducer(tp record.TopicPartition, d producer.Description) *clientv1.ProducerState {
 	p := &clientv1.ProducerState{
 		ProducerId: int64(d.ProducerID), ProducerEpoch: int32(d.Epoch), LastSequence: int32(d.LastSequence),
 		LastTimestampMs: d.LastTimestamp, CoordinatorEpoch: d.CoordinatorEpoch, TxnStartOffset: int64(d.OpenFrom),
+	}
+	if r := d.Refused; r != nil {
+		p.FirstRefused = protoEvent(&txn.Event{Kind: txn.BatchRefused, TimeMS: r.TimeMS, ProducerID: d.ProducerID, Epoch: d.Epoch,
+			Refused: &txn.RefusedBatch{TopicPartition: tp, Code: r.Code, Expected: r.Expected, Received: r.Received}})
 	}
 	for _, b := range d.Batches {
 		p.Batches = append(p.Batches, &clientv1.ProducerBatch{

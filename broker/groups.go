@@ -8,6 +8,7 @@ import (
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
+	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/partition"
 )
 
@@ -60,5 +61,9 @@ func (g groupGlue) JoinTransaction(ctx context.Context, j coordinator.Joining) e
 	if err == nil {
 		return nil
 	}
-	return &coordinator.Error{Code: coordinator.Code(err.Code), Message: err.Message, Outcome: err.Outcome, Cause: err.Cause}
+	told := &coordinator.Error{Code: coordinator.Code(err.Code), Message: err.Message, Outcome: err.Outcome, Cause: err.Cause}
+	if e, ok := txn.EventFromProto(err.Event); ok {
+		told.Event = &e
+	}
+	return told
 }

@@ -6,6 +6,7 @@ import (
 	peerv1 "github.com/oncelog/oncelog/api/proto/peer/v1"
 	"github.com/oncelog/oncelog/cluster/peer"
 	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
@@ -43,7 +44,7 @@ func markerFromProto(p *peerv1.Marker) partition.Marker {
 	}
 }
 
-// partitionError is a coordinator's refusal as a partition gets it: the same code and outcome.
+// partitionError is a coordinator's refusal as a partition gets it: the same code and outcome, and what explains it.
 func partitionError(err error) *partition.Error {
 	if err == nil {
 		return nil
@@ -52,21 +53,25 @@ func partitionError(err error) *partition.Error {
 	if !errors.As(err, &e) {
 		return &partition.Error{Code: partition.CodeUnknown, Message: err.Error(), Outcome: raftgroup.MayHaveHappened, Cause: err}
 	}
-	return &partition.Error{Code: partition.Code(e.Code), Message: e.Message, Outcome: e.Outcome, Cause: e.Cause}
+	told := &partition.Error{Code: partition.Code(e.Code), Message: e.Message, Outcome: e.Outcome, Cause: e.Cause}
+	if e.Event != nil {
+		told.Event = txn.EventToProto(e.Event)
+	}
+	return told
 }
 
 func partitionToFailure(e *partition.Error) *peerv1.Failure {
 	if e == nil {
 		return nil
 	}
-	return &peerv1.Failure{Code: string(e.Code), Message: e.Message, MayHaveHappened: e.Outcome == raftgroup.MayHaveHappened}
+	return &peerv1.Failure{Code: string(e.Code), Message: e.Message, MayHaveHappened: e.Outcome == raftgroup.MayHaveHappened, Event: e.Event}
 }
 
 func failureToPartition(f *peerv1.Failure) *partition.Error {
 	if f == nil {
 		return nil
 	}
-	e := &partition.Error{Code: partition.Code(f.GetCode()), Message: f.GetMessage()}
+	e := &partition.Error{Code: partition.Code(f.GetCode()), Message: f.GetMessage(), Event: f.GetEvent()}
 	if f.GetMayHaveHappened() {
 		e.Outcome = raftgroup.MayHaveHappened
 	}

@@ -64,6 +64,7 @@ const (
 	ReasonProducerFenced           = "PRODUCER_FENCED"
 	ReasonInvalidTxnState          = "INVALID_TXN_STATE"
 	ReasonInvalidProducerIDMapping = "INVALID_PRODUCER_ID_MAPPING"
+	ReasonTransactionalIDNotFound  = "TRANSACTIONAL_ID_NOT_FOUND"
 	ReasonConcurrentTransactions   = "CONCURRENT_TRANSACTIONS"
 	ReasonTransactionAbortable     = "TRANSACTION_ABORTABLE"
 	ReasonNotCoordinator           = "NOT_COORDINATOR"

@@ -158,7 +158,7 @@ func (c *Client) addCoordinators(ctx context.Context, held []Held, which []int) 
 			if described[id] == nil {
 				t, err := c.DescribeTransaction(ctx, id)
 				var e *Error
-				if err != nil && !(errors.As(err, &e) && e.Reason == "TRANSACTIONAL_ID_NOT_FOUND") {
+				if err != nil && !(errors.As(err, &e) && e.Reason == ReasonTransactionalIDNotFound) {
 					return err
 				}
 				described[id] = &t

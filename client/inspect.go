@@ -105,6 +105,8 @@ type ProducerState struct {
 	TxnStart record.Offset
 	// Batches are the last five, oldest first: a retry of one of them is recognised.
 	Batches []ProducerBatch
+	// Refused is the first batch of this epoch that the partition's leader refused since it leads; nil: none.
+	Refused *TransactionEvent
 }
 
 // ProducerBatch is one batch of the window.
@@ -134,6 +136,10 @@ func (c *Client) DescribeProducers(ctx context.Context, tp record.TopicPartition
 		s := ProducerState{
 			ID: record.ProducerID(p.GetProducerId()), Epoch: record.Epoch(p.GetProducerEpoch()), LastSequence: record.Sequence(p.GetLastSequence()),
 			LastTimestamp: p.GetLastTimestampMs(), CoordinatorEpoch: p.GetCoordinatorEpoch(), TxnStart: record.Offset(p.GetTxnStartOffset()),
+		}
+		if p.GetFirstRefused() != nil {
+			e := eventOf(p.GetFirstRefused())
+			s.Refused = &e
 		}
 		for _, b := range p.GetBatches() {
 			s.Batches = append(s.Batches, ProducerBatch{

@@ -3,8 +3,10 @@ package coordinator
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -38,6 +40,32 @@ type rig struct {
 	topicsChanged chan struct{}
 	joins         func(Joining) error
 	joined        []Joining
+	// log is what the brokers have logged.
+	log logged
+}
+
+// logged keeps a log. It may be written to and read at once.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logged) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+// lines gives those that hold a text.
+func (l *logged) lines(with string) (found []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(l.text.String()) {
+		if strings.Contains(line, with) {
+			found = append(found, line)
+		}
+	}
+	return found
 }
 
 type testBroker struct {
@@ -100,7 +128,8 @@ func (b *testBroker) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.host = NewHost(HostConfig{Broker: b.id, Dir: mkdir(t, filepath.Join(dir, "coordinators")), Raft: b.raft, Directory: b, Wall: b.rig.wall})
+	b.host = NewHost(HostConfig{Broker: b.id, Dir: mkdir(t, filepath.Join(dir, "coordinators")), Raft: b.raft, Directory: b, Wall: b.rig.wall,
+		Logger: slog.New(slog.NewTextHandler(&b.rig.log, nil))})
 	config := TransactionsConfig{Host: b.host, Markers: b.rig, ProducerIDs: b.rig}
 	if b.rig.change != nil {
 		b.rig.change(&config)

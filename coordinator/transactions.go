@@ -80,6 +80,7 @@ type Transactions struct {
 	config  TransactionsConfig
 	host    *Host
 	metrics *txnMetrics
+	fenced  fencedLog
 
 	// mu guards shards. Nothing blocks under it.
 	mu     sync.RWMutex

@@ -134,6 +134,16 @@ func TestSecondInstanceTakesOver(t *testing.T) {
 		wantCode(t, err, CodeProducerFenced)
 		_, err = b.txns.InitProducer(ctx, InitRequest{TransactionalID: "tx", Producer: first, Timeout: time.Minute})
 		wantCode(t, err, CodeProducerFenced)
+		// The log says who took over and fenced, once each, and of the zombie that was refused three times, once.
+		if got := r.log.lines("event.what=fenced"); len(got) != 1 || !strings.Contains(got[0], "event.client_id=second event.address=10.0.0.2:99") {
+			t.Errorf("log of the fencing: %q", got)
+		}
+		if got := r.log.lines("event of a transactional id"); len(got) != 3 {
+			t.Errorf("log of events: %q", got)
+		}
+		if got := r.log.lines("a fenced producer was refused"); len(got) != 1 || !strings.Contains(got[0], "producer_id=100 epoch=0 event.what=initialised") || !strings.Contains(got[0], "event.client_id=second") {
+			t.Errorf("log of the zombie: %q", got)
+		}
 	})
 }
 

@@ -55,7 +55,9 @@ func (t *Transactions) execute(ctx context.Context, s *txnShard, c *statev1.Tran
 			continue
 		}
 		t.metrics.answered(c, r)
-		return r, answer(c.GetTransactionalId(), r)
+		told := answer(c.GetTransactionalId(), r)
+		t.logFenced(s, c, told)
+		return r, told
 	}
 }
 
@@ -84,7 +86,9 @@ func (t *Transactions) attempt(ctx context.Context, s *txnShard, c *statev1.Tran
 	if err != nil {
 		return r, err
 	}
-	return applied.(txn.Result), nil
+	r = applied.(txn.Result)
+	s.logEvent(c, r)
+	return r, nil
 }
 
 // freshID puts a producer id that was never given into a command that needs one.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/record"
 )
@@ -51,7 +52,10 @@ type Error struct {
 	Leader *Leader
 	// Sequence says what would have been right, with OUT_OF_ORDER_SEQUENCE_NUMBER.
 	Sequence *SequenceGap
-	Cause    error
+	// Event is the last thing that happened to the transactional id, where its coordinator refused and that explains
+	// it; nil: nothing is known.
+	Event *statev1.TransactionEvent
+	Cause error
 }
 
 // SequenceGap is a sequence that was not the next one.

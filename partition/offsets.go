@@ -90,8 +90,9 @@ func (h *Host) DescribeProducers(ctx context.Context, tp record.TopicPartition, 
 		return nil, false, refusal
 	}
 	r.mu.RLock()
-	defer r.mu.RUnlock()
 	list, truncated = r.state.producers.Describe(ids, limit)
+	r.mu.RUnlock()
+	r.admission.addRefused(list)
 	return list, truncated, nil
 }
 

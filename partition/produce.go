@@ -87,8 +87,8 @@ type admission struct {
 	// for an answer.
 	joins map[joinKey]*join
 	held  int
-	// noted are the producers whose first refused batch has been told of.
-	noted map[joinKey]struct{}
+	// noted are the first refused batches of producers at their epochs (refused.go).
+	noted map[joinKey]producer.Refused
 }
 
 // candidate is a batch on its way to be proposed.
@@ -108,7 +108,7 @@ type pending struct {
 	key producer.Key
 	// join has vouched for the batch; nil: nobody had to.
 	join *join
-	// txn is the transactional id, by is the producer; for batches of transactions.
+	// txn is the transactional id, empty for plain batches; by is the producer.
 	txn string
 	by  joinKey
 	// waiters are those to answer; none when all have been told that time is up.
@@ -129,7 +129,7 @@ func (a *admission) init(r *Replica) {
 	a.tail = producer.NewSpeculation(maxInFlight)
 	a.byKey = make(map[producer.Key]*pending)
 	a.joins = make(map[joinKey]*join)
-	a.noted = make(map[joinKey]struct{})
+	a.noted = make(map[joinKey]producer.Refused)
 }
 
 func (a *admission) reconfigured() {
@@ -295,6 +295,7 @@ func (a *admission) discard() {
 
 func (a *admission) discardLocked() (after []func()) {
 	a.tail.Discard()
+	clear(a.noted)
 	return a.dropJoins()
 }
 

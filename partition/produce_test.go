@@ -55,6 +55,12 @@ func TestRefusalsComeFromApply(t *testing.T) {
 			t.Errorf("%s: %+v, want %s", c.name, o, c.want)
 		}
 	}
+	// The first refused batch of the epoch is kept for people, by this leader alone.
+	list, _, err := r.host.DescribeProducers(t.Context(), testTP, []record.ProducerID{5}, 1)
+	if err != nil || len(list) != 1 || list[0].Refused == nil || list[0].Refused.Code != string(CodeOutOfOrderSequence) ||
+		list[0].Refused.Expected != 1 || list[0].Refused.Received != 2 {
+		t.Errorf("%+v, %v; want the gap", list, err)
+	}
 	r.mustProduce(batch(5, 1, 1, 1), 1)
 	r.mustProduce(batch(-1, -1, -1, 2), 2)
 	if got := len(r.values(0)); got != 4 {

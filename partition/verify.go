@@ -47,7 +47,7 @@ const (
 	maxJoins = 1000
 	// maxHeld bounds the batches of one partition that wait for answers. Their bytes are bounded by the listener.
 	maxHeld = 1000
-	// maxNoted bounds the memory of refusals that have been told of.
+	// maxNoted bounds the memory of refusals.
 	maxNoted = 1000
 	// refusalTimeout bounds the telling of one, maxTelling how many are being told.
 	refusalTimeout = 5 * time.Second
@@ -227,50 +227,4 @@ func joinError(e *Error, version int8) *Error {
 	told := *e
 	told.Code, told.Outcome, told.Leader = code, raftgroup.DidNotHappen, nil
 	return &told
-}
-
-// firstRefusal gives what to tell of a batch that apply refused, the first time for each producer's epoch. Held: mu.
-func (a *admission) firstRefusal(p *pending, result any) *Refusal {
-	ap, ok := result.(appended)
-	if p.txn == "" || !ok || ap.err == nil {
-		return nil
-	}
-	switch ap.err.Code {
-	case CodeOutOfOrderSequence, CodeInvalidProducerEpoch, CodeInvalidTxnState:
-	default:
-		return nil
-	}
-	if _, told := a.noted[p.by]; told {
-		return nil
-	}
-	if len(a.noted) >= maxNoted {
-		clear(a.noted)
-	}
-	a.noted[p.by] = struct{}{}
-	r := Refusal{
-		Joining: Joining{TopicPartition: a.r.spec.TopicPartition, TransactionalID: p.txn, ProducerID: p.by.id, Epoch: p.by.epoch},
-		Code:    ap.err.Code, Expected: record.NoSequence, Received: record.NoSequence,
-	}
-	if gap := ap.err.Sequence; gap != nil {
-		r.Expected, r.Received = gap.Expected, gap.Received
-	}
-	return &r
-}
-
-// tellRefusal tells the coordinator, if there is time: it is for people, and nothing waits for it.
-func (h *Host) tellRefusal(r Refusal) {
-	if h.config.Transactions == nil {
-		return
-	}
-	select {
-	case h.telling <- struct{}{}:
-	default:
-		return
-	}
-	h.background(func() {
-		defer func() { <-h.telling }()
-		ctx, cancel := context.WithTimeout(h.ctx, refusalTimeout)
-		defer cancel()
-		h.config.Transactions.Refused(ctx, r)
-	})
 }

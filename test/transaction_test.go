@@ -292,8 +292,11 @@ func TestSecondInstanceFencesTheFirst(t *testing.T) {
 				if res.Outcome != client.NotWritten || reasonOf(res.Err) != client.ReasonInvalidProducerEpoch {
 					t.Errorf("late write: %v", res)
 				}
-				// It cannot know from that alone who is to blame; ending the transaction tells.
-				isAbortable(t, "commit after a failed write", first.Commit(s.ctx))
+				// The partition has asked the coordinator, and passes on who is to blame.
+				e := isAbortable(t, "commit after a failed write", first.Commit(s.ctx))
+				if e.Event == nil || e.Event.Kind != client.EventInitialised || e.Event.ClientID != "oncelog-go" || !strings.Contains(res.Err.Error(), "initialised: producer") {
+					t.Errorf("late write: %v, event %+v", res.Err, e.Event)
+				}
 				isFatal(t, "abort", first.Abort(s.ctx))
 			case "commit":
 				e := isFatal(t, "commit", first.Commit(s.ctx))

@@ -125,6 +125,7 @@ func number(t *testing.T, s string) int32 {
 
 func producerStates() []*clientv1.ProducerState {
 	at := int64(1795398578332)
+	refused := &clientv1.TransactionEvent{Kind: 5, TimeMs: at + 9, ProducerId: 4711, ProducerEpoch: 3, Topic: "orders", Reason: "OUT_OF_ORDER_SEQUENCE_NUMBER", ExpectedSequence: 0, ReceivedSequence: 7}
 	full := &clientv1.ProducerState{ProducerId: 4001, ProducerEpoch: 2, LastSequence: 41, LastTimestampMs: at + 4, CoordinatorEpoch: -1, TxnStartOffset: -1}
 	seq := int32(30)
 	for i := range int64(5) {
@@ -143,5 +144,6 @@ func producerStates() []*clientv1.ProducerState {
 		}},
 		full,
 		{ProducerId: 4002, ProducerEpoch: 1, LastSequence: -1, LastTimestampMs: at, CoordinatorEpoch: 3, TxnStartOffset: -1},
+		{ProducerId: 4711, ProducerEpoch: 3, LastSequence: -1, LastTimestampMs: at, CoordinatorEpoch: -1, TxnStartOffset: -1, FirstRefused: refused},
 	}
 }

@@ -14,9 +14,9 @@ func (p *program) producerCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:     "producer",
 		Aliases: []string{"producers"},
-		Short:   "Show what a partition remembers of its producers",
+		Short:   "Show what is known of producers, and what happened to them",
 	})
-	cmd.AddCommand(p.producerDescribe())
+	cmd.AddCommand(p.producerDescribe(), p.producerHistory())
 	return cmd
 }
 
@@ -29,6 +29,8 @@ type producerJSON struct {
 	CoordinatorEpoch int32             `json:"coordinator_epoch"`
 	TxnStart         record.Offset     `json:"txn_start_offset"`
 	Window           []windowJSON      `json:"window"`
+	// Refused is the first batch of this epoch that the present leader refused.
+	Refused *transactionEventJSON `json:"first_refused,omitempty"`
 }
 
 type windowJSON struct {
@@ -86,6 +88,10 @@ func producersJSON(states []client.ProducerState) []producerJSON {
 	for _, s := range states {
 		j := producerJSON{ID: s.ID, Epoch: s.Epoch, LastSequence: s.LastSequence, LastTimestamp: s.LastTimestamp,
 			CoordinatorEpoch: s.CoordinatorEpoch, TxnStart: s.TxnStart, Window: []windowJSON{}}
+		if s.Refused != nil {
+			e := eventJSON(*s.Refused)
+			j.Refused = &e
+		}
 		for _, b := range s.Batches {
 			j.Window = append(j.Window, windowJSON(b))
 		}

@@ -59,8 +59,9 @@ type transactionEventJSON struct {
 	Address    string                      `json:"address,omitempty"`
 	Partition  string                      `json:"partition,omitempty"`
 	Reason     string                      `json:"reason,omitempty"`
-	Expected   record.Sequence             `json:"expected_sequence,omitempty"`
-	Received   record.Sequence             `json:"received_sequence,omitempty"`
+	// Expected and Received are absent where sequences were not the reason.
+	Expected *record.Sequence `json:"expected_sequence,omitempty"`
+	Received *record.Sequence `json:"received_sequence,omitempty"`
 }
 
 func describedTransaction(t client.Transaction) transactionJSON {
@@ -68,13 +69,20 @@ func describedTransaction(t client.Transaction) transactionJSON {
 		Previous: t.PreviousProducerID, Next: t.NextProducerID, TimeoutMS: t.Timeout.Milliseconds(), StartedMS: stampOf(t.Started),
 		UpdatedMS: stampOf(t.Updated), ClientVersion: t.ClientVersion, Coordinator: t.Coordinator, Partitions: names(t.Partitions)}
 	for _, e := range t.History {
-		j := transactionEventJSON{Kind: e.Kind, TimeMS: stampOf(e.Time), ProducerID: e.ProducerID, Epoch: e.Epoch, ClientID: e.ClientID, Address: e.ClientAddress}
-		if e.Kind == client.EventBatchRefused {
-			j.Partition, j.Reason, j.Expected, j.Received = e.TopicPartition.String(), e.Reason, e.Expected, e.Received
-		}
-		out.History = append(out.History, j)
+		out.History = append(out.History, eventJSON(e))
 	}
 	return out
+}
+
+func eventJSON(e client.TransactionEvent) transactionEventJSON {
+	j := transactionEventJSON{Kind: e.Kind, TimeMS: stampOf(e.Time), ProducerID: e.ProducerID, Epoch: e.Epoch, ClientID: e.ClientID, Address: e.ClientAddress}
+	if e.Kind == client.EventBatchRefused {
+		j.Partition, j.Reason = e.TopicPartition.String(), e.Reason
+		if e.Received != record.NoSequence {
+			j.Expected, j.Received = &e.Expected, &e.Received
+		}
+	}
+	return j
 }
 
 // stampOf is ms since 1970, -1 for no time.
@@ -250,18 +258,22 @@ func (p *program) showTransaction(t client.Transaction) error {
 	if err := writeTo(p.stdout, b.String()); err != nil || len(t.History) == 0 {
 		return err
 	}
+	return eventTable(t.History).write(p.stdout)
+}
+
+func eventTable(history []client.TransactionEvent) *table {
 	events := newTable("TIME (UTC)", "WHAT", ">PRODUCER", ">EPOCH", "BY")
-	for _, e := range t.History {
+	for _, e := range history {
 		events.row(shortStamp(stampOf(e.Time)), e.Kind, e.ProducerID, e.Epoch, clipped(causeOf(e), 44))
 	}
-	return events.write(p.stdout)
+	return events
 }
 
 // causeOf says who, or what, an event comes from.
 func causeOf(e client.TransactionEvent) string {
 	switch {
 	case e.Kind == client.EventBatchRefused && e.Received != record.NoSequence:
-		return fmt.Sprintf("%v: %s, sequence %d for %d", e.TopicPartition, e.Reason, e.Received, e.Expected)
+		return fmt.Sprintf("%v: sequence %d for %d, %s", e.TopicPartition, e.Received, e.Expected, e.Reason)
 	case e.Kind == client.EventBatchRefused:
 		return fmt.Sprintf("%v: %s", e.TopicPartition, e.Reason)
 	case e.ClientID == "" && e.ClientAddress == "":

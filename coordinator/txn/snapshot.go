@@ -122,7 +122,7 @@ func fromProto(p *statev1.TransactionalIdState) (*Transaction, error) {
 		StartMS: p.GetStartMs(), UpdatedMS: p.GetUpdatedMs(),
 	}
 	for _, in := range p.GetHistory() {
-		e, ok := eventFromProto(in)
+		e, ok := EventFromProto(in)
 		if !ok {
 			return bad("an event of kind %v", in.GetKind())
 		}
@@ -134,7 +134,8 @@ func fromProto(p *statev1.TransactionalIdState) (*Transaction, error) {
 	return t, nil
 }
 
-func eventFromProto(p *statev1.TransactionEvent) (Event, bool) {
+// EventFromProto reads what EventToProto gives; false: p is nil, or no event that this version knows.
+func EventFromProto(p *statev1.TransactionEvent) (Event, bool) {
 	e := Event{
 		Kind: EventKind(p.GetKind()), TimeMS: p.GetTimeMs(), ProducerID: record.ProducerID(p.GetProducerId()),
 		Epoch: record.Epoch(p.GetProducerEpoch()), Client: clientOf(p.GetClient()),

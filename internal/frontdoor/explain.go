@@ -52,6 +52,9 @@ func Explain(err error, stopping bool) Failure {
 	switch {
 	case errors.As(err, &partitionErr):
 		f.Named, f.Message, f.Outcome, f.Leader = string(partitionErr.Code), partitionErr.Message, partitionErr.Outcome, partitionErr.Leader
+		if e, ok := txn.EventFromProto(partitionErr.Event); ok {
+			f.Event = &e
+		}
 	case errors.As(err, &coordErr):
 		f.Named, f.Message, f.Outcome = string(coordErr.Code), coordErr.Message, coordErr.Outcome
 		f.Field, f.Limit, f.Event = coordErr.Field, coordErr.Limit, coordErr.Event

@@ -18,6 +18,19 @@ type Description struct {
 	LastSequence record.Sequence
 	// Batches are the remembered batches, oldest first, at most five.
 	Batches []BatchDescription
+	// Refused is the first batch of this epoch that the leader refused. It is no part of the state, and set by
+	// whoever leads; nil: none since it leads.
+	Refused *Refused
+}
+
+// Refused is a batch that was not written.
+type Refused struct {
+	// TimeMS is the leader's time, ms since 1970.
+	TimeMS int64
+	// Code is Kafka's name of the error.
+	Code string
+	// Expected and Received are NoSequence where sequences were not the reason.
+	Expected, Received record.Sequence
 }
 
 // BatchDescription is one remembered batch (P2).

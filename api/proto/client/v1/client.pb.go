@@ -4410,7 +4410,9 @@ type ProducerState struct {
 	// -1: none open.
 	TxnStartOffset int64 `protobuf:"varint,6,opt,name=txn_start_offset,json=txnStartOffset,proto3" json:"txn_start_offset,omitempty"`
 	// The last five batches, oldest first (P2).
-	Batches       []*ProducerBatch `protobuf:"bytes,7,rep,name=batches,proto3" json:"batches,omitempty"`
+	Batches []*ProducerBatch `protobuf:"bytes,7,rep,name=batches,proto3" json:"batches,omitempty"`
+	// The first batch of the producer's present epoch that the partition's leader refused since it leads; absent: none.
+	FirstRefused  *TransactionEvent `protobuf:"bytes,8,opt,name=first_refused,json=firstRefused,proto3" json:"first_refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4490,6 +4492,13 @@ func (x *ProducerState) GetTxnStartOffset() int64 {
 func (x *ProducerState) GetBatches() []*ProducerBatch {
 	if x != nil {
 		return x.Batches
+	}
+	return nil
+}
+
+func (x *ProducerState) GetFirstRefused() *TransactionEvent {
+	if x != nil {
+		return x.FirstRefused
 	}
 	return nil
 }
@@ -6892,7 +6901,7 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\fproducer_ids\x18\x03 \x03(\x03R\vproducerIds\"y\n" +
 	"\x19DescribeProducersResponse\x12>\n" +
 	"\tproducers\x18\x01 \x03(\v2 .oncelog.client.v1.ProducerStateR\tproducers\x12\x1c\n" +
-	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\xbb\x02\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\x85\x03\n" +
 	"\rProducerState\x12\x1f\n" +
 	"\vproducer_id\x18\x01 \x01(\x03R\n" +
 	"producerId\x12%\n" +
@@ -6901,7 +6910,8 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x11last_timestamp_ms\x18\x04 \x01(\x03R\x0flastTimestampMs\x12+\n" +
 	"\x11coordinator_epoch\x18\x05 \x01(\x05R\x10coordinatorEpoch\x12(\n" +
 	"\x10txn_start_offset\x18\x06 \x01(\x03R\x0etxnStartOffset\x12:\n" +
-	"\abatches\x18\a \x03(\v2 .oncelog.client.v1.ProducerBatchR\abatches\"\xbe\x01\n" +
+	"\abatches\x18\a \x03(\v2 .oncelog.client.v1.ProducerBatchR\abatches\x12H\n" +
+	"\rfirst_refused\x18\b \x01(\v2#.oncelog.client.v1.TransactionEventR\ffirstRefused\"\xbe\x01\n" +
 	"\rProducerBatch\x12#\n" +
 	"\rbase_sequence\x18\x01 \x01(\x05R\fbaseSequence\x12#\n" +
 	"\rlast_sequence\x18\x02 \x01(\x05R\flastSequence\x12\x1f\n" +
@@ -7322,87 +7332,88 @@ var file_client_v1_client_proto_depIdxs = []int32{
 	51,  // 49: oncelog.client.v1.DeleteOffsetsRequest.topics:type_name -> oncelog.client.v1.TopicPartitions
 	66,  // 50: oncelog.client.v1.DescribeProducersResponse.producers:type_name -> oncelog.client.v1.ProducerState
 	67,  // 51: oncelog.client.v1.ProducerState.batches:type_name -> oncelog.client.v1.ProducerBatch
-	70,  // 52: oncelog.client.v1.GetMetadataResponse.brokers:type_name -> oncelog.client.v1.Broker
-	71,  // 53: oncelog.client.v1.GetMetadataResponse.topics:type_name -> oncelog.client.v1.Topic
-	12,  // 54: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
-	72,  // 55: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
-	101, // 56: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
-	71,  // 57: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	102, // 58: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
-	71,  // 59: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	71,  // 60: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	81,  // 61: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
-	84,  // 62: oncelog.client.v1.ListRaftGroupsResponse.groups:type_name -> oncelog.client.v1.RaftGroup
-	91,  // 63: oncelog.client.v1.ReassignPartitionsRequest.partitions:type_name -> oncelog.client.v1.PartitionAssignment
-	71,  // 64: oncelog.client.v1.ReassignPartitionsResponse.topic:type_name -> oncelog.client.v1.Topic
-	71,  // 65: oncelog.client.v1.CancelReassignmentsResponse.topic:type_name -> oncelog.client.v1.Topic
-	7,   // 66: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
-	14,  // 67: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
-	19,  // 68: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
-	23,  // 69: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
-	64,  // 70: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
-	25,  // 71: oncelog.client.v1.TransactionService.FindCoordinator:input_type -> oncelog.client.v1.FindCoordinatorRequest
-	27,  // 72: oncelog.client.v1.TransactionService.EndTransaction:input_type -> oncelog.client.v1.EndTransactionRequest
-	29,  // 73: oncelog.client.v1.TransactionService.ListTransactions:input_type -> oncelog.client.v1.ListTransactionsRequest
-	31,  // 74: oncelog.client.v1.TransactionService.DescribeTransaction:input_type -> oncelog.client.v1.DescribeTransactionRequest
-	33,  // 75: oncelog.client.v1.TransactionService.AbortTransaction:input_type -> oncelog.client.v1.AbortTransactionRequest
-	38,  // 76: oncelog.client.v1.GroupService.JoinGroup:input_type -> oncelog.client.v1.JoinGroupRequest
-	45,  // 77: oncelog.client.v1.GroupService.CommitOffsets:input_type -> oncelog.client.v1.CommitOffsetsRequest
-	48,  // 78: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:input_type -> oncelog.client.v1.CommitOffsetsInTransactionRequest
-	50,  // 79: oncelog.client.v1.GroupService.FetchOffsets:input_type -> oncelog.client.v1.FetchOffsetsRequest
-	54,  // 80: oncelog.client.v1.GroupService.ListGroups:input_type -> oncelog.client.v1.ListGroupsRequest
-	56,  // 81: oncelog.client.v1.GroupService.DescribeGroup:input_type -> oncelog.client.v1.DescribeGroupRequest
-	60,  // 82: oncelog.client.v1.GroupService.DeleteGroup:input_type -> oncelog.client.v1.DeleteGroupRequest
-	62,  // 83: oncelog.client.v1.GroupService.DeleteOffsets:input_type -> oncelog.client.v1.DeleteOffsetsRequest
-	68,  // 84: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
-	73,  // 85: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
-	75,  // 86: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
-	77,  // 87: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
-	79,  // 88: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
-	82,  // 89: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
-	85,  // 90: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
-	87,  // 91: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
-	89,  // 92: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
-	92,  // 93: oncelog.client.v1.AdminService.ReassignPartitions:input_type -> oncelog.client.v1.ReassignPartitionsRequest
-	94,  // 94: oncelog.client.v1.AdminService.CancelReassignments:input_type -> oncelog.client.v1.CancelReassignmentsRequest
-	96,  // 95: oncelog.client.v1.AdminService.DrainBroker:input_type -> oncelog.client.v1.DrainBrokerRequest
-	98,  // 96: oncelog.client.v1.AdminService.UnregisterBroker:input_type -> oncelog.client.v1.UnregisterBrokerRequest
-	11,  // 97: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
-	16,  // 98: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
-	21,  // 99: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
-	24,  // 100: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
-	65,  // 101: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
-	26,  // 102: oncelog.client.v1.TransactionService.FindCoordinator:output_type -> oncelog.client.v1.FindCoordinatorResponse
-	28,  // 103: oncelog.client.v1.TransactionService.EndTransaction:output_type -> oncelog.client.v1.EndTransactionResponse
-	30,  // 104: oncelog.client.v1.TransactionService.ListTransactions:output_type -> oncelog.client.v1.ListTransactionsResponse
-	32,  // 105: oncelog.client.v1.TransactionService.DescribeTransaction:output_type -> oncelog.client.v1.DescribeTransactionResponse
-	34,  // 106: oncelog.client.v1.TransactionService.AbortTransaction:output_type -> oncelog.client.v1.AbortTransactionResponse
-	42,  // 107: oncelog.client.v1.GroupService.JoinGroup:output_type -> oncelog.client.v1.JoinGroupResponse
-	46,  // 108: oncelog.client.v1.GroupService.CommitOffsets:output_type -> oncelog.client.v1.CommitOffsetsResponse
-	49,  // 109: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:output_type -> oncelog.client.v1.CommitOffsetsInTransactionResponse
-	52,  // 110: oncelog.client.v1.GroupService.FetchOffsets:output_type -> oncelog.client.v1.FetchOffsetsResponse
-	55,  // 111: oncelog.client.v1.GroupService.ListGroups:output_type -> oncelog.client.v1.ListGroupsResponse
-	57,  // 112: oncelog.client.v1.GroupService.DescribeGroup:output_type -> oncelog.client.v1.DescribeGroupResponse
-	61,  // 113: oncelog.client.v1.GroupService.DeleteGroup:output_type -> oncelog.client.v1.DeleteGroupResponse
-	63,  // 114: oncelog.client.v1.GroupService.DeleteOffsets:output_type -> oncelog.client.v1.DeleteOffsetsResponse
-	69,  // 115: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
-	74,  // 116: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
-	76,  // 117: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
-	78,  // 118: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
-	80,  // 119: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
-	83,  // 120: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
-	86,  // 121: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
-	88,  // 122: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
-	90,  // 123: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
-	93,  // 124: oncelog.client.v1.AdminService.ReassignPartitions:output_type -> oncelog.client.v1.ReassignPartitionsResponse
-	95,  // 125: oncelog.client.v1.AdminService.CancelReassignments:output_type -> oncelog.client.v1.CancelReassignmentsResponse
-	97,  // 126: oncelog.client.v1.AdminService.DrainBroker:output_type -> oncelog.client.v1.DrainBrokerResponse
-	99,  // 127: oncelog.client.v1.AdminService.UnregisterBroker:output_type -> oncelog.client.v1.UnregisterBrokerResponse
-	97,  // [97:128] is the sub-list for method output_type
-	66,  // [66:97] is the sub-list for method input_type
-	66,  // [66:66] is the sub-list for extension type_name
-	66,  // [66:66] is the sub-list for extension extendee
-	0,   // [0:66] is the sub-list for field type_name
+	37,  // 52: oncelog.client.v1.ProducerState.first_refused:type_name -> oncelog.client.v1.TransactionEvent
+	70,  // 53: oncelog.client.v1.GetMetadataResponse.brokers:type_name -> oncelog.client.v1.Broker
+	71,  // 54: oncelog.client.v1.GetMetadataResponse.topics:type_name -> oncelog.client.v1.Topic
+	12,  // 55: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
+	72,  // 56: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
+	101, // 57: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	71,  // 58: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	102, // 59: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	71,  // 60: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	71,  // 61: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	81,  // 62: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
+	84,  // 63: oncelog.client.v1.ListRaftGroupsResponse.groups:type_name -> oncelog.client.v1.RaftGroup
+	91,  // 64: oncelog.client.v1.ReassignPartitionsRequest.partitions:type_name -> oncelog.client.v1.PartitionAssignment
+	71,  // 65: oncelog.client.v1.ReassignPartitionsResponse.topic:type_name -> oncelog.client.v1.Topic
+	71,  // 66: oncelog.client.v1.CancelReassignmentsResponse.topic:type_name -> oncelog.client.v1.Topic
+	7,   // 67: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
+	14,  // 68: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
+	19,  // 69: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
+	23,  // 70: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
+	64,  // 71: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
+	25,  // 72: oncelog.client.v1.TransactionService.FindCoordinator:input_type -> oncelog.client.v1.FindCoordinatorRequest
+	27,  // 73: oncelog.client.v1.TransactionService.EndTransaction:input_type -> oncelog.client.v1.EndTransactionRequest
+	29,  // 74: oncelog.client.v1.TransactionService.ListTransactions:input_type -> oncelog.client.v1.ListTransactionsRequest
+	31,  // 75: oncelog.client.v1.TransactionService.DescribeTransaction:input_type -> oncelog.client.v1.DescribeTransactionRequest
+	33,  // 76: oncelog.client.v1.TransactionService.AbortTransaction:input_type -> oncelog.client.v1.AbortTransactionRequest
+	38,  // 77: oncelog.client.v1.GroupService.JoinGroup:input_type -> oncelog.client.v1.JoinGroupRequest
+	45,  // 78: oncelog.client.v1.GroupService.CommitOffsets:input_type -> oncelog.client.v1.CommitOffsetsRequest
+	48,  // 79: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:input_type -> oncelog.client.v1.CommitOffsetsInTransactionRequest
+	50,  // 80: oncelog.client.v1.GroupService.FetchOffsets:input_type -> oncelog.client.v1.FetchOffsetsRequest
+	54,  // 81: oncelog.client.v1.GroupService.ListGroups:input_type -> oncelog.client.v1.ListGroupsRequest
+	56,  // 82: oncelog.client.v1.GroupService.DescribeGroup:input_type -> oncelog.client.v1.DescribeGroupRequest
+	60,  // 83: oncelog.client.v1.GroupService.DeleteGroup:input_type -> oncelog.client.v1.DeleteGroupRequest
+	62,  // 84: oncelog.client.v1.GroupService.DeleteOffsets:input_type -> oncelog.client.v1.DeleteOffsetsRequest
+	68,  // 85: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
+	73,  // 86: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
+	75,  // 87: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
+	77,  // 88: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
+	79,  // 89: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
+	82,  // 90: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
+	85,  // 91: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
+	87,  // 92: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
+	89,  // 93: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
+	92,  // 94: oncelog.client.v1.AdminService.ReassignPartitions:input_type -> oncelog.client.v1.ReassignPartitionsRequest
+	94,  // 95: oncelog.client.v1.AdminService.CancelReassignments:input_type -> oncelog.client.v1.CancelReassignmentsRequest
+	96,  // 96: oncelog.client.v1.AdminService.DrainBroker:input_type -> oncelog.client.v1.DrainBrokerRequest
+	98,  // 97: oncelog.client.v1.AdminService.UnregisterBroker:input_type -> oncelog.client.v1.UnregisterBrokerRequest
+	11,  // 98: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
+	16,  // 99: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
+	21,  // 100: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
+	24,  // 101: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
+	65,  // 102: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
+	26,  // 103: oncelog.client.v1.TransactionService.FindCoordinator:output_type -> oncelog.client.v1.FindCoordinatorResponse
+	28,  // 104: oncelog.client.v1.TransactionService.EndTransaction:output_type -> oncelog.client.v1.EndTransactionResponse
+	30,  // 105: oncelog.client.v1.TransactionService.ListTransactions:output_type -> oncelog.client.v1.ListTransactionsResponse
+	32,  // 106: oncelog.client.v1.TransactionService.DescribeTransaction:output_type -> oncelog.client.v1.DescribeTransactionResponse
+	34,  // 107: oncelog.client.v1.TransactionService.AbortTransaction:output_type -> oncelog.client.v1.AbortTransactionResponse
+	42,  // 108: oncelog.client.v1.GroupService.JoinGroup:output_type -> oncelog.client.v1.JoinGroupResponse
+	46,  // 109: oncelog.client.v1.GroupService.CommitOffsets:output_type -> oncelog.client.v1.CommitOffsetsResponse
+	49,  // 110: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:output_type -> oncelog.client.v1.CommitOffsetsInTransactionResponse
+	52,  // 111: oncelog.client.v1.GroupService.FetchOffsets:output_type -> oncelog.client.v1.FetchOffsetsResponse
+	55,  // 112: oncelog.client.v1.GroupService.ListGroups:output_type -> oncelog.client.v1.ListGroupsResponse
+	57,  // 113: oncelog.client.v1.GroupService.DescribeGroup:output_type -> oncelog.client.v1.DescribeGroupResponse
+	61,  // 114: oncelog.client.v1.GroupService.DeleteGroup:output_type -> oncelog.client.v1.DeleteGroupResponse
+	63,  // 115: oncelog.client.v1.GroupService.DeleteOffsets:output_type -> oncelog.client.v1.DeleteOffsetsResponse
+	69,  // 116: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
+	74,  // 117: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
+	76,  // 118: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
+	78,  // 119: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
+	80,  // 120: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
+	83,  // 121: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
+	86,  // 122: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
+	88,  // 123: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
+	90,  // 124: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
+	93,  // 125: oncelog.client.v1.AdminService.ReassignPartitions:output_type -> oncelog.client.v1.ReassignPartitionsResponse
+	95,  // 126: oncelog.client.v1.AdminService.CancelReassignments:output_type -> oncelog.client.v1.CancelReassignmentsResponse
+	97,  // 127: oncelog.client.v1.AdminService.DrainBroker:output_type -> oncelog.client.v1.DrainBrokerResponse
+	99,  // 128: oncelog.client.v1.AdminService.UnregisterBroker:output_type -> oncelog.client.v1.UnregisterBrokerResponse
+	98,  // [98:129] is the sub-list for method output_type
+	67,  // [67:98] is the sub-list for method input_type
+	67,  // [67:67] is the sub-list for extension type_name
+	67,  // [67:67] is the sub-list for extension extendee
+	0,   // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_client_v1_client_proto_init() }

@@ -1383,7 +1383,9 @@ type Failure struct {
 	// Metadata itself refused it: asking again gives the same answer.
 	Refused bool `protobuf:"varint,6,opt,name=refused,proto3" json:"refused,omitempty"`
 	// Where to ask instead, if the answering broker does not lead.
-	Leader        *Leader `protobuf:"bytes,7,opt,name=leader,proto3" json:"leader,omitempty"`
+	Leader *Leader `protobuf:"bytes,7,opt,name=leader,proto3" json:"leader,omitempty"`
+	// The last thing that happened to a transactional id, where that explains the refusal.
+	Event         *v1.TransactionEvent `protobuf:"bytes,8,opt,name=event,proto3" json:"event,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1463,6 +1465,13 @@ func (x *Failure) GetRefused() bool {
 func (x *Failure) GetLeader() *Leader {
 	if x != nil {
 		return x.Leader
+	}
+	return nil
+}
+
+func (x *Failure) GetEvent() *v1.TransactionEvent {
+	if x != nil {
+		return x.Event
 	}
 	return nil
 }
@@ -2695,7 +2704,7 @@ var File_peer_v1_peer_proto protoreflect.FileDescriptor
 
 const file_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x12peer/v1/peer.proto\x12\x0foncelog.peer.v1\x1a\x17state/v1/metadata.proto\"w\n" +
+	"\x12peer/v1/peer.proto\x12\x0foncelog.peer.v1\x1a\x17state/v1/metadata.proto\x1a\x12state/v1/txn.proto\"w\n" +
 	"\x16JoinTransactionRequest\x12C\n" +
 	"\tpartition\x18\x01 \x01(\v2%.oncelog.peer.v1.TransactionPartitionR\tpartition\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\"M\n" +
@@ -2786,7 +2795,7 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\afailure\x18\x01 \x01(\v2\x18.oncelog.peer.v1.FailureH\x00R\afailure\x12+\n" +
 	"\x04done\x18\x02 \x01(\v2\x15.oncelog.peer.v1.DoneH\x00R\x04doneB\n" +
 	"\n" +
-	"\bresponse\"\xda\x01\n" +
+	"\bresponse\"\x94\x02\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
@@ -2794,7 +2803,8 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\x05limit\x18\x04 \x01(\tR\x05limit\x12*\n" +
 	"\x11may_have_happened\x18\x05 \x01(\bR\x0fmayHaveHappened\x12\x18\n" +
 	"\arefused\x18\x06 \x01(\bR\arefused\x12/\n" +
-	"\x06leader\x18\a \x01(\v2\x17.oncelog.peer.v1.LeaderR\x06leader\"\x9f\x01\n" +
+	"\x06leader\x18\a \x01(\v2\x17.oncelog.peer.v1.LeaderR\x06leader\x128\n" +
+	"\x05event\x18\b \x01(\v2\".oncelog.state.v1.TransactionEventR\x05event\"\x9f\x01\n" +
 	"\x04Done\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x122\n" +
 	"\x05topic\x18\x02 \x01(\v2\x1c.oncelog.state.v1.TopicStateR\x05topic\x12*\n" +
@@ -2952,19 +2962,20 @@ var file_peer_v1_peer_proto_goTypes = []any{
 	(*PullEntriesRequest)(nil),      // 37: oncelog.peer.v1.PullEntriesRequest
 	(*PullEntriesResponse)(nil),     // 38: oncelog.peer.v1.PullEntriesResponse
 	(*Entry)(nil),                   // 39: oncelog.peer.v1.Entry
-	(*v1.TopicState)(nil),           // 40: oncelog.state.v1.TopicState
-	(*v1.Placement)(nil),            // 41: oncelog.state.v1.Placement
-	(*v1.ConfigValue)(nil),          // 42: oncelog.state.v1.ConfigValue
-	(*v1.RegisterBroker)(nil),       // 43: oncelog.state.v1.RegisterBroker
-	(*v1.UnregisterBroker)(nil),     // 44: oncelog.state.v1.UnregisterBroker
-	(*v1.SetFeatureLevel)(nil),      // 45: oncelog.state.v1.SetFeatureLevel
-	(*v1.ReportReplicas)(nil),       // 46: oncelog.state.v1.ReportReplicas
-	(*v1.AllocateProducerIds)(nil),  // 47: oncelog.state.v1.AllocateProducerIds
-	(*v1.ReassignPartitions)(nil),   // 48: oncelog.state.v1.ReassignPartitions
-	(*v1.CancelReassignments)(nil),  // 49: oncelog.state.v1.CancelReassignments
-	(*v1.ReportMembers)(nil),        // 50: oncelog.state.v1.ReportMembers
-	(*v1.SetDraining)(nil),          // 51: oncelog.state.v1.SetDraining
-	(*v1.AlterDefaults)(nil),        // 52: oncelog.state.v1.AlterDefaults
+	(*v1.TransactionEvent)(nil),     // 40: oncelog.state.v1.TransactionEvent
+	(*v1.TopicState)(nil),           // 41: oncelog.state.v1.TopicState
+	(*v1.Placement)(nil),            // 42: oncelog.state.v1.Placement
+	(*v1.ConfigValue)(nil),          // 43: oncelog.state.v1.ConfigValue
+	(*v1.RegisterBroker)(nil),       // 44: oncelog.state.v1.RegisterBroker
+	(*v1.UnregisterBroker)(nil),     // 45: oncelog.state.v1.UnregisterBroker
+	(*v1.SetFeatureLevel)(nil),      // 46: oncelog.state.v1.SetFeatureLevel
+	(*v1.ReportReplicas)(nil),       // 47: oncelog.state.v1.ReportReplicas
+	(*v1.AllocateProducerIds)(nil),  // 48: oncelog.state.v1.AllocateProducerIds
+	(*v1.ReassignPartitions)(nil),   // 49: oncelog.state.v1.ReassignPartitions
+	(*v1.CancelReassignments)(nil),  // 50: oncelog.state.v1.CancelReassignments
+	(*v1.ReportMembers)(nil),        // 51: oncelog.state.v1.ReportMembers
+	(*v1.SetDraining)(nil),          // 52: oncelog.state.v1.SetDraining
+	(*v1.AlterDefaults)(nil),        // 53: oncelog.state.v1.AlterDefaults
 }
 var file_peer_v1_peer_proto_depIdxs = []int32{
 	3,  // 0: oncelog.peer.v1.JoinTransactionRequest.partition:type_name -> oncelog.peer.v1.TransactionPartition
@@ -2997,45 +3008,46 @@ var file_peer_v1_peer_proto_depIdxs = []int32{
 	18, // 27: oncelog.peer.v1.ForwardResponse.failure:type_name -> oncelog.peer.v1.Failure
 	19, // 28: oncelog.peer.v1.ForwardResponse.done:type_name -> oncelog.peer.v1.Done
 	13, // 29: oncelog.peer.v1.Failure.leader:type_name -> oncelog.peer.v1.Leader
-	40, // 30: oncelog.peer.v1.Done.topic:type_name -> oncelog.state.v1.TopicState
-	41, // 31: oncelog.peer.v1.CreateTopic.placements:type_name -> oncelog.state.v1.Placement
-	42, // 32: oncelog.peer.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
-	42, // 33: oncelog.peer.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
-	43, // 34: oncelog.peer.v1.RegisterBroker.command:type_name -> oncelog.state.v1.RegisterBroker
-	44, // 35: oncelog.peer.v1.UnregisterBroker.command:type_name -> oncelog.state.v1.UnregisterBroker
-	45, // 36: oncelog.peer.v1.SetFeatureLevel.command:type_name -> oncelog.state.v1.SetFeatureLevel
-	46, // 37: oncelog.peer.v1.ReportReplicas.command:type_name -> oncelog.state.v1.ReportReplicas
-	47, // 38: oncelog.peer.v1.AllocateProducerIds.command:type_name -> oncelog.state.v1.AllocateProducerIds
-	48, // 39: oncelog.peer.v1.ReassignPartitions.command:type_name -> oncelog.state.v1.ReassignPartitions
-	49, // 40: oncelog.peer.v1.CancelReassignments.command:type_name -> oncelog.state.v1.CancelReassignments
-	50, // 41: oncelog.peer.v1.ReportMembers.command:type_name -> oncelog.state.v1.ReportMembers
-	51, // 42: oncelog.peer.v1.SetDraining.command:type_name -> oncelog.state.v1.SetDraining
-	52, // 43: oncelog.peer.v1.AlterDefaults.command:type_name -> oncelog.state.v1.AlterDefaults
-	12, // 44: oncelog.peer.v1.ReportStatusRequest.node:type_name -> oncelog.peer.v1.Node
-	35, // 45: oncelog.peer.v1.ReportStatusRequest.leading:type_name -> oncelog.peer.v1.Leading
-	12, // 46: oncelog.peer.v1.ReportStatusResponse.node:type_name -> oncelog.peer.v1.Node
-	39, // 47: oncelog.peer.v1.PullEntriesResponse.entries:type_name -> oncelog.peer.v1.Entry
-	10, // 48: oncelog.peer.v1.PeerService.Hello:input_type -> oncelog.peer.v1.HelloRequest
-	14, // 49: oncelog.peer.v1.PeerService.Form:input_type -> oncelog.peer.v1.FormRequest
-	16, // 50: oncelog.peer.v1.PeerService.Forward:input_type -> oncelog.peer.v1.ForwardRequest
-	34, // 51: oncelog.peer.v1.PeerService.ReportStatus:input_type -> oncelog.peer.v1.ReportStatusRequest
-	37, // 52: oncelog.peer.v1.PeerService.PullEntries:input_type -> oncelog.peer.v1.PullEntriesRequest
-	1,  // 53: oncelog.peer.v1.PeerService.JoinTransaction:input_type -> oncelog.peer.v1.JoinTransactionRequest
-	4,  // 54: oncelog.peer.v1.PeerService.NoteRefusal:input_type -> oncelog.peer.v1.NoteRefusalRequest
-	6,  // 55: oncelog.peer.v1.PeerService.WriteMarkers:input_type -> oncelog.peer.v1.WriteMarkersRequest
-	11, // 56: oncelog.peer.v1.PeerService.Hello:output_type -> oncelog.peer.v1.HelloResponse
-	15, // 57: oncelog.peer.v1.PeerService.Form:output_type -> oncelog.peer.v1.FormResponse
-	17, // 58: oncelog.peer.v1.PeerService.Forward:output_type -> oncelog.peer.v1.ForwardResponse
-	36, // 59: oncelog.peer.v1.PeerService.ReportStatus:output_type -> oncelog.peer.v1.ReportStatusResponse
-	38, // 60: oncelog.peer.v1.PeerService.PullEntries:output_type -> oncelog.peer.v1.PullEntriesResponse
-	2,  // 61: oncelog.peer.v1.PeerService.JoinTransaction:output_type -> oncelog.peer.v1.JoinTransactionResponse
-	5,  // 62: oncelog.peer.v1.PeerService.NoteRefusal:output_type -> oncelog.peer.v1.NoteRefusalResponse
-	8,  // 63: oncelog.peer.v1.PeerService.WriteMarkers:output_type -> oncelog.peer.v1.WriteMarkersResponse
-	56, // [56:64] is the sub-list for method output_type
-	48, // [48:56] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	40, // 30: oncelog.peer.v1.Failure.event:type_name -> oncelog.state.v1.TransactionEvent
+	41, // 31: oncelog.peer.v1.Done.topic:type_name -> oncelog.state.v1.TopicState
+	42, // 32: oncelog.peer.v1.CreateTopic.placements:type_name -> oncelog.state.v1.Placement
+	43, // 33: oncelog.peer.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
+	43, // 34: oncelog.peer.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
+	44, // 35: oncelog.peer.v1.RegisterBroker.command:type_name -> oncelog.state.v1.RegisterBroker
+	45, // 36: oncelog.peer.v1.UnregisterBroker.command:type_name -> oncelog.state.v1.UnregisterBroker
+	46, // 37: oncelog.peer.v1.SetFeatureLevel.command:type_name -> oncelog.state.v1.SetFeatureLevel
+	47, // 38: oncelog.peer.v1.ReportReplicas.command:type_name -> oncelog.state.v1.ReportReplicas
+	48, // 39: oncelog.peer.v1.AllocateProducerIds.command:type_name -> oncelog.state.v1.AllocateProducerIds
+	49, // 40: oncelog.peer.v1.ReassignPartitions.command:type_name -> oncelog.state.v1.ReassignPartitions
+	50, // 41: oncelog.peer.v1.CancelReassignments.command:type_name -> oncelog.state.v1.CancelReassignments
+	51, // 42: oncelog.peer.v1.ReportMembers.command:type_name -> oncelog.state.v1.ReportMembers
+	52, // 43: oncelog.peer.v1.SetDraining.command:type_name -> oncelog.state.v1.SetDraining
+	53, // 44: oncelog.peer.v1.AlterDefaults.command:type_name -> oncelog.state.v1.AlterDefaults
+	12, // 45: oncelog.peer.v1.ReportStatusRequest.node:type_name -> oncelog.peer.v1.Node
+	35, // 46: oncelog.peer.v1.ReportStatusRequest.leading:type_name -> oncelog.peer.v1.Leading
+	12, // 47: oncelog.peer.v1.ReportStatusResponse.node:type_name -> oncelog.peer.v1.Node
+	39, // 48: oncelog.peer.v1.PullEntriesResponse.entries:type_name -> oncelog.peer.v1.Entry
+	10, // 49: oncelog.peer.v1.PeerService.Hello:input_type -> oncelog.peer.v1.HelloRequest
+	14, // 50: oncelog.peer.v1.PeerService.Form:input_type -> oncelog.peer.v1.FormRequest
+	16, // 51: oncelog.peer.v1.PeerService.Forward:input_type -> oncelog.peer.v1.ForwardRequest
+	34, // 52: oncelog.peer.v1.PeerService.ReportStatus:input_type -> oncelog.peer.v1.ReportStatusRequest
+	37, // 53: oncelog.peer.v1.PeerService.PullEntries:input_type -> oncelog.peer.v1.PullEntriesRequest
+	1,  // 54: oncelog.peer.v1.PeerService.JoinTransaction:input_type -> oncelog.peer.v1.JoinTransactionRequest
+	4,  // 55: oncelog.peer.v1.PeerService.NoteRefusal:input_type -> oncelog.peer.v1.NoteRefusalRequest
+	6,  // 56: oncelog.peer.v1.PeerService.WriteMarkers:input_type -> oncelog.peer.v1.WriteMarkersRequest
+	11, // 57: oncelog.peer.v1.PeerService.Hello:output_type -> oncelog.peer.v1.HelloResponse
+	15, // 58: oncelog.peer.v1.PeerService.Form:output_type -> oncelog.peer.v1.FormResponse
+	17, // 59: oncelog.peer.v1.PeerService.Forward:output_type -> oncelog.peer.v1.ForwardResponse
+	36, // 60: oncelog.peer.v1.PeerService.ReportStatus:output_type -> oncelog.peer.v1.ReportStatusResponse
+	38, // 61: oncelog.peer.v1.PeerService.PullEntries:output_type -> oncelog.peer.v1.PullEntriesResponse
+	2,  // 62: oncelog.peer.v1.PeerService.JoinTransaction:output_type -> oncelog.peer.v1.JoinTransactionResponse
+	5,  // 63: oncelog.peer.v1.PeerService.NoteRefusal:output_type -> oncelog.peer.v1.NoteRefusalResponse
+	8,  // 64: oncelog.peer.v1.PeerService.WriteMarkers:output_type -> oncelog.peer.v1.WriteMarkersResponse
+	57, // [57:65] is the sub-list for method output_type
+	49, // [49:57] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_peer_v1_peer_proto_init() }
