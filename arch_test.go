@@ -75,7 +75,7 @@ var mayImport = map[string][]string{
 	"client":                 {"record", "api/proto/client"},
 	"brokertest":             {"broker", "client", "record", "api/proto/client", "partition", "cluster", "internal"},
 	"cmd/brokerd":            {"broker", "internal/buildinfo", "internal/heapfloor"},
-	"cmd/brokerctl":          {"client", "record", "api/proto/client", "internal/buildinfo", "internal/heapfloor", "internal/history", "internal/workload"},
+	"cmd/brokerctl":          {"client", "record", "api/proto/client", "partition", "internal/raftgroup", "internal/vfs", "internal/buildinfo", "internal/heapfloor", "internal/history", "internal/workload"},
 	"examples/job":           {"client", "record"},
 	"examples/at-most-once":  {"client", "examples/job"},
 	"examples/at-least-once": {"client", "examples/job"},

@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition/producer"
+	"github.com/oncelog/oncelog/partition/recordlog"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -33,6 +35,13 @@ func TestRestoreEqualsReplay(t *testing.T) {
 				r.stop()
 				if way == "replayed" {
 					r.dropSnapshots()
+				}
+				state, got := r.offline()
+				if !bytes.Equal(state, live) {
+					t.Errorf("read offline, the %s state differs from the live one: %d bytes, %d bytes", way, len(state), len(live))
+				}
+				if fmt.Sprint(got) != fmt.Sprint(values) {
+					t.Errorf("read offline, %s: %d records, %d when live", way, len(got), len(values))
 				}
 				r.start()
 				if got := r.encoded(); !bytes.Equal(got, live) {
@@ -99,7 +108,10 @@ func (r *rig) encoded() []byte {
 		r.t.Fatal(err)
 	}
 	defer s.Release()
-	st := s.(*stateSnapshot).state
+	return encodedState(s.(*stateSnapshot).state)
+}
+
+func encodedState(st state) []byte {
 	b := st.settings.encode()
 	b = append(b, fmt.Sprint(st.level, st.start, st.next, st.epochBase)...)
 	b = st.producers.AppendTo(b)
@@ -111,6 +123,60 @@ func (r *rig) encoded() []byte {
 		}
 	}
 	return b
+}
+
+// offline gives the state and the values that Replay finds in the replica's directory.
+func (r *rig) offline() (state []byte, values []string) {
+	r.t.Helper()
+	dir := filepath.Join("/", "partitions", "1000-7")
+	snapshots, err := raftgroup.SnapshotsOnDisk(r.disk, dir)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var begin []byte
+	n := recordlog.Inspector{FS: r.disk, Dir: LogDir(dir)}
+	if len(snapshots) > 0 {
+		n.Snapshot = snapshots[0].Index
+		if begin, err = raftgroup.StateOnDisk(r.disk, dir, snapshots[0].Name); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	p, err := NewReplay(begin)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	type value struct {
+		record.Offset
+		text string
+	}
+	var found []value
+	n.Frame = func(_ recordlog.SegmentFile, f recordlog.Frame) error {
+		c, err := p.Next(&f.Entry)
+		for _, b := range c.Batches {
+			if b.Verdict != "written" {
+				continue
+			}
+			records, err := b.Batch.Records(1 << 20)
+			if err != nil {
+				return err
+			}
+			for i := record.Offset(0); records.Next(); i++ {
+				found = append(found, value{b.Base + i, string(records.Record().Value)})
+			}
+			records.Close()
+		}
+		return err
+	}
+	log, err := n.Inspect()
+	if err != nil || len(log.Damage) > 0 || log.Torn != nil {
+		r.t.Fatalf("inspection: %v, %v, %v", err, log.Damage, log.Torn)
+	}
+	for _, v := range found {
+		if v.Offset >= p.state.start {
+			values = append(values, v.text)
+		}
+	}
+	return encodedState(p.state), values
 }
 
 // dropSnapshots takes the state snapshots away; the log holds everything.

@@ -340,9 +340,13 @@ func TestFlippedBitIsNoticed(t *testing.T) {
 			at, bit := d.rng.Int64N(int64(len(b))), uint(d.rng.IntN(8))
 			must(t, fsys.FlipBit(name, at, bit))
 			flips++
+			looked := d.inspect(fsys)
 			what, held, err := d.readDamaged(fsys, base(name))
 			if err != nil {
 				d.fatal("seed %d: bit %d of byte %d of %s: %v", seed, bit, at, name, err)
+			}
+			if found := len(looked.Damage) > 0; found != (what != "harmless") {
+				d.fatal("bit %d of byte %d of %s: Open and readers say %s, Inspect %v", bit, at, name, what, looked.Damage)
 			}
 			switch what {
 			case "open":
@@ -358,6 +362,25 @@ func TestFlippedBitIsNoticed(t *testing.T) {
 		}
 	}
 	t.Logf("%d flips, %d noticed on opening, %d on reading, %d harmless", flips, onOpen, flips-onOpen-harmless, harmless)
+}
+
+// inspect looks at the log's directory and makes sure that nothing is changed.
+func (d *driver) inspect(fsys *vfs.Mem) Inspection {
+	fsys.OnBefore(func(op vfs.Op) error {
+		if op.Kind.Changes() {
+			d.fatal("Inspect does %v", op)
+		}
+		return nil
+	})
+	defer fsys.OnBefore(nil)
+	var o Options
+	d.options(&o)
+	n := Inspector{FS: fsys, Dir: testDir, Snapshot: o.SnapshotIndex}
+	found, err := n.Inspect()
+	if err != nil {
+		d.fatal("inspect: %v", err)
+	}
+	return found
 }
 
 func base(name string) string {

@@ -139,36 +139,44 @@ func (l *Log) openMeta() (*metaFile, error) {
 }
 
 func readMeta(f vfs.File) (*metaFile, error) {
-	b := make([]byte, metaSize)
-	if n, err := f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+	d, k, same, err := lookMeta(f)
+	if err != nil {
 		return nil, err
-	} else if n < metaSize {
-		return nil, corrupt(metaName, int64(n), 0, differ(fmt.Sprintf("%d bytes", metaSize), n))
 	}
-	one, err1 := decodeDecision(b)
-	two, err2 := decodeDecision(b[secondDecision:])
-	for _, err := range []error{err1, err2} {
-		if errors.Is(err, ErrNewerFormat) {
-			return nil, err
-		}
-	}
-	m := &metaFile{file: f}
-	switch {
-	case err1 != nil && err2 != nil:
-		return nil, corrupt(metaName, 0, 0, err1)
-	case err1 != nil || (err2 == nil && two.sequence > one.sequence):
-		m.decision = two
-	default:
-		m.decision = one
-	}
-	m.mark = decodeMark(b[markAt:], m.decision)
-	if err1 != nil || err2 != nil || one != two {
+	m := &metaFile{file: f, decision: d, mark: k}
+	if !same {
 		// We died between the copies, or one is damaged. Make both the same again.
 		if err := m.writeDecision(m.decision); err != nil {
 			return nil, err
 		}
 	}
 	return m, nil
+}
+
+// lookMeta reads what a meta file says and changes nothing; same: both copies of the decision say it.
+func lookMeta(f io.ReaderAt) (d decision, k mark, same bool, err error) {
+	b := make([]byte, metaSize)
+	if n, err := f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+		return d, k, false, err
+	} else if n < metaSize {
+		return d, k, false, corrupt(metaName, int64(n), 0, differ(fmt.Sprintf("%d bytes", metaSize), n))
+	}
+	one, err1 := decodeDecision(b)
+	two, err2 := decodeDecision(b[secondDecision:])
+	for _, err := range []error{err1, err2} {
+		if errors.Is(err, ErrNewerFormat) {
+			return d, k, false, err
+		}
+	}
+	switch {
+	case err1 != nil && err2 != nil:
+		return d, k, false, corrupt(metaName, 0, 0, err1)
+	case err1 != nil || (err2 == nil && two.sequence > one.sequence):
+		d = two
+	default:
+		d = one
+	}
+	return d, decodeMark(b[markAt:], d), err1 == nil && err2 == nil && one == two, nil
 }
 
 // createMeta makes the meta file of an empty log. If we die before the renaming is durable, the
