@@ -34,7 +34,8 @@ type batch struct {
 	// once it was handed to gRPC, which may be reading it long after: renumbering works on a copy.
 	wire    record.Batch
 	wireGen uint64
-	// handed and answered count attempts under any number. Equal: nothing reads wire any more.
+	// handed and answered count attempts under any number. Equal: nothing reads wire any more. Guarded
+	// by the lane's mutex, also when the batch is resolved, as encoded is (lane.hasLetGo).
 	handed, answered int
 	// users are who still reads a resolved batch: the one who completes futures, and the one who
 	// calls callbacks.

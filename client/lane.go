@@ -310,6 +310,14 @@ func (l *lane) deliver() {
 	}
 }
 
+// hasLetGo says that a resolved batch is held by nobody: it may have been given up, by its deadline or by an abort, while it was being
+// compressed, while gRPC read it, or while the answer to an attempt was being taken in.
+func (l *lane) hasLetGo(b *batch) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return b.encoded && b.handed == b.answered
+}
+
 // answered takes a broker's answer to an attempt.
 func (l *lane) answered(a *attempt, r *clientv1.ProduceResponse) {
 	now := time.Now()

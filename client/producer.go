@@ -429,7 +429,7 @@ func (p *Producer) finish(done []resolution) {
 				close(t.future.done)
 			}
 		}
-		p.retire(r.b)
+		p.retire(r)
 	}
 }
 
@@ -452,14 +452,13 @@ func (p *Producer) call(r resolution) {
 	for _, f := range r.b.flushes {
 		close(f)
 	}
-	p.retire(r.b)
+	p.retire(r)
 }
 
-// retire recycles a batch when its last user is done with it, if gRPC has certainly stopped reading
-// it too: the broker has answered every attempt.
-func (p *Producer) retire(b *batch) {
-	if b.users.Add(-1) == 0 && b.builder != nil && b.handed == b.answered {
-		p.recycle(b)
+// retire recycles a batch when its last user is done with it, if nobody else can hold it any more.
+func (p *Producer) retire(r resolution) {
+	if r.b.users.Add(-1) == 0 && r.b.builder != nil && r.lane.hasLetGo(r.b) {
+		p.recycle(r.b)
 	}
 }
 

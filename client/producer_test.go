@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -400,5 +402,46 @@ func TestMoreThanFiveInFlightRefused(t *testing.T) {
 	_, err := (&Client{cfg: Config{Bootstrap: []string{"b1:9095"}}}).NewProducer(ProducerConfig{MaxInFlight: 6})
 	if !errors.Is(err, ErrInvalidConfig) || !strings.Contains(err.Error(), "MaxInFlight is 6, want 1 to 5") {
 		t.Errorf("%v", err)
+	}
+}
+
+// A batch is given up, by an abort or its deadline, while it is compressed, sent and answered. Its memory is used again only when nobody
+// can hold it any more: nothing is stored that was never sent, and the race detector is silent.
+func TestGivenUpWhileOthersHoldIt(t *testing.T) {
+	c := newFakeCluster(t, 1)
+	topic := c.topic("t", 2)
+	for _, codec := range []record.Codec{record.CodecNone, record.CodecZstd} {
+		p := producer(t, c.connect(t), ProducerConfig{Compression: codec, BatchBytes: 1024, Linger: -1, DisableIdempotence: true, MaxInFlight: 5})
+		stop := make(chan struct{})
+		var dropping sync.WaitGroup
+		dropping.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					p.eachLane(func(l *lane) { l.drop(refusal(ReasonTransactionAbortable, "dropped")) })
+					runtime.Gosched()
+				}
+			}
+		})
+		for i := range 4000 {
+			r := Record{Topic: "t", Partition: ToPartition(int32(i % 2)), Value: []byte(strconv.Itoa(i))}
+			if _, err := p.SendFuture(bg, r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		close(stop)
+		dropping.Wait()
+		if err := p.Flush(bg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, part := range topic.partitions {
+		for _, v := range part.stored() {
+			if n, err := strconv.Atoi(v); err != nil || n < 0 || n >= 4000 || n%2 != i {
+				t.Fatalf("partition %d holds %q, which was never sent to it", i, v)
+			}
+		}
 	}
 }
