@@ -109,6 +109,7 @@ func (s *scenario) lag(p *client.Producer) (id int32, values []string) {
 // TestCatchUpPastTheWindow: a broker that comes back too late for Raft's window pulls the log from a
 // peer, and then holds the same, byte for byte, while writing goes on.
 func TestCatchUpPastTheWindow(t *testing.T) {
+	t.Parallel()
 	s := behind(t)
 	p := s.producer(client.ProducerConfig{BatchBytes: 16 << 10})
 	id, values := s.lag(p)
@@ -130,6 +131,7 @@ func TestCatchUpPastTheWindow(t *testing.T) {
 // TestKilledInTheMiddleOfCatchUp: a broker that dies while it pulls, by a power cut or a kill, more than
 // once, goes on when it is back.
 func TestKilledInTheMiddleOfCatchUp(t *testing.T) {
+	t.Parallel()
 	for _, how := range []struct {
 		name string
 		die  func(*brokertest.Cluster, int32)
@@ -158,6 +160,7 @@ func TestKilledInTheMiddleOfCatchUp(t *testing.T) {
 
 // TestLeaderKilledInTheMiddleOfCatchUp: the peer that a broker pulls from dies; it goes on with another.
 func TestLeaderKilledInTheMiddleOfCatchUp(t *testing.T) {
+	t.Parallel()
 	s := behind(t)
 	p := s.producer(client.ProducerConfig{BatchBytes: 16 << 10})
 	id, values := s.lag(p)

@@ -15,6 +15,7 @@ import (
 // acknowledged goes, and no producer that may send again is forgotten; not after leadership went to a broker
 // whose clock was always wrong, either.
 func TestClockJumps(t *testing.T) {
+	t.Parallel()
 	const days = 24 * time.Hour
 	s := beginWith(t, brokertest.Options{Configure: func(c *broker.Config) {
 		c.RetentionCheck, c.ProducerIDExpirationCheck = 100*time.Millisecond, time.Second
@@ -53,6 +54,7 @@ func TestClockJumps(t *testing.T) {
 // TestClockBehind: to a broker whose clock is far behind, records are from the future. It says so, and takes
 // nothing.
 func TestClockBehind(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	s.c.SetClock(s.leader(), -48*time.Hour)
 	res := s.producer(client.ProducerConfig{}).SendSync(s.ctx, rec("now"))

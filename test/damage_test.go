@@ -47,6 +47,7 @@ func (s *scenario) flip(id int32) {
 // leadership over and stops; the others have every record, and another takes its place on the same
 // broker, with everything in it.
 func TestDamageAtRestIsFound(t *testing.T) {
+	t.Parallel()
 	s := beginWith(t, brokertest.Options{Configure: func(c *broker.Config) {
 		c.Scrub.Interval = time.Second
 	}}, map[string]string{"segment.bytes": "65536"})

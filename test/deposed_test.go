@@ -13,6 +13,7 @@ import (
 // the others go on, forget in Raft what it would need, and delete records. It comes back with a tail that
 // is longer than their log, drops it, and follows; Raft alone would ask for the same snapshot for ever.
 func TestDeposedLeaderWithALongTail(t *testing.T) {
+	t.Parallel()
 	s := behind(t)
 	p := s.producer(client.ProducerConfig{BatchBytes: 1 << 10})
 	s.send(p, filled(0, 20))

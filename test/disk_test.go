@@ -33,6 +33,7 @@ func (l *load) until(what string, yes func() bool) {
 // not tried again as if nothing had happened, though the disk works again. The others go on, and the broker comes back
 // from what its disk really holds.
 func TestFsyncFails(t *testing.T) {
+	t.Parallel()
 	l := start(t)
 	id := l.leader()
 	l.c.Disk(id).FailNth(vfs.OpSync, ".seg", 1, errors.New("input/output error"))
@@ -55,6 +56,7 @@ func TestFsyncFails(t *testing.T) {
 
 // TestDiskFull: a broker whose disk is full takes nothing and loses nothing; the others go on, and it does too when there is room.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	l := start(t)
 	id := l.leader()
 	disk := l.c.Disk(id)

@@ -88,6 +88,7 @@ func (l *load) judge() {
 // TestLeaderCrash: the leader's machine loses its power, with what it had not synced; the others go
 // on, it comes back, and each acknowledged record is there once.
 func TestLeaderCrash(t *testing.T) {
+	t.Parallel()
 	l := start(t)
 	for range 2 {
 		id := l.leader()
@@ -101,6 +102,7 @@ func TestLeaderCrash(t *testing.T) {
 
 // TestLeaderCutOff: a leader that nobody hears acknowledges nothing that counts.
 func TestLeaderCutOff(t *testing.T) {
+	t.Parallel()
 	l := start(t)
 	l.c.Isolate(l.leader(), true)
 	l.progress()
@@ -111,6 +113,7 @@ func TestLeaderCutOff(t *testing.T) {
 
 // TestFullClusterPowerCut: all machines lose their power at once; what was acknowledged is there.
 func TestFullClusterPowerCut(t *testing.T) {
+	t.Parallel()
 	l := start(t)
 	l.c.PowerCut()
 	for _, id := range l.c.Brokers() {

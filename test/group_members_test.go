@@ -21,6 +21,7 @@ func (w *worker) committed() (offsets []record.Offset) {
 
 // AutoCommit commits what Poll has returned, at a later Poll: never what the program may still be working on.
 func TestAutomaticCommit(t *testing.T) {
+	t.Parallel()
 	s := beginPatientGroups(t)
 	one := s.worker("one", func(c *client.GroupConfig) { c.AutoCommit, c.AutoCommitInterval = true, 50*time.Millisecond })
 	s.share(map[*worker]int{one: 3})
@@ -40,6 +41,7 @@ func TestAutomaticCommit(t *testing.T) {
 
 // CommitAsync commits in the order in which it was asked to, and tells what came of it.
 func TestCommitAsync(t *testing.T) {
+	t.Parallel()
 	s := beginPatientGroups(t)
 	one := s.worker("one", nil)
 	s.share(map[*worker]int{one: 3})
@@ -62,6 +64,7 @@ func TestCommitAsync(t *testing.T) {
 
 // A static member that closes and comes back has the partitions that it had, and nobody else has noticed (G12, G14).
 func TestStaticMemberComesBack(t *testing.T) {
+	t.Parallel()
 	s := beginPatientGroups(t)
 	static := func(id string) func(*client.GroupConfig) { return func(c *client.GroupConfig) { c.InstanceID = id } }
 	one, two := s.worker("one", static("i1")), s.worker("two", static("i2"))
@@ -94,6 +97,7 @@ func TestStaticMemberComesBack(t *testing.T) {
 
 // A program that does not poll leaves the group until it does: its partitions are not held up by it.
 func TestMemberThatDoesNotPollLeaves(t *testing.T) {
+	t.Parallel()
 	s := beginPatientGroups(t)
 	one := s.worker("one", func(c *client.GroupConfig) { c.MaxPollInterval = time.Second })
 	s.share(map[*worker]int{one: 3})
@@ -116,6 +120,7 @@ func TestMemberThatDoesNotPollLeaves(t *testing.T) {
 
 // A pattern finds topics that come later; a partition that is paused gives nothing until it is resumed.
 func TestPatternAndPause(t *testing.T) {
+	t.Parallel()
 	s := beginPatientGroups(t)
 	one := s.worker("one", func(c *client.GroupConfig) { c.Topics, c.Pattern = nil, "late-.*|"+topic })
 	s.share(map[*worker]int{one: 3})

@@ -162,6 +162,7 @@ func (s *scenario) wantValues(what string, got, want []string) {
 
 // Members share the partitions, and give them up to those who come (G16).
 func TestGroupSharesPartitions(t *testing.T) {
+	t.Parallel()
 	s := beginGroups(t)
 	one := s.worker("one", nil)
 	s.share(map[*worker]int{one: 3})
@@ -179,6 +180,7 @@ func TestGroupSharesPartitions(t *testing.T) {
 
 // At most once: offsets are committed before the work is done. What a worker has read when it dies is not done.
 func TestAtMostOnceLosesWhatWasInHand(t *testing.T) {
+	t.Parallel()
 	s := beginGroups(t)
 	one := s.worker("one", nil)
 	s.fill(0, 6)
@@ -193,6 +195,7 @@ func TestAtMostOnceLosesWhatWasInHand(t *testing.T) {
 
 // At least once: offsets are committed after the work is done. What was done and not committed is done again.
 func TestAtLeastOnceRepeatsAfterACrashBeforeTheCommit(t *testing.T) {
+	t.Parallel()
 	s := beginGroups(t)
 	one := s.worker("one", nil)
 	first := s.fill(0, 6)
@@ -207,6 +210,7 @@ func TestAtLeastOnceRepeatsAfterACrashBeforeTheCommit(t *testing.T) {
 
 // A crash right after reading: another member takes over, and nothing is lost.
 func TestCrashRightAfterReadingLosesNothing(t *testing.T) {
+	t.Parallel()
 	s := beginGroups(t)
 	one, two := s.worker("one", nil), s.worker("two", nil)
 	s.until("share", func() bool {
@@ -227,6 +231,7 @@ func TestCrashRightAfterReadingLosesNothing(t *testing.T) {
 
 // A member that was taken for dead and comes back cannot commit: its partitions are another one's (G20).
 func TestZombieMemberCannotCommit(t *testing.T) {
+	t.Parallel()
 	s := beginGroups(t)
 	one := s.worker("one", nil)
 	s.fill(0, 6)
@@ -245,6 +250,7 @@ func TestZombieMemberCannotCommit(t *testing.T) {
 
 // Offsets survive their coordinator, and so does the membership (G11).
 func TestGroupSurvivesItsCoordinator(t *testing.T) {
+	t.Parallel()
 	s := beginPatientGroups(t)
 	one := s.worker("one", nil)
 	s.fill(0, 3)
@@ -267,6 +273,7 @@ func TestGroupSurvivesItsCoordinator(t *testing.T) {
 
 // Offsets in an aborted transaction are never seen, those in a committed one with it (G23).
 func TestOffsetsInAbortedTransactionStayInvisible(t *testing.T) {
+	t.Parallel()
 	s := beginPatientGroups(t)
 	one := s.worker("one", nil)
 	s.fill(0, 3)
@@ -301,6 +308,7 @@ func TestOffsetsInAbortedTransactionStayInvisible(t *testing.T) {
 
 // A member without its partitions cannot commit them in a transaction either: the producer is well, its member is a zombie (KIP-447).
 func TestZombieMemberCannotCommitInTransaction(t *testing.T) {
+	t.Parallel()
 	s := beginGroups(t)
 	one := s.worker("one", nil)
 	s.fill(0, 3)
@@ -320,6 +328,7 @@ func TestZombieMemberCannotCommitInTransaction(t *testing.T) {
 // Whoever gets partitions whose offsets an open transaction may change waits for its end (G26): else it would do again what is committed in
 // a moment.
 func TestNextMemberWaitsForTheOpenTransaction(t *testing.T) {
+	t.Parallel()
 	s := beginPatientGroups(t)
 	one := s.worker("one", nil)
 	s.fill(0, 6)

@@ -37,6 +37,7 @@ func (s *scenario) heldBy(tp record.TopicPartition, id string) client.OpenTransa
 // A transaction whose producer does not go on holds readers of committed data back. The operator is told which one it is
 // and aborts it; then the next one holds them, and when that ends, nothing does (L5, T35).
 func TestOperatorEndsWhatHoldsReaders(t *testing.T) {
+	t.Parallel()
 	s := beginTransactions(t)
 	plain := s.producer(client.ProducerConfig{})
 	s.write(plain, "before")
@@ -85,6 +86,7 @@ func TestOperatorEndsWhatHoldsReaders(t *testing.T) {
 // A transaction that ends before the operator's abort is not touched by it, and neither is the next one of the same id
 // (R5): the operator is told so.
 func TestOperatorAbortsWhatEndsMeanwhile(t *testing.T) {
+	t.Parallel()
 	s := beginTransactions(t)
 	p := s.transactional("tx")
 	s.must("begin", p.Begin())

@@ -80,6 +80,7 @@ func badBatches() []badBatch {
 // TestBadInput: what cannot be taken is refused with a reason that names what is wrong, certainly did nothing, and costs
 // nothing that was acknowledged.
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	hour := map[string]string{"message.timestamp.before.max.ms": "3600000", "message.timestamp.after.max.ms": "3600000"}
 	s := beginWith(t, brokertest.Options{}, hour)
 	if _, err := s.cl.CreateTopic(s.ctx, client.TopicSpec{Name: "compacted", Configs: map[string]string{"cleanup.policy": "compact"}, WaitReady: 20 * time.Second}); err != nil {

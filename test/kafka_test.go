@@ -107,6 +107,7 @@ func oneBatch(t *testing.T, pid record.ProducerID, sequence record.Sequence, val
 // Two doors, one log: what one writes the other reads, and a batch that comes again is known. Who asks a broker that does not lead is
 // told who does, with its address, and a fetch that waits is woken by what comes.
 func TestKafkaAndGRPCShareTheLog(t *testing.T) {
+	t.Parallel()
 	c := brokertest.Start(t, brokertest.Options{})
 	first := dialKafka(t, c, c.KafkaAddrs()[0])
 	create := kmsg.NewPtrCreateTopicsRequest()

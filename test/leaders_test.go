@@ -12,6 +12,7 @@ import (
 
 // A broker that was away gets back the partitions that it is preferred for, while producers write on.
 func TestPreferredLeadersComeBack(t *testing.T) {
+	t.Parallel()
 	c := brokertest.Start(t, brokertest.Options{Configure: func(c *broker.Config) { c.LeaderBalance = 2 * time.Second }})
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()

@@ -82,6 +82,7 @@ func (s *scenario) replicaDirs(id int32) (n int) {
 // A partition moves to other brokers, one after the other, its leader too, while producers write; what they
 // wrote is there once, in order, and on the brokers that it left nothing stays.
 func TestPartitionMovesUnderLoad(t *testing.T) {
+	t.Parallel()
 	s := beginWith(t, brokertest.Options{Brokers: 5}, map[string]string{"segment.bytes": "65536"})
 	p := s.producer(client.ProducerConfig{BatchBytes: 4 << 10})
 	const steps = 1000
@@ -137,6 +138,7 @@ func TestPartitionMovesUnderLoad(t *testing.T) {
 // A move to a broker that is away is called off; the partition stays as it was, and the move can be made
 // later.
 func TestMoveIsCancelled(t *testing.T) {
+	t.Parallel()
 	s := beginWith(t, brokertest.Options{Brokers: 4}, nil)
 	p := s.producer(client.ProducerConfig{})
 	s.write(p, "0")
@@ -170,6 +172,7 @@ func TestMoveIsCancelled(t *testing.T) {
 
 // A topic with one replica gets three, and one again, with everything in it.
 func TestReplicationFactorChanges(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	p := s.producer(client.ProducerConfig{BatchBytes: 1 << 10})
 	s.writeMany(p, 500, func(int) {})
@@ -192,6 +195,7 @@ func TestReplicationFactorChanges(t *testing.T) {
 // A broker that is drained gives up all it has, while producers write; then it can be forgotten. One that is
 // dead as well.
 func TestDrainedBrokerCanBeForgotten(t *testing.T) {
+	t.Parallel()
 	for _, dead := range []bool{false, true} {
 		t.Run(map[bool]string{false: "alive", true: "dead"}[dead], func(t *testing.T) {
 			s := beginWith(t, brokertest.Options{Brokers: 4}, nil)
@@ -237,6 +241,7 @@ func TestDrainedBrokerCanBeForgotten(t *testing.T) {
 // A replica whose disk lost its directory is replaced by a new one on the same broker, which gets everything
 // from the others, past Raft's window too.
 func TestLostReplicaIsRebuilt(t *testing.T) {
+	t.Parallel()
 	s := beginWith(t, brokertest.Options{Configure: func(c *broker.Config) {
 		c.Raft.SnapshotBytes = 64 * broker.KiB
 	}}, map[string]string{"segment.bytes": "65536"})
@@ -265,6 +270,7 @@ func TestLostReplicaIsRebuilt(t *testing.T) {
 // A cluster that one broker founded keeps its transactions and groups when that broker is gone, once two others
 // have joined: metadata, transaction and group coordinators have been spread over them.
 func TestFounderMayGo(t *testing.T) {
+	t.Parallel()
 	s := beginAlone(t)
 	for _, id := range []int32{s.c.Add(), s.c.Add()} {
 		s.c.WaitReady(id)

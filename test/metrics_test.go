@@ -10,6 +10,7 @@ import (
 
 // TestMetricsInDocsExist: what the documents tell an operator to look at is there.
 func TestMetricsInDocsExist(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	have := s.c.MetricNames(s.leader())
 	// Those with labels that nothing has happened to yet are not shown.

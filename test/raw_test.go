@@ -12,6 +12,7 @@ import (
 
 // TestRetryToNewLeaderIsAnsweredWithFirstOffset: what a producer sent is remembered by all replicas.
 func TestRetryToNewLeaderIsAnsweredWithFirstOffset(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	s.write(s.producer(client.ProducerConfig{}), "other")
 	b := batchOf(s.newID(), 0, "a", "b", "c")
@@ -25,6 +26,7 @@ func TestRetryToNewLeaderIsAnsweredWithFirstOffset(t *testing.T) {
 
 // TestGapIsRefused: a batch that is not the next one is not written.
 func TestGapIsRefused(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	id := s.newID()
 	s.wantWritten(s.produce(batchOf(id, 0, "a")), 0, false)
@@ -35,6 +37,7 @@ func TestGapIsRefused(t *testing.T) {
 
 // TestRetryOlderThanFiveBatches: five are recognised, the sixth is refused, none is written twice.
 func TestRetryOlderThanFiveBatches(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	id := s.newID()
 	for i := range 6 {
@@ -52,6 +55,7 @@ func TestRetryOlderThanFiveBatches(t *testing.T) {
 // TestPowerCutKeepsProducerMemory: all machines lose their power at once; what was acknowledged is
 // there, and a retry of it is recognised.
 func TestPowerCutKeepsProducerMemory(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	b := batchOf(s.newID(), 0, "a", "b")
 	s.wantWritten(s.produce(b), 0, false)
@@ -71,6 +75,7 @@ func TestPowerCutKeepsProducerMemory(t *testing.T) {
 // replays. Each is still recognised: by brokers that started again from the snapshot, and by one that
 // never had the batches and was sent it.
 func TestWindowSurvivesSnapshots(t *testing.T) {
+	t.Parallel()
 	s := behind(t)
 	p := s.producer(client.ProducerConfig{BatchBytes: 16 << 10})
 	s.send(p, filled(0, 10))
@@ -113,6 +118,7 @@ func TestWindowSurvivesSnapshots(t *testing.T) {
 // TestForgottenProducersAreNoticed: brokers that lose what they know of producers when they restore a
 // snapshot store a batch twice. If this did not show, TestWindowSurvivesSnapshots would prove nothing.
 func TestForgottenProducersAreNoticed(t *testing.T) {
+	t.Parallel()
 	s := behindWith(t, partition.Sabotage{ForgetProducers: true})
 	b := batchOf(s.newID(), 0, "once")
 	s.wantWritten(s.produce(b), 0, false)

@@ -26,6 +26,7 @@ func (s *scenario) logStart() record.Offset {
 // Records that were deleted stay deleted, whoever leads: after each leader in turn has been cut off
 // the power, and after all brokers have (L25, L26, R13).
 func TestDeletedRecordsStayDeleted(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	p := s.producer(client.ProducerConfig{BatchBytes: 1 << 10})
 	s.writeMany(p, 50, func(int) {})
@@ -75,6 +76,7 @@ func TestDeletedRecordsStayDeleted(t *testing.T) {
 // A topic with a bound on its size stays near it while producers write on, and what is left can be
 // read.
 func TestRetentionBoundsATopic(t *testing.T) {
+	t.Parallel()
 	s := beginWith(t, brokertest.Options{Configure: func(c *broker.Config) {
 		c.RetentionCheck = 100 * time.Millisecond
 		c.Raft.SnapshotBytes = 64 * broker.KiB

@@ -44,6 +44,7 @@ func (s *scenario) wantDuplicate(f *client.Future, offset record.Offset) {
 // TestAckLostAndResent: the record is committed, its answer is lost, the client sends it again; it
 // is stored once, and the second answer says so.
 func TestAckLostAndResent(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	p := s.producer(client.ProducerConfig{})
 	s.write(p, "first")
@@ -58,6 +59,7 @@ func TestAckLostAndResent(t *testing.T) {
 // TestLeaderDiesAfterReplicationBeforeAck: the record is on the followers and committed, and its leader
 // dies before the client hears of it; the client asks the next leader, which knows.
 func TestLeaderDiesAfterReplicationBeforeAck(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	p := s.producer(client.ProducerConfig{})
 	s.write(p, "first")
@@ -72,6 +74,7 @@ func TestLeaderDiesAfterReplicationBeforeAck(t *testing.T) {
 // TestLeaderDiesWithBatchesInFlight: whatever the dead leader had done with what was in flight, each
 // record is stored once, in order.
 func TestLeaderDiesWithBatchesInFlight(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	p := s.producer(client.ProducerConfig{Linger: client.NoLinger, BatchBytes: 1 << 10, RequestTimeout: time.Second})
 	s.write(p, "0")
@@ -87,6 +90,7 @@ func TestLeaderDiesWithBatchesInFlight(t *testing.T) {
 // TestGapAndRecovery: a batch among five in flight is refused for good, those behind it are refused
 // because of the gap, and the client heals it: they are written once, in order, under a new epoch.
 func TestGapAndRecovery(t *testing.T) {
+	t.Parallel()
 	s := beginWith(t, brokertest.Options{}, map[string]string{"max.message.bytes": "4096"})
 	for _, id := range s.c.Brokers() {
 		s.c.SlowDisk(id, 30*time.Millisecond) // So that five are in flight.
@@ -130,6 +134,7 @@ func TestGapAndRecovery(t *testing.T) {
 // TestProducerRestartedWithNewID: a limit that is documented. A program that starts again has a new
 // producer id, and what it sends again by hand is stored again.
 func TestProducerRestartedWithNewID(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	for range 2 {
 		p := s.producer(client.ProducerConfig{})
@@ -144,6 +149,7 @@ func TestProducerRestartedWithNewID(t *testing.T) {
 // TestOrderWithFiveInFlightUnderRetries: connections break again and again; order holds, nothing is
 // lost or doubled.
 func TestOrderWithFiveInFlightUnderRetries(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	p := s.producer(client.ProducerConfig{Linger: client.NoLinger, BatchBytes: 1 << 10, RequestTimeout: time.Second})
 	for _, id := range s.c.Brokers() {
@@ -168,6 +174,7 @@ func TestOrderWithFiveInFlightUnderRetries(t *testing.T) {
 
 // TestMoreThanFiveInFlightRefusedByConfiguration: brokers remember five batches.
 func TestMoreThanFiveInFlightRefusedByConfiguration(t *testing.T) {
+	t.Parallel()
 	base := client.Config{Bootstrap: []string{"b1:9095"}}
 	if err := (client.ProducerConfig{MaxInFlight: 6}).Validate(base); !errors.Is(err, client.ErrInvalidConfig) {
 		t.Fatalf("six in flight: %v", err)
@@ -182,6 +189,7 @@ func TestMoreThanFiveInFlightRefusedByConfiguration(t *testing.T) {
 // TestDeliveryTimeout: when its time is up the sender is told what is certain. A record that is stored,
 // although nobody said so, is unknown; one that never left is not written.
 func TestDeliveryTimeout(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	p := s.producer(client.ProducerConfig{RequestTimeout: 300 * time.Millisecond, DeliveryTimeout: time.Second})
 	s.write(p, "before")
@@ -214,6 +222,7 @@ func TestDeliveryTimeout(t *testing.T) {
 // TestAcksNoneLosesWhatItMay: the leader takes a record that it cannot replicate, and dies. Nobody was
 // promised anything, nobody hears of it, and it is gone.
 func TestAcksNoneLosesWhatItMay(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	p := s.producer(client.ProducerConfig{RequestTimeout: time.Second})
 	s.write(p, "before")
@@ -244,6 +253,7 @@ func TestAcksNoneLosesWhatItMay(t *testing.T) {
 // TestAcksLeaderAndAllLoseNothing: a leader that cannot replicate acknowledges nothing; with acks leader
 // too, which is as strong as all. What is acknowledged in the end is there, once.
 func TestAcksLeaderAndAllLoseNothing(t *testing.T) {
+	t.Parallel()
 	for name, acks := range map[string]client.Acks{"leader": client.AcksLeader, "all": client.AcksAll} {
 		t.Run(name, func(t *testing.T) {
 			s := begin(t)
@@ -271,6 +281,7 @@ func TestAcksLeaderAndAllLoseNothing(t *testing.T) {
 // TestMinorityLeaderLosesNothing: a leader that is cut off from the others acknowledges nothing, and
 // what it took is not in the way of what its successor acknowledges.
 func TestMinorityLeaderLosesNothing(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	p := s.producer(client.ProducerConfig{RequestTimeout: time.Second})
 	s.write(p, "before")
@@ -294,6 +305,7 @@ func TestMinorityLeaderLosesNothing(t *testing.T) {
 
 // TestReplicasAgree: after deaths and cuts all three brokers hold the same bytes at equal offsets.
 func TestReplicasAgree(t *testing.T) {
+	t.Parallel()
 	s := begin(t)
 	p := s.producer(client.ProducerConfig{Linger: client.NoLinger, BatchBytes: 1 << 10, RequestTimeout: time.Second})
 	first := s.leader()
@@ -316,6 +328,7 @@ func TestReplicasAgree(t *testing.T) {
 // TestAcksNoneFollowsTheLeader: nobody answers a producer with acks none, but it hears that its broker leads no more: what it
 // sends goes to the next leader soon, and not when it happens to look again.
 func TestAcksNoneFollowsTheLeader(t *testing.T) {
+	t.Parallel()
 	s := beginWith(t, brokertest.Options{Configure: func(c *broker.Config) { c.LeaderBalance = 24 * time.Hour }}, nil)
 	// A client of its own, which nobody else makes look at the metadata.
 	p, err := s.c.Client().NewProducer(client.ProducerConfig{Acks: client.AcksNone, Linger: client.NoLinger})

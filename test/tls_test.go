@@ -101,6 +101,7 @@ func (s *scenario) goesOn(p *client.Producer, value string) {
 // TestMutualTLS: brokers that prove who they are form a cluster. One that cannot is refused, with a line
 // in the log of a broker that refuses it and one in its own that says why, and the cluster goes on.
 func TestMutualTLS(t *testing.T) {
+	t.Parallel()
 	ours, theirs := newAuthority(t), newAuthority(t)
 	valid := time.Now().Add(time.Hour)
 	// The brokers' certificates by id; the first three are the cluster.
@@ -141,6 +142,7 @@ func TestMutualTLS(t *testing.T) {
 // TestCertificateExpires: a broker that comes back with an expired certificate stays outside, the others
 // go on, and with a new one it is back.
 func TestCertificateExpires(t *testing.T) {
+	t.Parallel()
 	ours := newAuthority(t)
 	valid := time.Now().Add(time.Hour)
 	certs := map[int32]broker.TLSConfig{1: ours.issue("b1", valid), 2: ours.issue("b2", valid), 3: ours.issue("b3", valid)}

@@ -172,6 +172,7 @@ func isAbortable(t *testing.T, what string, err error) *client.Error {
 
 // Two topics are written in one transaction: readers of committed data see all of it or nothing.
 func TestTwoTopicsAreWrittenTogether(t *testing.T) {
+	t.Parallel()
 	s := beginTransactions(t)
 	p := s.transactional("tx")
 	for round := range 5 {
@@ -192,6 +193,7 @@ func TestTwoTopicsAreWrittenTogether(t *testing.T) {
 
 // An abort hides everything from readers of committed data, and from nobody else.
 func TestAbortHidesEverything(t *testing.T) {
+	t.Parallel()
 	s := beginTransactions(t)
 	p := s.transactional("tx")
 	plain := s.producer(client.ProducerConfig{})
@@ -210,6 +212,7 @@ func TestAbortHidesEverything(t *testing.T) {
 // A reader of committed data stops at an open transaction, also before what others wrote behind it, and goes on by itself
 // when it ends. Any other reader does not wait.
 func TestReaderStopsAtOpenTransaction(t *testing.T) {
+	t.Parallel()
 	s := beginTransactions(t)
 	p := s.transactional("tx")
 	plain := s.producer(client.ProducerConfig{})
@@ -257,6 +260,7 @@ func TestReaderStopsAtOpenTransaction(t *testing.T) {
 
 // Each marker takes an offset that no reader is shown (L2).
 func TestMarkersTakeOffsets(t *testing.T) {
+	t.Parallel()
 	s := beginTransactions(t)
 	p := s.transactional("tx")
 	for i := range 3 {
@@ -277,6 +281,7 @@ func TestMarkersTakeOffsets(t *testing.T) {
 // A second instance takes the id over: what the first one has open is aborted, and the first one is refused when it writes,
 // commits or aborts. It hears who fenced it.
 func TestSecondInstanceFencesTheFirst(t *testing.T) {
+	t.Parallel()
 	for _, call := range []string{"write", "commit", "abort"} {
 		t.Run(call, func(t *testing.T) {
 			s := beginTransactions(t)
@@ -315,6 +320,7 @@ func TestSecondInstanceFencesTheFirst(t *testing.T) {
 
 // Both of a producer's batches are refused on a partition where it has not written lately, too: the marker is there (P22).
 func TestInitAbortsTheOpenTransaction(t *testing.T) {
+	t.Parallel()
 	s := beginTransactions(t)
 	first := s.transactional("tx")
 	s.must("begin", first.Begin())
@@ -327,6 +333,7 @@ func TestInitAbortsTheOpenTransaction(t *testing.T) {
 
 // A transaction that is open for too long is aborted; its producer hears so, and can go on.
 func TestTransactionTimesOut(t *testing.T) {
+	t.Parallel()
 	s := beginTransactions(t)
 	p := s.transactionalWith(client.TransactionalConfig{TransactionalID: "tx", TransactionTimeout: 700 * time.Millisecond})
 	s.must("begin", p.Begin())
@@ -346,6 +353,7 @@ func TestTransactionTimesOut(t *testing.T) {
 // Whoever waits inside a transaction for somebody who reads committed data waits for itself: the transaction's timeout ends
 // it, and says so.
 func TestWaitingForOnesOwnReaderEndsByTimeout(t *testing.T) {
+	t.Parallel()
 	s := beginTransactions(t)
 	p := s.transactionalWith(client.TransactionalConfig{TransactionalID: "tx", TransactionTimeout: 700 * time.Millisecond})
 	s.must("begin", p.Begin())
@@ -368,12 +376,12 @@ func TestWaitingForOnesOwnReaderEndsByTimeout(t *testing.T) {
 // A coordinator dies after the decision and before the last marker. Its successor finishes, whoever reads sees the whole
 // transaction, and the producer goes on.
 func TestCoordinatorDiesBeforeTheLastMarker(t *testing.T) {
+	t.Parallel()
 	for _, commit := range []bool{true, false} {
 		t.Run(map[bool]string{true: "commit", false: "abort"}[commit], func(t *testing.T) {
 			s := beginTransactions(t)
 			// The leader of one partition is not the coordinator, and is cut off: no marker gets there.
-			deaf := s.leaderOfPartition(only)
-			id, p := s.coordinatedElsewhere(deaf)
+			deaf, id, p := s.apart(only)
 			s.must("begin", p.Begin())
 			s.put(p, only, "a")
 			s.put(p, other, "b")
@@ -402,6 +410,7 @@ func TestCoordinatorDiesBeforeTheLastMarker(t *testing.T) {
 
 // The leader of a partition dies inside a transaction: what it had acknowledged is there after the commit, once.
 func TestLeaderDiesInsideTransaction(t *testing.T) {
+	t.Parallel()
 	s := beginTransactions(t)
 	p := s.transactional("tx")
 	s.must("begin", p.Begin())
@@ -420,18 +429,27 @@ func TestLeaderDiesInsideTransaction(t *testing.T) {
 	s.awaitRead([]string{otherTopic + ":elsewhere", topic + ":after", topic + ":before"}, only, other)
 }
 
-// coordinatedElsewhere finds a transactional id that a broker does not coordinate.
-func (s *scenario) coordinatedElsewhere(broker int32) (id string, p *client.TransactionalProducer) {
+// apart finds a transactional id that the leader of a partition does not coordinate.
+func (s *scenario) apart(tp record.TopicPartition) (leader int32, id string, p *client.TransactionalProducer) {
 	s.t.Helper()
-	for i := range 100 {
+	for i := range 20 {
 		id := fmt.Sprint("tx-", i)
 		p := s.transactional(id)
-		if s.coordinatorOf(id) != broker {
-			return id, p
+		if leader := s.leaderOfPartition(tp); s.coordinatorOf(id) != leader {
+			return leader, id, p
 		}
 	}
-	s.t.Fatalf("broker %d coordinates everything", broker)
-	return "", nil
+	// One broker coordinates everything, as happens when it was the quickest: the partition goes elsewhere.
+	id = "tx-0"
+	s.until("the partition's leader is not the coordinator", func() bool {
+		coordinator := s.coordinatorOf(id)
+		if leader = s.leaderOfPartition(tp); leader != coordinator {
+			return true
+		}
+		_ = s.cl.TransferLeadership(s.ctx, tp, coordinator%3+1)
+		return false
+	})
+	return leader, id, s.transactional(id)
 }
 
 func (s *scenario) coordinatorOf(id string) int32 { return s.describe(id).Coordinator }

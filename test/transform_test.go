@@ -102,6 +102,7 @@ func (s *scenario) awaitTransformed(inputs []string) {
 // Exactly once: what a worker has written but not committed when it dies is never seen, and another one does it. When it comes back it
 // cannot commit any more (compare TestAtLeastOnceRepeatsAfterACrashBeforeTheCommit).
 func TestExactlyOnceAfterACrashBeforeTheCommit(t *testing.T) {
+	t.Parallel()
 	s := beginGroups(t)
 	inputs := s.fill(0, 9)
 	hung, goOn := make(chan struct{}), make(chan struct{})
@@ -130,6 +131,7 @@ func TestExactlyOnceAfterACrashBeforeTheCommit(t *testing.T) {
 
 // A crash right after reading, before anything was written: another one takes over at once.
 func TestExactlyOnceAfterACrashRightAfterReading(t *testing.T) {
+	t.Parallel()
 	s := beginGroups(t)
 	inputs := s.fill(0, 9)
 	hung, goOn := make(chan struct{}), make(chan struct{})
@@ -153,6 +155,7 @@ func TestExactlyOnceAfterACrashRightAfterReading(t *testing.T) {
 // Coordinators of groups and of transactions, and leaders of partitions, die while two workers transform, one of which comes late and one
 // of which leaves early: each input is there once, and the offsets of the group agree.
 func TestTransformWhileCoordinatorsDie(t *testing.T) {
+	t.Parallel()
 	s := beginGroups(t)
 	one := s.transform("one", nil, nil)
 	inputs := s.fill(0, 60)
@@ -179,6 +182,7 @@ func TestTransformWhileCoordinatorsDie(t *testing.T) {
 
 // An error of the function ends the transform. What it has written is not seen, and its inputs are not done.
 func TestTransformEndsWithTheErrorOfTheFunction(t *testing.T) {
+	t.Parallel()
 	s := beginGroups(t)
 	inputs := s.fill(0, 3)
 	bad := errors.New("bad")
