@@ -46,7 +46,7 @@ func (k *Consumer) arrived(fp *flightPart, data *clientv1.FetchedPartition) (ans
 func (k *Consumer) check(a *answer) {
 	defer close(a.done)
 	fp, p := a.fp, a.fp.p
-	got, err := decode(p.tp, fp.from, a.data, k.cfg.Isolation == ReadCommitted, !k.cfg.DisableCRC)
+	got, err := decode(p.tp, fp.from, a.data, decoding{k.cfg.Isolation == ReadCommitted, k.cfg.ControlBatches, !k.cfg.DisableCRC})
 	if a.before != nil {
 		<-a.before
 	}

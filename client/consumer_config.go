@@ -52,6 +52,9 @@ type ConsumerConfig struct {
 	// MaxPollBytes bounds what one Poll returns, in place of Kafka's max.poll.records: batches are
 	// not cut. Default 8 MiB, 1 B to 1 GiB; at least one batch is returned.
 	MaxPollBytes int
+	// ControlBatches shows the markers of transactions too, for tools: record.ParseMarker reads them, and Fetched.Records
+	// gives them as records of which only the offset makes sense.
+	ControlBatches bool
 	// DisableCRC skips the check of every batch's CRC [check.crcs=false].
 	DisableCRC bool
 }

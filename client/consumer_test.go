@@ -344,7 +344,7 @@ func TestDecodeSkipsWhatLiesBelow(t *testing.T) {
 		b.SetBaseOffset(record.Offset(2 * i))
 		run = append(run, b...)
 	}
-	f, err := decode(tp(0), 3, &clientv1.FetchedPartition{Batches: [][]byte{run[:len(run)/3], run[len(run)/3:]}}, false, true)
+	f, err := decode(tp(0), 3, &clientv1.FetchedPartition{Batches: [][]byte{run[:len(run)/3], run[len(run)/3:]}}, decoding{crc: true})
 	if err != nil || len(f.Batches()) != 2 || f.Next != 6 {
 		t.Fatalf("%+v, %v", f, err)
 	}
@@ -355,7 +355,7 @@ func TestDecodeSkipsWhatLiesBelow(t *testing.T) {
 		}
 		next++
 	}
-	if _, err := decode(tp(0), 0, &clientv1.FetchedPartition{Batches: [][]byte{run[:len(run)-1]}}, false, true); !errors.Is(err, &Error{Reason: ReasonCorruptMessage}) {
+	if _, err := decode(tp(0), 0, &clientv1.FetchedPartition{Batches: [][]byte{run[:len(run)-1]}}, decoding{crc: true}); !errors.Is(err, &Error{Reason: ReasonCorruptMessage}) {
 		t.Errorf("cut off: %v", err)
 	}
 }

@@ -29,7 +29,7 @@ type Fetched struct {
 	bytes   int
 }
 
-// Batches gives the batches with records to show, as stored. The first may begin below the
+// Batches gives the batches with records to show, as stored, and with ConsumerConfig.ControlBatches those of markers. The first may begin below the
 // position; those records are not to be used. The memory is the caller's and is not used again.
 func (f *Fetched) Batches() []record.Batch { return f.batches }
 
@@ -97,16 +97,19 @@ func survey(from record.Offset, p *clientv1.FetchedPartition) (next record.Offse
 	return next, bytes
 }
 
+// decoding says what is shown of what was fetched, and whether every CRC is checked.
+type decoding struct{ committed, control, crc bool }
+
 // decode takes the batches out of an answer for one partition: whole, intact, at or above from,
 // and of those the ones to be shown. It returns what came before the first bad batch together
 // with the error.
-func decode(tp record.TopicPartition, from record.Offset, p *clientv1.FetchedPartition, committed, crc bool) (Fetched, error) {
+func decode(tp record.TopicPartition, from record.Offset, p *clientv1.FetchedPartition, how decoding) (Fetched, error) {
 	f := Fetched{
 		TopicPartition: tp, from: from, Next: from, HighWatermark: record.Offset(p.GetHighWatermark()),
 		LastStable: record.Offset(p.GetLastStableOffset()), LogStart: record.Offset(p.GetLogStartOffset()),
 	}
 	var filter abortedFilter
-	if committed {
+	if how.committed {
 		filter = newAbortedFilter(p.GetAborted())
 	}
 	for _, run := range p.GetBatches() {
@@ -116,13 +119,13 @@ func decode(tp record.TopicPartition, from record.Offset, p *clientv1.FetchedPar
 				return f, corrupt(tp, f.Next, err)
 			}
 			run = rest
-			if crc {
+			if how.crc {
 				if err := b.CheckCRC(); err != nil {
 					return f, corrupt(tp, b.BaseOffset(), err)
 				}
 			}
 			last := b.BaseOffset() + record.Offset(b.LastOffsetDelta())
-			show := filter.shows(b, last)
+			show := filter.shows(b, last) || how.control && b.Attributes().Control()
 			if last < from {
 				continue
 			}

@@ -3,14 +3,13 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -26,7 +25,9 @@ type consumeOptions struct {
 	count      int64
 	follow     bool
 	format     string
-	committed  bool
+	isolation  string
+	// control: show markers, and beside each record its producer and outcome.
+	control bool
 }
 
 func (p *program) consumeCommand() *cobra.Command {
@@ -46,11 +47,18 @@ when the command starts; with --follow, go on.
 --format takes, as kcat does:
   %t topic   %p partition   %o offset   %T timestamp in ms   %h headers
   %k key     %K its length (-1: null)   %s value             %S its length
-  %% a percent sign, \n \t \\ \0 as usual`,
+  %i producer id (-1: none)   %e its epoch   %q sequence     %r outcome, see below
+  %% a percent sign, \n \t \\ \0 as usual
+
+--show-control prints markers of transactions too, and beside each record its producer,
+epoch, sequence and the outcome of its transaction: committed, aborted, open, or plain
+for a record outside of any. To know it, the command reads ahead to the marker.`,
 		Example: `  brokerctl consume greetings
   brokerctl consume orders/0,1 --from -10 --format '%p/%o %k=%s\n'
   brokerctl consume logs --follow --from end
-  brokerctl consume orders --from -1h -o json | jq .value`,
+  brokerctl consume orders --from -1h -o json | jq .value
+  brokerctl consume orders/0 --from -20 --show-control
+  brokerctl consume orders --isolation read_committed`,
 		Args:              exactly("TOPIC"),
 		ValidArgsFunction: p.completeTopics,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -59,6 +67,9 @@ when the command starts; with --follow, go on.
 				return err
 			}
 			o.topic, o.partitions = topic, parts
+			if _, ok := isolations[o.isolation]; !ok {
+				return usagef("flag --isolation: %q, want read_uncommitted or read_committed", o.isolation)
+			}
 			return p.with(func(c *client.Client) error { return p.consume(cmd.Context(), c, &o) })
 		},
 	}
@@ -66,10 +77,15 @@ when the command starts; with --follow, go on.
 	f.StringVarP(&o.from, "from", "f", "beginning", "where to begin, see above")
 	f.Int64VarP(&o.count, "count", "n", 0, "stop after so many records; 0: no limit")
 	f.BoolVarP(&o.follow, "follow", "F", false, "wait for more records at the end")
-	f.StringVar(&o.format, "format", `%s\n`, "how to print a record, see above")
-	f.BoolVar(&o.committed, "committed", false, "only records of committed transactions, or of none")
+	f.StringVar(&o.format, "format", "", "how to print a record, see above (default \"%s\\n\")")
+	f.StringVar(&o.isolation, "isolation", "read_uncommitted", "read_committed: only records of committed transactions, or of none")
+	f.BoolVar(&o.control, "show-control", false, "also markers; and each record's producer, sequence and outcome")
+	_ = cmd.RegisterFlagCompletionFunc("isolation", cobra.FixedCompletions([]string{"read_committed", "read_uncommitted"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 	return cmd
 }
+
+// isolations are the values of --isolation.
+var isolations = map[string]client.Isolation{"read_uncommitted": client.ReadUncommitted, "read_committed": client.ReadCommitted}
 
 // parsePartitions reads TOPIC or TOPIC/0,2.
 func parsePartitions(s string) (topic string, partitions []int32, err error) {
@@ -87,13 +103,6 @@ func parsePartitions(s string) (topic string, partitions []int32, err error) {
 	return topic, partitions, nil
 }
 
-func (o *consumeOptions) isolation() client.Isolation {
-	if o.committed {
-		return client.ReadCommitted
-	}
-	return client.ReadUncommitted
-}
-
 // consumed is one partition's way from where it begins to where it stops.
 type consumed struct {
 	from client.Position
@@ -101,7 +110,7 @@ type consumed struct {
 }
 
 func (p *program) consume(ctx context.Context, c *client.Client, o *consumeOptions) error {
-	print, err := p.recordPrinter(o.format)
+	print, outcomes, err := p.recordPrinter(o)
 	if err != nil {
 		return err
 	}
@@ -109,27 +118,24 @@ func (p *program) consume(ctx context.Context, c *client.Client, o *consumeOptio
 	if err != nil {
 		return err
 	}
-	k, err := c.NewConsumer(client.ConsumerConfig{Reset: client.ResetError, Isolation: o.isolation()})
+	k, err := consumerOf(ctx, c, client.ConsumerConfig{Isolation: isolations[o.isolation], ControlBatches: o.control}, plan)
 	if err != nil {
 		return err
-	}
-	tps := make([]record.TopicPartition, 0, len(plan))
-	for tp := range plan {
-		tps = append(tps, tp)
-	}
-	if err := k.Assign(ctx, tps...); err != nil {
-		return err
-	}
-	for tp, way := range plan {
-		if err := k.Seek(tp, way.from); err != nil {
-			return err
-		}
 	}
 	if len(plan) == 0 {
 		p.sayf("nothing to read: --follow waits for records")
 		return nil
 	}
-	n, err := p.readAll(ctx, k, o, plan, print)
+	var ahead *scout
+	if outcomes {
+		if ahead, err = newScout(ctx, c, plan); err != nil {
+			return err
+		}
+	}
+	if o.control && !p.json() && o.format == "" {
+		p.sayf(columns, "PARTITION/OFFSET", "PRODUCER/EPOCH", "SEQUENCE", "OUTCOME", "VALUE")
+	}
+	n, err := p.readAll(ctx, k, ahead, o, plan, print)
 	if errors.Is(err, context.Canceled) && o.follow {
 		err = nil // this is how one stops following
 	}
@@ -137,6 +143,24 @@ func (p *program) consume(ctx context.Context, c *client.Client, o *consumeOptio
 		p.sayf("%s", plural(n, "record"))
 	}
 	return err
+}
+
+// consumerOf is a consumer at the beginning of what is to be read.
+func consumerOf(ctx context.Context, c *client.Client, cfg client.ConsumerConfig, plan map[record.TopicPartition]consumed) (*client.Consumer, error) {
+	cfg.Reset = client.ResetError
+	k, err := c.NewConsumer(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.Assign(ctx, slices.Collect(maps.Keys(plan))...); err != nil {
+		return nil, err
+	}
+	for tp, way := range plan {
+		if err := k.Seek(tp, way.from); err != nil {
+			return nil, err
+		}
+	}
+	return k, nil
 }
 
 // plan says what to read. Without --follow, partitions with nothing to read are left out.
@@ -160,7 +184,7 @@ func (o *consumeOptions) plan(ctx context.Context, c *client.Client) (map[record
 		}
 		topic.Partitions = chosen
 	}
-	e, err := lookUpEnds(ctx, c, topic, o.isolation())
+	e, err := lookUpEnds(ctx, c, topic, isolations[o.isolation])
 	if err != nil {
 		return nil, err
 	}
@@ -216,8 +240,8 @@ func parseFrom(s string, start, end record.Offset) (from client.Position, at rec
 }
 
 // readAll prints records until every partition is at its stop, the count is reached, or ctx ends.
-func (p *program) readAll(ctx context.Context, k *client.Consumer, o *consumeOptions, plan map[record.TopicPartition]consumed,
-	print func(record.TopicPartition, *record.Record) ([]byte, error)) (n int64, err error) {
+func (p *program) readAll(ctx context.Context, k *client.Consumer, ahead *scout, o *consumeOptions, plan map[record.TopicPartition]consumed,
+	print func(shown) ([]byte, error)) (n int64, err error) {
 	out := bufio.NewWriterSize(p.stdout, 64<<10)
 	defer func() {
 		if flushErr := out.Flush(); err == nil {
@@ -240,6 +264,7 @@ func (p *program) readAll(ctx context.Context, k *client.Consumer, o *consumeOpt
 			if f.Err != nil {
 				return n, f.Err
 			}
+			batches := f.Batches()
 			for r, err := range f.Records() {
 				if err != nil {
 					return n, err
@@ -247,7 +272,16 @@ func (p *program) readAll(ctx context.Context, k *client.Consumer, o *consumeOpt
 				if !o.follow && r.Offset >= plan[f.TopicPartition].stop {
 					break
 				}
-				line, err := print(f.TopicPartition, r)
+				for batches[0].LastOffset() < r.Offset {
+					batches = batches[1:]
+				}
+				s := shown{TopicPartition: f.TopicPartition, Record: r, batch: batches[0]}
+				if ahead != nil {
+					if s.outcome, err = ahead.outcome(ctx, f, s.batch); err != nil {
+						return n, err
+					}
+				}
+				line, err := print(s)
 				if err != nil {
 					return n, err
 				}
@@ -273,124 +307,4 @@ func (p *program) readAll(ctx context.Context, k *client.Consumer, o *consumeOpt
 		}
 	}
 	return n, nil
-}
-
-// recordJSON is one record as -o json shows it, one a line. Keys and values that are not text are
-// in base64, in fields of their own.
-type recordJSON struct {
-	Topic     string        `json:"topic"`
-	Partition int32         `json:"partition"`
-	Offset    record.Offset `json:"offset"`
-	Timestamp int64         `json:"timestamp_ms"`
-	Key       *string       `json:"key"`
-	KeyBase64 string        `json:"key_base64,omitempty"`
-	Value     *string       `json:"value"`
-	ValueB64  string        `json:"value_base64,omitempty"`
-	Headers   []headerJSON  `json:"headers,omitempty"`
-}
-
-type headerJSON struct {
-	Name   string  `json:"name"`
-	Value  *string `json:"value"`
-	Base64 string  `json:"value_base64,omitempty"`
-}
-
-// text gives bytes as a string, or in base64 where they are none.
-func text(b []byte) (*string, string) {
-	if b == nil {
-		return nil, ""
-	}
-	if !utf8.Valid(b) {
-		return nil, base64.StdEncoding.EncodeToString(b)
-	}
-	s := string(b)
-	return &s, ""
-}
-
-// recordPrinter gives the function that prints a record.
-func (p *program) recordPrinter(format string) (func(record.TopicPartition, *record.Record) ([]byte, error), error) {
-	if !p.json() {
-		return parseFormat(format)
-	}
-	return func(tp record.TopicPartition, r *record.Record) ([]byte, error) {
-		out := recordJSON{Topic: tp.Topic, Partition: tp.Partition, Offset: r.Offset, Timestamp: r.Timestamp}
-		out.Key, out.KeyBase64 = text(r.Key)
-		out.Value, out.ValueB64 = text(r.Value)
-		for _, h := range r.Headers {
-			hj := headerJSON{Name: h.Key}
-			hj.Value, hj.Base64 = text(h.Value)
-			out.Headers = append(out.Headers, hj)
-		}
-		b, err := json.Marshal(out)
-		return append(b, '\n'), err
-	}, nil
-}
-
-// parseFormat makes a printer of a --format.
-func parseFormat(format string) (func(record.TopicPartition, *record.Record) ([]byte, error), error) {
-	type piece func(b []byte, tp record.TopicPartition, r *record.Record) []byte
-	var pieces []piece
-	literal := func(s string) {
-		pieces = append(pieces, func(b []byte, _ record.TopicPartition, _ *record.Record) []byte { return append(b, s...) })
-	}
-	verbs := map[byte]piece{
-		't': func(b []byte, tp record.TopicPartition, _ *record.Record) []byte { return append(b, tp.Topic...) },
-		'p': func(b []byte, tp record.TopicPartition, _ *record.Record) []byte {
-			return strconv.AppendInt(b, int64(tp.Partition), 10)
-		},
-		'o': func(b []byte, _ record.TopicPartition, r *record.Record) []byte {
-			return strconv.AppendInt(b, int64(r.Offset), 10)
-		},
-		'T': func(b []byte, _ record.TopicPartition, r *record.Record) []byte {
-			return strconv.AppendInt(b, r.Timestamp, 10)
-		},
-		'k': func(b []byte, _ record.TopicPartition, r *record.Record) []byte { return append(b, r.Key...) },
-		's': func(b []byte, _ record.TopicPartition, r *record.Record) []byte { return append(b, r.Value...) },
-		'K': func(b []byte, _ record.TopicPartition, r *record.Record) []byte { return appendLength(b, r.Key) },
-		'S': func(b []byte, _ record.TopicPartition, r *record.Record) []byte { return appendLength(b, r.Value) },
-		'h': func(b []byte, _ record.TopicPartition, r *record.Record) []byte {
-			for i, h := range r.Headers {
-				if i > 0 {
-					b = append(b, ',')
-				}
-				b = append(append(append(b, h.Key...), '='), h.Value...)
-			}
-			return b
-		},
-		'%': func(b []byte, _ record.TopicPartition, _ *record.Record) []byte { return append(b, '%') },
-	}
-	escapes := map[byte]string{'n': "\n", 't': "\t", 'r': "\r", '0': "\x00", '\\': "\\"}
-	for i := 0; i < len(format); i++ {
-		c := format[i]
-		if c != '%' && c != '\\' {
-			literal(string(c))
-			continue
-		}
-		i++
-		if i == len(format) {
-			return nil, usagef("flag --format: ends with %q; %q stands for itself doubled", c, c)
-		}
-		if verb := verbs[format[i]]; c == '%' && verb != nil {
-			pieces = append(pieces, verb)
-		} else if s, ok := escapes[format[i]]; c == '\\' && ok {
-			literal(s)
-		} else {
-			return nil, usagef("flag --format: %q is unknown (see %q)", string(c)+format[i:i+1], "brokerctl consume --help")
-		}
-	}
-	var buf []byte
-	return func(tp record.TopicPartition, r *record.Record) ([]byte, error) {
-		buf = buf[:0]
-		for _, f := range pieces {
-			buf = f(buf, tp, r)
-		}
-		return buf, nil
-	}, nil
-}
-
-func appendLength(b, v []byte) []byte {
-	if v == nil {
-		return append(b, "-1"...)
-	}
-	return strconv.AppendInt(b, int64(len(v)), 10)
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/record"
 )
 
 // fakeNow is the time of day for everybody.
@@ -49,6 +51,31 @@ func (t *fakeTopic) openIn() {
 	t.logs[0].states = []*clientv1.ProducerState{at(1000200, 32766, 2), at(4001, 2, 1), at(4002, 1, -1)}
 	t.logs[1].states = []*clientv1.ProducerState{at(4003, 0, 0)}
 	t.logs[2].states = []*clientv1.ProducerState{at(4777, 1, 0)}
+}
+
+// journal fills a log: 0-1 are committed, 2 is aborted, 3 belongs to no transaction and 4 to no producer, 7 is open.
+func (l *fakeLog) journal(t *testing.T) {
+	data := func(pid record.ProducerID, epoch record.Epoch, seq record.Sequence, txn bool, values ...string) record.Batch {
+		b := record.NewBuilder(record.CodecNone)
+		for _, v := range values {
+			if err := b.Append(fakeNow.UnixMilli(), nil, []byte(v), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return b.Finish(pid, epoch, seq, txn)
+	}
+	marker := func(pid record.ProducerID, epoch record.Epoch, commit bool) record.Batch {
+		return record.ControlBatch(record.Marker{ProducerID: pid, Epoch: epoch, CoordinatorEpoch: 3, Commit: commit, Timestamp: fakeNow.UnixMilli()})
+	}
+	for _, b := range []record.Batch{
+		data(4001, 2, 2147483647, true, "paid", "booked"), data(4003, 0, 0, true, "wrong"), data(77, 0, 5, false, "note"),
+		data(record.NoProducerID, record.NoEpoch, record.NoSequence, false, "old"),
+		marker(4001, 3, true), marker(4003, 1, false), data(4001, 3, 0, true, "pending"),
+	} {
+		b.SetBaseOffset(record.Offset(l.end))
+		l.end += int64(b.LastOffsetDelta()) + 1
+		l.batches = append(l.batches, b)
+	}
 }
 
 // stable is the last stable offset.

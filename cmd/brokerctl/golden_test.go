@@ -108,6 +108,8 @@ func (f *fakeCluster) set(t *testing.T, d *datadriven.TestData) string {
 		case "transactions":
 			f.txns = fakeTxns()
 			f.topics[value].openIn()
+		case "journal":
+			f.topics[value].logs[0].journal(t)
 		case "hasty":
 			f.hasty = value
 		case "producers":
