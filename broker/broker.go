@@ -82,6 +82,9 @@ type Broker struct {
 	grpc         map[string]net.Listener
 	kafka        map[string]net.Listener
 
+	// certificates are loaded by New and renewed while Run runs.
+	certificates certificates
+
 	ready  chan struct{}
 	health atomic.Pointer[health] // nil before Run
 
@@ -115,6 +118,9 @@ func New(cfg Config, options Options) (*Broker, error) {
 		stopped: make(chan struct{}),
 	}
 	b.ctx, b.cancel = context.WithCancelCause(context.Background())
+	if err := b.loadCertificates(); err != nil {
+		return nil, err
+	}
 	if err := b.open(); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}

@@ -90,7 +90,28 @@ type ListenerConfig struct {
 	// Advertise is the "host:port" by which others reach this listener. Empty:
 	// as Listen, which must then name a host.
 	Advertise string `koanf:"advertise"`
+	// TLS is spoken on the listener where a certificate is given.
+	TLS ListenerTLSConfig `koanf:"tls"`
 }
+
+// ListenerTLSConfig is the TLS of a listener for clients. The files are read again when they change.
+type ListenerTLSConfig struct {
+	// CertFile is this broker's certificate chain, PEM, and KeyFile its private key. Empty: no TLS.
+	CertFile string `koanf:"cert_file"`
+	KeyFile  string `koanf:"key_file"`
+	// CAFile holds the authorities that must have signed clients' certificates.
+	CAFile string `koanf:"ca_file"`
+	// ClientAuth is none, requested or required (Kafka: ssl.client.auth). Empty: required with a CAFile, else none.
+	ClientAuth string `koanf:"client_auth"`
+	// MinVersion is the lowest version of TLS that is spoken: 1.2, which is also what an empty text means, or 1.3.
+	MinVersion string `koanf:"min_version"`
+	// PrincipalMappingRules make names of users of the subjects of clients' certificates (Kafka: ssl.principal.mapping.rules).
+	// Empty: the subject is the name.
+	PrincipalMappingRules string `koanf:"principal_mapping_rules"`
+}
+
+// Enabled reports whether anything of TLS is configured.
+func (t ListenerTLSConfig) Enabled() bool { return t != ListenerTLSConfig{} }
 
 // Advertised gives the address that others are told.
 func (l ListenerConfig) Advertised() string {
@@ -139,6 +160,8 @@ type HTTPConfig struct {
 	// the listener can then slow the broker down, and sees pieces of its memory's
 	// layout; not of its records.
 	Profiles bool `koanf:"profiles"`
+	// TLS is spoken on the listener where a certificate is given.
+	TLS ListenerTLSConfig `koanf:"tls"`
 }
 
 // LimitsConfig bounds memory and counts. A client that meets a limit gets a

@@ -3,13 +3,9 @@ package broker
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -27,6 +23,7 @@ import (
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/internal/mux"
 	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/internal/secure"
 	"github.com/oncelog/oncelog/kafka"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
@@ -59,6 +56,8 @@ type parts struct {
 	kafka      *kafka.Server
 
 	grpcListeners, kafkaListeners map[string]net.Listener
+	// secured begins connections of clients as their listener wants it.
+	secured func(namedListener, net.Listener) net.Listener
 	// owned are the goroutines started here; cancel ends them.
 	owned  sync.WaitGroup
 	ctx    context.Context
@@ -70,22 +69,24 @@ type parts struct {
 // assemble makes the parts, from the peer port up. On an error the parts made so far are given back to
 // be stopped.
 func (b *Broker) assemble() (*parts, error) {
-	p := &parts{cfg: b.cfg, logger: b.logger, grpcListeners: b.grpc, kafkaListeners: b.kafka, failed: make(chan error, 8)}
+	p := &parts{cfg: b.cfg, logger: b.logger, grpcListeners: b.grpc, kafkaListeners: b.kafka, secured: b.secured, failed: make(chan error, 8)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	reg := b.options.Registry
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfoMetric())
 	p.health = newHealth(p)
 	b.health.Store(p.health)
-	p.http = startHTTP(b.httpListener, reg, p.health.reasons, b.cfg.HTTP.Profiles, p.logger)
+	p.http = startHTTP(b.secured(namedListener{port: "http", tls: b.cfg.HTTP.TLS}, b.httpListener), reg, p.health.reasons, b.cfg.HTTP.Profiles, p.logger)
 
-	tlsConfig, err := peerTLS(b.cfg.Peer.TLS)
-	if err != nil {
-		return p, err
+	var err error
+	dialer, muxConfig := mux.Dialer{}, mux.Config{Logger: p.logger, Registerer: reg}
+	if k := b.certificates.ports["peer"]; k != nil {
+		dialer.TLS, muxConfig.TLS = k.Client, k.Server()
 	}
-	dialer := mux.Dialer{TLS: tlsConfig, Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+	dialer.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
 		return b.options.Dial(ctx, "tcp", addr)
-	}}
-	p.mux = mux.New(b.peerListener, mux.Config{TLS: tlsConfig, Logger: p.logger, Registerer: reg})
+	}
+	p.mux = mux.New(b.peerListener, muxConfig)
+	p.background(func() error { b.watchCertificates(p.ctx); return nil })
 	if p.cluster, err = cluster.New(p.clusterConfig(b, dialer)); err != nil {
 		return p, err
 	}
@@ -110,7 +111,7 @@ func (b *Broker) assemble() (*parts, error) {
 		QueueLogs:           b.cfg.Raft.QueueLogs,
 		MaxSendingBytes:     int64(b.cfg.Limits.ReplicationBytes),
 		MaxEntryBytes:       int(b.cfg.Limits.MaxMessageBytes) + entrySlack,
-		TrustNetwork:        tlsConfig != nil,
+		TrustNetwork:        muxConfig.TLS != nil,
 		NoSync:              b.options.NoSync,
 		Logger:              p.logger,
 		Registerer:          reg,
@@ -153,7 +154,7 @@ func (p *parts) assembleDoors(b *Broker) (err error) {
 	p.api, err = api.New(api.Config{
 		Log: p.partitions, Replicas: p.partitions, Cluster: view{p.cluster, p}, Health: p.health,
 		Transactions: p.transactions, Groups: p.groups, Coordinators: p.coordinators,
-		HTTPListener: httpListenerName, Reflection: true,
+		HTTPListener: httpListenerName, Reflection: true, Credentials: secure.GRPC{},
 		MaxMessageBytes: int(b.cfg.Limits.MaxMessageBytes),
 		Shared:          shared, Logger: p.logger, Registerer: b.options.Registry,
 	})
@@ -238,29 +239,6 @@ func advertised(configured string, l net.Listener) string {
 	return l.Addr().String()
 }
 
-// peerTLS is the mutual TLS of the peer port; nil: none is configured.
-func peerTLS(c TLSConfig) (*tls.Config, error) {
-	if !c.Enabled() {
-		return nil, nil
-	}
-	cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("peer.tls: %w", err)
-	}
-	pem, err := os.ReadFile(c.CAFile)
-	if err != nil {
-		return nil, fmt.Errorf("peer.tls.ca_file: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("peer.tls.ca_file: %s holds no certificate", c.CAFile)
-	}
-	return &tls.Config{
-		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert},
-		RootCAs: pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
-	}, nil
-}
-
 // background runs f until it returns; stop waits for it. An error ends the broker.
 func (p *parts) background(f func() error) {
 	p.owned.Go(func() {
@@ -298,7 +276,7 @@ func (p *parts) serve(ctx, abort context.Context, ready chan<- struct{}) error {
 	}
 	for name, l := range p.grpcListeners {
 		p.background(func() error {
-			if err := p.api.Serve(name, l); !errors.Is(err, api.ErrStopped) {
+			if err := p.api.Serve(name, p.secured(p.cfg.grpcListener(name), l)); !errors.Is(err, api.ErrStopped) {
 				return err
 			}
 			return nil
@@ -306,7 +284,7 @@ func (p *parts) serve(ctx, abort context.Context, ready chan<- struct{}) error {
 	}
 	for name, l := range p.kafkaListeners {
 		p.background(func() error {
-			if err := p.kafka.Serve(kafkaListenerName(name), l); !errors.Is(err, kafka.ErrStopped) {
+			if err := p.kafka.Serve(kafkaListenerName(name), p.secured(p.cfg.kafkaListener(name), l)); !errors.Is(err, kafka.ErrStopped) {
 				return err
 			}
 			return nil

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/internal/secure"
 )
 
 // FieldError is one setting that cannot be used.
@@ -101,17 +103,20 @@ func (c Config) validateListeners(v *validator) {
 			v.add("grpc."+name, "is not a listener name: a lower-case letter, then at most 62 of a-z, 0-9, - and _")
 		}
 		v.listener("grpc."+name, c.GRPC[name])
+		v.tls("grpc."+name+".tls", c.GRPC[name].TLS)
 	}
 	for _, name := range c.KafkaListenerNames() {
 		if !listenerName.MatchString(name) {
 			v.add("kafka."+name, "is not a listener name: a lower-case letter, then at most 62 of a-z, 0-9, - and _")
 		}
 		v.listener("kafka."+name, c.Kafka[name])
+		v.tls("kafka."+name+".tls", c.Kafka[name].TLS)
 	}
 	if n, most := len(c.GRPC)+len(c.Kafka), metadata.MaxListeners-2; n > most {
 		v.add("grpc, kafka", "have %d listeners: at most %d can be advertised beside those for peers and HTTP", n, most)
 	}
 	v.address("http.listen", c.HTTP.Listen)
+	v.tls("http.tls", c.HTTP.TLS)
 	c.validateDistinctPorts(v)
 }
 
@@ -271,6 +276,32 @@ func (v *validator) listener(field string, l ListenerConfig) {
 	// Port 0 needs no advertise: the port that was taken is advertised.
 	if host, _, _ := net.SplitHostPort(l.Listen); isWildcard(host) {
 		v.add(field+".advertise", "is required: listen is %q, which names no host that others could dial", l.Listen)
+	}
+}
+
+// tls checks what can be told without reading the files.
+func (v *validator) tls(field string, t ListenerTLSConfig) {
+	if !t.Enabled() {
+		return
+	}
+	if t.CertFile == "" {
+		v.add(field+".cert_file", "is required where anything of TLS is set")
+	}
+	if t.KeyFile == "" {
+		v.add(field+".key_file", "is required where anything of TLS is set")
+	}
+	auth, err := secure.ClientAuth(t.ClientAuth, t.CAFile != "")
+	switch {
+	case err != nil:
+		v.add(field+".client_auth", "%v", err)
+	case auth != tls.NoClientCert && t.CAFile == "":
+		v.add(field+".ca_file", "is required: without authorities no client's certificate can be checked")
+	}
+	if _, err := secure.Version(t.MinVersion); err != nil {
+		v.add(field+".min_version", "%v", err)
+	}
+	if _, err := secure.ParseMapping(t.PrincipalMappingRules); err != nil {
+		v.add(field+".principal_mapping_rules", "%v", err)
 	}
 }
 

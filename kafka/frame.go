@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/internal/secure"
 )
 
 const (
@@ -74,13 +76,14 @@ func (c *conn) read() (*request, error) {
 func hint(h head) string {
 	var first [4]byte
 	binary.BigEndian.PutUint32(first[:], uint32(h.length))
-	switch {
-	case first[0] == 0x16 && first[1] == 0x03:
-		return "; it looks like TLS, which this listener does not have"
-	case string(first[:]) == "GET " || string(first[:]) == "POST":
-		return "; it looks like HTTP"
+	switch what := secure.Guess(first); what {
+	case secure.Unknown, secure.Kafka:
+		return ""
+	case secure.TLS:
+		return "; the client speaks TLS, which this listener does not have"
+	default:
+		return "; the client " + what.String()
 	}
-	return ""
 }
 
 // readHead waits for the next request.

@@ -134,7 +134,7 @@ keeps its promises.`,
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 
 	root.AddCommand(p.topicCommand(), p.produceCommand(), p.consumeCommand(), p.producerCommand(), p.txnCommand(), p.groupCommand(), p.clusterCommand(),
-		p.benchCommand(), p.verifyCommand(), p.logCommand(), p.versionCommand(), exitCodesTopic())
+		p.certCommand(), p.benchCommand(), p.verifyCommand(), p.logCommand(), p.versionCommand(), exitCodesTopic())
 	return root
 }
 

@@ -152,6 +152,7 @@ func (p *program) runDev(ctx context.Context, configs []broker.Config, listeners
 	if err != nil {
 		return err
 	}
+	defer reloadOnHangup(brokers...)()
 	var wg sync.WaitGroup
 	errs := make([]error, len(brokers))
 	for i, b := range brokers {

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/oncelog/oncelog/broker"
 )
 
 func (p *program) healthcheckCommand() *cobra.Command {
@@ -28,16 +31,20 @@ address is http.listen of the same configuration that the broker reads.`,
   brokerd healthcheck --address 127.0.0.1:10644`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var secured *tls.Config
 			if address == "" {
 				loaded, err := options.load(cmd, p.environ)
 				if err != nil {
 					return err
 				}
 				address = loaded.config.HTTP.Listen
+				if secured, err = ownTLS(loaded.config.HTTP.TLS); err != nil {
+					return err
+				}
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			reason, err := checkReady(ctx, localAddress(address))
+			reason, err := checkReady(ctx, localAddress(address), secured)
 			if err != nil {
 				return err
 			}
@@ -69,15 +76,32 @@ func localAddress(listen string) string {
 	return net.JoinHostPort(host, port)
 }
 
+// ownTLS is how a broker speaks to its own listener; nil: it has no TLS. Whose certificate it is is not checked: it need not name
+// this machine's loopback, and all that is asked is whether the broker is ready.
+func ownTLS(t broker.ListenerTLSConfig) (*tls.Config, error) {
+	if !t.Enabled() {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("http.tls: %w", err)
+	}
+	return &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{pair}}, nil
+}
+
 // checkReady gives the broker's own words when it is ready, else an error with
 // them.
-func checkReady(ctx context.Context, address string) (string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/readyz", nil)
+func checkReady(ctx context.Context, address string, secured *tls.Config) (string, error) {
+	scheme := "http"
+	if secured != nil {
+		scheme = "https"
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+address+"/readyz", nil)
 	if err != nil {
 		return "", &usageError{fmt.Errorf("address %q: %w", address, err)}
 	}
 	// No proxy from the environment: the broker is on this machine.
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: secured}}
 	response, err := client.Do(request)
 	if err != nil {
 		return "", fmt.Errorf("not ready: %w", err)

@@ -49,6 +49,7 @@ func (p *program) serve(ctx context.Context, cfg broker.Config) error {
 	if err != nil {
 		return fmt.Errorf("start broker %d: %w", cfg.BrokerID, err)
 	}
+	defer reloadOnHangup(b)()
 	if err := b.Run(ctx); err != nil {
 		_ = b.Close() // Run's error is the cause; Close can only repeat it.
 		return fmt.Errorf("broker %d: %w", cfg.BrokerID, err)

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/oncelog/oncelog/broker"
 )
 
 // drainOnSignal gives a context that the first SIGTERM or SIGINT ends. A second
@@ -38,6 +40,32 @@ func (p *program) drainOnSignal(parent context.Context) (ctx context.Context, st
 		close(quit)
 		<-done
 		cancel()
+	}
+}
+
+// reloadOnHangup has brokers read their certificates again on every SIGHUP. The caller calls stop when it is done; stop waits for the
+// goroutine. What is no good is in the broker's log.
+func reloadOnHangup(brokers ...*broker.Broker) (stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-quit:
+				return
+			case <-signals:
+				for _, b := range brokers {
+					_ = b.Reload() // it has been logged
+				}
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(quit)
+		<-done
 	}
 }
 

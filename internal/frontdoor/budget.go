@@ -151,9 +151,15 @@ func (c *limitedConn) Close() error {
 
 // WriteBuffers writes buffers as one, with one system call where the connection can.
 func (c *limitedConn) WriteBuffers(v *net.Buffers) error {
+	if w, ok := c.Conn.(interface{ WriteBuffers(*net.Buffers) error }); ok {
+		return w.WriteBuffers(v)
+	}
 	_, err := v.WriteTo(c.Conn)
 	return err
 }
+
+// NetConn gives the connection within.
+func (c *limitedConn) NetConn() net.Conn { return c.Conn }
 
 // Limits are what all clients together may hold; zero fields mean the defaults.
 type Limits struct {

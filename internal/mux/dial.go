@@ -13,8 +13,8 @@ import (
 type Dialer struct {
 	// Dial makes the connection; nil: TCP.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
-	// TLS, when set, is spoken on it. An empty ServerName is taken from the address.
-	TLS *tls.Config
+	// TLS, when set, gives what is spoken on it, anew for each connection. An empty ServerName is taken from the address.
+	TLS func() *tls.Config
 	// Timeout bounds dialing and handshake where the context does not end earlier. Default 5 s.
 	Timeout time.Duration
 }
@@ -53,7 +53,7 @@ func (d Dialer) Peer(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil || d.TLS == nil {
 		return conn, err
 	}
-	config := d.TLS
+	config := d.TLS()
 	if config.ServerName == "" && !config.InsecureSkipVerify {
 		host, _, err := net.SplitHostPort(addr)
 		if err != nil {

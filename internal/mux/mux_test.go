@@ -326,7 +326,7 @@ func TestMutualTLS(t *testing.T) {
 	go func() { _ = server.Serve(m.Peer()) }()
 	defer server.Stop()
 	addr := base.Addr().String()
-	d := Dialer{TLS: &tls.Config{Certificates: []tls.Certificate{ours}, RootCAs: pool(t, ours), ServerName: "broker"}}
+	d := Dialer{TLS: fixed(&tls.Config{Certificates: []tls.Certificate{ours}, RootCAs: pool(t, ours), ServerName: "broker"})}
 	c, err := d.Raft(t.Context(), addr)
 	if err != nil {
 		t.Fatal(err)
@@ -341,7 +341,7 @@ func TestMutualTLS(t *testing.T) {
 	if a, err := healthpb.NewHealthClient(client).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil || a.Status != healthpb.HealthCheckResponse_SERVING {
 		t.Errorf("gRPC over the mux: %v, %v", a, err)
 	}
-	stranger := Dialer{TLS: &tls.Config{Certificates: []tls.Certificate{foreign}, RootCAs: pool(t, ours), ServerName: "broker"}}
+	stranger := Dialer{TLS: fixed(&tls.Config{Certificates: []tls.Certificate{foreign}, RootCAs: pool(t, ours), ServerName: "broker"})}
 	if c, err := stranger.Raft(t.Context(), addr); err == nil {
 		// TLS 1.3 tells the client only when it reads.
 		if got, err := io.ReadAll(c); err == nil || len(got) > 0 {
@@ -349,7 +349,7 @@ func TestMutualTLS(t *testing.T) {
 		}
 		_ = c.Close()
 	}
-	if _, err := (Dialer{TLS: &tls.Config{Certificates: []tls.Certificate{ours}, RootCAs: pool(t, foreign), ServerName: "broker"}}).Raft(t.Context(), addr); err == nil {
+	if _, err := (Dialer{TLS: fixed(&tls.Config{Certificates: []tls.Certificate{ours}, RootCAs: pool(t, foreign), ServerName: "broker"})}).Raft(t.Context(), addr); err == nil {
 		t.Error("a server with a foreign certificate was trusted")
 	}
 	a, err := http.Get("http://" + addr + "/metrics")
@@ -366,3 +366,6 @@ func TestMutualTLS(t *testing.T) {
 		t.Errorf("%v failed handshakes counted", n)
 	}
 }
+
+// fixed always gives the same.
+func fixed(c *tls.Config) func() *tls.Config { return func() *tls.Config { return c } }
