@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -29,59 +28,19 @@ func missing(t *testing.T, what string, err error) {
 	t.Skipf("%s: %v", what, err)
 }
 
-var javaBuilds sync.Map // version to func() (string, error)
-
 // javaJobs gives the class path of the jobs with a version of kafka-clients.
 func javaJobs(t *testing.T, version string) string {
 	t.Helper()
-	build, _ := javaBuilds.LoadOrStore(version, sync.OnceValues(func() (string, error) { return buildJava(version) }))
-	path, err := build.(func() (string, error))()
+	path, err := javaProject("java", "-Dkafka.version="+version)
 	if err != nil {
 		missing(t, "Java jobs with kafka-clients "+version, err)
 	}
 	return path
 }
 
-func buildJava(version string) (string, error) {
-	if _, err := exec.LookPath("mvn"); err != nil {
-		return "", err
-	}
-	dir, err := os.MkdirTemp("", "oncelog-java-")
-	if err != nil {
-		return "", err
-	}
-	if err := os.CopyFS(dir, os.DirFS("java")); err != nil {
-		return "", err
-	}
-	classpath := exec.Command("mvn", "-q", "-B", "-Dkafka.version="+version, "dependency:build-classpath", "-Dmdep.outputFile=classpath")
-	classpath.Dir = dir
-	if out, err := classpath.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	text, err := os.ReadFile(filepath.Join(dir, "classpath"))
-	if err != nil {
-		return "", err
-	}
-	libraries := strings.TrimSpace(string(text))
-	compile := exec.Command("javac", "-d", "classes", "-cp", libraries, "Jobs.java", "WordCount.java")
-	compile.Dir = dir
-	if out, err := compile.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return filepath.Join(dir, "classes") + ":" + libraries, nil
-}
-
-// java runs one job and gives what it printed; if it failed, with what it said.
+// java runs one job and gives what it printed.
 func java(ctx context.Context, path string, c *brokerproc.Cluster, job string, args ...string) (string, error) {
-	args = append([]string{"-Xmx256m", "-cp", path, "compat.Jobs", job, strings.Join(c.KafkaAddrs(), ",")}, args...)
-	cmd := exec.CommandContext(ctx, "java", args...)
-	var said strings.Builder
-	cmd.Stderr = &said
-	out, err := cmd.Output()
-	if err != nil {
-		return strings.TrimSpace(string(out) + said.String()), err
-	}
-	return strings.TrimSpace(string(out)), nil
+	return printed(exec.CommandContext(ctx, "java", append([]string{"-Xmx256m", "-cp", path, "compat.Jobs", job, strings.Join(c.KafkaAddrs(), ",")}, args...)...))
 }
 
 // mustPrint runs a job that must print a line.
@@ -144,7 +103,7 @@ func runJava(t *testing.T, path string, protocols []string) {
 					return java(ctx, path, c, "copy", "plain", "out-"+p, fmt.Sprintf("java-copy-%d", i), p, "2500")
 				}
 				out, err := copying()
-				for err != nil && strings.Contains(out, clientRace) { // it dies, and is started again
+				for err != nil && strings.Contains(err.Error(), clientRace) { // it dies, and is started again
 					t.Log("the consumer died of its own race")
 					out, err = copying()
 				}

@@ -23,27 +23,18 @@ var pythonHome = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if out, err := exec.Command("python3", "-m", "venv", dir).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
+	if err := told(exec.Command("python3", "-m", "venv", dir)); err != nil {
+		return "", err
 	}
 	python := filepath.Join(dir, "bin", "python")
-	if out, err := exec.Command(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "confluent-kafka=="+confluentKafka).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return python, nil
+	return python, again(func() error {
+		return told(exec.Command(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "confluent-kafka=="+confluentKafka))
+	})
 })
 
 // python runs one job and gives what it printed.
 func python(ctx context.Context, interpreter string, c *brokerproc.Cluster, job string, args ...string) (string, error) {
-	args = append([]string{"python/jobs.py", job, strings.Join(c.KafkaAddrs(), ",")}, args...)
-	cmd := exec.CommandContext(ctx, interpreter, args...)
-	var said strings.Builder
-	cmd.Stderr = &said
-	out, err := cmd.Output()
-	if err != nil {
-		err = fmt.Errorf("%w: %s", err, said.String())
-	}
-	return strings.TrimSpace(string(out)), err
+	return printed(exec.CommandContext(ctx, interpreter, append([]string{"python/jobs.py", job, strings.Join(c.KafkaAddrs(), ",")}, args...)...))
 }
 
 // The same jobs as Java's with librdkafka, which speaks version 1 of transactions.
