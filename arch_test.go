@@ -245,7 +245,7 @@ func TestLibrariesWithOneOwner(t *testing.T) {
 
 // Planted bugs are for tests: a broker outside of them keeps its promises.
 func TestOnlyTestsSabotage(t *testing.T) {
-	passedOn := []string{"partition", "broker", "brokertest", "test/sim"} // from test to apply
+	passedOn := []string{"partition", "coordinator", "broker", "brokertest", "test/sim"} // from test to apply
 	for _, s := range sources(t) {
 		if s.test || slices.Contains(passedOn, s.dir) {
 			continue

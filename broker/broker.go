@@ -18,6 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/internal/vfs"
 	"github.com/oncelog/oncelog/partition"
 )
@@ -41,7 +42,13 @@ type Options struct {
 	// They are on the real disk in any case. It is for simulations, which never cut its power.
 	NoSync bool
 	// Sabotage plants bugs, for tests that prove that they would be noticed.
-	Sabotage partition.Sabotage
+	Sabotage Sabotage
+}
+
+// Sabotage plants bugs in the parts of a broker. Only tests set it.
+type Sabotage struct {
+	Partition   partition.Sabotage
+	Coordinator coordinator.Sabotage
 }
 
 func (o *Options) setDefaults() {

@@ -135,7 +135,7 @@ func (b *Broker) assemble() (*parts, error) {
 		ScrubBytes:              int64(b.cfg.Scrub.BytesPerSecond),
 		ScrubInterval:           b.cfg.Scrub.Interval,
 		Wall:                    b.options.Wall,
-		Sabotage:                b.options.Sabotage,
+		Sabotage:                b.options.Sabotage.Partition,
 		Logger:                  p.logger,
 		Registerer:              reg,
 	})
@@ -182,6 +182,7 @@ func (p *parts) assembleCoordinators(b *Broker) {
 		Wall:              b.options.Wall,
 		Logger:            p.logger,
 		Registerer:        reg,
+		Sabotage:          b.options.Sabotage.Coordinator,
 	})
 	p.transactions = coordinator.NewTransactions(coordinator.TransactionsConfig{
 		Host: p.coordinators, Markers: txnGlue{p}, ProducerIDs: p.cluster,

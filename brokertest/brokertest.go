@@ -58,7 +58,6 @@ import (
 	"github.com/oncelog/oncelog/client"
 	"github.com/oncelog/oncelog/internal/memnet"
 	"github.com/oncelog/oncelog/internal/vfs"
-	"github.com/oncelog/oncelog/partition"
 )
 
 // Options say what cluster to start. The zero value gives three brokers and seed 1.
@@ -74,7 +73,7 @@ type Options struct {
 	// Configure changes a broker's configuration before each start.
 	Configure func(*broker.Config)
 	// Sabotage plants bugs in the brokers, to prove that a test would notice them.
-	Sabotage partition.Sabotage
+	Sabotage broker.Sabotage
 	// LyingDisks say that they have synced, and have not.
 	LyingDisks bool
 	// LogLevel is the least severe level that is logged. Default: errors only.

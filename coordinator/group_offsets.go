@@ -306,6 +306,6 @@ func (g *Groups) writeMarker(ctx context.Context, m Marker) *Error {
 		return location{kind: KindGroups, Number: m.Partition, host: g.host}.elsewhere()
 	}
 	_, err := g.execute(ctx, gs, &statev1.GroupCommand{Command: &statev1.GroupCommand_EndTransaction{EndTransaction: &statev1.EndTransactionOfOffsets{
-		ProducerId: int64(m.ProducerID), ProducerEpoch: int32(m.Epoch), CoordinatorEpoch: m.CoordinatorEpoch, Commit: m.Commit, Version: uint32(m.Version)}}})
+		ProducerId: int64(m.ProducerID), ProducerEpoch: int32(m.Epoch), CoordinatorEpoch: m.CoordinatorEpoch, Commit: g.host.config.Sabotage.commits(m), Version: uint32(m.Version)}}})
 	return err
 }

@@ -37,6 +37,8 @@ type HostConfig struct {
 	Wall       func() time.Time
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
+	// Sabotage breaks promises, for tests that prove that they would be noticed.
+	Sabotage Sabotage
 }
 
 // defaultSnapshotBytes is lower than for partitions: Bolt logs are slow to read again.

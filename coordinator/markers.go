@@ -86,7 +86,7 @@ func (l *txnLeader) decided(t *txn.Transaction) {
 // finish writes the markers of a decided transaction and completes it. It gives up only with the term: a later leader goes on
 // from the same decision (T32).
 func (l *txnLeader) finish(t *txn.Transaction) {
-	markers := l.markersOf(t)
+	markers := l.t.host.config.Sabotage.toWrite(l.markersOf(t))
 	for pause := firstMarkerPause; l.ctx.Err() == nil; pause = min(2*pause, mostMarkerPause) {
 		if markers = l.write(t, markers); len(markers) == 0 && l.complete(t) {
 			return

@@ -275,7 +275,7 @@ func (t *Transactions) EndTransaction(ctx context.Context, r EndRequest) (Produc
 	return producerOf(t.do(ctx, &statev1.TransactionCommand{
 		TransactionalId: r.TransactionalID, Client: clientRef(r.Client),
 		Command: &statev1.TransactionCommand_End{End: &statev1.EndTransaction{
-			ProducerId: int64(r.Producer.ID), ProducerEpoch: int32(r.Producer.Epoch), Commit: r.Commit,
+			ProducerId: int64(r.Producer.ID), ProducerEpoch: int32(t.host.config.Sabotage.ending(t, r.TransactionalID, r.Producer.Epoch)), Commit: r.Commit,
 			ClientVersion: uint32(r.Version), FreshProducerId: int64(record.NoProducerID),
 		}},
 	}))

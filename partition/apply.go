@@ -140,9 +140,9 @@ func (r *Replica) applyBatch(b record.Batch, knew producer.Knew, now int64) appe
 		pb := batchOf(b, knew)
 		v := s.producers.Append(pb, s.next, now)
 		r.host.metrics.verdict(v)
-		switch v.Code {
-		case producer.Accepted:
-		case producer.Duplicate:
+		switch {
+		case v.Code == producer.Accepted, r.host.config.Sabotage.admits(v.Code):
+		case v.Code == producer.Duplicate:
 			a.base, a.appendTime, a.duplicate = v.Base, v.Timestamp, true
 			return a
 		default:

@@ -54,7 +54,7 @@ type bounds struct {
 // publish makes the new bounds visible to readers. Held: mu.
 func (r *Replica) publish() {
 	s := &r.state
-	b := bounds{start: s.start, lastStable: s.lastStable(), highWatermark: s.next, epoch: s.epochs.latest()}
+	b := bounds{start: s.start, lastStable: r.host.config.Sabotage.stable(s), highWatermark: s.next, epoch: s.epochs.latest()}
 	if old := r.bounds.Load(); old == nil || *old != b {
 		r.bounds.Store(&b)
 	}

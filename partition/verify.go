@@ -119,7 +119,8 @@ func (a *admission) lookTransactional(key joinKey, c candidate) (open, repeated 
 	a.r.mu.RLock()
 	defer a.r.mu.RUnlock()
 	p := a.r.state.producers
-	return p.HasOpen(key.id, key.epoch), p.Check(batchOf(c.batch, producer.Knew{}), c.stamp).Code == producer.Duplicate, p.LastMarker(key.id)
+	code := p.Check(batchOf(c.batch, producer.Knew{}), c.stamp).Code
+	return p.HasOpen(key.id, key.epoch), code == producer.Duplicate || a.r.host.config.Sabotage.admits(code), p.LastMarker(key.id)
 }
 
 // ask gives the function that asks the coordinator.

@@ -28,10 +28,10 @@ if want sim; then
 	echo "=== chaos: simulated clusters"
 	go test -c -o bin/sim.test ./test/sim
 	if [ "$only" = sim ] && [ -n "$seed" ]; then
-		bin/sim.test -test.run '^(TestSeeds|TestTransformSeeds)$' -test.v -seed "$seed"
+		bin/sim.test -test.run '^(TestSeeds|TestTransformSeeds|TestTransactionSeeds)$' -test.v -seed "$seed"
 	else
 		bin/sim.test -test.run '^(TestSeeds|TestWithoutIdempotence)$' -for "$for"
-		bin/sim.test -test.run '^TestTransformSeeds$' -seeds 80 -first "$(date +%s)"
+		bin/sim.test -test.run '^(TestTransformSeeds|TestTransactionSeeds)$' -seeds 40 -first "$(date +%s)"
 	fi
 fi
 seed=${seed:-$(date +%s)}

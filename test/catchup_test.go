@@ -10,7 +10,6 @@ import (
 	"github.com/oncelog/oncelog/broker"
 	"github.com/oncelog/oncelog/brokertest"
 	"github.com/oncelog/oncelog/client"
-	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -19,11 +18,11 @@ import (
 // a few large ones would make one snapshot, and the window begins at the one before.
 func behind(t *testing.T) *scenario {
 	t.Helper()
-	return behindWith(t, partition.Sabotage{})
+	return behindWith(t, broker.Sabotage{})
 }
 
 // behindWith is behind on brokers with a planted bug.
-func behindWith(t *testing.T, bug partition.Sabotage) *scenario {
+func behindWith(t *testing.T, bug broker.Sabotage) *scenario {
 	t.Helper()
 	return beginWith(t, brokertest.Options{Sabotage: bug, Configure: func(c *broker.Config) {
 		c.Raft.SnapshotBytes = 64 * broker.KiB

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/oncelog/oncelog/broker"
 	"github.com/oncelog/oncelog/client"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
@@ -119,7 +120,7 @@ func TestWindowSurvivesSnapshots(t *testing.T) {
 // snapshot store a batch twice. If this did not show, TestWindowSurvivesSnapshots would prove nothing.
 func TestForgottenProducersAreNoticed(t *testing.T) {
 	t.Parallel()
-	s := behindWith(t, partition.Sabotage{ForgetProducers: true})
+	s := behindWith(t, broker.Sabotage{Partition: partition.Sabotage{ForgetProducers: true}})
 	b := batchOf(s.newID(), 0, "once")
 	s.wantWritten(s.produce(b), 0, false)
 	last := s.raftGroup(s.leader()).LastIndex

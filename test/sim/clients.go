@@ -153,6 +153,11 @@ func (e *ends) raise(partition int32, to int64) {
 func (s *run) startReaders() (stop func()) {
 	watcher := s.client("w1")
 	all := []func(context.Context){func(ctx context.Context) { s.watch(ctx, watcher) }}
+	return s.together(append(all, s.readers()...))
+}
+
+// readers are a consumer of each isolation level.
+func (s *run) readers() (all []func(context.Context)) {
 	for i, isolation := range []client.Isolation{client.ReadUncommitted, client.ReadCommitted} {
 		cl := s.client(fmt.Sprintf("c%d", i+1))
 		all = append(all, func(ctx context.Context) {
@@ -161,7 +166,7 @@ func (s *run) startReaders() (stop func()) {
 			}
 		})
 	}
-	return s.together(all)
+	return all
 }
 
 // watch asks for the ends of all partitions. An answer never lies below what somebody was told of

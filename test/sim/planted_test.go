@@ -3,6 +3,7 @@ package sim
 import (
 	"testing"
 
+	"github.com/oncelog/oncelog/broker"
 	"github.com/oncelog/oncelog/internal/history"
 	"github.com/oncelog/oncelog/partition"
 )
@@ -13,7 +14,7 @@ const plantedSeeds = 8
 // TestPlantedBugs: a simulation that finds no planted bug would find no other either.
 func TestPlantedBugs(t *testing.T) {
 	for name, o := range map[string]Options{
-		"no deduplication":           {Sabotage: partition.Sabotage{NoDedup: true}},
+		"no deduplication":           {Sabotage: broker.Sabotage{Partition: partition.Sabotage{NoDedup: true}}},
 		"disks that lie about syncs": {LyingDisks: true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -24,7 +24,6 @@ import (
 	"github.com/oncelog/oncelog/client"
 	"github.com/oncelog/oncelog/internal/history"
 	"github.com/oncelog/oncelog/internal/workload"
-	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -38,7 +37,7 @@ type Options struct {
 	// LogLevel is the least severe level of the brokers' logs. Default: info.
 	LogLevel slog.Leveler
 	// Sabotage and LyingDisks plant bugs, which must be found.
-	Sabotage   partition.Sabotage
+	Sabotage   broker.Sabotage
 	LyingDisks bool
 }
 

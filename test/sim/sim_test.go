@@ -77,23 +77,35 @@ func TestSeeds(t *testing.T) {
 // seed runs one seed and fails the test if a promise was broken.
 func seed(t *testing.T, n uint64) *Result {
 	t.Helper()
-	o := Options{Seed: n}
-	if *debugFlag {
-		o.LogLevel = slog.LevelDebug
-	}
+	o := Options{Seed: n, LogLevel: logLevel()}
 	began := time.Now()
 	if *forFlag > 0 {
 		fmt.Printf("sim: seed %d\n", n)
 	}
 	r := Run(t, o)
-	t.Logf("seed %d: %.1fs; %s", n, time.Since(began).Seconds(), r)
+	t.Logf("seed %d took %.1fs", n, time.Since(began).Seconds())
+	report(t, n, r)
+	return r
+}
+
+// logLevel is the brokers', nil: the usual one.
+func logLevel() slog.Leveler {
+	if *debugFlag {
+		return slog.LevelDebug
+	}
+	return nil
+}
+
+// report fails the test if a promise was broken.
+func report(t *testing.T, n uint64, r *Result) {
+	t.Helper()
+	t.Logf("seed %d: %s", n, r)
 	if !r.OK() || *seedFlag != 0 && *timesFlag == 1 {
 		t.Log("\n" + r.Trace)
 	}
 	if !r.OK() {
 		t.Errorf("seed %d: a promise is broken. The brokers' logs are in %s.\nAgain: scripts/chaos.sh --only sim --seed %d", n, keepLogs(n, r.Logs), n)
 	}
-	return r
 }
 
 // keepLogs writes logs to a file and says which.

@@ -24,6 +24,12 @@ import (
 // is broken as a seed says. In the end each partition of the copy holds what the original holds, in the same order, and the group's offsets
 // agree. -seed, -first, -seeds and -times are those of TestSeeds; by default it runs a quarter as many.
 func TestTransformSeeds(t *testing.T) {
+	eachSeed(t, transformSeed)
+}
+
+// eachSeed runs the seeds that the flags name, at once.
+func eachSeed(t *testing.T, run func(t *testing.T, seed uint64)) {
+	t.Helper()
 	first, count, step := *firstFlag, uint64(max(1, *seedsFlag/4)), uint64(1)
 	if *seedFlag != 0 {
 		first, count, step = *seedFlag, uint64(*timesFlag), 0
@@ -32,7 +38,7 @@ func TestTransformSeeds(t *testing.T) {
 		seed := first + n*step
 		t.Run(fmt.Sprint("seed", seed, "/", n), func(t *testing.T) {
 			t.Parallel()
-			transformSeed(t, seed)
+			run(t, seed)
 		})
 	}
 }

@@ -1,0 +1,51 @@
+package sim
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/oncelog/oncelog/broker"
+	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/internal/history"
+	"github.com/oncelog/oncelog/partition"
+)
+
+// TestTransactionSeeds: what is promised of transactions holds, whatever happens. -seed, -first, -seeds and -times are those of TestSeeds;
+// by default it runs a quarter as many.
+func TestTransactionSeeds(t *testing.T) {
+	eachSeed(t, func(t *testing.T, n uint64) {
+		r := RunTransactions(t, Options{Seed: n, LogLevel: logLevel()})
+		report(t, n, r)
+	})
+}
+
+// TestMutations: brokers with a bug in what transactions rest on are found out, by what the bug breaks. A checker that misses one of these
+// would miss others too.
+func TestMutations(t *testing.T) {
+	for _, m := range []struct {
+		name  string
+		bug   broker.Sabotage
+		finds []history.Anomaly
+	}{
+		{"no deduplication", broker.Sabotage{Partition: partition.Sabotage{NoDedup: true}}, []history.Anomaly{history.Duplicate}},
+		{"producers forgotten with a snapshot", broker.Sabotage{Partition: partition.Sabotage{ForgetProducers: true}}, []history.Anomaly{history.Duplicate, history.Inconsistent, history.AbortedRead}},
+		{"readers pass open transactions", broker.Sabotage{Partition: partition.Sabotage{PassOpen: true}}, []history.Anomaly{history.Early}},
+		{"batches of a stale epoch are taken", broker.Sabotage{Partition: partition.Sabotage{StaleEpoch: true}}, []history.Anomaly{history.AbortedRead}},
+		{"a marker is skipped", broker.Sabotage{Coordinator: coordinator.Sabotage{SkipMarker: true}}, []history.Anomaly{history.Torn}},
+		{"a stale epoch ends a transaction", broker.Sabotage{Coordinator: coordinator.Sabotage{StaleEnd: true}}, []history.Anomaly{history.Lost, history.AbortedRead, history.Early}},
+		{"offsets of a transaction are lost", broker.Sabotage{Coordinator: coordinator.Sabotage{LosePending: true}}, []history.Anomaly{history.OffsetBack}},
+	} {
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
+			for seed := uint64(1); seed <= plantedSeeds; seed++ {
+				r := RunTransactions(t, Options{Seed: seed, Sabotage: m.bug, Lasts: 10 * time.Second})
+				t.Logf("seed %d: %s", seed, r)
+				if r.Report != nil && slices.ContainsFunc(m.finds, func(a history.Anomaly) bool { return r.Report.Counts[a] > 0 }) {
+					return
+				}
+			}
+			t.Errorf("none of %v found in %d seeds", m.finds, plantedSeeds)
+		})
+	}
+}

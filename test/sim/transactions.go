@@ -1,0 +1,96 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/oncelog/oncelog/broker"
+	"github.com/oncelog/oncelog/brokertest"
+	"github.com/oncelog/oncelog/client"
+	"github.com/oncelog/oncelog/internal/history"
+	"github.com/oncelog/oncelog/internal/workload"
+)
+
+// RunTransactions runs one seed of transactions: producers with ids of their own write to all partitions and commit offsets, abort, die, are replaced
+// and come back as zombies, while the cluster is broken and readers read along. In the end everything must have been decided by
+// itself.
+func RunTransactions(t *testing.T, o Options) *Result {
+	t.Helper()
+	if o.Lasts == 0 {
+		o.Lasts = 30 * time.Second
+	}
+	r := &Result{}
+	logs := &logBuffer{}
+	shape := cluster(o, logs)
+	configure := shape.Configure
+	shape.Configure = func(cfg *broker.Config) {
+		configure(cfg)
+		cfg.Transactions.Shards, cfg.Groups.Shards = 2, 2
+		cfg.Transactions.TimeoutCheck = 100 * time.Millisecond
+	}
+	brokertest.Simulate(t, shape, func(t *testing.T, c *brokertest.Cluster) {
+		t.Helper()
+		s := &run{t: t, o: o, c: c, result: r, rng: rand.New(rand.NewPCG(o.Seed, 6)), began: time.Now(), history: history.NewRecorder()}
+		s.transactions()
+	})
+	r.Logs = logs.bytes()
+	return r
+}
+
+func (s *run) transactions() {
+	s.t.Helper()
+	s.partitions = 2 + s.rng.Int32N(2)
+	admin := s.client("admin")
+	s.create(admin)
+	producers := 2 + s.rng.IntN(2)
+	txns := workload.NewTxns(workload.TxnOptions{
+		Topic: topic, Partitions: s.partitions, Producers: producers, Rate: 20, Think: 100 * time.Millisecond, Size: s.rng.IntN(200), Timeout: between(s.rng, 2*time.Second, 6*time.Second),
+		Producer: client.ProducerConfig{BatchBytes: pick(s.rng, 1<<10, 4<<10), Linger: pick(s.rng, client.NoLinger, 2*time.Millisecond), RequestTimeout: time.Second},
+		Seed:     s.o.Seed, Recorder: s.history,
+	})
+	clients := make([]*client.Client, producers)
+	for i := range clients {
+		clients[i] = s.client(fmt.Sprintf("p%d", i+1))
+	}
+	stopProducers := s.c.Go(func(ctx context.Context) {
+		if err := txns.Run(context.Background(), func(i int) *client.Client { return clients[i] }, ctx.Done()); err != nil {
+			s.problem("transactions cannot go on: %v", err)
+		}
+	})
+	watcher := s.client("w1")
+	stopReaders := s.startReadersOf(txns, watcher)
+	err := s.c.Torment(s.o.Lasts, brokertest.Nemesis{
+		Every: between(s.rng, time.Second, 4*time.Second), Lasts: between(s.rng, time.Second, 5*time.Second),
+		Aim:  func() int32 { return s.leader(admin) },
+		Note: func(what string) { s.history.Fault("%s", what); s.note(what) },
+	})
+	if err == nil {
+		err = s.c.Mend()
+	}
+	if err != nil {
+		s.problem("the cluster does not come back: %v", err)
+		return
+	}
+	s.note("the cluster is mended")
+	stopProducers()
+	s.note(fmt.Sprintf("%d transactions have ended, %d by zombies", txns.Counts().Begun.Load(), txns.Counts().Zombies.Load()))
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := workload.AwaitEnds(ctx, admin, topic+"-"); err != nil {
+		s.problem("%v", err)
+	}
+	if err := txns.AskOffsets(ctx, admin); err != nil {
+		s.problem("%v", err)
+	}
+	stopReaders()
+	s.judge(admin)
+}
+
+// startReadersOf starts a consumer of each isolation level, and one who asks for the groups' offsets.
+func (s *run) startReadersOf(txns *workload.Txns, watcher *client.Client) (stop func()) {
+	all := []func(context.Context){func(ctx context.Context) { txns.WatchOffsets(ctx, watcher) }}
+	return s.together(append(all, s.readers()...))
+}
