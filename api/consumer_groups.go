@@ -185,6 +185,9 @@ func (s *service) protoConsumerGroup(d *group.Description) *clientv1.Group {
 			p.State = clientv1.GroupState(i)
 		}
 	}
+	for _, w := range d.Pending {
+		p.Pending = append(p.Pending, &clientv1.PendingOffsets{ProducerId: int64(w.ProducerID), ProducerEpoch: int32(w.Epoch), Topics: protoTopics(w.Partitions)})
+	}
 	for _, m := range d.Members {
 		p.Members = append(p.Members, &clientv1.GroupMember{
 			MemberId: valid(m.ID), InstanceId: valid(m.InstanceID), ClientId: valid(m.Client.ID), ClientAddress: valid(m.Client.Address), MemberEpoch: m.Epoch,

@@ -193,17 +193,23 @@ func (s *service) protoTransaction(t *txn.Transaction) *clientv1.Transaction {
 		LastEpoch: int32(t.LastEpoch), PreviousProducerId: int64(t.PreviousProducerID), NextProducerId: int64(t.NextProducerID),
 		TimeoutMs: t.TimeoutMS, StartMs: t.StartMS, UpdatedMs: t.UpdatedMS, ClientVersion: int32(t.ClientVersion), CoordinatorId: s.c.Cluster.Self(),
 	}
-	for _, tp := range t.Partitions { // sorted
-		if n := len(p.Topics); n == 0 || p.Topics[n-1].Topic != tp.Topic {
-			p.Topics = append(p.Topics, &clientv1.TransactionTopic{Topic: tp.Topic})
-		}
-		last := p.Topics[len(p.Topics)-1]
-		last.Partitions = append(last.Partitions, tp.Partition)
-	}
+	p.Topics = protoTopics(t.Partitions)
 	for i := range t.History {
 		p.History = append(p.History, protoEvent(&t.History[i]))
 	}
 	return p
+}
+
+// protoTopics gathers sorted partitions by topic.
+func protoTopics(list []record.TopicPartition) (topics []*clientv1.TransactionTopic) {
+	for _, tp := range list {
+		if n := len(topics); n == 0 || topics[n-1].Topic != tp.Topic {
+			topics = append(topics, &clientv1.TransactionTopic{Topic: tp.Topic})
+		}
+		last := topics[len(topics)-1]
+		last.Partitions = append(last.Partitions, tp.Partition)
+	}
+	return topics
 }
 
 func protoEvent(e *txn.Event) *clientv1.TransactionEvent {

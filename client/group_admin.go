@@ -40,8 +40,21 @@ type Group struct {
 	Members []GroupMemberInfo
 	// Offsets counts committed offsets, Transactions the open transactions that hold some.
 	Offsets, Transactions int
+	// Pending are offsets in open transactions, the oldest transaction first; only DescribeGroup gives them, and at most 100.
+	Pending []PendingOffsets
 	// Coordinator is the broker that answers for it.
 	Coordinator int32
+}
+
+// PendingOffsets are offsets of a group that count when the transaction of a producer is committed.
+type PendingOffsets struct {
+	ProducerID record.ProducerID
+	Epoch      record.Epoch
+	// Partitions are sorted; at most 1,000 are named.
+	Partitions []record.TopicPartition
+	// Transaction is what the coordinator of the transaction knows, with partitions and history; only WhatHoldsGroup asks. nil: no
+	// coordinator has a transaction of that producer open or ending.
+	Transaction *Transaction
 }
 
 // GroupMemberInfo is a member as its coordinator sees it.
@@ -161,6 +174,9 @@ func groupOf(p *clientv1.Group) Group {
 	}
 	if i := int(p.GetState()) - 1; i >= 0 && i < len(GroupStates) {
 		g.State = GroupStates[i]
+	}
+	for _, w := range p.GetPending() {
+		g.Pending = append(g.Pending, PendingOffsets{ProducerID: record.ProducerID(w.GetProducerId()), Epoch: record.Epoch(w.GetProducerEpoch()), Partitions: topicsOf(w.GetTopics())})
 	}
 	for _, m := range p.GetMembers() {
 		s := m.GetSubscription()

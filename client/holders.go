@@ -156,9 +156,8 @@ func (c *Client) addCoordinators(ctx context.Context, held []Held, which []int) 
 			}
 			id := known[at].TransactionalID
 			if described[id] == nil {
-				t, err := c.DescribeTransaction(ctx, id)
-				var e *Error
-				if err != nil && !(errors.As(err, &e) && e.Reason == ReasonTransactionalIDNotFound) {
+				t, err := c.describeIfKnown(ctx, id)
+				if err != nil {
 					return err
 				}
 				described[id] = &t
@@ -170,6 +169,53 @@ func (c *Client) addCoordinators(ctx context.Context, held []Held, which []int) 
 		}
 	}
 	return nil
+}
+
+// describeIfKnown is DescribeTransaction; an id that is not known is the zero Transaction.
+func (c *Client) describeIfKnown(ctx context.Context, id string) (Transaction, error) {
+	t, err := c.DescribeTransaction(ctx, id)
+	var e *Error
+	if errors.As(err, &e) && e.Reason == ReasonTransactionalIDNotFound {
+		return Transaction{}, nil
+	}
+	return t, err
+}
+
+// WhatHoldsGroup gives a group with the transactions that its pending offsets wait for.
+func (c *Client) WhatHoldsGroup(ctx context.Context, id string) (Group, error) {
+	for look := 1; ; look++ {
+		g, err := c.DescribeGroup(ctx, id)
+		if err != nil || len(g.Pending) == 0 {
+			return g, err
+		}
+		ids := make([]record.ProducerID, len(g.Pending))
+		for i, w := range g.Pending {
+			ids[i] = w.ProducerID
+		}
+		known, _, err := c.ListTransactions(ctx, TransactionFilter{ProducerIDs: ids})
+		if err != nil {
+			return g, err
+		}
+		explained := true
+		for i := range g.Pending {
+			w := &g.Pending[i]
+			open := OpenTransaction{ProducerID: w.ProducerID, Epoch: w.Epoch}
+			if at := slices.IndexFunc(known, open.partOf); at >= 0 {
+				t, err := c.describeIfKnown(ctx, known[at].TransactionalID)
+				if err != nil {
+					return g, err
+				}
+				if open.partOf(t) {
+					w.Transaction = &t
+				}
+			}
+			explained = explained && w.Transaction != nil
+		}
+		// What ended between the two questions is gone at the next look.
+		if explained || look == holderLooks || !sleep(ctx, c.backoff(look)) {
+			return g, nil
+		}
+	}
 }
 
 // partOf says whether what is open in a partition belongs to a transaction that is open, or whose markers are on their

@@ -185,15 +185,20 @@ func transactionOf(p *clientv1.Transaction) Transaction {
 	if i := int(p.GetState()) - 1; i >= 0 && i < len(TransactionStates) {
 		t.State = TransactionStates[i]
 	}
-	for _, topic := range p.GetTopics() {
-		for _, n := range topic.GetPartitions() {
-			t.Partitions = append(t.Partitions, record.TopicPartition{Topic: topic.GetTopic(), Partition: n})
-		}
-	}
+	t.Partitions = topicsOf(p.GetTopics())
 	for _, e := range p.GetHistory() {
 		t.History = append(t.History, eventOf(e))
 	}
 	return t
+}
+
+func topicsOf(list []*clientv1.TransactionTopic) (tps []record.TopicPartition) {
+	for _, topic := range list {
+		for _, n := range topic.GetPartitions() {
+			tps = append(tps, record.TopicPartition{Topic: topic.GetTopic(), Partition: n})
+		}
+	}
+	return tps
 }
 
 func eventOf(p *clientv1.TransactionEvent) TransactionEvent {

@@ -351,7 +351,21 @@ func TestNextMemberWaitsForTheOpenTransaction(t *testing.T) {
 			t.Fatalf("it does not wait for the end of the transaction: it has %v and reads %v", two.g.Assignment(), got)
 		}
 	}
+	// The operator who asks why is told whose transaction that is.
+	g, err := s.cl.WhatHoldsGroup(s.ctx, testGroup)
+	s.must("ask what holds the group", err)
+	switch {
+	case len(g.Pending) != 1, len(g.Pending[0].Partitions) != 3, g.Pending[0].Transaction == nil:
+		t.Fatalf("pending: %+v", g.Pending)
+	case g.Pending[0].Transaction.TransactionalID != "tx", g.Pending[0].Transaction.State != client.TransactionOngoing,
+		g.Pending[0].Transaction.History[0].ClientAddress == "", g.Pending[0].ProducerID != g.Pending[0].Transaction.ProducerID:
+		t.Fatalf("the group waits for %+v", g.Pending[0].Transaction)
+	}
 	s.must("commit", p.Commit(s.ctx))
+	s.until("nothing is pending", func() bool {
+		g, err := s.cl.WhatHoldsGroup(s.ctx, testGroup)
+		return err == nil && len(g.Pending) == 0
+	})
 	more := s.fill(6, 3)
 	s.wantValues("after the end", two.readN(3), more)
 }

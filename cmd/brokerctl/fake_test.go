@@ -59,6 +59,7 @@ type fakeLog struct {
 	batches          []record.Batch
 	end              int64
 	states           []*clientv1.ProducerState
+	aborted          []*clientv1.AbortedTransaction
 }
 
 var brokerNames = map[int32]string{1: "b1.example:9095", 2: "b2.example:9095", 3: "b3.example:9095"}
@@ -283,9 +284,13 @@ func (f *fakeCluster) Fetch(ctx context.Context, req *clientv1.FetchRequest) (*c
 			resp.Partitions = append(resp.Partitions, &clientv1.FetchedPartition{Topic: fp.Topic, Partition: fp.Partition, Error: f.proto("").Error})
 			continue
 		}
-		out := &clientv1.FetchedPartition{Topic: fp.Topic, Partition: fp.Partition, HighWatermark: l.end, LastStableOffset: l.end}
+		out := &clientv1.FetchedPartition{Topic: fp.Topic, Partition: fp.Partition, HighWatermark: l.end, LastStableOffset: l.stable(), Aborted: l.aborted}
+		end := l.end
+		if req.IsolationLevel == clientv1.IsolationLevel_ISOLATION_LEVEL_READ_COMMITTED {
+			end = l.stable()
+		}
 		for _, b := range l.batches {
-			if int64(b.BaseOffset())+int64(b.LastOffsetDelta()) >= fp.Offset {
+			if last := int64(b.LastOffset()); last >= fp.Offset && last < end {
 				out.Batches = append(out.Batches, slices.Clone(b))
 				n += len(b)
 			}

@@ -16,10 +16,20 @@ type fakeGroup struct {
 	id      string
 	offsets map[record.TopicPartition]int64
 	members []*clientv1.GroupMember
+	pending []*clientv1.PendingOffsets
 }
 
 func newFakeGroup(id string) *fakeGroup {
 	return &fakeGroup{id: id, offsets: map[record.TopicPartition]int64{{Topic: "orders", Partition: 0}: 1, {Topic: "orders", Partition: 1}: 0}}
+}
+
+// fakePending are offsets in a transaction that is open, in one that is ending, and in one that nobody coordinates.
+func fakePending() []*clientv1.PendingOffsets {
+	return []*clientv1.PendingOffsets{
+		{ProducerId: 4001, ProducerEpoch: 2, Topics: []*clientv1.TransactionTopic{{Topic: "orders", Partitions: []int32{0, 1}}}},
+		{ProducerId: 4003, ProducerEpoch: 0, Topics: []*clientv1.TransactionTopic{{Topic: "orders", Partitions: []int32{2}}}},
+		{ProducerId: 4777, ProducerEpoch: 1, Topics: []*clientv1.TransactionTopic{{Topic: "orders", Partitions: []int32{3}}}},
+	}
 }
 
 func fakeMembers() []*clientv1.GroupMember {
@@ -39,6 +49,7 @@ func (f *fakeCluster) FindCoordinator(context.Context, *clientv1.FindCoordinator
 
 func (g *fakeGroup) proto() *clientv1.Group {
 	p := &clientv1.Group{GroupId: g.id, Kind: "Consumer", State: clientv1.GroupState_GROUP_STATE_EMPTY, Epoch: 4, AssignmentEpoch: 4, Offsets: int32(len(g.offsets)), CoordinatorId: 2}
+	p.Pending, p.Transactions = g.pending, int32(len(g.pending))
 	if len(g.members) > 0 {
 		p.State, p.Members = clientv1.GroupState_GROUP_STATE_RECONCILING, g.members
 	}

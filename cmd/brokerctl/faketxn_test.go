@@ -76,6 +76,8 @@ func (l *fakeLog) journal(t *testing.T) {
 		l.end += int64(b.LastOffsetDelta()) + 1
 		l.batches = append(l.batches, b)
 	}
+	l.aborted = []*clientv1.AbortedTransaction{{ProducerId: 4003, FirstOffset: 2}}
+	l.states = []*clientv1.ProducerState{{ProducerId: 4001, ProducerEpoch: 3, TxnStartOffset: 7, LastTimestampMs: fakeNow.UnixMilli()}}
 }
 
 // stable is the last stable offset.

@@ -103,6 +103,8 @@ func (f *fakeCluster) set(t *testing.T, d *datadriven.TestData) string {
 			f.refuse[value] = &clientv1.Error{Reason: "INVALID_RECORD", Message: "no key", Outcome: clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN}
 		case "group":
 			f.groups[value] = newFakeGroup(value)
+		case "pending":
+			f.groups[value].pending = fakePending()
 		case "member":
 			f.groups[value].members = fakeMembers()
 		case "transactions":

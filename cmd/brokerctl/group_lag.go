@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -22,9 +23,11 @@ func (p *program) groupLag() *cobra.Command {
 		Long: `Show for each partition of a group what it has committed, what there is to be read, and
 what cannot be read yet.
 
-READABLE is from the committed offset to the last stable offset. It counts markers and
-aborted records too, which no reader of committed data ever gets; --count reads them
-all and counts only what such a reader gets.
+READABLE is how many records a reader of committed data gets from the committed offset on,
+up to the last stable offset. Markers and aborted records take offsets and are not
+counted: to know, the command reads what is there, up to 10,000 offsets of a partition and
+for 3 seconds in all. Where there is more, it says <=N, which counts all offsets; --count
+reads everything.
 BLOCKED is from the last stable offset to the end: written already, but behind a
 transaction that is open. HELD BY is the producer that holds it, or its transactional
 id; "brokerctl txn why --group GROUP" says more about it, and what to do.`,
@@ -39,10 +42,8 @@ id; "brokerctl txn why --group GROUP" says more about it, and what to do.`,
 				if err != nil {
 					return err
 				}
-				if count {
-					if err := countReadable(cmd.Context(), c, lines); err != nil {
-						return err
-					}
+				if err := countReadable(cmd.Context(), c, lines, count); err != nil {
+					return err
 				}
 				if len(lines) == 0 {
 					p.sayf("group %s has committed nothing", args[0])
@@ -51,7 +52,7 @@ id; "brokerctl txn why --group GROUP" says more about it, and what to do.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&count, "count", false, "read what is readable and count its records")
+	cmd.Flags().BoolVar(&count, "count", false, "count all that is readable, however much it is")
 	return cmd
 }
 
@@ -63,11 +64,13 @@ type lagJSON struct {
 	Stable    record.Offset `json:"last_stable_offset"`
 	End       record.Offset `json:"high_watermark"`
 	Readable  int64         `json:"readable"`
-	Blocked   int64         `json:"blocked"`
-	HeldBy    string        `json:"held_by,omitempty"`
-	Unstable  bool          `json:"unstable,omitempty"`
-	Member    string        `json:"member,omitempty"`
-	Error     string        `json:"error,omitempty"`
+	// AtMost: markers and aborted records are among the readable, since there were too many to look.
+	AtMost   bool   `json:"readable_at_most,omitempty"`
+	Blocked  int64  `json:"blocked"`
+	HeldBy   string `json:"held_by,omitempty"`
+	Unstable bool   `json:"unstable,omitempty"`
+	Member   string `json:"member,omitempty"`
+	Error    string `json:"error,omitempty"`
 }
 
 // lag collects what brokers know. A partition that cannot be asked about has an error.
@@ -166,35 +169,53 @@ func addHolders(ctx context.Context, c *client.Client, lines []lagJSON) {
 	}
 }
 
-// countReadable counts what a reader of committed data gets, from the committed offsets to the last stable ones.
-func countReadable(ctx context.Context, c *client.Client, lines []lagJSON) error {
+// What is counted unless all is to be.
+const (
+	countedOffsets = 10_000
+	countedFor     = 3 * time.Second
+)
+
+// counting is a partition on the way from its committed offset to the last stable one.
+type counting struct {
+	line *lagJSON
+	n    int64
+}
+
+// countReadable replaces distances between offsets by the number of records that a reader of committed data gets. What is too far, or
+// not read in time, stays an upper bound, unless all is to be counted.
+func countReadable(ctx context.Context, c *client.Client, lines []lagJSON, all bool) error {
 	k, err := c.NewConsumer(client.ConsumerConfig{Reset: client.ResetEarliest, Isolation: client.ReadCommitted})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = k.Close(closedContext()) }() // it only reads
-	open := make(map[record.TopicPartition]*lagJSON)
-	var tps []record.TopicPartition
+	open := make(map[record.TopicPartition]*counting)
 	for i := range lines {
-		if l := &lines[i]; l.Readable > 0 {
-			tp := record.TopicPartition{Topic: l.Topic, Partition: l.Partition}
-			open[tp], tps = l, append(tps, tp)
-			l.Readable = 0
+		l := &lines[i]
+		if l.AtMost = l.Readable > 0; l.AtMost && (all || l.Readable <= countedOffsets) {
+			open[record.TopicPartition{Topic: l.Topic, Partition: l.Partition}] = &counting{line: l}
 		}
 	}
-	if err := k.Assign(ctx, tps...); err != nil {
+	if err := k.Assign(ctx, slices.Collect(maps.Keys(open))...); err != nil {
 		return err
 	}
-	for tp, l := range open {
-		if err := k.Seek(tp, client.At(l.Committed)); err != nil {
+	for tp, at := range open {
+		if err := k.Seek(tp, client.At(at.line.Committed)); err != nil {
 			return err
 		}
 	}
+	bounded := ctx
+	if !all {
+		var cancel context.CancelFunc
+		bounded, cancel = context.WithTimeout(ctx, countedFor)
+		defer cancel()
+	}
 	for len(open) > 0 {
-		bounded, cancel := context.WithTimeout(ctx, time.Second)
 		got, err := k.Poll(bounded)
-		cancel()
-		if err != nil && ctx.Err() != nil {
+		switch {
+		case err != nil && ctx.Err() == nil && bounded.Err() != nil:
+			return nil
+		case err != nil:
 			return err
 		}
 		for i := range got {
@@ -206,23 +227,36 @@ func countReadable(ctx context.Context, c *client.Client, lines []lagJSON) error
 	return nil
 }
 
-func countFetched(f *client.Fetched, open map[record.TopicPartition]*lagJSON) error {
-	l := open[f.TopicPartition]
+// countFetched counts whole batches by their headers, and looks into those that only partly count.
+func countFetched(f *client.Fetched, open map[record.TopicPartition]*counting) error {
+	at := open[f.TopicPartition]
 	switch {
-	case l == nil:
+	case at == nil:
 		return nil
 	case f.Err != nil:
 		return f.Err
 	}
-	for r, err := range f.Records() {
+	for _, b := range f.Batches() {
+		if b.BaseOffset() >= at.line.Committed && b.LastOffset() < at.line.Stable {
+			at.n += int64(b.Count())
+			continue
+		}
+		records, err := b.Records(0)
 		if err != nil {
 			return err
 		}
-		if r.Offset < l.Stable {
-			l.Readable++
+		for records.Next() {
+			if o := records.Record().Offset; o >= at.line.Committed && o < at.line.Stable {
+				at.n++
+			}
 		}
+		if err := records.Err(); err != nil {
+			return err
+		}
+		records.Close()
 	}
-	if f.Next >= l.Stable {
+	if f.Next >= at.line.Stable {
+		at.line.Readable, at.line.AtMost = at.n, false
 		delete(open, f.TopicPartition)
 	}
 	return nil
@@ -239,7 +273,11 @@ func lagTable(lines []lagJSON) *table {
 		if l.Error != "" {
 			held = clipped(l.Error, 40)
 		}
-		t.row(fmt.Sprintf("%s/%d", clipped(l.Topic, 24), l.Partition), committed, dash(l.Readable), dash(l.Blocked), held, cmp.Or(clipped(l.Member, 16), "-"))
+		readable := dash(l.Readable)
+		if l.AtMost {
+			readable = "<=" + readable
+		}
+		t.row(fmt.Sprintf("%s/%d", clipped(l.Topic, 24), l.Partition), committed, readable, dash(l.Blocked), held, cmp.Or(clipped(l.Member, 16), "-"))
 	}
 	return t
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,13 +22,14 @@ data stop: the transaction that is open there, its producer and who that is, whi
 coordinates it, how long it has been open, when its time is up, and the next safe step as
 a command to copy. Partitions that nothing holds are named too.
 
-Ages go by this machine's clock. --group asks for the partitions that a consumer group
-has offsets or members for, and for the group's own offsets: those committed inside of a
-transaction count when it ends.`,
+Ages go by this machine's clock. --group asks for the group's own offsets, those committed
+inside of transactions that are not over, each with its producer; and for the partitions
+that the group has offsets or members for.`,
 		Example: `  brokerctl txn why orders
   brokerctl txn why orders/0
   brokerctl txn why --group billing
-  brokerctl txn why orders -o json | jq -r '.[] | select(.holder) | .holder.transactional_id'`,
+  brokerctl txn why orders -o json | jq -r '.[] | select(.holder) | .holder.transactional_id'
+  brokerctl txn why --group billing -o json | jq .pending`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case groupID == "":
@@ -106,8 +106,8 @@ type whyJSON struct {
 type holderJSON struct {
 	ProducerID      record.ProducerID       `json:"producer_id"`
 	Epoch           record.Epoch            `json:"epoch"`
-	FirstOffset     record.Offset           `json:"first_offset"`
-	LastWriteMS     int64                   `json:"last_write_ms"`
+	FirstOffset     *record.Offset          `json:"first_offset,omitempty"`
+	LastWriteMS     *int64                  `json:"last_write_ms,omitempty"`
 	TransactionalID string                  `json:"transactional_id,omitempty"`
 	State           client.TransactionState `json:"state,omitempty"`
 	Coordinator     int32                   `json:"coordinator,omitempty"`
@@ -126,17 +126,21 @@ func (p *program) why(ctx context.Context, c *client.Client, tps []record.TopicP
 		return err
 	}
 	if p.json() {
-		out := []whyJSON{}
-		for i := range held {
-			out = append(out, p.whyOf(&held[i]))
-		}
-		return p.writeJSON(out)
+		return p.writeJSON(p.whysOf(held))
 	}
 	var b strings.Builder
 	for i := range held {
 		p.tell(&b, &held[i])
 	}
 	return writeTo(p.stdout, b.String())
+}
+
+func (p *program) whysOf(held []client.Held) []whyJSON {
+	out := []whyJSON{}
+	for i := range held {
+		out = append(out, p.whyOf(&held[i]))
+	}
+	return out
 }
 
 func (p *program) whyOf(h *client.Held) whyJSON {
@@ -157,9 +161,16 @@ func (p *program) whyOf(h *client.Held) whyJSON {
 }
 
 func (p *program) holderOf(h *client.Held, o client.OpenTransaction) holderJSON {
-	j := holderJSON{ProducerID: o.ProducerID, Epoch: o.Epoch, FirstOffset: o.FirstOffset, LastWriteMS: stampOf(o.LastWrite)}
+	first, last := o.FirstOffset, stampOf(o.LastWrite)
+	j := holderJSON{ProducerID: o.ProducerID, Epoch: o.Epoch, FirstOffset: &first, LastWriteMS: &last}
 	j.Next, j.Command = p.advice(h.TopicPartition, o)
-	if t := o.Transaction; t != nil {
+	p.addTransaction(&j, o.Transaction)
+	return j
+}
+
+// addTransaction adds what the coordinator knows; nil: nothing.
+func (p *program) addTransaction(j *holderJSON, t *client.Transaction) {
+	if t != nil {
 		j.TransactionalID, j.State, j.Coordinator = t.TransactionalID, t.State, t.Coordinator
 		j.StartedMS, j.TimeoutMS = stampOf(t.Started), t.Timeout.Milliseconds()
 		j.LeftMS = max(0, t.Started.Add(t.Timeout).Sub(p.now()).Milliseconds())
@@ -167,7 +178,6 @@ func (p *program) holderOf(h *client.Held, o client.OpenTransaction) holderJSON 
 			j.ClientID, j.Address = e.ClientID, e.ClientAddress
 		}
 	}
-	return j
 }
 
 // ownerOf is when the present producer took the id over; nil: it is not known any more.
@@ -217,35 +227,50 @@ func (p *program) tell(b *strings.Builder, h *client.Held) {
 	}
 	o := h.Open[0]
 	fmt.Fprintf(b, "%s is held at offset %d by %s: %s cannot be read\n", name, h.Stable, p.called(o), plural(h.Blocked(), "offset"))
-	fact := func(name, format string, args ...any) {
-		fmt.Fprintf(b, "  %-13s%s\n", name, fmt.Sprintf(format, args...))
-	}
-	fact("producer", "%d, epoch %d; last write here %s ago", o.ProducerID, o.Epoch, p.since(o.LastWrite))
-	fact("first offset", "%d", o.FirstOffset)
-	if t := o.Transaction; t != nil {
-		if e := ownerOf(*t); e != nil {
-			fact("client", "%s at %s, since %s UTC", cmp.Or(clipped(e.ClientID, 32), "unnamed"), e.ClientAddress, shortStamp(stampOf(e.Time)))
-		}
-		fact("coordinator", "broker %d", t.Coordinator)
-		if ending(t.State) {
-			fact("state", "%s, decided %s ago", t.State, p.since(t.Updated))
-		} else {
-			fact("state", "%s, open for %s of at most %s", t.State, p.since(t.Started), short(t.Timeout))
-			fact("times out", "%s", p.untilTimeout(*t))
-		}
-	}
-	next, command := p.advice(h.TopicPartition, o)
-	for i, line := range wrapped(strings.Fields(next), 80) {
-		fact([]string{"next", ""}[min(i, 1)], "%s", line)
-	}
-	fmt.Fprintf(b, "    %s\n", command)
+	f := facts{b}
+	f.add("producer", "%d, epoch %d; last write here %s ago", o.ProducerID, o.Epoch, p.since(o.LastWrite))
+	f.add("first offset", "%d", o.FirstOffset)
+	p.tellTransaction(f, o.Transaction)
+	f.next(p.advice(h.TopicPartition, o))
 	for i, o := range h.Open[1:] {
 		if i == behindShown {
-			fact("", "and %d more", len(h.Open)-1-behindShown)
+			f.add("", "and %d more", len(h.Open)-1-behindShown)
 			break
 		}
-		fact([]string{"behind it", ""}[min(i, 1)], "from offset %d: %s", o.FirstOffset, p.called(o))
+		f.add([]string{"behind it", ""}[min(i, 1)], "from offset %d: %s", o.FirstOffset, p.called(o))
 	}
+}
+
+// facts are the indented lines below a headline.
+type facts struct{ b *strings.Builder }
+
+func (f facts) add(name, format string, args ...any) {
+	fmt.Fprintf(f.b, "  %-13s%s\n", name, fmt.Sprintf(format, args...))
+}
+
+// next is what to do, with the command that does it.
+func (f facts) next(what, command string) {
+	for i, line := range wrapped(strings.Fields(what), 80) {
+		f.add([]string{"next", ""}[min(i, 1)], "%s", line)
+	}
+	fmt.Fprintf(f.b, "    %s\n", command)
+}
+
+// tellTransaction writes what its coordinator knows of an open transaction; nil: nobody knows it.
+func (p *program) tellTransaction(f facts, t *client.Transaction) {
+	if t == nil {
+		return
+	}
+	if e := ownerOf(*t); e != nil {
+		f.add("client", "%s at %s, since %s UTC", cmp.Or(clipped(e.ClientID, 32), "unnamed"), e.ClientAddress, shortStamp(stampOf(e.Time)))
+	}
+	f.add("coordinator", "broker %d", t.Coordinator)
+	if ending(t.State) {
+		f.add("state", "%s, decided %s ago", t.State, p.since(t.Updated))
+		return
+	}
+	f.add("state", "%s, open for %s of at most %s", t.State, p.since(t.Started), short(t.Timeout))
+	f.add("times out", "%s", p.untilTimeout(*t))
 }
 
 // called names an open transaction by its id, or by its producer.
@@ -254,39 +279,4 @@ func (p *program) called(o client.OpenTransaction) string {
 		return fmt.Sprintf("producer %d", o.ProducerID)
 	}
 	return "transaction " + clipped(o.Transaction.TransactionalID, 32)
-}
-
-// whyGroup tells about the partitions of a group, and its own offsets.
-func (p *program) whyGroup(ctx context.Context, c *client.Client, id string) error {
-	g, err := c.DescribeGroup(ctx, id)
-	if err != nil {
-		return err
-	}
-	offsets, err := c.GroupOffsets(ctx, id, true)
-	if err != nil {
-		return err
-	}
-	var tps, unstable []record.TopicPartition
-	for _, m := range g.Members {
-		tps = append(tps, m.Assigned...)
-	}
-	for _, o := range offsets {
-		tps = append(tps, o.TopicPartition)
-		if o.Unstable {
-			unstable = append(unstable, o.TopicPartition)
-		}
-	}
-	slices.SortFunc(tps, comparePartitions)
-	slices.SortFunc(unstable, comparePartitions)
-	if tps = slices.Compact(tps); len(tps) == 0 {
-		p.sayf("group %s has neither offsets nor members", id)
-	}
-	if len(unstable) > 0 {
-		p.sayf("offsets of group %s wait for the end of %s: %s", id, plural(int64(g.Transactions), "transaction"), shortPartitions(unstable))
-	}
-	return p.why(ctx, c, tps)
-}
-
-func comparePartitions(a, b record.TopicPartition) int {
-	return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
 }

@@ -1,8 +1,11 @@
 package group
 
 import (
+	"cmp"
 	"maps"
 	"slices"
+
+	"github.com/oncelog/oncelog/record"
 )
 
 // Phase is where a group is in its life, by Kafka's names.
@@ -76,6 +79,22 @@ type Description struct {
 	Matched []string
 	// Offsets counts committed offsets, Transactions the producers with offsets in open transactions.
 	Offsets, Transactions int
+	// Pending are the offsets in open transactions, by the age of these, at most MaxPendingDescribed; only Describe gives them.
+	Pending []Pending
+}
+
+// MaxPendingDescribed bounds the producers of a description, MaxPendingPartitions the partitions of each of them.
+const (
+	MaxPendingDescribed  = 100
+	MaxPendingPartitions = 1000
+)
+
+// Pending are a group's offsets in the open transaction of a producer.
+type Pending struct {
+	ProducerID record.ProducerID
+	Epoch      record.Epoch
+	// Partitions are sorted.
+	Partitions []record.TopicPartition
 }
 
 // Describe tells what is known of a group.
@@ -87,8 +106,28 @@ func (s *State) Describe(id string) (Description, bool) {
 	d := g.summary()
 	c := g.consumers()
 	d.Classic = g.classics().sorted()
+	d.Pending = s.pendingIn(g)
 	d.AssignmentEpoch, d.Members, d.Topics, d.Matched = c.assignmentEpoch, c.sorted(), maps.Clone(c.topics), c.matched
 	return d, true
+}
+
+// pendingIn lists the offsets of a group in open transactions.
+func (s *State) pendingIn(g *group) []Pending {
+	ids := slices.Collect(maps.Keys(g.pending))
+	slices.SortFunc(ids, func(a, b record.ProducerID) int {
+		return cmp.Or(cmp.Compare(s.producers[a].openFrom, s.producers[b].openFrom), cmp.Compare(a, b))
+	})
+	list := make([]Pending, 0, min(len(ids), MaxPendingDescribed))
+	for _, id := range ids[:cap(list)] {
+		p := Pending{ProducerID: id, Epoch: s.producers[id].epoch}
+		g.pending[id].each(func(topic string, partition int32, _ *Offset) {
+			if len(p.Partitions) < MaxPendingPartitions {
+				p.Partitions = append(p.Partitions, record.TopicPartition{Topic: topic, Partition: partition})
+			}
+		})
+		list = append(list, p)
+	}
+	return list
 }
 
 // Member gives a member of a group of KIP-848; nil: there is none.

@@ -3902,6 +3902,9 @@ type Group struct {
 	Transactions int32 `protobuf:"varint,8,opt,name=transactions,proto3" json:"transactions,omitempty"`
 	// Broker that answers for it.
 	CoordinatorId int32 `protobuf:"varint,9,opt,name=coordinator_id,json=coordinatorId,proto3" json:"coordinator_id,omitempty"`
+	// Offsets that wait for the end of transactions, oldest transaction first; with DescribeGroup only. At most 100
+	// producers with 1,000 partitions each.
+	Pending       []*PendingOffsets `protobuf:"bytes,10,rep,name=pending,proto3" json:"pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3999,6 +4002,74 @@ func (x *Group) GetCoordinatorId() int32 {
 	return 0
 }
 
+func (x *Group) GetPending() []*PendingOffsets {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
+// PendingOffsets are offsets of a group in the open transaction of a producer.
+type PendingOffsets struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ProducerId    int64                  `protobuf:"varint,1,opt,name=producer_id,json=producerId,proto3" json:"producer_id,omitempty"`
+	ProducerEpoch int32                  `protobuf:"varint,2,opt,name=producer_epoch,json=producerEpoch,proto3" json:"producer_epoch,omitempty"`
+	Topics        []*TransactionTopic    `protobuf:"bytes,3,rep,name=topics,proto3" json:"topics,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PendingOffsets) Reset() {
+	*x = PendingOffsets{}
+	mi := &file_client_v1_client_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PendingOffsets) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PendingOffsets) ProtoMessage() {}
+
+func (x *PendingOffsets) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PendingOffsets.ProtoReflect.Descriptor instead.
+func (*PendingOffsets) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *PendingOffsets) GetProducerId() int64 {
+	if x != nil {
+		return x.ProducerId
+	}
+	return 0
+}
+
+func (x *PendingOffsets) GetProducerEpoch() int32 {
+	if x != nil {
+		return x.ProducerEpoch
+	}
+	return 0
+}
+
+func (x *PendingOffsets) GetTopics() []*TransactionTopic {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
 type GroupMember struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	MemberId      string                 `protobuf:"bytes,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
@@ -4018,7 +4089,7 @@ type GroupMember struct {
 
 func (x *GroupMember) Reset() {
 	*x = GroupMember{}
-	mi := &file_client_v1_client_proto_msgTypes[52]
+	mi := &file_client_v1_client_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4030,7 +4101,7 @@ func (x *GroupMember) String() string {
 func (*GroupMember) ProtoMessage() {}
 
 func (x *GroupMember) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[52]
+	mi := &file_client_v1_client_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4043,7 +4114,7 @@ func (x *GroupMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupMember.ProtoReflect.Descriptor instead.
 func (*GroupMember) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{52}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GroupMember) GetMemberId() string {
@@ -4118,7 +4189,7 @@ type DeleteGroupRequest struct {
 
 func (x *DeleteGroupRequest) Reset() {
 	*x = DeleteGroupRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[53]
+	mi := &file_client_v1_client_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4130,7 +4201,7 @@ func (x *DeleteGroupRequest) String() string {
 func (*DeleteGroupRequest) ProtoMessage() {}
 
 func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[53]
+	mi := &file_client_v1_client_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4143,7 +4214,7 @@ func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGroupRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{53}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DeleteGroupRequest) GetGroupId() string {
@@ -4161,7 +4232,7 @@ type DeleteGroupResponse struct {
 
 func (x *DeleteGroupResponse) Reset() {
 	*x = DeleteGroupResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[54]
+	mi := &file_client_v1_client_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4173,7 +4244,7 @@ func (x *DeleteGroupResponse) String() string {
 func (*DeleteGroupResponse) ProtoMessage() {}
 
 func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[54]
+	mi := &file_client_v1_client_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4186,7 +4257,7 @@ func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupResponse.ProtoReflect.Descriptor instead.
 func (*DeleteGroupResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{54}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{55}
 }
 
 type DeleteOffsetsRequest struct {
@@ -4199,7 +4270,7 @@ type DeleteOffsetsRequest struct {
 
 func (x *DeleteOffsetsRequest) Reset() {
 	*x = DeleteOffsetsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[55]
+	mi := &file_client_v1_client_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4211,7 +4282,7 @@ func (x *DeleteOffsetsRequest) String() string {
 func (*DeleteOffsetsRequest) ProtoMessage() {}
 
 func (x *DeleteOffsetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[55]
+	mi := &file_client_v1_client_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4224,7 +4295,7 @@ func (x *DeleteOffsetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteOffsetsRequest.ProtoReflect.Descriptor instead.
 func (*DeleteOffsetsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{55}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DeleteOffsetsRequest) GetGroupId() string {
@@ -4251,7 +4322,7 @@ type DeleteOffsetsResponse struct {
 
 func (x *DeleteOffsetsResponse) Reset() {
 	*x = DeleteOffsetsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[56]
+	mi := &file_client_v1_client_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4263,7 +4334,7 @@ func (x *DeleteOffsetsResponse) String() string {
 func (*DeleteOffsetsResponse) ProtoMessage() {}
 
 func (x *DeleteOffsetsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[56]
+	mi := &file_client_v1_client_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4276,7 +4347,7 @@ func (x *DeleteOffsetsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteOffsetsResponse.ProtoReflect.Descriptor instead.
 func (*DeleteOffsetsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{56}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DeleteOffsetsResponse) GetSubscribed() []string {
@@ -4298,7 +4369,7 @@ type DescribeProducersRequest struct {
 
 func (x *DescribeProducersRequest) Reset() {
 	*x = DescribeProducersRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[57]
+	mi := &file_client_v1_client_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4310,7 +4381,7 @@ func (x *DescribeProducersRequest) String() string {
 func (*DescribeProducersRequest) ProtoMessage() {}
 
 func (x *DescribeProducersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[57]
+	mi := &file_client_v1_client_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4323,7 +4394,7 @@ func (x *DescribeProducersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeProducersRequest.ProtoReflect.Descriptor instead.
 func (*DescribeProducersRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{57}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DescribeProducersRequest) GetTopic() string {
@@ -4358,7 +4429,7 @@ type DescribeProducersResponse struct {
 
 func (x *DescribeProducersResponse) Reset() {
 	*x = DescribeProducersResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[58]
+	mi := &file_client_v1_client_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4370,7 +4441,7 @@ func (x *DescribeProducersResponse) String() string {
 func (*DescribeProducersResponse) ProtoMessage() {}
 
 func (x *DescribeProducersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[58]
+	mi := &file_client_v1_client_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4383,7 +4454,7 @@ func (x *DescribeProducersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeProducersResponse.ProtoReflect.Descriptor instead.
 func (*DescribeProducersResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{58}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DescribeProducersResponse) GetProducers() []*ProducerState {
@@ -4419,7 +4490,7 @@ type ProducerState struct {
 
 func (x *ProducerState) Reset() {
 	*x = ProducerState{}
-	mi := &file_client_v1_client_proto_msgTypes[59]
+	mi := &file_client_v1_client_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4431,7 +4502,7 @@ func (x *ProducerState) String() string {
 func (*ProducerState) ProtoMessage() {}
 
 func (x *ProducerState) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[59]
+	mi := &file_client_v1_client_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4444,7 +4515,7 @@ func (x *ProducerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProducerState.ProtoReflect.Descriptor instead.
 func (*ProducerState) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{59}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ProducerState) GetProducerId() int64 {
@@ -4516,7 +4587,7 @@ type ProducerBatch struct {
 
 func (x *ProducerBatch) Reset() {
 	*x = ProducerBatch{}
-	mi := &file_client_v1_client_proto_msgTypes[60]
+	mi := &file_client_v1_client_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4528,7 +4599,7 @@ func (x *ProducerBatch) String() string {
 func (*ProducerBatch) ProtoMessage() {}
 
 func (x *ProducerBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[60]
+	mi := &file_client_v1_client_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4541,7 +4612,7 @@ func (x *ProducerBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProducerBatch.ProtoReflect.Descriptor instead.
 func (*ProducerBatch) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{60}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ProducerBatch) GetBaseSequence() int32 {
@@ -4589,7 +4660,7 @@ type GetMetadataRequest struct {
 
 func (x *GetMetadataRequest) Reset() {
 	*x = GetMetadataRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[61]
+	mi := &file_client_v1_client_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4601,7 +4672,7 @@ func (x *GetMetadataRequest) String() string {
 func (*GetMetadataRequest) ProtoMessage() {}
 
 func (x *GetMetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[61]
+	mi := &file_client_v1_client_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4614,7 +4685,7 @@ func (x *GetMetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMetadataRequest.ProtoReflect.Descriptor instead.
 func (*GetMetadataRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{61}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *GetMetadataRequest) GetTopics() []string {
@@ -4638,7 +4709,7 @@ type GetMetadataResponse struct {
 
 func (x *GetMetadataResponse) Reset() {
 	*x = GetMetadataResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[62]
+	mi := &file_client_v1_client_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4650,7 +4721,7 @@ func (x *GetMetadataResponse) String() string {
 func (*GetMetadataResponse) ProtoMessage() {}
 
 func (x *GetMetadataResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[62]
+	mi := &file_client_v1_client_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4663,7 +4734,7 @@ func (x *GetMetadataResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMetadataResponse.ProtoReflect.Descriptor instead.
 func (*GetMetadataResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{62}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *GetMetadataResponse) GetClusterId() string {
@@ -4722,7 +4793,7 @@ type Broker struct {
 
 func (x *Broker) Reset() {
 	*x = Broker{}
-	mi := &file_client_v1_client_proto_msgTypes[63]
+	mi := &file_client_v1_client_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4734,7 +4805,7 @@ func (x *Broker) String() string {
 func (*Broker) ProtoMessage() {}
 
 func (x *Broker) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[63]
+	mi := &file_client_v1_client_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4747,7 +4818,7 @@ func (x *Broker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Broker.ProtoReflect.Descriptor instead.
 func (*Broker) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{63}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Broker) GetBrokerId() int32 {
@@ -4829,7 +4900,7 @@ type Topic struct {
 
 func (x *Topic) Reset() {
 	*x = Topic{}
-	mi := &file_client_v1_client_proto_msgTypes[64]
+	mi := &file_client_v1_client_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4841,7 +4912,7 @@ func (x *Topic) String() string {
 func (*Topic) ProtoMessage() {}
 
 func (x *Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[64]
+	mi := &file_client_v1_client_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4854,7 +4925,7 @@ func (x *Topic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topic.ProtoReflect.Descriptor instead.
 func (*Topic) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{64}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Topic) GetName() string {
@@ -4914,7 +4985,7 @@ type Partition struct {
 
 func (x *Partition) Reset() {
 	*x = Partition{}
-	mi := &file_client_v1_client_proto_msgTypes[65]
+	mi := &file_client_v1_client_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4926,7 +4997,7 @@ func (x *Partition) String() string {
 func (*Partition) ProtoMessage() {}
 
 func (x *Partition) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[65]
+	mi := &file_client_v1_client_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4939,7 +5010,7 @@ func (x *Partition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Partition.ProtoReflect.Descriptor instead.
 func (*Partition) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{65}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Partition) GetPartition() int32 {
@@ -5024,7 +5095,7 @@ type CreateTopicRequest struct {
 
 func (x *CreateTopicRequest) Reset() {
 	*x = CreateTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[66]
+	mi := &file_client_v1_client_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5036,7 +5107,7 @@ func (x *CreateTopicRequest) String() string {
 func (*CreateTopicRequest) ProtoMessage() {}
 
 func (x *CreateTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[66]
+	mi := &file_client_v1_client_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5049,7 +5120,7 @@ func (x *CreateTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTopicRequest.ProtoReflect.Descriptor instead.
 func (*CreateTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{66}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CreateTopicRequest) GetName() string {
@@ -5103,7 +5174,7 @@ type CreateTopicResponse struct {
 
 func (x *CreateTopicResponse) Reset() {
 	*x = CreateTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[67]
+	mi := &file_client_v1_client_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5115,7 +5186,7 @@ func (x *CreateTopicResponse) String() string {
 func (*CreateTopicResponse) ProtoMessage() {}
 
 func (x *CreateTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[67]
+	mi := &file_client_v1_client_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5128,7 +5199,7 @@ func (x *CreateTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTopicResponse.ProtoReflect.Descriptor instead.
 func (*CreateTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{67}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CreateTopicResponse) GetTopic() *Topic {
@@ -5152,7 +5223,7 @@ type AlterTopicRequest struct {
 
 func (x *AlterTopicRequest) Reset() {
 	*x = AlterTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[68]
+	mi := &file_client_v1_client_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5164,7 +5235,7 @@ func (x *AlterTopicRequest) String() string {
 func (*AlterTopicRequest) ProtoMessage() {}
 
 func (x *AlterTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[68]
+	mi := &file_client_v1_client_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5177,7 +5248,7 @@ func (x *AlterTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTopicRequest.ProtoReflect.Descriptor instead.
 func (*AlterTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{68}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *AlterTopicRequest) GetName() string {
@@ -5224,7 +5295,7 @@ type AlterTopicResponse struct {
 
 func (x *AlterTopicResponse) Reset() {
 	*x = AlterTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[69]
+	mi := &file_client_v1_client_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5236,7 +5307,7 @@ func (x *AlterTopicResponse) String() string {
 func (*AlterTopicResponse) ProtoMessage() {}
 
 func (x *AlterTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[69]
+	mi := &file_client_v1_client_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5249,7 +5320,7 @@ func (x *AlterTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTopicResponse.ProtoReflect.Descriptor instead.
 func (*AlterTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{69}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *AlterTopicResponse) GetTopic() *Topic {
@@ -5268,7 +5339,7 @@ type DeleteTopicRequest struct {
 
 func (x *DeleteTopicRequest) Reset() {
 	*x = DeleteTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[70]
+	mi := &file_client_v1_client_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5280,7 +5351,7 @@ func (x *DeleteTopicRequest) String() string {
 func (*DeleteTopicRequest) ProtoMessage() {}
 
 func (x *DeleteTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[70]
+	mi := &file_client_v1_client_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5293,7 +5364,7 @@ func (x *DeleteTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopicRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{70}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *DeleteTopicRequest) GetName() string {
@@ -5311,7 +5382,7 @@ type DeleteTopicResponse struct {
 
 func (x *DeleteTopicResponse) Reset() {
 	*x = DeleteTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[71]
+	mi := &file_client_v1_client_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5323,7 +5394,7 @@ func (x *DeleteTopicResponse) String() string {
 func (*DeleteTopicResponse) ProtoMessage() {}
 
 func (x *DeleteTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[71]
+	mi := &file_client_v1_client_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5336,7 +5407,7 @@ func (x *DeleteTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopicResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{71}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{72}
 }
 
 type DescribeTopicRequest struct {
@@ -5348,7 +5419,7 @@ type DescribeTopicRequest struct {
 
 func (x *DescribeTopicRequest) Reset() {
 	*x = DescribeTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[72]
+	mi := &file_client_v1_client_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5360,7 +5431,7 @@ func (x *DescribeTopicRequest) String() string {
 func (*DescribeTopicRequest) ProtoMessage() {}
 
 func (x *DescribeTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[72]
+	mi := &file_client_v1_client_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5373,7 +5444,7 @@ func (x *DescribeTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTopicRequest.ProtoReflect.Descriptor instead.
 func (*DescribeTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{72}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *DescribeTopicRequest) GetName() string {
@@ -5393,7 +5464,7 @@ type DescribeTopicResponse struct {
 
 func (x *DescribeTopicResponse) Reset() {
 	*x = DescribeTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[73]
+	mi := &file_client_v1_client_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5405,7 +5476,7 @@ func (x *DescribeTopicResponse) String() string {
 func (*DescribeTopicResponse) ProtoMessage() {}
 
 func (x *DescribeTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[73]
+	mi := &file_client_v1_client_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5418,7 +5489,7 @@ func (x *DescribeTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTopicResponse.ProtoReflect.Descriptor instead.
 func (*DescribeTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{73}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *DescribeTopicResponse) GetTopic() *Topic {
@@ -5448,7 +5519,7 @@ type ConfigEntry struct {
 
 func (x *ConfigEntry) Reset() {
 	*x = ConfigEntry{}
-	mi := &file_client_v1_client_proto_msgTypes[74]
+	mi := &file_client_v1_client_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5460,7 +5531,7 @@ func (x *ConfigEntry) String() string {
 func (*ConfigEntry) ProtoMessage() {}
 
 func (x *ConfigEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[74]
+	mi := &file_client_v1_client_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5473,7 +5544,7 @@ func (x *ConfigEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigEntry.ProtoReflect.Descriptor instead.
 func (*ConfigEntry) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{74}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ConfigEntry) GetName() string {
@@ -5515,7 +5586,7 @@ type ListRaftGroupsRequest struct {
 
 func (x *ListRaftGroupsRequest) Reset() {
 	*x = ListRaftGroupsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[75]
+	mi := &file_client_v1_client_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5527,7 +5598,7 @@ func (x *ListRaftGroupsRequest) String() string {
 func (*ListRaftGroupsRequest) ProtoMessage() {}
 
 func (x *ListRaftGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[75]
+	mi := &file_client_v1_client_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5540,7 +5611,7 @@ func (x *ListRaftGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRaftGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListRaftGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{75}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ListRaftGroupsRequest) GetTopic() string {
@@ -5566,7 +5637,7 @@ type ListRaftGroupsResponse struct {
 
 func (x *ListRaftGroupsResponse) Reset() {
 	*x = ListRaftGroupsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[76]
+	mi := &file_client_v1_client_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5578,7 +5649,7 @@ func (x *ListRaftGroupsResponse) String() string {
 func (*ListRaftGroupsResponse) ProtoMessage() {}
 
 func (x *ListRaftGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[76]
+	mi := &file_client_v1_client_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5591,7 +5662,7 @@ func (x *ListRaftGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRaftGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListRaftGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{76}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ListRaftGroupsResponse) GetGroups() []*RaftGroup {
@@ -5633,7 +5704,7 @@ type RaftGroup struct {
 
 func (x *RaftGroup) Reset() {
 	*x = RaftGroup{}
-	mi := &file_client_v1_client_proto_msgTypes[77]
+	mi := &file_client_v1_client_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5645,7 +5716,7 @@ func (x *RaftGroup) String() string {
 func (*RaftGroup) ProtoMessage() {}
 
 func (x *RaftGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[77]
+	mi := &file_client_v1_client_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5658,7 +5729,7 @@ func (x *RaftGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftGroup.ProtoReflect.Descriptor instead.
 func (*RaftGroup) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{77}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *RaftGroup) GetGroupId() uint64 {
@@ -5806,7 +5877,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[78]
+	mi := &file_client_v1_client_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5818,7 +5889,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[78]
+	mi := &file_client_v1_client_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5831,7 +5902,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{78}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *TransferLeadershipRequest) GetTopic() string {
@@ -5863,7 +5934,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[79]
+	mi := &file_client_v1_client_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5875,7 +5946,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[79]
+	mi := &file_client_v1_client_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5888,7 +5959,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{79}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{80}
 }
 
 type GetChecksumsRequest struct {
@@ -5903,7 +5974,7 @@ type GetChecksumsRequest struct {
 
 func (x *GetChecksumsRequest) Reset() {
 	*x = GetChecksumsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[80]
+	mi := &file_client_v1_client_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5915,7 +5986,7 @@ func (x *GetChecksumsRequest) String() string {
 func (*GetChecksumsRequest) ProtoMessage() {}
 
 func (x *GetChecksumsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[80]
+	mi := &file_client_v1_client_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5928,7 +5999,7 @@ func (x *GetChecksumsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChecksumsRequest.ProtoReflect.Descriptor instead.
 func (*GetChecksumsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{80}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *GetChecksumsRequest) GetTopic() string {
@@ -5966,7 +6037,7 @@ type GetChecksumsResponse struct {
 
 func (x *GetChecksumsResponse) Reset() {
 	*x = GetChecksumsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[81]
+	mi := &file_client_v1_client_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5978,7 +6049,7 @@ func (x *GetChecksumsResponse) String() string {
 func (*GetChecksumsResponse) ProtoMessage() {}
 
 func (x *GetChecksumsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[81]
+	mi := &file_client_v1_client_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5991,7 +6062,7 @@ func (x *GetChecksumsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChecksumsResponse.ProtoReflect.Descriptor instead.
 func (*GetChecksumsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{81}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *GetChecksumsResponse) GetFrom() int64 {
@@ -6035,7 +6106,7 @@ type DeleteRecordsRequest struct {
 
 func (x *DeleteRecordsRequest) Reset() {
 	*x = DeleteRecordsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[82]
+	mi := &file_client_v1_client_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6047,7 +6118,7 @@ func (x *DeleteRecordsRequest) String() string {
 func (*DeleteRecordsRequest) ProtoMessage() {}
 
 func (x *DeleteRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[82]
+	mi := &file_client_v1_client_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6060,7 +6131,7 @@ func (x *DeleteRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRecordsRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{82}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *DeleteRecordsRequest) GetTopic() string {
@@ -6094,7 +6165,7 @@ type DeleteRecordsResponse struct {
 
 func (x *DeleteRecordsResponse) Reset() {
 	*x = DeleteRecordsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[83]
+	mi := &file_client_v1_client_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6106,7 +6177,7 @@ func (x *DeleteRecordsResponse) String() string {
 func (*DeleteRecordsResponse) ProtoMessage() {}
 
 func (x *DeleteRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[83]
+	mi := &file_client_v1_client_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6119,7 +6190,7 @@ func (x *DeleteRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRecordsResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{83}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *DeleteRecordsResponse) GetLogStartOffset() int64 {
@@ -6141,7 +6212,7 @@ type PartitionAssignment struct {
 
 func (x *PartitionAssignment) Reset() {
 	*x = PartitionAssignment{}
-	mi := &file_client_v1_client_proto_msgTypes[84]
+	mi := &file_client_v1_client_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6153,7 +6224,7 @@ func (x *PartitionAssignment) String() string {
 func (*PartitionAssignment) ProtoMessage() {}
 
 func (x *PartitionAssignment) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[84]
+	mi := &file_client_v1_client_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6166,7 +6237,7 @@ func (x *PartitionAssignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionAssignment.ProtoReflect.Descriptor instead.
 func (*PartitionAssignment) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{84}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *PartitionAssignment) GetPartition() int32 {
@@ -6198,7 +6269,7 @@ type ReassignPartitionsRequest struct {
 
 func (x *ReassignPartitionsRequest) Reset() {
 	*x = ReassignPartitionsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[85]
+	mi := &file_client_v1_client_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6210,7 +6281,7 @@ func (x *ReassignPartitionsRequest) String() string {
 func (*ReassignPartitionsRequest) ProtoMessage() {}
 
 func (x *ReassignPartitionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[85]
+	mi := &file_client_v1_client_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6223,7 +6294,7 @@ func (x *ReassignPartitionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReassignPartitionsRequest.ProtoReflect.Descriptor instead.
 func (*ReassignPartitionsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{85}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ReassignPartitionsRequest) GetTopic() string {
@@ -6263,7 +6334,7 @@ type ReassignPartitionsResponse struct {
 
 func (x *ReassignPartitionsResponse) Reset() {
 	*x = ReassignPartitionsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[86]
+	mi := &file_client_v1_client_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6275,7 +6346,7 @@ func (x *ReassignPartitionsResponse) String() string {
 func (*ReassignPartitionsResponse) ProtoMessage() {}
 
 func (x *ReassignPartitionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[86]
+	mi := &file_client_v1_client_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6288,7 +6359,7 @@ func (x *ReassignPartitionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReassignPartitionsResponse.ProtoReflect.Descriptor instead.
 func (*ReassignPartitionsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{86}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ReassignPartitionsResponse) GetTopic() *Topic {
@@ -6309,7 +6380,7 @@ type CancelReassignmentsRequest struct {
 
 func (x *CancelReassignmentsRequest) Reset() {
 	*x = CancelReassignmentsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[87]
+	mi := &file_client_v1_client_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6321,7 +6392,7 @@ func (x *CancelReassignmentsRequest) String() string {
 func (*CancelReassignmentsRequest) ProtoMessage() {}
 
 func (x *CancelReassignmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[87]
+	mi := &file_client_v1_client_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6334,7 +6405,7 @@ func (x *CancelReassignmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReassignmentsRequest.ProtoReflect.Descriptor instead.
 func (*CancelReassignmentsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{87}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *CancelReassignmentsRequest) GetTopic() string {
@@ -6360,7 +6431,7 @@ type CancelReassignmentsResponse struct {
 
 func (x *CancelReassignmentsResponse) Reset() {
 	*x = CancelReassignmentsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[88]
+	mi := &file_client_v1_client_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6372,7 +6443,7 @@ func (x *CancelReassignmentsResponse) String() string {
 func (*CancelReassignmentsResponse) ProtoMessage() {}
 
 func (x *CancelReassignmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[88]
+	mi := &file_client_v1_client_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6385,7 +6456,7 @@ func (x *CancelReassignmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReassignmentsResponse.ProtoReflect.Descriptor instead.
 func (*CancelReassignmentsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{88}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *CancelReassignmentsResponse) GetTopic() *Topic {
@@ -6406,7 +6477,7 @@ type DrainBrokerRequest struct {
 
 func (x *DrainBrokerRequest) Reset() {
 	*x = DrainBrokerRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[89]
+	mi := &file_client_v1_client_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6418,7 +6489,7 @@ func (x *DrainBrokerRequest) String() string {
 func (*DrainBrokerRequest) ProtoMessage() {}
 
 func (x *DrainBrokerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[89]
+	mi := &file_client_v1_client_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6431,7 +6502,7 @@ func (x *DrainBrokerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainBrokerRequest.ProtoReflect.Descriptor instead.
 func (*DrainBrokerRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{89}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *DrainBrokerRequest) GetBrokerId() int32 {
@@ -6456,7 +6527,7 @@ type DrainBrokerResponse struct {
 
 func (x *DrainBrokerResponse) Reset() {
 	*x = DrainBrokerResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[90]
+	mi := &file_client_v1_client_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6468,7 +6539,7 @@ func (x *DrainBrokerResponse) String() string {
 func (*DrainBrokerResponse) ProtoMessage() {}
 
 func (x *DrainBrokerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[90]
+	mi := &file_client_v1_client_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6481,7 +6552,7 @@ func (x *DrainBrokerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainBrokerResponse.ProtoReflect.Descriptor instead.
 func (*DrainBrokerResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{90}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{91}
 }
 
 type UnregisterBrokerRequest struct {
@@ -6493,7 +6564,7 @@ type UnregisterBrokerRequest struct {
 
 func (x *UnregisterBrokerRequest) Reset() {
 	*x = UnregisterBrokerRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[91]
+	mi := &file_client_v1_client_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6505,7 +6576,7 @@ func (x *UnregisterBrokerRequest) String() string {
 func (*UnregisterBrokerRequest) ProtoMessage() {}
 
 func (x *UnregisterBrokerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[91]
+	mi := &file_client_v1_client_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6518,7 +6589,7 @@ func (x *UnregisterBrokerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnregisterBrokerRequest.ProtoReflect.Descriptor instead.
 func (*UnregisterBrokerRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{91}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *UnregisterBrokerRequest) GetBrokerId() int32 {
@@ -6536,7 +6607,7 @@ type UnregisterBrokerResponse struct {
 
 func (x *UnregisterBrokerResponse) Reset() {
 	*x = UnregisterBrokerResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[92]
+	mi := &file_client_v1_client_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6548,7 +6619,7 @@ func (x *UnregisterBrokerResponse) String() string {
 func (*UnregisterBrokerResponse) ProtoMessage() {}
 
 func (x *UnregisterBrokerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[92]
+	mi := &file_client_v1_client_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6561,7 +6632,7 @@ func (x *UnregisterBrokerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnregisterBrokerResponse.ProtoReflect.Descriptor instead.
 func (*UnregisterBrokerResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{92}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{93}
 }
 
 var File_client_v1_client_proto protoreflect.FileDescriptor
@@ -6863,7 +6934,7 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x14DescribeGroupRequest\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\tR\agroupId\"G\n" +
 	"\x15DescribeGroupResponse\x12.\n" +
-	"\x05group\x18\x01 \x01(\v2\x18.oncelog.client.v1.GroupR\x05group\"\xcb\x02\n" +
+	"\x05group\x18\x01 \x01(\v2\x18.oncelog.client.v1.GroupR\x05group\"\x88\x03\n" +
 	"\x05Group\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x123\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1d.oncelog.client.v1.GroupStateR\x05state\x12\x12\n" +
@@ -6873,7 +6944,14 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\amembers\x18\x06 \x03(\v2\x1e.oncelog.client.v1.GroupMemberR\amembers\x12\x18\n" +
 	"\aoffsets\x18\a \x01(\x05R\aoffsets\x12\"\n" +
 	"\ftransactions\x18\b \x01(\x05R\ftransactions\x12%\n" +
-	"\x0ecoordinator_id\x18\t \x01(\x05R\rcoordinatorId\"\x8c\x03\n" +
+	"\x0ecoordinator_id\x18\t \x01(\x05R\rcoordinatorId\x12;\n" +
+	"\apending\x18\n" +
+	" \x03(\v2!.oncelog.client.v1.PendingOffsetsR\apending\"\x95\x01\n" +
+	"\x0ePendingOffsets\x12\x1f\n" +
+	"\vproducer_id\x18\x01 \x01(\x03R\n" +
+	"producerId\x12%\n" +
+	"\x0eproducer_epoch\x18\x02 \x01(\x05R\rproducerEpoch\x12;\n" +
+	"\x06topics\x18\x03 \x03(\v2#.oncelog.client.v1.TransactionTopicR\x06topics\"\x8c\x03\n" +
 	"\vGroupMember\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\tR\n" +
@@ -7173,7 +7251,7 @@ func file_client_v1_client_proto_rawDescGZIP() []byte {
 }
 
 var file_client_v1_client_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 96)
+var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 97)
 var file_client_v1_client_proto_goTypes = []any{
 	(Acks)(0),                                  // 0: oncelog.client.v1.Acks
 	(Outcome)(0),                               // 1: oncelog.client.v1.Outcome
@@ -7234,50 +7312,51 @@ var file_client_v1_client_proto_goTypes = []any{
 	(*DescribeGroupRequest)(nil),               // 56: oncelog.client.v1.DescribeGroupRequest
 	(*DescribeGroupResponse)(nil),              // 57: oncelog.client.v1.DescribeGroupResponse
 	(*Group)(nil),                              // 58: oncelog.client.v1.Group
-	(*GroupMember)(nil),                        // 59: oncelog.client.v1.GroupMember
-	(*DeleteGroupRequest)(nil),                 // 60: oncelog.client.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),                // 61: oncelog.client.v1.DeleteGroupResponse
-	(*DeleteOffsetsRequest)(nil),               // 62: oncelog.client.v1.DeleteOffsetsRequest
-	(*DeleteOffsetsResponse)(nil),              // 63: oncelog.client.v1.DeleteOffsetsResponse
-	(*DescribeProducersRequest)(nil),           // 64: oncelog.client.v1.DescribeProducersRequest
-	(*DescribeProducersResponse)(nil),          // 65: oncelog.client.v1.DescribeProducersResponse
-	(*ProducerState)(nil),                      // 66: oncelog.client.v1.ProducerState
-	(*ProducerBatch)(nil),                      // 67: oncelog.client.v1.ProducerBatch
-	(*GetMetadataRequest)(nil),                 // 68: oncelog.client.v1.GetMetadataRequest
-	(*GetMetadataResponse)(nil),                // 69: oncelog.client.v1.GetMetadataResponse
-	(*Broker)(nil),                             // 70: oncelog.client.v1.Broker
-	(*Topic)(nil),                              // 71: oncelog.client.v1.Topic
-	(*Partition)(nil),                          // 72: oncelog.client.v1.Partition
-	(*CreateTopicRequest)(nil),                 // 73: oncelog.client.v1.CreateTopicRequest
-	(*CreateTopicResponse)(nil),                // 74: oncelog.client.v1.CreateTopicResponse
-	(*AlterTopicRequest)(nil),                  // 75: oncelog.client.v1.AlterTopicRequest
-	(*AlterTopicResponse)(nil),                 // 76: oncelog.client.v1.AlterTopicResponse
-	(*DeleteTopicRequest)(nil),                 // 77: oncelog.client.v1.DeleteTopicRequest
-	(*DeleteTopicResponse)(nil),                // 78: oncelog.client.v1.DeleteTopicResponse
-	(*DescribeTopicRequest)(nil),               // 79: oncelog.client.v1.DescribeTopicRequest
-	(*DescribeTopicResponse)(nil),              // 80: oncelog.client.v1.DescribeTopicResponse
-	(*ConfigEntry)(nil),                        // 81: oncelog.client.v1.ConfigEntry
-	(*ListRaftGroupsRequest)(nil),              // 82: oncelog.client.v1.ListRaftGroupsRequest
-	(*ListRaftGroupsResponse)(nil),             // 83: oncelog.client.v1.ListRaftGroupsResponse
-	(*RaftGroup)(nil),                          // 84: oncelog.client.v1.RaftGroup
-	(*TransferLeadershipRequest)(nil),          // 85: oncelog.client.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil),         // 86: oncelog.client.v1.TransferLeadershipResponse
-	(*GetChecksumsRequest)(nil),                // 87: oncelog.client.v1.GetChecksumsRequest
-	(*GetChecksumsResponse)(nil),               // 88: oncelog.client.v1.GetChecksumsResponse
-	(*DeleteRecordsRequest)(nil),               // 89: oncelog.client.v1.DeleteRecordsRequest
-	(*DeleteRecordsResponse)(nil),              // 90: oncelog.client.v1.DeleteRecordsResponse
-	(*PartitionAssignment)(nil),                // 91: oncelog.client.v1.PartitionAssignment
-	(*ReassignPartitionsRequest)(nil),          // 92: oncelog.client.v1.ReassignPartitionsRequest
-	(*ReassignPartitionsResponse)(nil),         // 93: oncelog.client.v1.ReassignPartitionsResponse
-	(*CancelReassignmentsRequest)(nil),         // 94: oncelog.client.v1.CancelReassignmentsRequest
-	(*CancelReassignmentsResponse)(nil),        // 95: oncelog.client.v1.CancelReassignmentsResponse
-	(*DrainBrokerRequest)(nil),                 // 96: oncelog.client.v1.DrainBrokerRequest
-	(*DrainBrokerResponse)(nil),                // 97: oncelog.client.v1.DrainBrokerResponse
-	(*UnregisterBrokerRequest)(nil),            // 98: oncelog.client.v1.UnregisterBrokerRequest
-	(*UnregisterBrokerResponse)(nil),           // 99: oncelog.client.v1.UnregisterBrokerResponse
-	nil,                                        // 100: oncelog.client.v1.Error.MetadataEntry
-	nil,                                        // 101: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
-	nil,                                        // 102: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	(*PendingOffsets)(nil),                     // 59: oncelog.client.v1.PendingOffsets
+	(*GroupMember)(nil),                        // 60: oncelog.client.v1.GroupMember
+	(*DeleteGroupRequest)(nil),                 // 61: oncelog.client.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),                // 62: oncelog.client.v1.DeleteGroupResponse
+	(*DeleteOffsetsRequest)(nil),               // 63: oncelog.client.v1.DeleteOffsetsRequest
+	(*DeleteOffsetsResponse)(nil),              // 64: oncelog.client.v1.DeleteOffsetsResponse
+	(*DescribeProducersRequest)(nil),           // 65: oncelog.client.v1.DescribeProducersRequest
+	(*DescribeProducersResponse)(nil),          // 66: oncelog.client.v1.DescribeProducersResponse
+	(*ProducerState)(nil),                      // 67: oncelog.client.v1.ProducerState
+	(*ProducerBatch)(nil),                      // 68: oncelog.client.v1.ProducerBatch
+	(*GetMetadataRequest)(nil),                 // 69: oncelog.client.v1.GetMetadataRequest
+	(*GetMetadataResponse)(nil),                // 70: oncelog.client.v1.GetMetadataResponse
+	(*Broker)(nil),                             // 71: oncelog.client.v1.Broker
+	(*Topic)(nil),                              // 72: oncelog.client.v1.Topic
+	(*Partition)(nil),                          // 73: oncelog.client.v1.Partition
+	(*CreateTopicRequest)(nil),                 // 74: oncelog.client.v1.CreateTopicRequest
+	(*CreateTopicResponse)(nil),                // 75: oncelog.client.v1.CreateTopicResponse
+	(*AlterTopicRequest)(nil),                  // 76: oncelog.client.v1.AlterTopicRequest
+	(*AlterTopicResponse)(nil),                 // 77: oncelog.client.v1.AlterTopicResponse
+	(*DeleteTopicRequest)(nil),                 // 78: oncelog.client.v1.DeleteTopicRequest
+	(*DeleteTopicResponse)(nil),                // 79: oncelog.client.v1.DeleteTopicResponse
+	(*DescribeTopicRequest)(nil),               // 80: oncelog.client.v1.DescribeTopicRequest
+	(*DescribeTopicResponse)(nil),              // 81: oncelog.client.v1.DescribeTopicResponse
+	(*ConfigEntry)(nil),                        // 82: oncelog.client.v1.ConfigEntry
+	(*ListRaftGroupsRequest)(nil),              // 83: oncelog.client.v1.ListRaftGroupsRequest
+	(*ListRaftGroupsResponse)(nil),             // 84: oncelog.client.v1.ListRaftGroupsResponse
+	(*RaftGroup)(nil),                          // 85: oncelog.client.v1.RaftGroup
+	(*TransferLeadershipRequest)(nil),          // 86: oncelog.client.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil),         // 87: oncelog.client.v1.TransferLeadershipResponse
+	(*GetChecksumsRequest)(nil),                // 88: oncelog.client.v1.GetChecksumsRequest
+	(*GetChecksumsResponse)(nil),               // 89: oncelog.client.v1.GetChecksumsResponse
+	(*DeleteRecordsRequest)(nil),               // 90: oncelog.client.v1.DeleteRecordsRequest
+	(*DeleteRecordsResponse)(nil),              // 91: oncelog.client.v1.DeleteRecordsResponse
+	(*PartitionAssignment)(nil),                // 92: oncelog.client.v1.PartitionAssignment
+	(*ReassignPartitionsRequest)(nil),          // 93: oncelog.client.v1.ReassignPartitionsRequest
+	(*ReassignPartitionsResponse)(nil),         // 94: oncelog.client.v1.ReassignPartitionsResponse
+	(*CancelReassignmentsRequest)(nil),         // 95: oncelog.client.v1.CancelReassignmentsRequest
+	(*CancelReassignmentsResponse)(nil),        // 96: oncelog.client.v1.CancelReassignmentsResponse
+	(*DrainBrokerRequest)(nil),                 // 97: oncelog.client.v1.DrainBrokerRequest
+	(*DrainBrokerResponse)(nil),                // 98: oncelog.client.v1.DrainBrokerResponse
+	(*UnregisterBrokerRequest)(nil),            // 99: oncelog.client.v1.UnregisterBrokerRequest
+	(*UnregisterBrokerResponse)(nil),           // 100: oncelog.client.v1.UnregisterBrokerResponse
+	nil,                                        // 101: oncelog.client.v1.Error.MetadataEntry
+	nil,                                        // 102: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	nil,                                        // 103: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
 }
 var file_client_v1_client_proto_depIdxs = []int32{
 	0,   // 0: oncelog.client.v1.ProduceRequest.acks:type_name -> oncelog.client.v1.Acks
@@ -7287,7 +7366,7 @@ var file_client_v1_client_proto_depIdxs = []int32{
 	12,  // 4: oncelog.client.v1.ProduceResponse.error:type_name -> oncelog.client.v1.Error
 	1,   // 5: oncelog.client.v1.Error.outcome:type_name -> oncelog.client.v1.Outcome
 	13,  // 6: oncelog.client.v1.Error.leader:type_name -> oncelog.client.v1.Leader
-	100, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
+	101, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
 	37,  // 8: oncelog.client.v1.Error.event:type_name -> oncelog.client.v1.TransactionEvent
 	15,  // 9: oncelog.client.v1.FetchRequest.partitions:type_name -> oncelog.client.v1.FetchPartition
 	2,   // 10: oncelog.client.v1.FetchRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
@@ -7325,95 +7404,97 @@ var file_client_v1_client_proto_depIdxs = []int32{
 	58,  // 42: oncelog.client.v1.ListGroupsResponse.groups:type_name -> oncelog.client.v1.Group
 	58,  // 43: oncelog.client.v1.DescribeGroupResponse.group:type_name -> oncelog.client.v1.Group
 	6,   // 44: oncelog.client.v1.Group.state:type_name -> oncelog.client.v1.GroupState
-	59,  // 45: oncelog.client.v1.Group.members:type_name -> oncelog.client.v1.GroupMember
-	39,  // 46: oncelog.client.v1.GroupMember.subscription:type_name -> oncelog.client.v1.Subscription
-	41,  // 47: oncelog.client.v1.GroupMember.assigned:type_name -> oncelog.client.v1.AssignedTopic
-	41,  // 48: oncelog.client.v1.GroupMember.target:type_name -> oncelog.client.v1.AssignedTopic
-	51,  // 49: oncelog.client.v1.DeleteOffsetsRequest.topics:type_name -> oncelog.client.v1.TopicPartitions
-	66,  // 50: oncelog.client.v1.DescribeProducersResponse.producers:type_name -> oncelog.client.v1.ProducerState
-	67,  // 51: oncelog.client.v1.ProducerState.batches:type_name -> oncelog.client.v1.ProducerBatch
-	37,  // 52: oncelog.client.v1.ProducerState.first_refused:type_name -> oncelog.client.v1.TransactionEvent
-	70,  // 53: oncelog.client.v1.GetMetadataResponse.brokers:type_name -> oncelog.client.v1.Broker
-	71,  // 54: oncelog.client.v1.GetMetadataResponse.topics:type_name -> oncelog.client.v1.Topic
-	12,  // 55: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
-	72,  // 56: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
-	101, // 57: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
-	71,  // 58: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	102, // 59: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
-	71,  // 60: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	71,  // 61: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	81,  // 62: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
-	84,  // 63: oncelog.client.v1.ListRaftGroupsResponse.groups:type_name -> oncelog.client.v1.RaftGroup
-	91,  // 64: oncelog.client.v1.ReassignPartitionsRequest.partitions:type_name -> oncelog.client.v1.PartitionAssignment
-	71,  // 65: oncelog.client.v1.ReassignPartitionsResponse.topic:type_name -> oncelog.client.v1.Topic
-	71,  // 66: oncelog.client.v1.CancelReassignmentsResponse.topic:type_name -> oncelog.client.v1.Topic
-	7,   // 67: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
-	14,  // 68: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
-	19,  // 69: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
-	23,  // 70: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
-	64,  // 71: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
-	25,  // 72: oncelog.client.v1.TransactionService.FindCoordinator:input_type -> oncelog.client.v1.FindCoordinatorRequest
-	27,  // 73: oncelog.client.v1.TransactionService.EndTransaction:input_type -> oncelog.client.v1.EndTransactionRequest
-	29,  // 74: oncelog.client.v1.TransactionService.ListTransactions:input_type -> oncelog.client.v1.ListTransactionsRequest
-	31,  // 75: oncelog.client.v1.TransactionService.DescribeTransaction:input_type -> oncelog.client.v1.DescribeTransactionRequest
-	33,  // 76: oncelog.client.v1.TransactionService.AbortTransaction:input_type -> oncelog.client.v1.AbortTransactionRequest
-	38,  // 77: oncelog.client.v1.GroupService.JoinGroup:input_type -> oncelog.client.v1.JoinGroupRequest
-	45,  // 78: oncelog.client.v1.GroupService.CommitOffsets:input_type -> oncelog.client.v1.CommitOffsetsRequest
-	48,  // 79: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:input_type -> oncelog.client.v1.CommitOffsetsInTransactionRequest
-	50,  // 80: oncelog.client.v1.GroupService.FetchOffsets:input_type -> oncelog.client.v1.FetchOffsetsRequest
-	54,  // 81: oncelog.client.v1.GroupService.ListGroups:input_type -> oncelog.client.v1.ListGroupsRequest
-	56,  // 82: oncelog.client.v1.GroupService.DescribeGroup:input_type -> oncelog.client.v1.DescribeGroupRequest
-	60,  // 83: oncelog.client.v1.GroupService.DeleteGroup:input_type -> oncelog.client.v1.DeleteGroupRequest
-	62,  // 84: oncelog.client.v1.GroupService.DeleteOffsets:input_type -> oncelog.client.v1.DeleteOffsetsRequest
-	68,  // 85: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
-	73,  // 86: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
-	75,  // 87: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
-	77,  // 88: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
-	79,  // 89: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
-	82,  // 90: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
-	85,  // 91: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
-	87,  // 92: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
-	89,  // 93: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
-	92,  // 94: oncelog.client.v1.AdminService.ReassignPartitions:input_type -> oncelog.client.v1.ReassignPartitionsRequest
-	94,  // 95: oncelog.client.v1.AdminService.CancelReassignments:input_type -> oncelog.client.v1.CancelReassignmentsRequest
-	96,  // 96: oncelog.client.v1.AdminService.DrainBroker:input_type -> oncelog.client.v1.DrainBrokerRequest
-	98,  // 97: oncelog.client.v1.AdminService.UnregisterBroker:input_type -> oncelog.client.v1.UnregisterBrokerRequest
-	11,  // 98: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
-	16,  // 99: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
-	21,  // 100: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
-	24,  // 101: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
-	65,  // 102: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
-	26,  // 103: oncelog.client.v1.TransactionService.FindCoordinator:output_type -> oncelog.client.v1.FindCoordinatorResponse
-	28,  // 104: oncelog.client.v1.TransactionService.EndTransaction:output_type -> oncelog.client.v1.EndTransactionResponse
-	30,  // 105: oncelog.client.v1.TransactionService.ListTransactions:output_type -> oncelog.client.v1.ListTransactionsResponse
-	32,  // 106: oncelog.client.v1.TransactionService.DescribeTransaction:output_type -> oncelog.client.v1.DescribeTransactionResponse
-	34,  // 107: oncelog.client.v1.TransactionService.AbortTransaction:output_type -> oncelog.client.v1.AbortTransactionResponse
-	42,  // 108: oncelog.client.v1.GroupService.JoinGroup:output_type -> oncelog.client.v1.JoinGroupResponse
-	46,  // 109: oncelog.client.v1.GroupService.CommitOffsets:output_type -> oncelog.client.v1.CommitOffsetsResponse
-	49,  // 110: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:output_type -> oncelog.client.v1.CommitOffsetsInTransactionResponse
-	52,  // 111: oncelog.client.v1.GroupService.FetchOffsets:output_type -> oncelog.client.v1.FetchOffsetsResponse
-	55,  // 112: oncelog.client.v1.GroupService.ListGroups:output_type -> oncelog.client.v1.ListGroupsResponse
-	57,  // 113: oncelog.client.v1.GroupService.DescribeGroup:output_type -> oncelog.client.v1.DescribeGroupResponse
-	61,  // 114: oncelog.client.v1.GroupService.DeleteGroup:output_type -> oncelog.client.v1.DeleteGroupResponse
-	63,  // 115: oncelog.client.v1.GroupService.DeleteOffsets:output_type -> oncelog.client.v1.DeleteOffsetsResponse
-	69,  // 116: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
-	74,  // 117: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
-	76,  // 118: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
-	78,  // 119: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
-	80,  // 120: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
-	83,  // 121: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
-	86,  // 122: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
-	88,  // 123: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
-	90,  // 124: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
-	93,  // 125: oncelog.client.v1.AdminService.ReassignPartitions:output_type -> oncelog.client.v1.ReassignPartitionsResponse
-	95,  // 126: oncelog.client.v1.AdminService.CancelReassignments:output_type -> oncelog.client.v1.CancelReassignmentsResponse
-	97,  // 127: oncelog.client.v1.AdminService.DrainBroker:output_type -> oncelog.client.v1.DrainBrokerResponse
-	99,  // 128: oncelog.client.v1.AdminService.UnregisterBroker:output_type -> oncelog.client.v1.UnregisterBrokerResponse
-	98,  // [98:129] is the sub-list for method output_type
-	67,  // [67:98] is the sub-list for method input_type
-	67,  // [67:67] is the sub-list for extension type_name
-	67,  // [67:67] is the sub-list for extension extendee
-	0,   // [0:67] is the sub-list for field type_name
+	60,  // 45: oncelog.client.v1.Group.members:type_name -> oncelog.client.v1.GroupMember
+	59,  // 46: oncelog.client.v1.Group.pending:type_name -> oncelog.client.v1.PendingOffsets
+	36,  // 47: oncelog.client.v1.PendingOffsets.topics:type_name -> oncelog.client.v1.TransactionTopic
+	39,  // 48: oncelog.client.v1.GroupMember.subscription:type_name -> oncelog.client.v1.Subscription
+	41,  // 49: oncelog.client.v1.GroupMember.assigned:type_name -> oncelog.client.v1.AssignedTopic
+	41,  // 50: oncelog.client.v1.GroupMember.target:type_name -> oncelog.client.v1.AssignedTopic
+	51,  // 51: oncelog.client.v1.DeleteOffsetsRequest.topics:type_name -> oncelog.client.v1.TopicPartitions
+	67,  // 52: oncelog.client.v1.DescribeProducersResponse.producers:type_name -> oncelog.client.v1.ProducerState
+	68,  // 53: oncelog.client.v1.ProducerState.batches:type_name -> oncelog.client.v1.ProducerBatch
+	37,  // 54: oncelog.client.v1.ProducerState.first_refused:type_name -> oncelog.client.v1.TransactionEvent
+	71,  // 55: oncelog.client.v1.GetMetadataResponse.brokers:type_name -> oncelog.client.v1.Broker
+	72,  // 56: oncelog.client.v1.GetMetadataResponse.topics:type_name -> oncelog.client.v1.Topic
+	12,  // 57: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
+	73,  // 58: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
+	102, // 59: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	72,  // 60: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	103, // 61: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	72,  // 62: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	72,  // 63: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	82,  // 64: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
+	85,  // 65: oncelog.client.v1.ListRaftGroupsResponse.groups:type_name -> oncelog.client.v1.RaftGroup
+	92,  // 66: oncelog.client.v1.ReassignPartitionsRequest.partitions:type_name -> oncelog.client.v1.PartitionAssignment
+	72,  // 67: oncelog.client.v1.ReassignPartitionsResponse.topic:type_name -> oncelog.client.v1.Topic
+	72,  // 68: oncelog.client.v1.CancelReassignmentsResponse.topic:type_name -> oncelog.client.v1.Topic
+	7,   // 69: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
+	14,  // 70: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
+	19,  // 71: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
+	23,  // 72: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
+	65,  // 73: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
+	25,  // 74: oncelog.client.v1.TransactionService.FindCoordinator:input_type -> oncelog.client.v1.FindCoordinatorRequest
+	27,  // 75: oncelog.client.v1.TransactionService.EndTransaction:input_type -> oncelog.client.v1.EndTransactionRequest
+	29,  // 76: oncelog.client.v1.TransactionService.ListTransactions:input_type -> oncelog.client.v1.ListTransactionsRequest
+	31,  // 77: oncelog.client.v1.TransactionService.DescribeTransaction:input_type -> oncelog.client.v1.DescribeTransactionRequest
+	33,  // 78: oncelog.client.v1.TransactionService.AbortTransaction:input_type -> oncelog.client.v1.AbortTransactionRequest
+	38,  // 79: oncelog.client.v1.GroupService.JoinGroup:input_type -> oncelog.client.v1.JoinGroupRequest
+	45,  // 80: oncelog.client.v1.GroupService.CommitOffsets:input_type -> oncelog.client.v1.CommitOffsetsRequest
+	48,  // 81: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:input_type -> oncelog.client.v1.CommitOffsetsInTransactionRequest
+	50,  // 82: oncelog.client.v1.GroupService.FetchOffsets:input_type -> oncelog.client.v1.FetchOffsetsRequest
+	54,  // 83: oncelog.client.v1.GroupService.ListGroups:input_type -> oncelog.client.v1.ListGroupsRequest
+	56,  // 84: oncelog.client.v1.GroupService.DescribeGroup:input_type -> oncelog.client.v1.DescribeGroupRequest
+	61,  // 85: oncelog.client.v1.GroupService.DeleteGroup:input_type -> oncelog.client.v1.DeleteGroupRequest
+	63,  // 86: oncelog.client.v1.GroupService.DeleteOffsets:input_type -> oncelog.client.v1.DeleteOffsetsRequest
+	69,  // 87: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
+	74,  // 88: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
+	76,  // 89: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
+	78,  // 90: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
+	80,  // 91: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
+	83,  // 92: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
+	86,  // 93: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
+	88,  // 94: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
+	90,  // 95: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
+	93,  // 96: oncelog.client.v1.AdminService.ReassignPartitions:input_type -> oncelog.client.v1.ReassignPartitionsRequest
+	95,  // 97: oncelog.client.v1.AdminService.CancelReassignments:input_type -> oncelog.client.v1.CancelReassignmentsRequest
+	97,  // 98: oncelog.client.v1.AdminService.DrainBroker:input_type -> oncelog.client.v1.DrainBrokerRequest
+	99,  // 99: oncelog.client.v1.AdminService.UnregisterBroker:input_type -> oncelog.client.v1.UnregisterBrokerRequest
+	11,  // 100: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
+	16,  // 101: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
+	21,  // 102: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
+	24,  // 103: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
+	66,  // 104: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
+	26,  // 105: oncelog.client.v1.TransactionService.FindCoordinator:output_type -> oncelog.client.v1.FindCoordinatorResponse
+	28,  // 106: oncelog.client.v1.TransactionService.EndTransaction:output_type -> oncelog.client.v1.EndTransactionResponse
+	30,  // 107: oncelog.client.v1.TransactionService.ListTransactions:output_type -> oncelog.client.v1.ListTransactionsResponse
+	32,  // 108: oncelog.client.v1.TransactionService.DescribeTransaction:output_type -> oncelog.client.v1.DescribeTransactionResponse
+	34,  // 109: oncelog.client.v1.TransactionService.AbortTransaction:output_type -> oncelog.client.v1.AbortTransactionResponse
+	42,  // 110: oncelog.client.v1.GroupService.JoinGroup:output_type -> oncelog.client.v1.JoinGroupResponse
+	46,  // 111: oncelog.client.v1.GroupService.CommitOffsets:output_type -> oncelog.client.v1.CommitOffsetsResponse
+	49,  // 112: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:output_type -> oncelog.client.v1.CommitOffsetsInTransactionResponse
+	52,  // 113: oncelog.client.v1.GroupService.FetchOffsets:output_type -> oncelog.client.v1.FetchOffsetsResponse
+	55,  // 114: oncelog.client.v1.GroupService.ListGroups:output_type -> oncelog.client.v1.ListGroupsResponse
+	57,  // 115: oncelog.client.v1.GroupService.DescribeGroup:output_type -> oncelog.client.v1.DescribeGroupResponse
+	62,  // 116: oncelog.client.v1.GroupService.DeleteGroup:output_type -> oncelog.client.v1.DeleteGroupResponse
+	64,  // 117: oncelog.client.v1.GroupService.DeleteOffsets:output_type -> oncelog.client.v1.DeleteOffsetsResponse
+	70,  // 118: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
+	75,  // 119: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
+	77,  // 120: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
+	79,  // 121: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
+	81,  // 122: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
+	84,  // 123: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
+	87,  // 124: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
+	89,  // 125: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
+	91,  // 126: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
+	94,  // 127: oncelog.client.v1.AdminService.ReassignPartitions:output_type -> oncelog.client.v1.ReassignPartitionsResponse
+	96,  // 128: oncelog.client.v1.AdminService.CancelReassignments:output_type -> oncelog.client.v1.CancelReassignmentsResponse
+	98,  // 129: oncelog.client.v1.AdminService.DrainBroker:output_type -> oncelog.client.v1.DrainBrokerResponse
+	100, // 130: oncelog.client.v1.AdminService.UnregisterBroker:output_type -> oncelog.client.v1.UnregisterBrokerResponse
+	100, // [100:131] is the sub-list for method output_type
+	69,  // [69:100] is the sub-list for method input_type
+	69,  // [69:69] is the sub-list for extension type_name
+	69,  // [69:69] is the sub-list for extension extendee
+	0,   // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_client_v1_client_proto_init() }
@@ -7428,17 +7509,17 @@ func file_client_v1_client_proto_init() {
 	file_client_v1_client_proto_msgTypes[16].OneofWrappers = []any{}
 	file_client_v1_client_proto_msgTypes[26].OneofWrappers = []any{}
 	file_client_v1_client_proto_msgTypes[37].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[75].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[78].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[80].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[82].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[76].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[79].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[81].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[83].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_client_v1_client_proto_rawDesc), len(file_client_v1_client_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   96,
+			NumMessages:   97,
 			NumExtensions: 0,
 			NumServices:   4,
 		},
