@@ -138,6 +138,7 @@ type group interface {
 	Reshape(ctx context.Context, p raftgroup.Plan) (raftgroup.Shape, error)
 	TransferLeadership(ctx context.Context, to raftgroup.ServerID) error
 	Status() raftgroup.Status
+	Members() (raftgroup.Status, []raftgroup.Member, error)
 	Close() error
 }
 

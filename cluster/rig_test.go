@@ -161,6 +161,7 @@ type transactions interface {
 	JoinTransaction(context.Context, peer.Identity, *peerv1.JoinTransactionRequest) (*peerv1.JoinTransactionResponse, error)
 	NoteRefusal(context.Context, peer.Identity, *peerv1.NoteRefusalRequest) (*peerv1.NoteRefusalResponse, error)
 	WriteMarkers(context.Context, peer.Identity, *peerv1.WriteMarkersRequest) (*peerv1.WriteMarkersResponse, error)
+	TransferLeadership(context.Context, peer.Identity, *peerv1.TransferLeadershipRequest) (*peerv1.TransferLeadershipResponse, error)
 }
 
 type answers interface {
@@ -168,6 +169,7 @@ type answers interface {
 	Form(context.Context, peer.Identity, *peerv1.FormRequest) (*peerv1.FormResponse, error)
 	Forward(context.Context, peer.Identity, *peerv1.ForwardRequest) (*peerv1.ForwardResponse, error)
 	ReportStatus(context.Context, peer.Identity, *peerv1.ReportStatusRequest) (*peerv1.ReportStatusResponse, error)
+	DescribeQuorum(context.Context, peer.Identity, *peerv1.DescribeQuorumRequest) (*peerv1.DescribeQuorumResponse, error)
 }
 
 func (handler) PullEntries(context.Context, peer.Identity, peer.PullRequest, func([]peer.Entry) error) error {

@@ -17,6 +17,10 @@ func (c *conn) incrementalAlterConfigs(r *request, req *kmsg.IncrementalAlterCon
 	for i, q := range req.Resources {
 		at := kmsg.NewIncrementalAlterConfigsResponseResource()
 		at.ResourceType, at.ResourceName = q.ResourceType, q.ResourceName
+		if i < maxResources && onlyUnset(q) {
+			resp.Resources = append(resp.Resources, at)
+			continue
+		}
 		change, reason, message := c.topicChange(q)
 		if i >= maxResources {
 			reason, message = frontdoor.ReasonInvalidRequest, "too many resources in one request"
@@ -33,6 +37,15 @@ func (c *conn) incrementalAlterConfigs(r *request, req *kmsg.IncrementalAlterCon
 		}
 		resp.Resources = append(resp.Resources, at)
 	}
+}
+
+// onlyUnset says of a change to a broker that it takes away what cannot have been set: nothing is to be done. Tools that end a
+// reassignment take the throttles of brokers away, whether there were any or not.
+func onlyUnset(q kmsg.IncrementalAlterConfigsRequestResource) bool {
+	return q.ResourceType == kmsg.ConfigResourceTypeBroker && len(q.Configs) > 0 &&
+		!slices.ContainsFunc(q.Configs, func(o kmsg.IncrementalAlterConfigsRequestResourceConfig) bool {
+			return o.Op != kmsg.IncrementalAlterConfigOpDelete
+		})
 }
 
 // topicChange reads one resource's changes; a reason refuses them.
@@ -56,7 +69,10 @@ func (c *conn) topicChange(q kmsg.IncrementalAlterConfigsRequestResource) (chang
 		case kmsg.IncrementalAlterConfigOpSet:
 			change.Set[config.Name] = *config.Value
 		case kmsg.IncrementalAlterConfigOpDelete:
-			change.Unset = append(change.Unset, config.Name)
+			// What no topic can have is not set: as with brokers, nothing is to be done.
+			if _, known := metadata.LookupConfig(config.Name); known {
+				change.Unset = append(change.Unset, config.Name)
+			}
 		case kmsg.IncrementalAlterConfigOpAppend, kmsg.IncrementalAlterConfigOpSubtract:
 			value, ok := c.listChanged(t, config)
 			if !ok {

@@ -8,15 +8,20 @@ import (
 	"github.com/oncelog/oncelog/cluster/metadata"
 )
 
-// listPartitionReassignments shows partitions whose replicas are on the move.
+// listPartitionReassignments shows partitions whose replicas are on the move. A replica that has been replaced where it is, since it had
+// lost its data, moves nowhere and is not shown.
 func (c *conn) listPartitionReassignments(_ *request, req *kmsg.ListPartitionReassignmentsRequest, resp *kmsg.ListPartitionReassignmentsResponse) {
 	img := c.c.Cluster.Image()
 	show := func(t *metadata.Topic, wanted []int32) {
 		to := kmsg.NewListPartitionReassignmentsResponseTopic()
 		to.Topic = t.Name
 		for i := range t.Partitions {
-			if p := &t.Partitions[i]; p.Changing() && (wanted == nil || slices.Contains(wanted, int32(i))) {
-				to.Partitions = append(to.Partitions, reassignment(int32(i), p))
+			p := &t.Partitions[i]
+			if !p.Changing() || wanted != nil && !slices.Contains(wanted, int32(i)) {
+				continue
+			}
+			if at := reassignment(int32(i), p); len(at.AddingReplicas)+len(at.RemovingReplicas) > 0 {
+				to.Partitions = append(to.Partitions, at)
 			}
 		}
 		if len(to.Partitions) > 0 {
@@ -36,17 +41,23 @@ func (c *conn) listPartitionReassignments(_ *request, req *kmsg.ListPartitionRea
 	}
 }
 
-// reassignment lists who joins and who leaves.
+// reassignment lists who joins and who leaves; replicas are those that hold the partition, the leaving ones among them.
 func reassignment(number int32, p *metadata.Partition) kmsg.ListPartitionReassignmentsResponseTopicPartition {
 	at := kmsg.NewListPartitionReassignmentsResponseTopicPartition()
 	at.Partition = number
 	for _, replica := range p.Replicas {
 		at.Replicas = append(at.Replicas, replica.Broker)
 		switch {
-		case replica.Joining:
+		case replica.Joining && replica.Added:
 			at.AddingReplicas = append(at.AddingReplicas, replica.Broker)
 		case p.Target != nil && !slices.Contains(p.Target, replica.Broker):
 			at.RemovingReplicas = append(at.RemovingReplicas, replica.Broker)
+		}
+	}
+	for _, leaving := range p.Leaving {
+		if !slices.Contains(at.Replicas, leaving.Broker) {
+			at.Replicas = append(at.Replicas, leaving.Broker)
+			at.RemovingReplicas = append(at.RemovingReplicas, leaving.Broker)
 		}
 	}
 	return at

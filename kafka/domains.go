@@ -3,12 +3,12 @@ package kafka
 import (
 	"context"
 
+	"github.com/oncelog/oncelog/cluster"
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
 	"github.com/oncelog/oncelog/coordinator/group/classic"
 	"github.com/oncelog/oncelog/coordinator/txn"
-	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/partition/producer"
 	"github.com/oncelog/oncelog/record"
@@ -37,12 +37,10 @@ type Log interface {
 	DescribeProducers(ctx context.Context, tp record.TopicPartition, ids []record.ProducerID, limit int) ([]producer.Description, bool, error)
 }
 
-// Replicas shows and steers the Raft groups of this broker.
+// Replicas shows and changes the Raft groups of this broker.
 type Replicas interface {
 	// Groups lists this broker's replicas of partitions.
 	Groups() []partition.GroupStatus
-	// TransferLeadership hands over to a broker; to below 0: to any.
-	TransferLeadership(ctx context.Context, tp record.TopicPartition, to int32) error
 	// DeleteRecords raises the log start to before and gives the one that holds then; partition.DeleteBefore: to the high
 	// watermark.
 	DeleteRecords(ctx context.Context, tp record.TopicPartition, before record.Offset) (record.Offset, error)
@@ -60,17 +58,30 @@ type Cluster interface {
 	Alive(broker int32) bool
 	// Controller is the broker that leads the metadata group, -1 if unknown.
 	Controller() int32
-	// MetadataGroup is the local replica of the metadata group; ok is false where there is none.
-	MetadataGroup() (status raftgroup.Status, ok bool)
+	// Quorum asks the controller how far the members of the metadata group are.
+	Quorum(context.Context) (cluster.Quorum, error)
 	// CreateTopic creates a topic, or checks whether it could; the answer is the topic as it is then, and Image holds it.
 	CreateTopic(context.Context, NewTopic) (*metadata.Topic, error)
 	// AlterTopic changes a topic, or checks whether it could.
 	AlterTopic(context.Context, TopicChange) (*metadata.Topic, error)
 	DeleteTopic(ctx context.Context, name string) error
+	// Reassign begins to move partitions; it returns when that is agreed. replicationFactor is the topic's from now on, for which
+	// all partitions have to be named; 0: as it is.
+	Reassign(ctx context.Context, topic string, list []Reassignment, replicationFactor int32) (*metadata.Topic, error)
+	// CancelReassignments takes back what moves under way have added.
+	CancelReassignments(ctx context.Context, topic string, partitions []int32) (*metadata.Topic, error)
+	// HandOver has the leader of a partition hand it to another of its replicas, and waits until that one is heard to lead.
+	HandOver(ctx context.Context, tp record.TopicPartition, from, to int32) error
 	// TopicReady waits until every partition of the topic has a leader that is ready.
 	TopicReady(ctx context.Context, name string) error
 	// NextProducerID gives an id that was never given before (I1).
 	NextProducerID(ctx context.Context) (record.ProducerID, error)
+}
+
+// Reassignment names the brokers that shall hold a partition, the preferred leader first.
+type Reassignment struct {
+	Partition int32
+	Brokers   []int32
 }
 
 // NewTopic asks for a topic.

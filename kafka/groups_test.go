@@ -105,8 +105,18 @@ func TestDescribeQuorum(t *testing.T) {
 		req.Topics = []kmsg.DescribeQuorumRequestTopic{{Topic: metadataTopic, Partitions: one}, {Topic: "t", Partitions: one}}
 		resp := newRig(t, nil).dial().ask(req).(*kmsg.DescribeQuorumResponse)
 		p := resp.Topics[0].Partitions[0]
-		if p.ErrorCode != 0 || p.LeaderID != 1 || p.LeaderEpoch != 5 || p.HighWatermark != 8 || len(p.CurrentVoters) != 2 || p.CurrentVoters[0].LogEndOffset != 9 || p.CurrentVoters[1].LogEndOffset != -1 {
-			t.Errorf("version %d: %+v", version, p)
+		if p.ErrorCode != 0 || p.LeaderID != 1 || p.LeaderEpoch != 5 || p.HighWatermark != 9 || len(p.CurrentVoters) != 2 || len(p.Observers) != 1 {
+			t.Fatalf("version %d: %+v", version, p)
+		}
+		heard, never := int64(1_700_000_000_000), int64(-1)
+		if version == 0 {
+			heard = never // not told
+		}
+		for i, want := range [][3]int64{{10, heard, heard}, {8, heard, never}, {never, never, never}} {
+			s := append(p.CurrentVoters, p.Observers...)[i]
+			if got := [3]int64{s.LogEndOffset, s.LastFetchTimestamp, s.LastCaughtUpTimestamp}; got != want {
+				t.Errorf("version %d, replica %d: %v, want %v", version, s.ReplicaID, got, want)
+			}
 		}
 		if got := resp.Topics[1].Partitions[0].ErrorCode; got != 3 {
 			t.Errorf("version %d: another topic gave code %d", version, got)

@@ -16,6 +16,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster"
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
@@ -282,29 +283,58 @@ func (f *fakeLog) DescribeProducers(context.Context, record.TopicPartition, []re
 type fakeReplicas struct{}
 
 func (fakeReplicas) Groups() []partition.GroupStatus { return nil }
-func (fakeReplicas) TransferLeadership(context.Context, record.TopicPartition, int32) error {
-	return errFake
-}
 func (fakeReplicas) DeleteRecords(context.Context, record.TopicPartition, record.Offset) (record.Offset, error) {
 	return -1, errFake
 }
 
-type fakeCluster struct{}
+type fakeCluster struct {
+	// image, leaders and hand are what a test sets; nothing is there else.
+	image    *metadata.Image
+	leaders  map[metadata.GroupID]int32
+	dead     map[int32]bool
+	hand     func(tp record.TopicPartition, from, to int32) error
+	reassign func(topic string, list []Reassignment, factor int32) error
+	cancel   func(topic string, partitions []int32) error
+}
 
 var errNoCluster = &metadata.Error{Code: metadata.PolicyViolation, Message: "fake"}
 
 func (*fakeCluster) Self() int32 { return 1 }
-func (*fakeCluster) MetadataGroup() (raftgroup.Status, bool) {
-	return raftgroup.Status{Term: 5, CommitIndex: 8, LastIndex: 9, Voters: []raftgroup.ServerID{"1/1", "2/2"}}, true
+func (*fakeCluster) Quorum(context.Context) (cluster.Quorum, error) {
+	heard := time.UnixMilli(1_700_000_000_000)
+	return cluster.Quorum{Leader: 1, Term: 5, Commit: 8, Members: []raftgroup.Member{
+		{ID: "1/1", Voter: true, LastIndex: 9, Heard: heard, Level: heard}, {ID: "2/2", Voter: true, LastIndex: 7, Heard: heard}, {ID: "3/3"}}}, nil
 }
-func (*fakeCluster) Image() *metadata.Image {
+func (f *fakeCluster) Image() *metadata.Image {
+	if f.image != nil {
+		return f.image
+	}
 	return metadata.NewState().Image()
 }
-func (*fakeCluster) Leader(metadata.GroupID) (partition.Leader, bool) {
-	return partition.Leader{}, false
+func (f *fakeCluster) Leader(g metadata.GroupID) (partition.Leader, bool) {
+	id, ok := f.leaders[g]
+	return partition.Leader{Broker: id, Epoch: 1}, ok
 }
-func (*fakeCluster) Alive(int32) bool  { return true }
-func (*fakeCluster) Controller() int32 { return 1 }
+func (f *fakeCluster) Alive(id int32) bool { return !f.dead[id] }
+func (*fakeCluster) Controller() int32     { return 1 }
+func (f *fakeCluster) HandOver(_ context.Context, tp record.TopicPartition, from, to int32) error {
+	if f.hand == nil {
+		return errFake
+	}
+	return f.hand(tp, from, to)
+}
+func (f *fakeCluster) Reassign(_ context.Context, topic string, list []Reassignment, factor int32) (*metadata.Topic, error) {
+	if f.reassign == nil {
+		return nil, errNoCluster
+	}
+	return nil, f.reassign(topic, list, factor)
+}
+func (f *fakeCluster) CancelReassignments(_ context.Context, topic string, partitions []int32) (*metadata.Topic, error) {
+	if f.cancel == nil {
+		return nil, errNoCluster
+	}
+	return nil, f.cancel(topic, partitions)
+}
 func (*fakeCluster) CreateTopic(context.Context, NewTopic) (*metadata.Topic, error) {
 	return nil, errNoCluster
 }

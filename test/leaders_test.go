@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"github.com/oncelog/oncelog/broker"
 	"github.com/oncelog/oncelog/brokertest"
 	"github.com/oncelog/oncelog/client"
@@ -67,6 +69,44 @@ func TestPreferredLeadersComeBack(t *testing.T) {
 	for n := 0; !spread(); n++ {
 		if res := p.SendSync(ctx, client.Record{Topic: topic, Value: []byte("while leaders move")}); res.Outcome != client.Written {
 			t.Fatalf("record %d: %v", n, res)
+		}
+	}
+}
+
+// Any broker can be asked over the Kafka protocol to let a partition be led by its preferred leader again: whoever leads it hands it over.
+func TestPreferredLeadersAreElected(t *testing.T) {
+	s := beginWith(t, brokertest.Options{Configure: func(c *broker.Config) { c.LeaderBalance = 0 }}, nil)
+	preferred := s.partition().Replicas[0]
+	other := 1 + preferred%3
+	third := 1 + other%3
+	wires := make(map[int32]*kafkaWire)
+	for i, addr := range s.c.KafkaAddrs() {
+		wires[int32(i)+1] = dialKafka(t, s.c, addr)
+	}
+	for _, asked := range []int32{other, third, preferred} {
+		s.until("another to lead", func() bool {
+			if s.partition().Leader != preferred {
+				return s.partition().Leader == other
+			}
+			_ = s.cl.TransferLeadership(s.ctx, only, other)
+			return false
+		})
+		req := kmsg.NewPtrElectLeadersRequest()
+		req.Version, req.TimeoutMillis = 2, 10_000
+		req.Topics = []kmsg.ElectLeadersRequestTopic{{Topic: topic, Partitions: []int32{0}}}
+		s.until("broker to know the leader", func() bool {
+			return kafkaMetadata(wires[asked], topic).Topics[0].Partitions[0].Leader == other
+		})
+		resp := wires[asked].ask(req).(*kmsg.ElectLeadersResponse)
+		if p := resp.Topics[0].Partitions[0]; resp.ErrorCode != 0 || p.ErrorCode != 0 {
+			t.Fatalf("broker %d, asked while %d leads: code %d, %d, %v", asked, other, resp.ErrorCode, p.ErrorCode, p.ErrorMessage)
+		}
+		if got := kafkaMetadata(wires[asked], topic).Topics[0].Partitions[0].Leader; got != preferred {
+			t.Errorf("broker %d says that %d leads, want %d", asked, got, preferred)
+		}
+		resp = wires[asked].ask(req).(*kmsg.ElectLeadersResponse)
+		if got := resp.Topics[0].Partitions[0].ErrorCode; got != 84 {
+			t.Errorf("once more: code %d, want ELECTION_NOT_NEEDED", got)
 		}
 	}
 }

@@ -28,6 +28,8 @@ type fake struct {
 	join    func(context.Context, Identity, *peerv1.JoinTransactionRequest) (*peerv1.JoinTransactionResponse, error)
 	note    func(context.Context, Identity, *peerv1.NoteRefusalRequest) (*peerv1.NoteRefusalResponse, error)
 	markers func(context.Context, Identity, *peerv1.WriteMarkersRequest) (*peerv1.WriteMarkersResponse, error)
+	hand    func(context.Context, Identity, *peerv1.TransferLeadershipRequest) (*peerv1.TransferLeadershipResponse, error)
+	quorum  func(context.Context, Identity, *peerv1.DescribeQuorumRequest) (*peerv1.DescribeQuorumResponse, error)
 }
 
 var errNotExpected = errors.New("the handler has been reached")
@@ -94,6 +96,22 @@ func (f *fake) WriteMarkers(ctx context.Context, caller Identity, r *peerv1.Writ
 		return nil, errNotExpected
 	}
 	return f.markers(ctx, caller, r)
+}
+
+func (f *fake) TransferLeadership(ctx context.Context, caller Identity, r *peerv1.TransferLeadershipRequest) (*peerv1.TransferLeadershipResponse, error) {
+	if f.hand == nil {
+		f.t.Error("TransferLeadership was reached")
+		return nil, errNotExpected
+	}
+	return f.hand(ctx, caller, r)
+}
+
+func (f *fake) DescribeQuorum(ctx context.Context, caller Identity, r *peerv1.DescribeQuorumRequest) (*peerv1.DescribeQuorumResponse, error) {
+	if f.quorum == nil {
+		f.t.Error("DescribeQuorum was reached")
+		return nil, errNotExpected
+	}
+	return f.quorum(ctx, caller, r)
 }
 
 // rig has one server, broker 2 at "b2:9093", and one client, broker 1.

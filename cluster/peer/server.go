@@ -37,6 +37,10 @@ type Handler interface {
 	NoteRefusal(ctx context.Context, caller Identity, req *peerv1.NoteRefusalRequest) (*peerv1.NoteRefusalResponse, error)
 	// WriteMarkers answers for each marker once it is committed, or says why it is not.
 	WriteMarkers(ctx context.Context, caller Identity, req *peerv1.WriteMarkersRequest) (*peerv1.WriteMarkersResponse, error)
+	// TransferLeadership hands a partition that this broker leads to another.
+	TransferLeadership(ctx context.Context, caller Identity, req *peerv1.TransferLeadershipRequest) (*peerv1.TransferLeadershipResponse, error)
+	// DescribeQuorum answers if this broker leads the metadata group.
+	DescribeQuorum(ctx context.Context, caller Identity, req *peerv1.DescribeQuorumRequest) (*peerv1.DescribeQuorumResponse, error)
 }
 
 // The timings and bounds of the protocol, equal on all brokers.

@@ -99,3 +99,9 @@ func (f *Failure) explainOthers(err error, stopping bool) {
 		f.Named, f.Message = ReasonCancelled, "the call was cancelled before the outcome was known"
 	}
 }
+
+// Refused says that a domain has judged a request, and that asking the same again gives the same answer: nothing has happened.
+func Refused(err error) bool {
+	var refusal *metadata.Error
+	return errors.As(err, &refusal)
+}

@@ -1,6 +1,8 @@
 package raftgroup
 
 import (
+	"time"
+
 	"github.com/hashicorp/raft"
 
 	"github.com/oncelog/oncelog/record"
@@ -82,4 +84,37 @@ func (g *Group) Status() Status {
 	s.FirstIndex, s.LastIndex = raftIndex(first), raftIndex(r.LastIndex())
 	_, s.Ready = g.IsReady()
 	return s
+}
+
+// Member is a replica of a group as the group's leader knows it.
+type Member struct {
+	ID    ServerID
+	Voter bool
+	// LastIndex is the last entry that it is known to have; 0 before it has acknowledged any in this term.
+	LastIndex record.Index
+	// Heard is when it acknowledged anything last, Level when it last had all that it had been told to be committed;
+	// zero before it did in this term.
+	Heard, Level time.Time
+}
+
+// Members tells how far all replicas of the group are. Only its leader knows, once it is ready.
+func (g *Group) Members() (Status, []Member, error) {
+	s, e := g.Status(), g.engine.Load()
+	if !s.Ready || e == nil {
+		return s, nil, g.notLeader()
+	}
+	now := time.Now()
+	var list []Member
+	for i, ids := range [][]ServerID{s.Voters, s.Learners} {
+		for _, id := range ids {
+			m := Member{ID: id, Voter: i == 0, LastIndex: s.LastIndex, Heard: now, Level: now}
+			if id != g.config.Self {
+				var last uint64
+				last, m.Heard, m.Level = e.progress.of(id, s.Term)
+				m.LastIndex = raftIndex(last)
+			}
+			list = append(list, m)
+		}
+	}
+	return s, list, nil
 }

@@ -212,6 +212,9 @@ func (t *transport) sendHeartbeat(to target, q *raft.AppendEntriesRequest, resp 
 		}
 		*resp = r.ack.resp
 		resp.RPCHeader = t.header(raft.ServerID(to.id))
+		if resp.Success {
+			t.engine.progress.beat(to.id, q.Term)
+		}
 		return nil
 	case <-t.engine.stopping:
 		return ErrStopped

@@ -2700,6 +2700,305 @@ func (x *Entry) GetContinues() bool {
 	return false
 }
 
+type TransferLeadershipRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Topic     string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	// The broker that shall lead; it holds a voting replica.
+	ToBroker      int32 `protobuf:"varint,3,opt,name=to_broker,json=toBroker,proto3" json:"to_broker,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadershipRequest) Reset() {
+	*x = TransferLeadershipRequest{}
+	mi := &file_peer_v1_peer_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadershipRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadershipRequest) ProtoMessage() {}
+
+func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
+func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *TransferLeadershipRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *TransferLeadershipRequest) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *TransferLeadershipRequest) GetToBroker() int32 {
+	if x != nil {
+		return x.ToBroker
+	}
+	return 0
+}
+
+type TransferLeadershipResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absent: the caller of this has stepped down, and the other has been asked to stand.
+	Failure       *Failure `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadershipResponse) Reset() {
+	*x = TransferLeadershipResponse{}
+	mi := &file_peer_v1_peer_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadershipResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadershipResponse) ProtoMessage() {}
+
+func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
+func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *TransferLeadershipResponse) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+type DescribeQuorumRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeQuorumRequest) Reset() {
+	*x = DescribeQuorumRequest{}
+	mi := &file_peer_v1_peer_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeQuorumRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeQuorumRequest) ProtoMessage() {}
+
+func (x *DescribeQuorumRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeQuorumRequest.ProtoReflect.Descriptor instead.
+func (*DescribeQuorumRequest) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{41}
+}
+
+type DescribeQuorumResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Present: the answering broker does not lead the metadata group, or is not ready to.
+	Failure       *Failure        `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
+	Term          uint64          `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	CommitIndex   uint64          `protobuf:"varint,3,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
+	Members       []*QuorumMember `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeQuorumResponse) Reset() {
+	*x = DescribeQuorumResponse{}
+	mi := &file_peer_v1_peer_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeQuorumResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeQuorumResponse) ProtoMessage() {}
+
+func (x *DescribeQuorumResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeQuorumResponse.ProtoReflect.Descriptor instead.
+func (*DescribeQuorumResponse) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *DescribeQuorumResponse) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+func (x *DescribeQuorumResponse) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *DescribeQuorumResponse) GetCommitIndex() uint64 {
+	if x != nil {
+		return x.CommitIndex
+	}
+	return 0
+}
+
+func (x *DescribeQuorumResponse) GetMembers() []*QuorumMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+// QuorumMember is one replica of the metadata group, as its leader knows it.
+type QuorumMember struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	BrokerId    int32                  `protobuf:"varint,1,opt,name=broker_id,json=brokerId,proto3" json:"broker_id,omitempty"`
+	Incarnation uint64                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Voter       bool                   `protobuf:"varint,3,opt,name=voter,proto3" json:"voter,omitempty"`
+	// The last entry that it is known to have, 0 before it has acknowledged any in this term.
+	LastIndex uint64 `protobuf:"varint,4,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	// When it acknowledged anything last, and when it last had all that the leader had; Unix
+	// milliseconds by the leader's clock, 0 before it did.
+	LastHeardMs    int64 `protobuf:"varint,5,opt,name=last_heard_ms,json=lastHeardMs,proto3" json:"last_heard_ms,omitempty"`
+	LastCaughtUpMs int64 `protobuf:"varint,6,opt,name=last_caught_up_ms,json=lastCaughtUpMs,proto3" json:"last_caught_up_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *QuorumMember) Reset() {
+	*x = QuorumMember{}
+	mi := &file_peer_v1_peer_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuorumMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuorumMember) ProtoMessage() {}
+
+func (x *QuorumMember) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuorumMember.ProtoReflect.Descriptor instead.
+func (*QuorumMember) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *QuorumMember) GetBrokerId() int32 {
+	if x != nil {
+		return x.BrokerId
+	}
+	return 0
+}
+
+func (x *QuorumMember) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *QuorumMember) GetVoter() bool {
+	if x != nil {
+		return x.Voter
+	}
+	return false
+}
+
+func (x *QuorumMember) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+func (x *QuorumMember) GetLastHeardMs() int64 {
+	if x != nil {
+		return x.LastHeardMs
+	}
+	return 0
+}
+
+func (x *QuorumMember) GetLastCaughtUpMs() int64 {
+	if x != nil {
+		return x.LastCaughtUpMs
+	}
+	return 0
+}
+
 var File_peer_v1_peer_proto protoreflect.FileDescriptor
 
 const file_peer_v1_peer_proto_rawDesc = "" +
@@ -2890,13 +3189,33 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\x10max_timestamp_ms\x18\x06 \x01(\x03R\x0emaxTimestampMs\x12\x10\n" +
 	"\x03ext\x18\a \x01(\fR\x03ext\x12\x12\n" +
 	"\x04data\x18\b \x01(\fR\x04data\x12\x1c\n" +
-	"\tcontinues\x18\t \x01(\bR\tcontinues*l\n" +
+	"\tcontinues\x18\t \x01(\bR\tcontinues\"l\n" +
+	"\x19TransferLeadershipRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x1b\n" +
+	"\tto_broker\x18\x03 \x01(\x05R\btoBroker\"P\n" +
+	"\x1aTransferLeadershipResponse\x122\n" +
+	"\afailure\x18\x01 \x01(\v2\x18.oncelog.peer.v1.FailureR\afailure\"\x17\n" +
+	"\x15DescribeQuorumRequest\"\xbc\x01\n" +
+	"\x16DescribeQuorumResponse\x122\n" +
+	"\afailure\x18\x01 \x01(\v2\x18.oncelog.peer.v1.FailureR\afailure\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12!\n" +
+	"\fcommit_index\x18\x03 \x01(\x04R\vcommitIndex\x127\n" +
+	"\amembers\x18\x04 \x03(\v2\x1d.oncelog.peer.v1.QuorumMemberR\amembers\"\xd1\x01\n" +
+	"\fQuorumMember\x12\x1b\n" +
+	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x14\n" +
+	"\x05voter\x18\x03 \x01(\bR\x05voter\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x04 \x01(\x04R\tlastIndex\x12\"\n" +
+	"\rlast_heard_ms\x18\x05 \x01(\x03R\vlastHeardMs\x12)\n" +
+	"\x11last_caught_up_ms\x18\x06 \x01(\x03R\x0elastCaughtUpMs*l\n" +
 	"\n" +
 	"Membership\x12\x1a\n" +
 	"\x16MEMBERSHIP_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fMEMBERSHIP_NONE\x10\x01\x12\x16\n" +
 	"\x12MEMBERSHIP_FORMING\x10\x02\x12\x15\n" +
-	"\x11MEMBERSHIP_MEMBER\x10\x032\xbe\x05\n" +
+	"\x11MEMBERSHIP_MEMBER\x10\x032\x90\a\n" +
 	"\vPeerService\x12F\n" +
 	"\x05Hello\x12\x1d.oncelog.peer.v1.HelloRequest\x1a\x1e.oncelog.peer.v1.HelloResponse\x12C\n" +
 	"\x04Form\x12\x1c.oncelog.peer.v1.FormRequest\x1a\x1d.oncelog.peer.v1.FormResponse\x12L\n" +
@@ -2905,7 +3224,9 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\vPullEntries\x12#.oncelog.peer.v1.PullEntriesRequest\x1a$.oncelog.peer.v1.PullEntriesResponse0\x01\x12d\n" +
 	"\x0fJoinTransaction\x12'.oncelog.peer.v1.JoinTransactionRequest\x1a(.oncelog.peer.v1.JoinTransactionResponse\x12X\n" +
 	"\vNoteRefusal\x12#.oncelog.peer.v1.NoteRefusalRequest\x1a$.oncelog.peer.v1.NoteRefusalResponse\x12[\n" +
-	"\fWriteMarkers\x12$.oncelog.peer.v1.WriteMarkersRequest\x1a%.oncelog.peer.v1.WriteMarkersResponseB5Z3github.com/oncelog/oncelog/api/proto/peer/v1;peerv1b\x06proto3"
+	"\fWriteMarkers\x12$.oncelog.peer.v1.WriteMarkersRequest\x1a%.oncelog.peer.v1.WriteMarkersResponse\x12m\n" +
+	"\x12TransferLeadership\x12*.oncelog.peer.v1.TransferLeadershipRequest\x1a+.oncelog.peer.v1.TransferLeadershipResponse\x12a\n" +
+	"\x0eDescribeQuorum\x12&.oncelog.peer.v1.DescribeQuorumRequest\x1a'.oncelog.peer.v1.DescribeQuorumResponseB5Z3github.com/oncelog/oncelog/api/proto/peer/v1;peerv1b\x06proto3"
 
 var (
 	file_peer_v1_peer_proto_rawDescOnce sync.Once
@@ -2920,62 +3241,67 @@ func file_peer_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_peer_v1_peer_proto_goTypes = []any{
-	(Membership)(0),                 // 0: oncelog.peer.v1.Membership
-	(*JoinTransactionRequest)(nil),  // 1: oncelog.peer.v1.JoinTransactionRequest
-	(*JoinTransactionResponse)(nil), // 2: oncelog.peer.v1.JoinTransactionResponse
-	(*TransactionPartition)(nil),    // 3: oncelog.peer.v1.TransactionPartition
-	(*NoteRefusalRequest)(nil),      // 4: oncelog.peer.v1.NoteRefusalRequest
-	(*NoteRefusalResponse)(nil),     // 5: oncelog.peer.v1.NoteRefusalResponse
-	(*WriteMarkersRequest)(nil),     // 6: oncelog.peer.v1.WriteMarkersRequest
-	(*Marker)(nil),                  // 7: oncelog.peer.v1.Marker
-	(*WriteMarkersResponse)(nil),    // 8: oncelog.peer.v1.WriteMarkersResponse
-	(*MarkerResult)(nil),            // 9: oncelog.peer.v1.MarkerResult
-	(*HelloRequest)(nil),            // 10: oncelog.peer.v1.HelloRequest
-	(*HelloResponse)(nil),           // 11: oncelog.peer.v1.HelloResponse
-	(*Node)(nil),                    // 12: oncelog.peer.v1.Node
-	(*Leader)(nil),                  // 13: oncelog.peer.v1.Leader
-	(*FormRequest)(nil),             // 14: oncelog.peer.v1.FormRequest
-	(*FormResponse)(nil),            // 15: oncelog.peer.v1.FormResponse
-	(*ForwardRequest)(nil),          // 16: oncelog.peer.v1.ForwardRequest
-	(*ForwardResponse)(nil),         // 17: oncelog.peer.v1.ForwardResponse
-	(*Failure)(nil),                 // 18: oncelog.peer.v1.Failure
-	(*Done)(nil),                    // 19: oncelog.peer.v1.Done
-	(*CreateTopic)(nil),             // 20: oncelog.peer.v1.CreateTopic
-	(*AlterTopic)(nil),              // 21: oncelog.peer.v1.AlterTopic
-	(*DeleteTopic)(nil),             // 22: oncelog.peer.v1.DeleteTopic
-	(*RegisterBroker)(nil),          // 23: oncelog.peer.v1.RegisterBroker
-	(*UnregisterBroker)(nil),        // 24: oncelog.peer.v1.UnregisterBroker
-	(*SetFeatureLevel)(nil),         // 25: oncelog.peer.v1.SetFeatureLevel
-	(*ReportReplicas)(nil),          // 26: oncelog.peer.v1.ReportReplicas
-	(*AllocateProducerIds)(nil),     // 27: oncelog.peer.v1.AllocateProducerIds
-	(*ReassignPartitions)(nil),      // 28: oncelog.peer.v1.ReassignPartitions
-	(*CancelReassignments)(nil),     // 29: oncelog.peer.v1.CancelReassignments
-	(*ReportMembers)(nil),           // 30: oncelog.peer.v1.ReportMembers
-	(*SetDraining)(nil),             // 31: oncelog.peer.v1.SetDraining
-	(*AlterDefaults)(nil),           // 32: oncelog.peer.v1.AlterDefaults
-	(*Confirm)(nil),                 // 33: oncelog.peer.v1.Confirm
-	(*ReportStatusRequest)(nil),     // 34: oncelog.peer.v1.ReportStatusRequest
-	(*Leading)(nil),                 // 35: oncelog.peer.v1.Leading
-	(*ReportStatusResponse)(nil),    // 36: oncelog.peer.v1.ReportStatusResponse
-	(*PullEntriesRequest)(nil),      // 37: oncelog.peer.v1.PullEntriesRequest
-	(*PullEntriesResponse)(nil),     // 38: oncelog.peer.v1.PullEntriesResponse
-	(*Entry)(nil),                   // 39: oncelog.peer.v1.Entry
-	(*v1.TransactionEvent)(nil),     // 40: oncelog.state.v1.TransactionEvent
-	(*v1.TopicState)(nil),           // 41: oncelog.state.v1.TopicState
-	(*v1.Placement)(nil),            // 42: oncelog.state.v1.Placement
-	(*v1.ConfigValue)(nil),          // 43: oncelog.state.v1.ConfigValue
-	(*v1.RegisterBroker)(nil),       // 44: oncelog.state.v1.RegisterBroker
-	(*v1.UnregisterBroker)(nil),     // 45: oncelog.state.v1.UnregisterBroker
-	(*v1.SetFeatureLevel)(nil),      // 46: oncelog.state.v1.SetFeatureLevel
-	(*v1.ReportReplicas)(nil),       // 47: oncelog.state.v1.ReportReplicas
-	(*v1.AllocateProducerIds)(nil),  // 48: oncelog.state.v1.AllocateProducerIds
-	(*v1.ReassignPartitions)(nil),   // 49: oncelog.state.v1.ReassignPartitions
-	(*v1.CancelReassignments)(nil),  // 50: oncelog.state.v1.CancelReassignments
-	(*v1.ReportMembers)(nil),        // 51: oncelog.state.v1.ReportMembers
-	(*v1.SetDraining)(nil),          // 52: oncelog.state.v1.SetDraining
-	(*v1.AlterDefaults)(nil),        // 53: oncelog.state.v1.AlterDefaults
+	(Membership)(0),                    // 0: oncelog.peer.v1.Membership
+	(*JoinTransactionRequest)(nil),     // 1: oncelog.peer.v1.JoinTransactionRequest
+	(*JoinTransactionResponse)(nil),    // 2: oncelog.peer.v1.JoinTransactionResponse
+	(*TransactionPartition)(nil),       // 3: oncelog.peer.v1.TransactionPartition
+	(*NoteRefusalRequest)(nil),         // 4: oncelog.peer.v1.NoteRefusalRequest
+	(*NoteRefusalResponse)(nil),        // 5: oncelog.peer.v1.NoteRefusalResponse
+	(*WriteMarkersRequest)(nil),        // 6: oncelog.peer.v1.WriteMarkersRequest
+	(*Marker)(nil),                     // 7: oncelog.peer.v1.Marker
+	(*WriteMarkersResponse)(nil),       // 8: oncelog.peer.v1.WriteMarkersResponse
+	(*MarkerResult)(nil),               // 9: oncelog.peer.v1.MarkerResult
+	(*HelloRequest)(nil),               // 10: oncelog.peer.v1.HelloRequest
+	(*HelloResponse)(nil),              // 11: oncelog.peer.v1.HelloResponse
+	(*Node)(nil),                       // 12: oncelog.peer.v1.Node
+	(*Leader)(nil),                     // 13: oncelog.peer.v1.Leader
+	(*FormRequest)(nil),                // 14: oncelog.peer.v1.FormRequest
+	(*FormResponse)(nil),               // 15: oncelog.peer.v1.FormResponse
+	(*ForwardRequest)(nil),             // 16: oncelog.peer.v1.ForwardRequest
+	(*ForwardResponse)(nil),            // 17: oncelog.peer.v1.ForwardResponse
+	(*Failure)(nil),                    // 18: oncelog.peer.v1.Failure
+	(*Done)(nil),                       // 19: oncelog.peer.v1.Done
+	(*CreateTopic)(nil),                // 20: oncelog.peer.v1.CreateTopic
+	(*AlterTopic)(nil),                 // 21: oncelog.peer.v1.AlterTopic
+	(*DeleteTopic)(nil),                // 22: oncelog.peer.v1.DeleteTopic
+	(*RegisterBroker)(nil),             // 23: oncelog.peer.v1.RegisterBroker
+	(*UnregisterBroker)(nil),           // 24: oncelog.peer.v1.UnregisterBroker
+	(*SetFeatureLevel)(nil),            // 25: oncelog.peer.v1.SetFeatureLevel
+	(*ReportReplicas)(nil),             // 26: oncelog.peer.v1.ReportReplicas
+	(*AllocateProducerIds)(nil),        // 27: oncelog.peer.v1.AllocateProducerIds
+	(*ReassignPartitions)(nil),         // 28: oncelog.peer.v1.ReassignPartitions
+	(*CancelReassignments)(nil),        // 29: oncelog.peer.v1.CancelReassignments
+	(*ReportMembers)(nil),              // 30: oncelog.peer.v1.ReportMembers
+	(*SetDraining)(nil),                // 31: oncelog.peer.v1.SetDraining
+	(*AlterDefaults)(nil),              // 32: oncelog.peer.v1.AlterDefaults
+	(*Confirm)(nil),                    // 33: oncelog.peer.v1.Confirm
+	(*ReportStatusRequest)(nil),        // 34: oncelog.peer.v1.ReportStatusRequest
+	(*Leading)(nil),                    // 35: oncelog.peer.v1.Leading
+	(*ReportStatusResponse)(nil),       // 36: oncelog.peer.v1.ReportStatusResponse
+	(*PullEntriesRequest)(nil),         // 37: oncelog.peer.v1.PullEntriesRequest
+	(*PullEntriesResponse)(nil),        // 38: oncelog.peer.v1.PullEntriesResponse
+	(*Entry)(nil),                      // 39: oncelog.peer.v1.Entry
+	(*TransferLeadershipRequest)(nil),  // 40: oncelog.peer.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 41: oncelog.peer.v1.TransferLeadershipResponse
+	(*DescribeQuorumRequest)(nil),      // 42: oncelog.peer.v1.DescribeQuorumRequest
+	(*DescribeQuorumResponse)(nil),     // 43: oncelog.peer.v1.DescribeQuorumResponse
+	(*QuorumMember)(nil),               // 44: oncelog.peer.v1.QuorumMember
+	(*v1.TransactionEvent)(nil),        // 45: oncelog.state.v1.TransactionEvent
+	(*v1.TopicState)(nil),              // 46: oncelog.state.v1.TopicState
+	(*v1.Placement)(nil),               // 47: oncelog.state.v1.Placement
+	(*v1.ConfigValue)(nil),             // 48: oncelog.state.v1.ConfigValue
+	(*v1.RegisterBroker)(nil),          // 49: oncelog.state.v1.RegisterBroker
+	(*v1.UnregisterBroker)(nil),        // 50: oncelog.state.v1.UnregisterBroker
+	(*v1.SetFeatureLevel)(nil),         // 51: oncelog.state.v1.SetFeatureLevel
+	(*v1.ReportReplicas)(nil),          // 52: oncelog.state.v1.ReportReplicas
+	(*v1.AllocateProducerIds)(nil),     // 53: oncelog.state.v1.AllocateProducerIds
+	(*v1.ReassignPartitions)(nil),      // 54: oncelog.state.v1.ReassignPartitions
+	(*v1.CancelReassignments)(nil),     // 55: oncelog.state.v1.CancelReassignments
+	(*v1.ReportMembers)(nil),           // 56: oncelog.state.v1.ReportMembers
+	(*v1.SetDraining)(nil),             // 57: oncelog.state.v1.SetDraining
+	(*v1.AlterDefaults)(nil),           // 58: oncelog.state.v1.AlterDefaults
 }
 var file_peer_v1_peer_proto_depIdxs = []int32{
 	3,  // 0: oncelog.peer.v1.JoinTransactionRequest.partition:type_name -> oncelog.peer.v1.TransactionPartition
@@ -3008,46 +3334,53 @@ var file_peer_v1_peer_proto_depIdxs = []int32{
 	18, // 27: oncelog.peer.v1.ForwardResponse.failure:type_name -> oncelog.peer.v1.Failure
 	19, // 28: oncelog.peer.v1.ForwardResponse.done:type_name -> oncelog.peer.v1.Done
 	13, // 29: oncelog.peer.v1.Failure.leader:type_name -> oncelog.peer.v1.Leader
-	40, // 30: oncelog.peer.v1.Failure.event:type_name -> oncelog.state.v1.TransactionEvent
-	41, // 31: oncelog.peer.v1.Done.topic:type_name -> oncelog.state.v1.TopicState
-	42, // 32: oncelog.peer.v1.CreateTopic.placements:type_name -> oncelog.state.v1.Placement
-	43, // 33: oncelog.peer.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
-	43, // 34: oncelog.peer.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
-	44, // 35: oncelog.peer.v1.RegisterBroker.command:type_name -> oncelog.state.v1.RegisterBroker
-	45, // 36: oncelog.peer.v1.UnregisterBroker.command:type_name -> oncelog.state.v1.UnregisterBroker
-	46, // 37: oncelog.peer.v1.SetFeatureLevel.command:type_name -> oncelog.state.v1.SetFeatureLevel
-	47, // 38: oncelog.peer.v1.ReportReplicas.command:type_name -> oncelog.state.v1.ReportReplicas
-	48, // 39: oncelog.peer.v1.AllocateProducerIds.command:type_name -> oncelog.state.v1.AllocateProducerIds
-	49, // 40: oncelog.peer.v1.ReassignPartitions.command:type_name -> oncelog.state.v1.ReassignPartitions
-	50, // 41: oncelog.peer.v1.CancelReassignments.command:type_name -> oncelog.state.v1.CancelReassignments
-	51, // 42: oncelog.peer.v1.ReportMembers.command:type_name -> oncelog.state.v1.ReportMembers
-	52, // 43: oncelog.peer.v1.SetDraining.command:type_name -> oncelog.state.v1.SetDraining
-	53, // 44: oncelog.peer.v1.AlterDefaults.command:type_name -> oncelog.state.v1.AlterDefaults
+	45, // 30: oncelog.peer.v1.Failure.event:type_name -> oncelog.state.v1.TransactionEvent
+	46, // 31: oncelog.peer.v1.Done.topic:type_name -> oncelog.state.v1.TopicState
+	47, // 32: oncelog.peer.v1.CreateTopic.placements:type_name -> oncelog.state.v1.Placement
+	48, // 33: oncelog.peer.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
+	48, // 34: oncelog.peer.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
+	49, // 35: oncelog.peer.v1.RegisterBroker.command:type_name -> oncelog.state.v1.RegisterBroker
+	50, // 36: oncelog.peer.v1.UnregisterBroker.command:type_name -> oncelog.state.v1.UnregisterBroker
+	51, // 37: oncelog.peer.v1.SetFeatureLevel.command:type_name -> oncelog.state.v1.SetFeatureLevel
+	52, // 38: oncelog.peer.v1.ReportReplicas.command:type_name -> oncelog.state.v1.ReportReplicas
+	53, // 39: oncelog.peer.v1.AllocateProducerIds.command:type_name -> oncelog.state.v1.AllocateProducerIds
+	54, // 40: oncelog.peer.v1.ReassignPartitions.command:type_name -> oncelog.state.v1.ReassignPartitions
+	55, // 41: oncelog.peer.v1.CancelReassignments.command:type_name -> oncelog.state.v1.CancelReassignments
+	56, // 42: oncelog.peer.v1.ReportMembers.command:type_name -> oncelog.state.v1.ReportMembers
+	57, // 43: oncelog.peer.v1.SetDraining.command:type_name -> oncelog.state.v1.SetDraining
+	58, // 44: oncelog.peer.v1.AlterDefaults.command:type_name -> oncelog.state.v1.AlterDefaults
 	12, // 45: oncelog.peer.v1.ReportStatusRequest.node:type_name -> oncelog.peer.v1.Node
 	35, // 46: oncelog.peer.v1.ReportStatusRequest.leading:type_name -> oncelog.peer.v1.Leading
 	12, // 47: oncelog.peer.v1.ReportStatusResponse.node:type_name -> oncelog.peer.v1.Node
 	39, // 48: oncelog.peer.v1.PullEntriesResponse.entries:type_name -> oncelog.peer.v1.Entry
-	10, // 49: oncelog.peer.v1.PeerService.Hello:input_type -> oncelog.peer.v1.HelloRequest
-	14, // 50: oncelog.peer.v1.PeerService.Form:input_type -> oncelog.peer.v1.FormRequest
-	16, // 51: oncelog.peer.v1.PeerService.Forward:input_type -> oncelog.peer.v1.ForwardRequest
-	34, // 52: oncelog.peer.v1.PeerService.ReportStatus:input_type -> oncelog.peer.v1.ReportStatusRequest
-	37, // 53: oncelog.peer.v1.PeerService.PullEntries:input_type -> oncelog.peer.v1.PullEntriesRequest
-	1,  // 54: oncelog.peer.v1.PeerService.JoinTransaction:input_type -> oncelog.peer.v1.JoinTransactionRequest
-	4,  // 55: oncelog.peer.v1.PeerService.NoteRefusal:input_type -> oncelog.peer.v1.NoteRefusalRequest
-	6,  // 56: oncelog.peer.v1.PeerService.WriteMarkers:input_type -> oncelog.peer.v1.WriteMarkersRequest
-	11, // 57: oncelog.peer.v1.PeerService.Hello:output_type -> oncelog.peer.v1.HelloResponse
-	15, // 58: oncelog.peer.v1.PeerService.Form:output_type -> oncelog.peer.v1.FormResponse
-	17, // 59: oncelog.peer.v1.PeerService.Forward:output_type -> oncelog.peer.v1.ForwardResponse
-	36, // 60: oncelog.peer.v1.PeerService.ReportStatus:output_type -> oncelog.peer.v1.ReportStatusResponse
-	38, // 61: oncelog.peer.v1.PeerService.PullEntries:output_type -> oncelog.peer.v1.PullEntriesResponse
-	2,  // 62: oncelog.peer.v1.PeerService.JoinTransaction:output_type -> oncelog.peer.v1.JoinTransactionResponse
-	5,  // 63: oncelog.peer.v1.PeerService.NoteRefusal:output_type -> oncelog.peer.v1.NoteRefusalResponse
-	8,  // 64: oncelog.peer.v1.PeerService.WriteMarkers:output_type -> oncelog.peer.v1.WriteMarkersResponse
-	57, // [57:65] is the sub-list for method output_type
-	49, // [49:57] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	18, // 49: oncelog.peer.v1.TransferLeadershipResponse.failure:type_name -> oncelog.peer.v1.Failure
+	18, // 50: oncelog.peer.v1.DescribeQuorumResponse.failure:type_name -> oncelog.peer.v1.Failure
+	44, // 51: oncelog.peer.v1.DescribeQuorumResponse.members:type_name -> oncelog.peer.v1.QuorumMember
+	10, // 52: oncelog.peer.v1.PeerService.Hello:input_type -> oncelog.peer.v1.HelloRequest
+	14, // 53: oncelog.peer.v1.PeerService.Form:input_type -> oncelog.peer.v1.FormRequest
+	16, // 54: oncelog.peer.v1.PeerService.Forward:input_type -> oncelog.peer.v1.ForwardRequest
+	34, // 55: oncelog.peer.v1.PeerService.ReportStatus:input_type -> oncelog.peer.v1.ReportStatusRequest
+	37, // 56: oncelog.peer.v1.PeerService.PullEntries:input_type -> oncelog.peer.v1.PullEntriesRequest
+	1,  // 57: oncelog.peer.v1.PeerService.JoinTransaction:input_type -> oncelog.peer.v1.JoinTransactionRequest
+	4,  // 58: oncelog.peer.v1.PeerService.NoteRefusal:input_type -> oncelog.peer.v1.NoteRefusalRequest
+	6,  // 59: oncelog.peer.v1.PeerService.WriteMarkers:input_type -> oncelog.peer.v1.WriteMarkersRequest
+	40, // 60: oncelog.peer.v1.PeerService.TransferLeadership:input_type -> oncelog.peer.v1.TransferLeadershipRequest
+	42, // 61: oncelog.peer.v1.PeerService.DescribeQuorum:input_type -> oncelog.peer.v1.DescribeQuorumRequest
+	11, // 62: oncelog.peer.v1.PeerService.Hello:output_type -> oncelog.peer.v1.HelloResponse
+	15, // 63: oncelog.peer.v1.PeerService.Form:output_type -> oncelog.peer.v1.FormResponse
+	17, // 64: oncelog.peer.v1.PeerService.Forward:output_type -> oncelog.peer.v1.ForwardResponse
+	36, // 65: oncelog.peer.v1.PeerService.ReportStatus:output_type -> oncelog.peer.v1.ReportStatusResponse
+	38, // 66: oncelog.peer.v1.PeerService.PullEntries:output_type -> oncelog.peer.v1.PullEntriesResponse
+	2,  // 67: oncelog.peer.v1.PeerService.JoinTransaction:output_type -> oncelog.peer.v1.JoinTransactionResponse
+	5,  // 68: oncelog.peer.v1.PeerService.NoteRefusal:output_type -> oncelog.peer.v1.NoteRefusalResponse
+	8,  // 69: oncelog.peer.v1.PeerService.WriteMarkers:output_type -> oncelog.peer.v1.WriteMarkersResponse
+	41, // 70: oncelog.peer.v1.PeerService.TransferLeadership:output_type -> oncelog.peer.v1.TransferLeadershipResponse
+	43, // 71: oncelog.peer.v1.PeerService.DescribeQuorum:output_type -> oncelog.peer.v1.DescribeQuorumResponse
+	62, // [62:72] is the sub-list for method output_type
+	52, // [52:62] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_peer_v1_peer_proto_init() }
@@ -3081,7 +3414,7 @@ func file_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_v1_peer_proto_rawDesc), len(file_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   39,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

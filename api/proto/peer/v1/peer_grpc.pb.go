@@ -21,14 +21,16 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	PeerService_Hello_FullMethodName           = "/oncelog.peer.v1.PeerService/Hello"
-	PeerService_Form_FullMethodName            = "/oncelog.peer.v1.PeerService/Form"
-	PeerService_Forward_FullMethodName         = "/oncelog.peer.v1.PeerService/Forward"
-	PeerService_ReportStatus_FullMethodName    = "/oncelog.peer.v1.PeerService/ReportStatus"
-	PeerService_PullEntries_FullMethodName     = "/oncelog.peer.v1.PeerService/PullEntries"
-	PeerService_JoinTransaction_FullMethodName = "/oncelog.peer.v1.PeerService/JoinTransaction"
-	PeerService_NoteRefusal_FullMethodName     = "/oncelog.peer.v1.PeerService/NoteRefusal"
-	PeerService_WriteMarkers_FullMethodName    = "/oncelog.peer.v1.PeerService/WriteMarkers"
+	PeerService_Hello_FullMethodName              = "/oncelog.peer.v1.PeerService/Hello"
+	PeerService_Form_FullMethodName               = "/oncelog.peer.v1.PeerService/Form"
+	PeerService_Forward_FullMethodName            = "/oncelog.peer.v1.PeerService/Forward"
+	PeerService_ReportStatus_FullMethodName       = "/oncelog.peer.v1.PeerService/ReportStatus"
+	PeerService_PullEntries_FullMethodName        = "/oncelog.peer.v1.PeerService/PullEntries"
+	PeerService_JoinTransaction_FullMethodName    = "/oncelog.peer.v1.PeerService/JoinTransaction"
+	PeerService_NoteRefusal_FullMethodName        = "/oncelog.peer.v1.PeerService/NoteRefusal"
+	PeerService_WriteMarkers_FullMethodName       = "/oncelog.peer.v1.PeerService/WriteMarkers"
+	PeerService_TransferLeadership_FullMethodName = "/oncelog.peer.v1.PeerService/TransferLeadership"
+	PeerService_DescribeQuorum_FullMethodName     = "/oncelog.peer.v1.PeerService/DescribeQuorum"
 )
 
 // PeerServiceClient is the client API for PeerService service.
@@ -57,6 +59,10 @@ type PeerServiceClient interface {
 	NoteRefusal(ctx context.Context, in *NoteRefusalRequest, opts ...grpc.CallOption) (*NoteRefusalResponse, error)
 	// WriteMarkers asks the leader of partitions to end transactions on them (T25).
 	WriteMarkers(ctx context.Context, in *WriteMarkersRequest, opts ...grpc.CallOption) (*WriteMarkersResponse, error)
+	// TransferLeadership asks the leader of a partition to hand it to another replica.
+	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
+	// DescribeQuorum asks the leader of the metadata group how far its members are.
+	DescribeQuorum(ctx context.Context, in *DescribeQuorumRequest, opts ...grpc.CallOption) (*DescribeQuorumResponse, error)
 }
 
 type peerServiceClient struct {
@@ -156,6 +162,26 @@ func (c *peerServiceClient) WriteMarkers(ctx context.Context, in *WriteMarkersRe
 	return out, nil
 }
 
+func (c *peerServiceClient) TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TransferLeadershipResponse)
+	err := c.cc.Invoke(ctx, PeerService_TransferLeadership_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerServiceClient) DescribeQuorum(ctx context.Context, in *DescribeQuorumRequest, opts ...grpc.CallOption) (*DescribeQuorumResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DescribeQuorumResponse)
+	err := c.cc.Invoke(ctx, PeerService_DescribeQuorum_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServiceServer is the server API for PeerService service.
 // All implementations must embed UnimplementedPeerServiceServer
 // for forward compatibility.
@@ -182,6 +208,10 @@ type PeerServiceServer interface {
 	NoteRefusal(context.Context, *NoteRefusalRequest) (*NoteRefusalResponse, error)
 	// WriteMarkers asks the leader of partitions to end transactions on them (T25).
 	WriteMarkers(context.Context, *WriteMarkersRequest) (*WriteMarkersResponse, error)
+	// TransferLeadership asks the leader of a partition to hand it to another replica.
+	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
+	// DescribeQuorum asks the leader of the metadata group how far its members are.
+	DescribeQuorum(context.Context, *DescribeQuorumRequest) (*DescribeQuorumResponse, error)
 	mustEmbedUnimplementedPeerServiceServer()
 }
 
@@ -215,6 +245,12 @@ func (UnimplementedPeerServiceServer) NoteRefusal(context.Context, *NoteRefusalR
 }
 func (UnimplementedPeerServiceServer) WriteMarkers(context.Context, *WriteMarkersRequest) (*WriteMarkersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method WriteMarkers not implemented")
+}
+func (UnimplementedPeerServiceServer) TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TransferLeadership not implemented")
+}
+func (UnimplementedPeerServiceServer) DescribeQuorum(context.Context, *DescribeQuorumRequest) (*DescribeQuorumResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeQuorum not implemented")
 }
 func (UnimplementedPeerServiceServer) mustEmbedUnimplementedPeerServiceServer() {}
 func (UnimplementedPeerServiceServer) testEmbeddedByValue()                     {}
@@ -374,6 +410,42 @@ func _PeerService_WriteMarkers_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PeerService_TransferLeadership_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TransferLeadershipRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).TransferLeadership(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_TransferLeadership_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).TransferLeadership(ctx, req.(*TransferLeadershipRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PeerService_DescribeQuorum_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DescribeQuorumRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).DescribeQuorum(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_DescribeQuorum_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).DescribeQuorum(ctx, req.(*DescribeQuorumRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PeerService_ServiceDesc is the grpc.ServiceDesc for PeerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -408,6 +480,14 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "WriteMarkers",
 			Handler:    _PeerService_WriteMarkers_Handler,
+		},
+		{
+			MethodName: "TransferLeadership",
+			Handler:    _PeerService_TransferLeadership_Handler,
+		},
+		{
+			MethodName: "DescribeQuorum",
+			Handler:    _PeerService_DescribeQuorum_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
