@@ -403,7 +403,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
-	good := Config{Log: &fakeLog{}, Replicas: &fakeReplicas{}, Cluster: newFakeCluster(t), Health: newFakeHealth(true),
+	good := Config{Log: &fakeLog{}, Replicas: &fakeReplicas{}, Cluster: newFakeCluster(t), Health: newFakeHealth(true), Self: newFakeCluster(t),
 		Transactions: &fakeTransactions{}, Groups: &fakeGroups{}, Coordinators: &fakeTransactions{}}
 	if err := good.Validate(); err != nil {
 		t.Error(err)
@@ -413,6 +413,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"Replicas":        func(c *Config) { c.Replicas = nil },
 		"Cluster":         func(c *Config) { c.Cluster = nil },
 		"Health":          func(c *Config) { c.Health = nil },
+		"Self":            func(c *Config) { c.Self = nil },
 		"Transactions":    func(c *Config) { c.Transactions = nil },
 		"Coordinators":    func(c *Config) { c.Coordinators = nil },
 		"MaxMessageBytes": func(c *Config) { c.MaxMessageBytes = 65 << 20 },

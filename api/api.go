@@ -28,7 +28,7 @@ import (
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
-// Config is what a Server needs. Log, Replicas, Cluster, Transactions, Groups, Coordinators and Health must be given; zero
+// Config is what a Server needs. Log, Replicas, Cluster, Transactions, Groups, Coordinators, Health and Self must be given; zero
 // limits mean their defaults.
 type Config struct {
 	Log          Log
@@ -38,6 +38,7 @@ type Config struct {
 	Groups       Groups
 	Coordinators Coordinators
 	Health       Health
+	Self         Self
 
 	// HTTPListener is the name under which brokers advertise their HTTP port; empty: metadata shows
 	// no HTTP addresses.
@@ -103,6 +104,8 @@ func (c Config) Validate() error {
 		return errors.New("api: Transactions, Groups or Coordinators is missing")
 	case c.Health == nil:
 		return errors.New("api: Health is missing")
+	case c.Self == nil:
+		return errors.New("api: Self is missing")
 	case c.MaxMessageBytes < 0 || c.MaxMessageBytes > 64<<20:
 		return fmt.Errorf("api: MaxMessageBytes is %d, want 1 to %d, or 0 for the default", c.MaxMessageBytes, 64<<20)
 	case c.StreamBytes < 0 || c.StreamRequests < 0:

@@ -117,6 +117,8 @@ type Cluster interface {
 	Drain(ctx context.Context, broker int32, draining bool) error
 	// UnregisterBroker forgets a broker that holds no replica.
 	UnregisterBroker(ctx context.Context, broker int32) error
+	// SetFeatureLevel raises the cluster's feature level.
+	SetFeatureLevel(ctx context.Context, level uint16) error
 	// TopicReady waits until every partition of the topic has a leader that is ready.
 	TopicReady(ctx context.Context, name string) error
 	// NextProducerID gives an id that was never given before (I1).
@@ -154,4 +156,31 @@ type Reassignment struct {
 type Health interface {
 	// Serving gives the state, and a channel that is closed when it may have changed.
 	Serving() (serving bool, changed <-chan struct{})
+}
+
+// Self is how this broker is.
+type Self interface {
+	Describe() SelfState
+}
+
+// SelfState is how a broker is, as it sees it.
+type SelfState struct {
+	// Reasons keep it from being ready, Warnings keep nobody from being served.
+	Reasons, Warnings []string
+	Disk              DiskState
+	// Now is its time of day, ClockJump by how much that is not believed.
+	Now       time.Time
+	ClockJump time.Duration
+	// MaxFeatureLevel is the newest that it knows.
+	MaxFeatureLevel uint16
+}
+
+// DiskState is how a broker's disk is.
+type DiskState struct {
+	// Free and Total are bytes of the file system; 0 of 0: it does not tell.
+	Free, Total int64
+	// Full: a write was refused lately for lack of space.
+	Full bool
+	// Stalled is for how long the longest write under way has been, SlowestSync the longest sync of the last 10 to 20 s.
+	Stalled, SlowestSync time.Duration
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"math"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
@@ -59,4 +60,15 @@ func (s *service) UnregisterBroker(ctx context.Context, req *clientv1.Unregister
 		return nil, s.failed(s.ofDomain(err))
 	}
 	return &clientv1.UnregisterBrokerResponse{}, nil
+}
+
+// SetFeatureLevel lets the cluster use what all its brokers know.
+func (s *service) SetFeatureLevel(ctx context.Context, req *clientv1.SetFeatureLevelRequest) (*clientv1.SetFeatureLevelResponse, error) {
+	if refusal := checkRange("level", int64(req.Level), 1, math.MaxUint16); refusal != nil {
+		return nil, s.failed(refusal)
+	}
+	if err := s.c.Cluster.SetFeatureLevel(ctx, uint16(req.Level)); err != nil {
+		return nil, s.failed(s.ofDomain(err))
+	}
+	return &clientv1.SetFeatureLevelResponse{}, nil
 }

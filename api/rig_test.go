@@ -56,7 +56,7 @@ func newRig(t *testing.T, change func(*Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, log: &fakeLog{}, replicas: &fakeReplicas{}, cluster: newFakeCluster(t), health: newFakeHealth(true), transactions: &fakeTransactions{}, groups: &fakeGroups{},
 		registry: prometheus.NewRegistry(), logged: &lockedBuilder{}}
-	c := Config{Log: r.log, Replicas: r.replicas, Cluster: r.cluster, Health: r.health, HTTPListener: "http", Reflection: true,
+	c := Config{Log: r.log, Replicas: r.replicas, Cluster: r.cluster, Health: r.health, Self: r.cluster, HTTPListener: "http", Reflection: true,
 		Transactions: r.transactions, Groups: r.groups, Coordinators: r.transactions,
 		Registerer: r.registry, Logger: slog.New(slog.NewTextHandler(r.logged, nil))}
 	if change != nil {
@@ -364,6 +364,12 @@ func (c *fakeCluster) Drain(_ context.Context, broker int32, draining bool) erro
 	_, err := c.members(fmt.Sprint("drain ", broker, draining))
 	return err
 }
+func (c *fakeCluster) SetFeatureLevel(_ context.Context, level uint16) error {
+	if level > 7 {
+		return errors.New("broker 3 knows only level 7")
+	}
+	return nil
+}
 func (c *fakeCluster) UnregisterBroker(_ context.Context, broker int32) error {
 	_, err := c.members(fmt.Sprint("unregister ", broker))
 	return err
@@ -371,6 +377,11 @@ func (c *fakeCluster) UnregisterBroker(_ context.Context, broker int32) error {
 func (c *fakeCluster) TopicReady(ctx context.Context, name string) error { return c.ready(ctx, name) }
 func (c *fakeCluster) NextProducerID(ctx context.Context) (record.ProducerID, error) {
 	return c.nextID(ctx)
+}
+
+// Describe says what a broker may say (Self).
+func (c *fakeCluster) Describe() SelfState {
+	return SelfState{Warnings: []string{"the disk is slow"}, Disk: DiskState{Free: 5, Total: 10, SlowestSync: time.Second}, Now: time.UnixMilli(77), MaxFeatureLevel: 7}
 }
 
 // fakeHealth is what the test says.

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/oncelog/oncelog/api"
 	"github.com/oncelog/oncelog/cluster"
@@ -188,3 +189,22 @@ var (
 	_ coordinator.Joiner      = groupGlue{}
 	_ coordinator.ProducerIDs = (*cluster.Cluster)(nil)
 )
+
+// self is how this broker is (api.Self).
+type self struct{ p *parts }
+
+// Describe looks at the disk and says what is not well.
+func (s self) Describe() api.SelfState {
+	return api.SelfState{
+		Reasons: s.p.health.reasons(), Warnings: s.p.health.warned(), Disk: s.p.disk.last(),
+		Now: s.p.now(), ClockJump: s.p.partitions.ClockJump(), MaxFeatureLevel: metadata.CurrentLevel,
+	}
+}
+
+// now is the broker's time of day.
+func (p *parts) now() time.Time {
+	if p.wall == nil {
+		return time.Now()
+	}
+	return p.wall()
+}

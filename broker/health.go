@@ -26,6 +26,7 @@ type health struct {
 	// mu guards what follows.
 	mu       sync.Mutex
 	last     []string
+	warnings []string
 	draining bool
 	changed  chan struct{}
 	poked    chan struct{}
@@ -47,6 +48,19 @@ func (h *health) reasons() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.last
+}
+
+// warned tells what is not as it should be although the broker is ready.
+func (h *health) warned() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.warnings
+}
+
+func (h *health) setWarnings(w []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.warnings = w
 }
 
 // poke asks for a look soon.
@@ -128,7 +142,9 @@ func (h *health) collect() []string {
 	default:
 		return []string{"not registered with the cluster yet"}
 	}
-	var reasons []string
+	p.disk.look()
+	reasons, warnings := p.disk.trouble()
+	h.setWarnings(warnings)
 	if _, _, ok := p.cluster.Controller(); !ok {
 		reasons = append(reasons, "the metadata group has no leader")
 	}

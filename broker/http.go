@@ -25,21 +25,27 @@ type httpServer struct {
 	done   chan error
 }
 
+// readiness is what /readyz answers by.
+type readiness interface {
+	reasons() []string
+	warned() []string
+}
+
 // maxHTTPConnections bounds the connections to the HTTP port; more wait to be accepted.
 const maxHTTPConnections = 256
 
-// startHTTP serves on l until close. notReady lists what keeps the broker from being ready, one
-// sentence each; profiles says whether those of the runtime are served.
-func startHTTP(l net.Listener, reg *prometheus.Registry, notReady func() []string, profiles bool, logger *slog.Logger) *httpServer {
+// startHTTP serves on l until close. health says what keeps the broker from being ready and what
+// else is not well, one sentence each; profiles says whether those of the runtime are served.
+func startHTTP(l net.Listener, reg *prometheus.Registry, health readiness, profiles bool, logger *slog.Logger) *httpServer {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn)}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "alive") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if reasons := notReady(); len(reasons) > 0 {
+		if reasons := health.reasons(); len(reasons) > 0 {
 			writeText(w, http.StatusServiceUnavailable, strings.Join(reasons, "; "))
 			return
 		}
-		writeText(w, http.StatusOK, "ready")
+		writeText(w, http.StatusOK, strings.Join(append([]string{"ready"}, health.warned()...), "; "))
 	})
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, buildinfo.Get().String()) })
 	if profiles {

@@ -18,7 +18,7 @@ func TestProfilesAreOffByDefault(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h := startHTTP(l, prometheus.NewRegistry(), func() []string { return nil }, profiles, slog.New(slog.DiscardHandler))
+		h := startHTTP(l, prometheus.NewRegistry(), &health{}, profiles, slog.New(slog.DiscardHandler))
 		for path, want := range map[string]bool{"/readyz": true, "/debug/pprof/heap": profiles, "/debug/pprof/profile?seconds=1": profiles} {
 			resp, err := http.Get("http://" + l.Addr().String() + path)
 			if err != nil {

@@ -51,6 +51,8 @@ type parts struct {
 	groups     *coordinator.Groups
 	reconciler *reconciler
 	health     *health
+	disk       *disk
+	wall       func() time.Time // nil: time.Now
 	http       *httpServer
 	api        *api.Server
 	kafka      *kafka.Server
@@ -69,13 +71,13 @@ type parts struct {
 // assemble makes the parts, from the peer port up. On an error the parts made so far are given back to
 // be stopped.
 func (b *Broker) assemble() (*parts, error) {
-	p := &parts{cfg: b.cfg, logger: b.logger, grpcListeners: b.grpc, kafkaListeners: b.kafka, secured: b.secured, failed: make(chan error, 8)}
+	p := &parts{cfg: b.cfg, logger: b.logger, grpcListeners: b.grpc, kafkaListeners: b.kafka, secured: b.secured, wall: b.options.Wall, failed: make(chan error, 8)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	reg := b.options.Registry
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfoMetric())
 	p.health = newHealth(p)
 	b.health.Store(p.health)
-	p.http = startHTTP(b.secured(namedListener{port: "http", tls: b.cfg.HTTP.TLS}, b.httpListener), reg, p.health.reasons, b.cfg.HTTP.Profiles, p.logger)
+	p.http = startHTTP(b.secured(namedListener{port: "http", tls: b.cfg.HTTP.TLS}, b.httpListener), reg, p.health, b.cfg.HTTP.Profiles, p.logger)
 
 	var err error
 	dialer, muxConfig := mux.Dialer{}, mux.Config{Logger: p.logger, Registerer: reg}
@@ -139,6 +141,7 @@ func (b *Broker) assemble() (*parts, error) {
 		Logger:                  p.logger,
 		Registerer:              reg,
 	})
+	p.disk = newDisk(b.options.FS, b.cfg.DataDir, p.partitions.Disk, reg, p.logger)
 	p.assembleCoordinators(b)
 	p.reconciler = &reconciler{
 		broker: b.cfg.BrokerID, host: replicaHosts{p.partitions, p.coordinators}, reports: p.cluster, limits: b.cfg.Limits, logger: p.logger,
@@ -152,7 +155,7 @@ func (p *parts) assembleDoors(b *Broker) (err error) {
 	shared := frontdoor.NewShared(frontdoor.Limits{ProduceBytes: int64(b.cfg.Limits.ProduceBytes),
 		FetchBytes: int64(b.cfg.Limits.FetchBytes), Connections: b.cfg.Limits.MaxConnections})
 	p.api, err = api.New(api.Config{
-		Log: p.partitions, Replicas: p.partitions, Cluster: view{p.cluster, p}, Health: p.health,
+		Log: p.partitions, Replicas: p.partitions, Cluster: view{p.cluster, p}, Health: p.health, Self: self{p},
 		Transactions: p.transactions, Groups: p.groups, Coordinators: p.coordinators,
 		HTTPListener: httpListenerName, Reflection: true, Credentials: secure.GRPC{},
 		MaxMessageBytes: int(b.cfg.Limits.MaxMessageBytes),

@@ -64,3 +64,12 @@ func (c *Client) UnregisterBroker(ctx context.Context, broker int32) error {
 		return err
 	})
 }
+
+// SetFeatureLevel lets the cluster use what all its brokers know. The level cannot be lowered; older brokers are
+// refused from then on.
+func (c *Client) SetFeatureLevel(ctx context.Context, level uint32) error {
+	return c.change(ctx, 0, func(ctx context.Context, admin clientv1.AdminServiceClient) error {
+		_, err := admin.SetFeatureLevel(ctx, &clientv1.SetFeatureLevelRequest{Level: level})
+		return err
+	})
+}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -67,6 +68,7 @@ type Host struct {
 	metrics *metrics
 	logs    *recordlog.Metrics
 	clock   *timeofday.Clock
+	jump    atomic.Int64 // what clock said last, ns
 
 	stopping chan struct{}
 	owned    sync.WaitGroup
@@ -142,6 +144,7 @@ func NewHost(c HostConfig) *Host {
 func (h *Host) judge() time.Time {
 	now, jump := h.clock.Judge(h.logger)
 	h.metrics.clockJump.Set(jump.Seconds())
+	h.jump.Store(int64(jump))
 	return now
 }
 

@@ -43,6 +43,7 @@ type fakeCluster struct {
 	draining  map[int32]bool
 	txns      map[string]*clientv1.Transaction
 	listed    int
+	full      bool   // every disk is, and hangs
 	hasty     string // the transaction that ends just before it is aborted
 }
 

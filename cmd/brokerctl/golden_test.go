@@ -99,6 +99,8 @@ func (f *fakeCluster) set(t *testing.T, d *datadriven.TestData) string {
 			f.topics[value].logs[0].leader = -1
 		case "problem":
 			f.problem = value
+		case "full":
+			f.full = true
 		case "refuse":
 			f.refuse[value] = &clientv1.Error{Reason: "INVALID_RECORD", Message: "no key", Outcome: clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN}
 		case "group":

@@ -285,3 +285,32 @@ would register again when it is restarted. Its data directory must not be used a
 		},
 	}
 }
+
+func (p *program) clusterSetFeatureLevel() *cobra.Command {
+	return &cobra.Command{
+		Use:   "set-feature-level LEVEL",
+		Short: "Let the cluster use what a new version brings, at the end of an upgrade",
+		Long: `Let the cluster use what all its brokers know, at the end of an upgrade. The level
+cannot be lowered: brokers of the older version are refused from then on, and cannot read
+what is written. brokerctl cluster health says when all brokers know a higher level than
+the cluster is at.`,
+		Example: `  brokerctl cluster set-feature-level 2`,
+		Args:    exactly("LEVEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			level, err := strconv.ParseUint(args[0], 10, 16)
+			if err != nil || level == 0 {
+				return usagef("LEVEL: %q is none: want a number from 1 to 65535", args[0])
+			}
+			return p.with(func(c *client.Client) error {
+				if err := c.SetFeatureLevel(cmd.Context(), uint32(level)); err != nil {
+					return changing(err)
+				}
+				p.sayf("the cluster is at feature level %d", level)
+				if p.json() {
+					return p.writeJSON(map[string]any{"feature_level": level})
+				}
+				return nil
+			})
+		},
+	}
+}

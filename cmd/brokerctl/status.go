@@ -16,10 +16,10 @@ import (
 func (p *program) clusterCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "cluster",
-		Short: "Show brokers, Raft groups and replicas; move leaders; drain brokers",
+		Short: "Show brokers, Raft groups and replicas, and what is wrong; move leaders; drain brokers",
 	})
-	cmd.AddCommand(p.clusterStatus(), p.clusterGroups(), p.clusterChecksums(), p.clusterTransfer(), p.clusterCanRestart(),
-		p.clusterDrain(), p.clusterUnregister())
+	cmd.AddCommand(p.clusterStatus(), p.clusterHealth(), p.clusterGroups(), p.clusterChecksums(), p.clusterTransfer(), p.clusterCanRestart(),
+		p.clusterDrain(), p.clusterUnregister(), p.clusterSetFeatureLevel())
 	return cmd
 }
 

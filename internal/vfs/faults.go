@@ -135,6 +135,19 @@ func (m *Mem) Used() int64 {
 	return m.used
 }
 
+// memTotal is what a Mem without capacity says that it has in all.
+const memTotal = 1 << 40
+
+// Space is what is left of the capacity.
+func (m *Mem) Space(string) (free, total int64, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.faults.capacity == 0 {
+		return max(memTotal-m.used, 0), memTotal, nil
+	}
+	return max(m.faults.capacity-m.used, 0), m.faults.capacity, nil
+}
+
 // RefuseReserve makes Reserve answer ErrNoReserve, as some file systems do.
 func (m *Mem) RefuseReserve(refuse bool) {
 	m.mu.Lock()

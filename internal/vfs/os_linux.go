@@ -97,3 +97,12 @@ func lockFile(f *os.File) error {
 	}
 	return err
 }
+
+// Space is what statfs says that is left for who is not root.
+func (osFS) Space(dir string) (free, total int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil
+}

@@ -71,6 +71,19 @@ var (
 	ErrNoReserve = errors.New("file system cannot reserve space")
 )
 
+// Space says how many bytes a file system still takes below a directory, and how many it has in all; not ok: it
+// does not tell.
+func Space(fsys FS, dir string) (free, total int64, ok bool) {
+	s, ok := fsys.(interface {
+		Space(dir string) (free, total int64, err error)
+	})
+	if !ok {
+		return 0, 0, false
+	}
+	free, total, err := s.Space(dir)
+	return free, total, err == nil
+}
+
 // lockName is the file that Lock locks.
 const lockName = "LOCK"
 

@@ -151,6 +151,7 @@ type Log struct {
 	gate chan struct{}
 	// busySince is when the holder of the gate took it, unix ns; 0: nobody holds it.
 	busySince atomic.Int64
+	trouble   trouble
 	// The following are touched only with the gate held.
 	meta     *metaFile
 	appended int64   // bytes of frames written since the log was opened

@@ -196,7 +196,9 @@ func (l *Log) write(c *chain, entries []Entry, from source) error {
 	if err := h.Sync(); err != nil {
 		return l.fail(err)
 	}
-	l.metrics.fsync.Observe(time.Since(began).Seconds())
+	took := time.Since(began)
+	l.metrics.fsync.Observe(took.Seconds())
+	l.trouble.synced(took)
 	l.metrics.entries.Observe(float64(len(entries)))
 	l.metrics.written.Add(float64(bytes))
 	l.appended += bytes
@@ -241,12 +243,18 @@ func (l *Log) reserve(h *handle, s *segment, bytes int64) error {
 		s.reserved = s.size + bytes + ahead
 		return nil
 	case isFull(err):
-		l.metrics.noSpace.Inc()
+		l.refusedForSpace()
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	default:
 		l.noReserve = true // writing tells whether the disk works
 		return nil
 	}
+}
+
+// refusedForSpace counts an append that a full disk refused.
+func (l *Log) refusedForSpace() {
+	l.metrics.noSpace.Inc()
+	l.trouble.full.Store(now())
 }
 
 // isFull says whether an error is a full disk, or a quota's.
@@ -269,7 +277,7 @@ func (l *Log) writeFailed(h *handle, s *segment, n int64, cause error) error {
 		s.reserved = s.size
 		l.mu.Unlock()
 	}
-	l.metrics.noSpace.Inc()
+	l.refusedForSpace()
 	return fmt.Errorf("%w: %w", ErrNoSpace, cause)
 }
 
@@ -399,7 +407,7 @@ func (l *Log) roll(c *chain, first record.Index) error {
 	f, err := l.o.FS.Create(l.path(s.name))
 	if err != nil {
 		if errors.Is(err, syscall.ENOSPC) {
-			l.metrics.noSpace.Inc()
+			l.refusedForSpace()
 			return fmt.Errorf("%w: %w", ErrNoSpace, err)
 		}
 		return l.fail(err)
@@ -479,7 +487,7 @@ func (l *Log) rollFailed(f io.Closer, s *segment, cause error, bearable bool) er
 	if err := l.o.FS.SyncDir(l.o.Dir); err != nil {
 		return l.fail(errors.Join(cause, err))
 	}
-	l.metrics.noSpace.Inc()
+	l.refusedForSpace()
 	return fmt.Errorf("%w: %w", ErrNoSpace, cause)
 }
 

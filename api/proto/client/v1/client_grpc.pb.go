@@ -967,6 +967,7 @@ const (
 	AdminService_DeleteTopic_FullMethodName         = "/oncelog.client.v1.AdminService/DeleteTopic"
 	AdminService_DescribeTopic_FullMethodName       = "/oncelog.client.v1.AdminService/DescribeTopic"
 	AdminService_ListRaftGroups_FullMethodName      = "/oncelog.client.v1.AdminService/ListRaftGroups"
+	AdminService_DescribeBroker_FullMethodName      = "/oncelog.client.v1.AdminService/DescribeBroker"
 	AdminService_TransferLeadership_FullMethodName  = "/oncelog.client.v1.AdminService/TransferLeadership"
 	AdminService_GetChecksums_FullMethodName        = "/oncelog.client.v1.AdminService/GetChecksums"
 	AdminService_DeleteRecords_FullMethodName       = "/oncelog.client.v1.AdminService/DeleteRecords"
@@ -974,6 +975,7 @@ const (
 	AdminService_CancelReassignments_FullMethodName = "/oncelog.client.v1.AdminService/CancelReassignments"
 	AdminService_DrainBroker_FullMethodName         = "/oncelog.client.v1.AdminService/DrainBroker"
 	AdminService_UnregisterBroker_FullMethodName    = "/oncelog.client.v1.AdminService/UnregisterBroker"
+	AdminService_SetFeatureLevel_FullMethodName     = "/oncelog.client.v1.AdminService/SetFeatureLevel"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -991,6 +993,8 @@ type AdminServiceClient interface {
 	DescribeTopic(ctx context.Context, in *DescribeTopicRequest, opts ...grpc.CallOption) (*DescribeTopicResponse, error)
 	// ListRaftGroups shows the Raft groups of the answering broker.
 	ListRaftGroups(ctx context.Context, in *ListRaftGroupsRequest, opts ...grpc.CallOption) (*ListRaftGroupsResponse, error)
+	// DescribeBroker shows how the answering broker is: what keeps it from being ready, its disk, its clock.
+	DescribeBroker(ctx context.Context, in *DescribeBrokerRequest, opts ...grpc.CallOption) (*DescribeBrokerResponse, error)
 	// TransferLeadership asks the leader of a partition to hand over to another replica.
 	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
 	// GetChecksums gives a checksum over the stored records of each local replica of a partition,
@@ -1008,6 +1012,9 @@ type AdminServiceClient interface {
 	DrainBroker(ctx context.Context, in *DrainBrokerRequest, opts ...grpc.CallOption) (*DrainBrokerResponse, error)
 	// UnregisterBroker forgets a broker that holds no replica. Its data directory must not come back.
 	UnregisterBroker(ctx context.Context, in *UnregisterBrokerRequest, opts ...grpc.CallOption) (*UnregisterBrokerResponse, error)
+	// SetFeatureLevel lets the cluster use what all its brokers know. It cannot be lowered, and older brokers
+	// are refused from then on.
+	SetFeatureLevel(ctx context.Context, in *SetFeatureLevelRequest, opts ...grpc.CallOption) (*SetFeatureLevelResponse, error)
 }
 
 type adminServiceClient struct {
@@ -1072,6 +1079,16 @@ func (c *adminServiceClient) ListRaftGroups(ctx context.Context, in *ListRaftGro
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListRaftGroupsResponse)
 	err := c.cc.Invoke(ctx, AdminService_ListRaftGroups_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) DescribeBroker(ctx context.Context, in *DescribeBrokerRequest, opts ...grpc.CallOption) (*DescribeBrokerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DescribeBrokerResponse)
+	err := c.cc.Invoke(ctx, AdminService_DescribeBroker_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -1148,6 +1165,16 @@ func (c *adminServiceClient) UnregisterBroker(ctx context.Context, in *Unregiste
 	return out, nil
 }
 
+func (c *adminServiceClient) SetFeatureLevel(ctx context.Context, in *SetFeatureLevelRequest, opts ...grpc.CallOption) (*SetFeatureLevelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetFeatureLevelResponse)
+	err := c.cc.Invoke(ctx, AdminService_SetFeatureLevel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -1163,6 +1190,8 @@ type AdminServiceServer interface {
 	DescribeTopic(context.Context, *DescribeTopicRequest) (*DescribeTopicResponse, error)
 	// ListRaftGroups shows the Raft groups of the answering broker.
 	ListRaftGroups(context.Context, *ListRaftGroupsRequest) (*ListRaftGroupsResponse, error)
+	// DescribeBroker shows how the answering broker is: what keeps it from being ready, its disk, its clock.
+	DescribeBroker(context.Context, *DescribeBrokerRequest) (*DescribeBrokerResponse, error)
 	// TransferLeadership asks the leader of a partition to hand over to another replica.
 	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
 	// GetChecksums gives a checksum over the stored records of each local replica of a partition,
@@ -1180,6 +1209,9 @@ type AdminServiceServer interface {
 	DrainBroker(context.Context, *DrainBrokerRequest) (*DrainBrokerResponse, error)
 	// UnregisterBroker forgets a broker that holds no replica. Its data directory must not come back.
 	UnregisterBroker(context.Context, *UnregisterBrokerRequest) (*UnregisterBrokerResponse, error)
+	// SetFeatureLevel lets the cluster use what all its brokers know. It cannot be lowered, and older brokers
+	// are refused from then on.
+	SetFeatureLevel(context.Context, *SetFeatureLevelRequest) (*SetFeatureLevelResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -1208,6 +1240,9 @@ func (UnimplementedAdminServiceServer) DescribeTopic(context.Context, *DescribeT
 func (UnimplementedAdminServiceServer) ListRaftGroups(context.Context, *ListRaftGroupsRequest) (*ListRaftGroupsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRaftGroups not implemented")
 }
+func (UnimplementedAdminServiceServer) DescribeBroker(context.Context, *DescribeBrokerRequest) (*DescribeBrokerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeBroker not implemented")
+}
 func (UnimplementedAdminServiceServer) TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TransferLeadership not implemented")
 }
@@ -1228,6 +1263,9 @@ func (UnimplementedAdminServiceServer) DrainBroker(context.Context, *DrainBroker
 }
 func (UnimplementedAdminServiceServer) UnregisterBroker(context.Context, *UnregisterBrokerRequest) (*UnregisterBrokerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UnregisterBroker not implemented")
+}
+func (UnimplementedAdminServiceServer) SetFeatureLevel(context.Context, *SetFeatureLevelRequest) (*SetFeatureLevelResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetFeatureLevel not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -1358,6 +1396,24 @@ func _AdminService_ListRaftGroups_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_DescribeBroker_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DescribeBrokerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DescribeBroker(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DescribeBroker_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DescribeBroker(ctx, req.(*DescribeBrokerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_TransferLeadership_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(TransferLeadershipRequest)
 	if err := dec(in); err != nil {
@@ -1484,6 +1540,24 @@ func _AdminService_UnregisterBroker_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_SetFeatureLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetFeatureLevelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).SetFeatureLevel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_SetFeatureLevel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).SetFeatureLevel(ctx, req.(*SetFeatureLevelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1516,6 +1590,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AdminService_ListRaftGroups_Handler,
 		},
 		{
+			MethodName: "DescribeBroker",
+			Handler:    _AdminService_DescribeBroker_Handler,
+		},
+		{
 			MethodName: "TransferLeadership",
 			Handler:    _AdminService_TransferLeadership_Handler,
 		},
@@ -1542,6 +1620,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "UnregisterBroker",
 			Handler:    _AdminService_UnregisterBroker_Handler,
+		},
+		{
+			MethodName: "SetFeatureLevel",
+			Handler:    _AdminService_SetFeatureLevel_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

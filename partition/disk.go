@@ -1,0 +1,27 @@
+package partition
+
+import "time"
+
+// DiskState is what this broker's replicas have lately seen of the disk.
+type DiskState struct {
+	// Full: an append was refused for lack of space in the last 10 s.
+	Full bool
+	// Stalled is for how long the longest write under way has been; 0: none is.
+	Stalled time.Duration
+	// SlowestSync is the longest sync of the last 10 to 20 s.
+	SlowestSync time.Duration
+}
+
+// Disk asks all replicas.
+func (h *Host) Disk() DiskState {
+	var d DiskState
+	for _, r := range h.all() {
+		d.Full = d.Full || r.log.Full()
+		d.Stalled = max(d.Stalled, r.log.Stalled())
+		d.SlowestSync = max(d.SlowestSync, r.log.SlowestSync())
+	}
+	return d
+}
+
+// ClockJump is by how much the clock had jumped forward when ages were last judged; 0: it had not, or was back.
+func (h *Host) ClockJump() time.Duration { return time.Duration(h.jump.Load()) }
