@@ -30,6 +30,9 @@ type verifyOptions struct {
 	history  string
 	record   string
 	showMost int
+
+	transactions bool
+	rateGiven    bool
 }
 
 func (p *program) verifyCommand() *cobra.Command {
@@ -43,6 +46,11 @@ and judge the whole history. Break the cluster meanwhile: kill, pause, disconnec
 With --history judge one that was recorded, by --record or by another program for any
 cluster that speaks like Kafka.
 
+With --transactions each producer has a transactional id and writes small transactions
+over several partitions, which carry an offset of a group of its own. A quarter is
+aborted; now and then a producer dies inside a transaction, another one takes its id,
+and the dead one wakes up and tries to commit.
+
 ` + anomalyHelp() + `
 Records whose outcome is unknown may be there once or not at all. 3:17 is record 17
 that process 3 sent to a partition. Each finding comes with the shortest part of the
@@ -53,6 +61,7 @@ Exit codes: 0 sound; 5 something was found, or the history proves nothing, since
 nothing was written or not everything was read; 2 the file holds no history.`,
 		Example: `  brokerctl verify --duration 1m
   brokerctl verify --partitions 8 --producers 8 --record run.jsonl
+  brokerctl verify --transactions --duration 1m
   brokerctl verify --history run.jsonl
   brokerctl verify --no-idempotence      # breaks, while brokers are killed`,
 		Args: exactly(),
@@ -60,9 +69,13 @@ nothing was written or not everything was read; 2 the file holds no history.`,
 			if o.history != "" && o.record != "" {
 				return usagef("flags --history and --record exclude each other")
 			}
+			if o.transactions && (o.history != "" || o.bench.plain) {
+				return usagef("flag --transactions excludes --history and --no-idempotence")
+			}
 			if o.history != "" {
 				return p.judge(history.File(o.history), o.showMost)
 			}
+			o.rateGiven = cmd.Flags().Changed("rate")
 			return p.with(func(c *client.Client) error { return p.verify(cmd.Context(), c, &o) })
 		},
 	}
@@ -71,7 +84,8 @@ nothing was written or not everything was read; 2 the file holds no history.`,
 	o.bench.produceFlags(p, cmd)
 	f := cmd.Flags()
 	f.DurationVarP(&o.bench.duration, "duration", "d", 30*time.Second, "how long to write")
-	f.Float64Var(&o.bench.rate, "rate", 2000, "records per second of all producers; 0: as fast as possible")
+	f.Float64Var(&o.bench.rate, "rate", 2000, "records per second of all producers, with --transactions transactions (50 if not given); 0: as fast as possible")
+	f.BoolVar(&o.transactions, "transactions", false, "write in transactions, and abort some")
 	f.IntVar(&o.bench.producers, "producers", 4, "producers")
 	f.IntVar(&o.readers, "readers", 2, "readers while it is written, of all and of committed data in turn")
 	f.DurationVar(&o.delivery, "delivery-timeout", 2*time.Minute, "when a record's outcome is reported at the latest")
@@ -194,7 +208,11 @@ func (p *program) verify(ctx context.Context, c *client.Client, o *verifyOptions
 	if err != nil {
 		return err
 	}
-	if err = errors.Join(p.runVerify(ctx, c, o, cfg, topic, h), h.Close()); err == nil {
+	runIt := p.runVerify
+	if o.transactions {
+		runIt = p.runVerifyTransactions
+	}
+	if err = errors.Join(runIt(ctx, c, o, cfg, topic, h), h.Close()); err == nil {
 		err = p.judge(history.File(file), o.showMost)
 	}
 	switch {
@@ -259,13 +277,18 @@ func (p *program) runVerify(ctx context.Context, c *client.Client, o *verifyOpti
 	}
 	settled, cancel := context.WithTimeout(ctx, o.settle)
 	defer cancel()
-	if err := c.WaitReady(settled, topic.Name); err != nil {
+	return p.readBack(settled, c, topic, h)
+}
+
+// readBack reads everything once all partitions can be read, and compares the replicas.
+func (p *program) readBack(ctx context.Context, c *client.Client, topic client.Topic, h *history.Recorder) error {
+	if err := c.WaitReady(ctx, topic.Name); err != nil {
 		return err
 	}
-	if err := workload.ReadBack(settled, c, topic.Name, h); err != nil {
+	if err := workload.ReadBack(ctx, c, topic.Name, h); err != nil {
 		return err
 	}
-	if err := workload.Checksums(settled, c, topic.Name, len(topic.Partitions[0].Replicas), h); err != nil {
+	if err := workload.Checksums(ctx, c, topic.Name, len(topic.Partitions[0].Replicas), h); err != nil {
 		p.sayf("the replicas are not compared: %v", err)
 	}
 	return nil
@@ -280,18 +303,8 @@ func (p *program) loadVerify(ctx context.Context, c *client.Client, o *verifyOpt
 			n.Sent.Load(), n.Written.Load(), n.NotWritten.Load(), n.Unknown.Load(), n.Duplicates.Load())
 	})
 	defer bar.stop()
-	reading, stopReading := context.WithCancel(ctx)
-	var readers sync.WaitGroup
-	defer readers.Wait()
-	defer stopReading()
-	for i := range o.readers {
-		readers.Go(func() {
-			isolation := []client.Isolation{client.ReadUncommitted, client.ReadCommitted}[i%2]
-			if err := workload.ReadAlong(reading, c, topic.Name, isolation, runner.History()); err != nil {
-				p.sayf("a reader ended: %v", err)
-			}
-		})
-	}
+	stopReaders := p.readAlong(ctx, c, o.readers, topic.Name, runner.History())
+	defer stopReaders()
 	writing, stopWriting := context.WithTimeout(ctx, o.bench.duration)
 	defer stopWriting()
 	err := runner.Run(ctx, c, writing.Done())
@@ -299,4 +312,22 @@ func (p *program) loadVerify(ctx context.Context, c *client.Client, o *verifyOpt
 		return context.Cause(ctx)
 	}
 	return err
+}
+
+// readAlong starts readers of all and of committed data in turn; stop ends them and waits.
+func (p *program) readAlong(ctx context.Context, c *client.Client, n int, topic string, h *history.Recorder) (stop func()) {
+	reading, cancel := context.WithCancel(ctx)
+	var readers sync.WaitGroup
+	for i := range n {
+		readers.Go(func() {
+			isolation := []client.Isolation{client.ReadUncommitted, client.ReadCommitted}[i%2]
+			if err := workload.ReadAlong(reading, c, topic, isolation, h); err != nil {
+				p.sayf("a reader ended: %v", err)
+			}
+		})
+	}
+	return func() {
+		cancel()
+		readers.Wait()
+	}
 }

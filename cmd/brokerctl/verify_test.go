@@ -50,6 +50,11 @@ func TestVerifyReadsHistories(t *testing.T) {
 	if _, _, code := f.run(t, "", "verify", "--history", name, "--record", name); code != exitUsage {
 		t.Errorf("both files: exit %d", code)
 	}
+	for _, other := range []string{"--history=" + name, "--no-idempotence"} {
+		if _, _, code := f.run(t, "", "verify", "--transactions", other); code != exitUsage {
+			t.Errorf("--transactions with %s: exit %d", other, code)
+		}
+	}
 }
 
 // A whole run, and one where the broker stores a batch twice.

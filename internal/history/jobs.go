@@ -108,6 +108,9 @@ func (c *checker) concludeMade(p *partition) {
 		}
 		v := l.value(x.n)
 		made := placeIn(j.made, from)
+		if *made == (place{l.id + 1, x.n}) {
+			return false // the same value again: a duplicate
+		}
 		if made.lane != 0 {
 			other := c.lanes[made.lane-1]
 			offset, _ := other.at(made.n)

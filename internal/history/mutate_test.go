@@ -29,6 +29,9 @@ func TestRandomHistories(t *testing.T) {
 			}
 			applied[m.name]++
 			r, err := Check(Events(b.events), Options{})
+			if err == nil && seed%naiveEvery == 0 {
+				compareNaive(t, seed, m.name, r, naiveCheck(b.events))
+			}
 			switch {
 			case err != nil:
 				t.Fatalf("seed %d, %s: %v", seed, m.name, err)
@@ -48,6 +51,26 @@ func TestRandomHistories(t *testing.T) {
 		}
 	}
 	t.Logf("applied: %v", applied)
+}
+
+// naiveEvery is how many seeds pass between two that the second checker judges too: it takes its time.
+const naiveEvery = 5
+
+// compareNaive holds the findings against those of the second checker. A part of a transaction that is missing is called torn by one, lost or unseen by
+// the other.
+func compareNaive(t *testing.T, seed uint64, name string, r *Report, second map[Anomaly]bool) {
+	t.Helper()
+	if (len(second) > 0) != (r.Total() > 0) {
+		t.Errorf("seed %d, %s: found %v, and the second checker %v", seed, name, r.Counts, second)
+	}
+	if second[Inconsistent] {
+		return // what follows from one of two values is another thing than what follows from the other
+	}
+	for a := range r.Counts {
+		if !second[a] && !(a == Torn && (second[Lost] || second[Unseen])) {
+			t.Errorf("seed %d, %s: found %v, and the second checker %v", seed, name, r.Counts, second)
+		}
+	}
 }
 
 // mutation breaks a sound history in one way; it says whether it could. Without finds the history stays

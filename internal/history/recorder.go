@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"sync"
@@ -29,6 +30,8 @@ type Recorder struct {
 	to     *bufio.Writer
 	enc    *json.Encoder
 	err    error
+	remote net.Conn // takes the events in place of memory or a file
+	broken func(error)
 }
 
 // NewRecorder records in memory, about 250 bytes for an event.
@@ -57,6 +60,10 @@ func (r *Recorder) add(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e.At = r.now().Sub(r.start)
+	if r.remote != nil {
+		r.tell(&e)
+		return
+	}
 	if r.file == nil {
 		e.Records = slices.Clone(e.Records)
 		r.events = append(r.events, e)

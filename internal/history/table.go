@@ -68,8 +68,11 @@ func (l *lane) flags(n uint32) uint8 {
 	return 0
 }
 
-// txn is the transaction in which n was sent, nil if none.
+// txn is the transaction in which n was sent, nil if none, or if it never was.
 func (l *lane) txn(n uint32) *txn {
+	if l.flags(n)&wasSent == 0 {
+		return nil
+	}
 	if r := runOf(l.txns, n, func(r txnRun) uint32 { return r.first }); r != nil {
 		return r.txn
 	}

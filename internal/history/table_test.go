@@ -63,11 +63,14 @@ func TestPlacesFarApart(t *testing.T) {
 	}
 }
 
-// The transaction of a value, with values in none between.
+// The transaction of a value, with values in none between, and of one that was never sent.
 func TestLaneKnowsTransactions(t *testing.T) {
 	one, two := &txn{}, &txn{}
-	l := &lane{txns: []txnRun{{3, one}, {5, nil}, {9, two}}}
-	for n, want := range []*txn{nil, nil, nil, one, one, nil, nil, nil, nil, two, two} {
+	l := &lane{txns: []txnRun{{3, one}, {5, nil}, {9, two}}, pages: make(map[uint32]*lanePage)}
+	for n, want := range []*txn{nil, nil, nil, one, one, nil, nil, nil, nil, two, two, nil} {
+		if _, flags := l.at(uint32(n)); n < 11 {
+			*flags = wasSent
+		}
 		if got := l.txn(uint32(n)); got != want {
 			t.Errorf("of %d: %p, want %p", n, got, want)
 		}
