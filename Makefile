@@ -43,6 +43,10 @@ bench: ## the figures of docs/performance.md, beside the limit of this machine
 chaos: ## kill, pause and cut brokers under load, then check every record
 	scripts/chaos.sh $(ARGS)
 
+.PHONY: chaos-long
+chaos-long: ## chaos for hours (HOURS=8), all levels in turn with fresh seeds, and a table in the end
+	scripts/chaos.sh --hours '$(or $(HOURS),8)' $(ARGS)
+
 .PHONY: compat
 compat: ## programs written for Apache Kafka against three real brokers
 	cd compat && COMPAT_REQUIRED=1 $(GO) test -count=1 -parallel 2 -timeout 15m $(ARGS) ./...

@@ -42,9 +42,17 @@ type options struct {
 	plain      bool
 	keep       string
 	timeout    time.Duration
+
+	copy         bool
+	transactions int64
+	faults       int
+	atLeast      time.Duration
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "worker" {
+		os.Exit(workerMain(os.Args[2:]))
+	}
 	var o options
 	flag.StringVar(&o.level, "level", "process", "process: brokerd processes; compose: the containers of deploy/docker-compose.yml, which must be up")
 	flag.StringVar(&o.binary, "brokerd", "bin/brokerd", "the broker, at level process")
@@ -52,6 +60,10 @@ func main() {
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "decides the faults")
 	flag.IntVar(&o.partitions, "partitions", 6, "partitions of the topic")
 	flag.BoolVar(&o.plain, "without-idempotence", false, "the counter-run: it succeeds only if duplicates are found and nothing is lost")
+	flag.BoolVar(&o.copy, "copy", false, "run the copy job: workers copy a topic in transactions, and are broken too")
+	flag.Int64Var(&o.transactions, "transactions", 1000, "with -copy: how many transactions there are at the least")
+	flag.IntVar(&o.faults, "faults", 10, "with -copy: how many faults of brokers; those of workers come on top")
+	flag.DurationVar(&o.atLeast, "for", 0, "with -copy: how long at the least")
 	flag.StringVar(&o.keep, "history", "", "write the history to this file")
 	flag.DurationVar(&o.timeout, "timeout", 10*time.Minute, "bounds the whole run")
 	flag.Parse()
@@ -64,7 +76,11 @@ func main() {
 func run(o options) error {
 	ctx, cancel := context.WithTimeout(context.Background(), o.timeout)
 	defer cancel()
-	fmt.Printf("chaos: level %s, seed %d, %d leader kills, idempotence %t\n", o.level, o.seed, o.kills, !o.plain)
+	if o.copy {
+		fmt.Printf("chaos: copy job, level %s, seed %d, %d transactions, %d faults of brokers\n", o.level, o.seed, o.transactions, o.faults)
+	} else {
+		fmt.Printf("chaos: level %s, seed %d, %d leader kills, idempotence %t\n", o.level, o.seed, o.kills, !o.plain)
+	}
 	c, err := open(ctx, o)
 	if err != nil {
 		return err
@@ -79,6 +95,9 @@ func run(o options) error {
 		defer cancel()
 		_ = cl.Close(end)
 	}()
+	if o.copy {
+		return copyJob(ctx, o, c, cl)
+	}
 	topic := fmt.Sprintf("chaos-%d", o.seed)
 	if err := create(ctx, cl, topic, o.partitions); err != nil {
 		return err
@@ -170,6 +189,7 @@ func judge(ctx context.Context, cl *client.Client, runner *workload.Runner, plai
 		return err
 	}
 	fmt.Printf("chaos: %s\n", report)
+	fmt.Printf("chaos: result: %d faults %d records %d transactions\n", (report.Faults+1)/2, report.Written, 0)
 	switch {
 	case report.Doubt() != "":
 		return errors.New("the run proves nothing: " + report.Doubt())

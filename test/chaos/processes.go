@@ -18,7 +18,7 @@ func openProcesses(ctx context.Context, binary string) (cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := brokerproc.New(brokerproc.Options{Binary: binary, Dir: dir, Brokers: 3})
+	c, err := brokerproc.New(brokerproc.Options{Binary: binary, Dir: dir, Brokers: 3, Set: []string{"groups.session_timeout=3s", "groups.heartbeat_interval=500ms"}})
 	if err != nil {
 		return nil, err
 	}
