@@ -47,7 +47,7 @@ func (s *run) transactions() {
 	s.create(admin)
 	producers := 2 + s.rng.IntN(2)
 	txns := workload.NewTxns(workload.TxnOptions{
-		Topic: topic, Partitions: s.partitions, Producers: producers, Rate: 20, Think: 100 * time.Millisecond, Size: s.rng.IntN(200), Timeout: between(s.rng, 2*time.Second, 6*time.Second),
+		Topic: topic, Partitions: s.partitions, Producers: producers, Rate: 8, Records: 8, Think: 100 * time.Millisecond, Size: s.rng.IntN(200), Timeout: between(s.rng, 2*time.Second, 6*time.Second),
 		Producer: client.ProducerConfig{BatchBytes: pick(s.rng, 1<<10, 4<<10), Linger: pick(s.rng, client.NoLinger, 2*time.Millisecond), RequestTimeout: time.Second},
 		Seed:     s.o.Seed, Recorder: s.history,
 	})
