@@ -95,6 +95,8 @@ type reconciler struct {
 
 	// open holds what has been opened, with the configuration it has now. Only run touches it.
 	open map[metadata.GroupID]opened
+	// lost are leaving replicas here that have been found to have lost what they held. Only run touches it.
+	lost map[metadata.ReplicaRef]bool
 	// mu guards settled.
 	mu      sync.Mutex
 	settled bool
@@ -115,7 +117,7 @@ const (
 
 // work is what one image asks of this broker, in this order.
 type work struct {
-	// stop are open replicas whose successor shall be here; their directories stay until their group has
+	// stop are open replicas in whose place another one serves; their directories stay until their group has
 	// removed them.
 	stop           []partition.ReplicaSpec
 	open           []opened
@@ -141,23 +143,21 @@ func (r *reconciler) isSettled() bool {
 func (r *reconciler) plan(img *metadata.Image) work {
 	var w work
 	seen := make(map[metadata.GroupID]bool)
-	lost := make(map[metadata.ReplicaRef]bool)
+	lost, before := make(map[metadata.ReplicaRef]bool), r.lost
 	for _, ref := range r.host.Lost() {
 		lost[ref] = true
 	}
+	r.lost = make(map[metadata.ReplicaRef]bool)
 	for _, t := range img.AllTopics() {
 		for i := range t.Partitions {
 			p := &t.Partitions[i]
-			replica, here := p.Replica(r.broker)
-			if here {
-				seen[p.Group] = true
-				r.planReplica(&w, t, r.spec(t, int32(i), p, replica), p.Phase, replica, lost)
-			}
 			for _, l := range p.Leaving {
-				if l.Broker == r.broker {
-					seen[p.Group] = true
-					r.planLeaving(&w, t, r.spec(t, int32(i), p, metadata.Replica{Broker: l.Broker, Incarnation: l.Incarnation}), l, here)
+				if ref := (metadata.ReplicaRef{Group: p.Group, Incarnation: l.Incarnation}); l.Broker == r.broker && (lost[ref] || before[ref]) {
+					r.lost[ref] = true
 				}
+			}
+			if r.planPartition(&w, t, int32(i), lost) {
+				seen[p.Group] = true
 			}
 		}
 	}
@@ -169,13 +169,57 @@ func (r *reconciler) plan(img *metadata.Image) work {
 	return w
 }
 
-// planReplica is about a replica that is to be here.
-func (r *reconciler) planReplica(w *work, t *metadata.Topic, spec partition.ReplicaSpec, phase metadata.Phase, replica metadata.Replica, lost map[metadata.ReplicaRef]bool) {
-	have, isOpen := r.open[metadata.GroupID(spec.Group)]
-	if isOpen && have.spec.Self != spec.Self {
+// planPartition is about all that is here of a partition; false: nothing is to be.
+func (r *reconciler) planPartition(w *work, t *metadata.Topic, number int32, lost map[metadata.ReplicaRef]bool) (here bool) {
+	p := &t.Partitions[number]
+	serves, some := r.serving(p)
+	have, isOpen := r.open[p.Group]
+	if isOpen && some && have.spec.Self != raftgroup.MakeServerID(r.broker, serves) {
 		w.stop = append(w.stop, have.spec)
 		isOpen = false
 	}
+	if replica, ok := p.Replica(r.broker); ok {
+		here = true
+		if replica.Incarnation == serves {
+			r.planReplica(w, t, r.spec(t, number, p, replica), p.Phase, replica, isOpen, lost)
+		}
+	}
+	for _, l := range p.Leaving {
+		if l.Broker != r.broker {
+			continue
+		}
+		here = true
+		spec := r.spec(t, number, p, metadata.Replica{Broker: l.Broker, Incarnation: l.Incarnation})
+		switch {
+		case l.Removed:
+			w.remove = append(w.remove, spec)
+		case l.Incarnation == serves && !isOpen:
+			w.open = append(w.open, opened{spec, t.Settings})
+		}
+	}
+	return here
+}
+
+// serving is which of a partition's replicas on this broker, of which one can be open, is to be open; false: none. One that
+// leaves may still have a vote, without which the group has no majority to remove it with: it serves until it is removed, and
+// one that a reassignment has put here meanwhile is not begun before. It gives way at once where it has lost what it held, or
+// to one that has caught up: the group had a majority without it then.
+func (r *reconciler) serving(p *metadata.Partition) (incarnation uint64, ok bool) {
+	replica, here := p.Replica(r.broker)
+	if here && !(replica.Joining && replica.Added) {
+		// One that joins without having been added replaces one that is lost.
+		return replica.Incarnation, true
+	}
+	for _, l := range p.Leaving {
+		if l.Broker == r.broker && !l.Removed && !r.lost[metadata.ReplicaRef{Group: p.Group, Incarnation: l.Incarnation}] {
+			return l.Incarnation, true
+		}
+	}
+	return replica.Incarnation, here
+}
+
+// planReplica is about the replica that is to be here.
+func (r *reconciler) planReplica(w *work, t *metadata.Topic, spec partition.ReplicaSpec, phase metadata.Phase, replica metadata.Replica, isOpen bool, lost map[metadata.ReplicaRef]bool) {
 	switch {
 	case phase == metadata.Deleting:
 		if !replica.Deleted {
@@ -189,20 +233,8 @@ func (r *reconciler) planReplica(w *work, t *metadata.Topic, spec partition.Repl
 		w.lost = append(w.lost, refOf(spec))
 	case !isOpen:
 		w.open = append(w.open, opened{spec, t.Settings})
-	case have.settings != t.Settings:
+	case r.open[metadata.GroupID(spec.Group)].settings != t.Settings:
 		w.configure = append(w.configure, opened{spec, t.Settings})
-	}
-}
-
-// planLeaving is about a replica that is not to be here any more. It serves its group until that has removed
-// it, unless its successor is here: then it had nothing to serve with.
-func (r *reconciler) planLeaving(w *work, t *metadata.Topic, spec partition.ReplicaSpec, l metadata.Leaving, successor bool) {
-	_, isOpen := r.open[metadata.GroupID(spec.Group)]
-	switch {
-	case l.Removed:
-		w.remove = append(w.remove, spec)
-	case !successor && !isOpen:
-		w.open = append(w.open, opened{spec, t.Settings})
 	}
 }
 

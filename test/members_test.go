@@ -367,3 +367,26 @@ func (s *scenario) removeReplicas(id int32) {
 	}
 	walk("")
 }
+
+// Fewer replicas, and more again before the group has removed those that were to go, one of which leads: they serve until they
+// are removed, since the group may have no majority without them.
+func TestReplicasComeBackBeforeTheyAreGone(t *testing.T) {
+	t.Parallel()
+	s := begin(t)
+	p := s.producer(client.ProducerConfig{BatchBytes: 1 << 10})
+	s.writeMany(p, 500, func(int) {})
+	other := s.partition().Replicas[1]
+	s.until("it leads", func() bool {
+		_ = s.cl.TransferLeadership(s.ctx, only, other)
+		return s.leader() == other
+	})
+	for _, n := range []int32{1, 3} {
+		if _, err := s.cl.Reassign(s.ctx, client.Reassignment{Topic: topic, ReplicationFactor: n}); err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	s.until("the members to be what they shall be", func() bool { return !s.partition().Changing() })
+	s.write(p, "500")
+	s.settled(s.partition().Replicas...)
+	s.wantStored(numbers(501)...)
+}

@@ -17,7 +17,8 @@ import (
 //  4. A leaving replica that is no member any more is Removed, its broker removes its directory, and it
 //     is forgotten.
 //
-// Nothing that is in Leaving comes back, and incarnations are never given twice: an old image is never
+// A broker may be given another replica while its old one is in Leaving: it begins that one when the old one is Removed, or lost
+// (broker/reconcile.go). Nothing that is in Leaving comes back, and incarnations are never given twice: an old image is never
 // wrong about who is to go.
 
 func (s *State) reassignPartitions(c *statev1.ReassignPartitions, r *Result) {
