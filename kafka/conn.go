@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
 const (
@@ -63,7 +64,7 @@ type request struct {
 	clientID    string
 	received    time.Time
 	// held is what the request has of the budget of requests.
-	held int64
+	held frontdoor.Claim
 }
 
 // answer is what goes back for a request.
@@ -280,10 +281,7 @@ func (c *conn) survive(r *request, failed func()) {
 
 // release gives back what a request holds.
 func (c *conn) release(r *request) {
-	if r.held > 0 {
-		c.reading.Add(-r.held)
-		r.held = 0
-	}
+	r.held.Release()
 	r.frame = nil
 }
 

@@ -200,6 +200,57 @@ func TestRequestsWaitForRoom(t *testing.T) {
 	waitFor(t, func() bool { return r.server.metricOf(r.server.metrics.readingBytes) == 0 })
 }
 
+// Requests that together find no room, each with a part of it in its hands, are served one after the other.
+func TestRequestsThatShareTheRoom(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Shared = frontdoor.NewShared(frontdoor.Limits{ProduceBytes: 512 << 10}) })
+	value := make([]byte, 300<<10)
+	for i := range value {
+		value[i] = byte(i * 7)
+	}
+	req := produceOf(9, -1, "t", batchOf(string(value)))
+	b := kmsg.NewRequestFormatter().AppendRequest(nil, req, 1)
+	wires := []*wire{r.dial(), r.dial()}
+	for i, w := range wires {
+		if _, err := w.conn.Write(b[:headLen+firstStep]); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, func() bool {
+			return r.server.metricOf(r.server.metrics.readingBytes) == float64((i+1)*growth*firstStep)
+		})
+	}
+	for _, w := range wires {
+		if _, err := w.conn.Write(b[headLen+firstStep:]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, w := range wires {
+		w.recv(1, req)
+	}
+	waitFor(t, func() bool { return r.server.metricOf(r.server.metrics.readingBytes) == 0 })
+}
+
+// A request that finds no room for as long as a request may take costs its connection; the client sends it again.
+func TestARequestWaitsForRoomNoLongerThanItMay(t *testing.T) {
+	r := newRig(t, func(c *Config) {
+		c.Shared = frontdoor.NewShared(frontdoor.Limits{ProduceBytes: 100_000})
+		c.FrameTimeout = 100 * time.Millisecond
+	})
+	h := newHeld()
+	r.log.produce = h.produce
+	req := produceOf(9, -1, "t", batchOf(strings.Repeat("v", 60_000)))
+	first, second := r.dial(), r.dial()
+	first.send(req)
+	h.await(t, 1)
+	second.send(req)
+	second.gone()
+	if got := r.server.metricOf(r.server.metrics.closed.WithLabelValues("no_room")); got != 1 {
+		t.Errorf("%v connections were closed for want of room", got)
+	}
+	h.decide(0, 0)
+	first.recv(1, req)
+	waitFor(t, func() bool { return r.server.metricOf(r.server.metrics.readingBytes) == 0 })
+}
+
 func TestIdleConnectionsAreClosed(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.IdleTimeout = 50 * time.Millisecond })
 	h := newHeld()

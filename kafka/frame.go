@@ -60,7 +60,7 @@ func (c *conn) read() (*request, error) {
 	if !ok {
 		return nil, &closing{"unknown_key", fmt.Sprintf("key %d is not served", h.key)}
 	}
-	r := &request{endpoint: e, correlation: h.correlation, received: received}
+	r := &request{endpoint: e, correlation: h.correlation, received: received, held: c.reading.Claim()}
 	if err := c.readBody(r, int(h.length)-(headLen-4), h.key == keyProduce); err != nil {
 		c.release(r)
 		return nil, err
@@ -125,9 +125,11 @@ func (c *conn) readDeadline(d time.Duration) {
 	}
 }
 
-// readBody reads the rest of a request, as its bytes come and as there is room for them.
+// readBody reads the rest of a request, as its bytes come and as there is room for them. Both are waited for for FrameTimeout
+// each: time in which there was no room is not the client's.
 func (c *conn) readBody(r *request, size int, produce bool) error {
 	deadline := time.Now().Add(c.c.FrameTimeout)
+	patience := c.c.FrameTimeout
 	weight := plainWeight
 	if produce {
 		weight = 1
@@ -139,9 +141,12 @@ func (c *conn) readBody(r *request, size int, produce bool) error {
 		} else if growth*got < size {
 			ready = growth * got
 		}
-		if err := c.hold(r, ready, weight); err != nil {
+		before := time.Now()
+		if err := c.hold(r, ready, weight, patience); err != nil {
 			return err
 		}
+		waited := time.Since(before)
+		patience, deadline = patience-waited, deadline.Add(waited)
 		grown := make([]byte, ready)
 		copy(grown, r.frame)
 		r.frame = grown
@@ -159,24 +164,21 @@ func (c *conn) readBody(r *request, size int, produce bool) error {
 	}
 }
 
-// hold has a request take what it needs of the budget, waiting for room.
-func (c *conn) hold(r *request, bytes, weight int) error {
+// hold has a request take what it needs of the budget, waiting for room no longer than patience. One that finds none is given
+// up with its connection, since what it holds keeps room from others: its client may be gone, which nobody notices who does not
+// read. Nothing of the request has been done.
+func (c *conn) hold(r *request, bytes, weight int, patience time.Duration) error {
 	if bytes <= freeBytes {
 		return nil
 	}
-	need := int64(bytes) * int64(weight)
-	more := need - r.held
-	if need >= c.reading.Limit() {
-		// It can never fit; it passes beside the others, of which there are few so large.
-		c.reading.Add(more)
-		r.held = need
+	switch {
+	case r.held.Grow(c.waiting, int64(bytes)*int64(weight), patience, c.metrics.waits.Inc):
 		return nil
-	}
-	if c.reading.Take(c.waiting, more, more, c.metrics.waits.Inc) == 0 {
+	case c.waiting.Err() != nil:
 		return io.ErrClosedPipe
 	}
-	r.held = need
-	return nil
+	return &closing{"no_room", fmt.Sprintf("no room for %d bytes of a request in %v: clients send more than limits.produce_bytes, %d, lets the broker hold",
+		bytes, c.c.FrameTimeout, c.reading.Limit())}
 }
 
 // decode reads header and body of a request from its frame.

@@ -39,7 +39,8 @@ type Config struct {
 	Markers      Markers
 
 	// Shared is what all clients together may hold, by whatever door they come; nil: nobody shares, and all its limits are
-	// the defaults. A connection whose request finds no room in Producing is not read further until there is.
+	// the defaults. A connection whose request finds no room in Producing is not read further until there is,
+	// and closed after FrameTimeout.
 	Shared *frontdoor.Shared
 	// MaxMessageBytes is the largest batch that any topic can allow. Default 8 MiB.
 	MaxMessageBytes int

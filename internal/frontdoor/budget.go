@@ -20,6 +20,9 @@ type Pool struct {
 	used int64
 	// room is closed when something is given back; nil while nobody waits.
 	room chan struct{}
+	// growing and beginning are claims that wait, the longest first; passing is the one that may hold more than there is.
+	growing, beginning []*claiming
+	passing            *Claim
 }
 
 // NewPool makes a pool of so much.
@@ -58,10 +61,17 @@ func (b *Budget) Add(n int64) {
 func (b *Budget) addLocked(n int64) {
 	b.used += n
 	b.gauge.Add(float64(n))
-	if b.room != nil && n < 0 {
+	if n >= 0 {
+		return
+	}
+	if b.room != nil {
 		close(b.room)
 		b.room = nil
 	}
+	if b.used <= b.limit {
+		b.passing = nil
+	}
+	b.serveLocked()
 }
 
 // Take takes at least least bytes and at most most, waiting for them until ctx ends; then it gives 0. waits, where not
