@@ -80,9 +80,9 @@ func (p *program) runBenchLatency(ctx context.Context, c *client.Client, o *benc
 			next := generated(1<<62, int(o.size))
 			pace := newPacer(o.rate / float64(clients))
 			pace.next = pace.next.Add(time.Duration(i) * pace.every / time.Duration(clients))
-			for {
+			for first := true; ; first = false {
 				due := pace.next
-				if !pace.wait(stop) {
+				if !pace.wait(stop) && (!first || ctx.Err() != nil) { // one at least, however short the time
 					return
 				}
 				if pace.every == 0 {
