@@ -51,6 +51,10 @@ chaos-long: ## chaos for hours (HOURS=8), all levels in turn with fresh seeds, a
 compat: ## programs written for Apache Kafka against three real brokers
 	cd compat && COMPAT_REQUIRED=1 $(GO) test -count=1 -parallel 2 -timeout 15m $(ARGS) ./...
 
+.PHONY: examples
+examples: ## the example that stores in PostgreSQL, killed at every step (Debian's package postgresql)
+	cd examples/postgres && POSTGRES_REQUIRED=1 $(GO) test -count=1 -timeout 5m $(ARGS) ./...
+
 .PHONY: image
 image: build ## the container image oncelog/brokerd:dev; nothing is pulled
 	scripts/image.sh '$(IMAGE)'
@@ -84,6 +88,7 @@ check-mod:
 	$(GO) mod tidy -diff
 	cd tools && $(GO) mod tidy -diff
 	cd compat && $(GO) mod tidy -diff
+	cd examples/postgres && $(GO) mod tidy -diff
 
 .PHONY: check-vet
 check-vet:

@@ -166,7 +166,7 @@ func (p *program) historyInPartitions(ctx context.Context, c *client.Client, id 
 	return t.write(p.stdout)
 }
 
-// somePartitions are those of a topic, or of all topics.
+// somePartitions are those of a topic, or of all topics but the brokers' own, where no client writes.
 func somePartitions(ctx context.Context, c *client.Client, topic string) ([]record.TopicPartition, error) {
 	if topic != "" {
 		return partitionsOf(ctx, c, topic)
@@ -177,6 +177,9 @@ func somePartitions(ctx context.Context, c *client.Client, topic string) ([]reco
 	}
 	var tps []record.TopicPartition
 	for _, t := range m.Topics {
+		if t.Internal {
+			continue
+		}
 		for i := range t.Partitions {
 			tps = append(tps, record.TopicPartition{Topic: t.Name, Partition: int32(i)})
 		}
