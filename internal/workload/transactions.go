@@ -28,6 +28,8 @@ type TxnOptions struct {
 	Size int
 	// Think is how long producers wait inside a transaction, at the most. Default 20 ms.
 	Think time.Duration
+	// Rest is how long a producer does nothing, at the most, now and then; and how late zombies may be. Default: no rest.
+	Rest time.Duration
 	// Timeout of the transactions. Default 10 s.
 	Timeout time.Duration
 	// Producer configures the producers. Default: small batches, 1 s for a request, so that faults meet many of them.
@@ -141,6 +143,10 @@ func (s *txnSeat) run(ctx context.Context, stop <-chan struct{}) error {
 func (s *txnSeat) due() time.Time {
 	s.n++
 	o := s.t.options
+	if o.Rest > 0 && s.rng.IntN(20) == 0 {
+		rest := time.Duration(s.rng.Int64N(int64(o.Rest)))
+		s.began = s.began.Add(rest) // the others are later, too
+	}
 	if o.Rate <= 0 {
 		return s.began
 	}
@@ -182,7 +188,7 @@ func (s *txnSeat) leave(ctx context.Context, p *txnProducer, replaced <-chan str
 			p.send(ctx)
 			_ = p.p.Flush(ctx) // what it has, before it sleeps
 		}
-		late := time.Duration(s.rng.Int64N(int64(10 * s.t.options.Think)))
+		late := time.Duration(s.rng.Int64N(int64(max(10*s.t.options.Think, s.t.options.Rest))))
 		s.zombies.Go(func() {
 			defer func() { _ = p.p.Close(dead) }()
 			select {

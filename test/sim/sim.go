@@ -186,16 +186,8 @@ func (s *run) run() {
 	s.create(admin)
 	stopProducers := s.startProducers(2 + s.rng.IntN(2))
 	stopReaders := s.startReaders()
-	faults := append(brokertest.Faults(), brokertest.Fault{Name: "transfer", Weight: 2, Begin: func(_ *brokertest.Cluster, id int32, _ *rand.Rand) (string, func()) {
-		return s.transfer(admin, id), nil
-	}})
-	if s.o.brokers() > 3 {
-		faults = append(faults, brokertest.Fault{Name: "move", Weight: 6, Begin: func(_ *brokertest.Cluster, _ int32, r *rand.Rand) (string, func()) {
-			return s.move(admin, r), nil
-		}})
-	}
 	err := s.c.Torment(s.o.Lasts, brokertest.Nemesis{
-		Faults: faults,
+		Faults: s.faults(admin),
 		Every:  between(s.rng, time.Second, 4*time.Second), Lasts: between(s.rng, time.Second, 5*time.Second),
 		Aim:  func() int32 { return s.leader(admin) },
 		Note: func(what string) { s.history.Fault("%s", what); s.note(what) },
@@ -215,6 +207,19 @@ func (s *run) run() {
 	s.note("everything sent is decided")
 	stopReaders()
 	s.judge(admin)
+}
+
+// faults are those of brokertest, and what an operator does.
+func (s *run) faults(admin *client.Client) []brokertest.Fault {
+	faults := append(brokertest.Faults(), brokertest.Fault{Name: "transfer", Weight: 2, Begin: func(_ *brokertest.Cluster, id int32, _ *rand.Rand) (string, func()) {
+		return s.transfer(admin, id), nil
+	}})
+	if s.o.brokers() > 3 {
+		faults = append(faults, brokertest.Fault{Name: "move", Weight: 6, Begin: func(_ *brokertest.Cluster, _ int32, r *rand.Rand) (string, func()) {
+			return s.move(admin, r), nil
+		}})
+	}
+	return faults
 }
 
 func between(r *rand.Rand, least, most time.Duration) time.Duration {

@@ -19,8 +19,13 @@ import (
 // itself.
 func RunTransactions(t *testing.T, o Options) *Result {
 	t.Helper()
+	// With some seeds the brokers forget fast, and producers rest for longer than that.
+	forgetful := o.Lasts == 0 && rand.New(rand.NewPCG(o.Seed, 7)).IntN(4) == 0
 	if o.Lasts == 0 {
 		o.Lasts = 30 * time.Second
+	}
+	if forgetful {
+		o.Lasts = 3 * time.Minute
 	}
 	r := &Result{}
 	logs := &logBuffer{}
@@ -30,24 +35,32 @@ func RunTransactions(t *testing.T, o Options) *Result {
 		configure(cfg)
 		cfg.Transactions.Shards, cfg.Groups.Shards = 2, 2
 		cfg.Transactions.TimeoutCheck = 100 * time.Millisecond
+		if forgetful {
+			cfg.ProducerIDExpiration, cfg.ProducerIDExpirationCheck = time.Minute, time.Second
+			cfg.Transactions.IDExpiration, cfg.Transactions.IDExpirationCheck = time.Minute, time.Second
+		}
 	}
 	brokertest.Simulate(t, shape, func(t *testing.T, c *brokertest.Cluster) {
 		t.Helper()
 		s := &run{t: t, o: o, c: c, result: r, rng: rand.New(rand.NewPCG(o.Seed, 6)), began: time.Now(), history: history.NewRecorder()}
-		s.transactions()
+		s.transactions(forgetful)
 	})
 	r.Logs = logs.bytes()
 	return r
 }
 
-func (s *run) transactions() {
+func (s *run) transactions(forgetful bool) {
 	s.t.Helper()
 	s.partitions = 2 + s.rng.Int32N(2)
 	admin := s.client("admin")
 	s.create(admin)
 	producers := 2 + s.rng.IntN(2)
+	rate, rest := 8.0, time.Duration(0)
+	if forgetful {
+		rate, rest = 3, 2*time.Minute
+	}
 	txns := workload.NewTxns(workload.TxnOptions{
-		Topic: topic, Partitions: s.partitions, Producers: producers, Rate: 8, Records: 8, Think: 100 * time.Millisecond, Size: s.rng.IntN(200), Timeout: between(s.rng, 2*time.Second, 6*time.Second),
+		Topic: topic, Partitions: s.partitions, Producers: producers, Rate: rate, Rest: rest, Records: 8, Think: 100 * time.Millisecond, Size: s.rng.IntN(200), Timeout: between(s.rng, 2*time.Second, 6*time.Second),
 		Producer: client.ProducerConfig{BatchBytes: pick(s.rng, 1<<10, 4<<10), Linger: pick(s.rng, client.NoLinger, 2*time.Millisecond), RequestTimeout: time.Second},
 		Seed:     s.o.Seed, Recorder: s.history,
 	})
@@ -63,7 +76,8 @@ func (s *run) transactions() {
 	watcher := s.client("w1")
 	stopReaders := s.startReadersOf(txns, watcher)
 	err := s.c.Torment(s.o.Lasts, brokertest.Nemesis{
-		Every: between(s.rng, time.Second, 4*time.Second), Lasts: between(s.rng, time.Second, 5*time.Second),
+		Faults: s.faults(admin),
+		Every:  between(s.rng, time.Second, 4*time.Second), Lasts: between(s.rng, time.Second, 5*time.Second),
 		Aim:  func() int32 { return s.leader(admin) },
 		Note: func(what string) { s.history.Fault("%s", what); s.note(what) },
 	})
@@ -75,6 +89,7 @@ func (s *run) transactions() {
 		return
 	}
 	s.note("the cluster is mended")
+	s.settle(admin)
 	stopProducers()
 	s.note(fmt.Sprintf("%d transactions have ended, %d by zombies", txns.Counts().Begun.Load(), txns.Counts().Zombies.Load()))
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
