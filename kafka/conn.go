@@ -37,6 +37,8 @@ type conn struct {
 	ctx, waiting context.Context
 	cancel       context.CancelFunc
 
+	// proven is the size of the largest request that the client has sent, up to provenStep; the reader's.
+	proven int
 	// told is what members of KIP-848 on this connection have been assigned; the worker's.
 	told map[toldKey]coordinator.Assigned
 

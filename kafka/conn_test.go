@@ -181,6 +181,28 @@ func TestAnnouncedBytesAreNotHeld(t *testing.T) {
 	}
 }
 
+// A client that has sent a large request is believed when it announces the next one, up to provenStep.
+func TestProvenClientsAreMadeReadyFor(t *testing.T) {
+	r := newRig(t, nil)
+	w := r.dial()
+	req := produceOf(9, -1, "t", batchOf(strings.Repeat("0123456789abcdef", 2*provenStep/16)))
+	b := kmsg.NewRequestFormatter().AppendRequest(nil, req, 1)
+	for i, want := range []int{firstStep, provenStep} {
+		if _, err := w.conn.Write(b[:headLen]); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, func() bool { return r.server.metricOf(r.server.metrics.readingBytes) > 0 })
+		if got := r.server.metricOf(r.server.metrics.readingBytes); got != float64(want) {
+			t.Errorf("request %d: %v bytes are made ready, want %d", i+1, got, want)
+		}
+		if _, err := w.conn.Write(b[headLen:]); err != nil {
+			t.Fatal(err)
+		}
+		w.recv(1, req)
+		waitFor(t, func() bool { return r.server.metricOf(r.server.metrics.readingBytes) == 0 })
+	}
+}
+
 // A connection whose request finds no room waits, and goes on when there is.
 func TestRequestsWaitForRoom(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Shared = frontdoor.NewShared(frontdoor.Limits{ProduceBytes: 100_000}) })

@@ -27,6 +27,9 @@ const (
 	// growth times what has come, so that nobody makes the broker hold much by announcing it.
 	firstStep = 64 << 10
 	growth    = 4
+	// provenStep is how much is made ready at once for a client that has sent a request as large: one step more is another buffer to
+	// be cleared, and half a batch to be copied.
+	provenStep = 1 << 20
 )
 
 // keyProduce is the one request that may be large.
@@ -137,7 +140,7 @@ func (c *conn) readBody(r *request, size int, produce bool) error {
 	for got := 0; ; {
 		ready := size
 		if got == 0 {
-			ready = min(size, firstStep)
+			ready = min(size, max(firstStep, c.proven))
 		} else if growth*got < size {
 			ready = growth * got
 		}
@@ -159,6 +162,7 @@ func (c *conn) readBody(r *request, size int, produce bool) error {
 		case err != nil:
 			return err
 		case got == size:
+			c.proven = max(c.proven, min(size, provenStep))
 			return nil
 		}
 	}
