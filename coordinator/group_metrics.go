@@ -75,6 +75,8 @@ func (m *groupMetrics) answered(c *statev1.GroupCommand, r group.Result) {
 		what = "assign_generation"
 	case *statev1.GroupCommand_ReplaceMember:
 		what = "replace_member"
+	case *statev1.GroupCommand_LeaveGeneration:
+		what = "leave_generation"
 	}
 	m.requested(what, r.Code)
 }

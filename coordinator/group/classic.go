@@ -22,6 +22,8 @@ type classic struct {
 	instances map[string]string
 	// assigned: the generation's members have their assignments (G7).
 	assigned bool
+	// left: members have left since then, and everyone is to join again (G9).
+	left bool
 	// beganMS is when the generation began.
 	beganMS int64
 	// topics are those that members are subscribed to, sorted, as far as they are known: see subscribed.

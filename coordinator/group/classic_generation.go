@@ -109,6 +109,32 @@ func (s *State) replaceMember(id string, c *statev1.ReplaceClassicMember, at sta
 	return s.changeClassic(id, next, at)
 }
 
+// leaveGeneration takes members out of an assigned generation (G9). In Kafka the coordinator alone remembers who has left, until the next
+// generation begins: one that comes after it waits for them for a whole session.
+func (s *State) leaveGeneration(id string, c *statev1.LeaveGeneration, at stamp) Result {
+	g := s.groups[id]
+	old := g.classics()
+	if g == nil || g.epoch != c.GetGeneration() || !old.assigned {
+		return refuse(id, Stale)
+	}
+	next := old.clone()
+	next.left = true
+	for _, gone := range c.GetMemberIds() {
+		if m := next.members[gone]; m != nil {
+			delete(next.members, gone)
+			delete(next.instances, m.InstanceID)
+		}
+	}
+	if n := len(next.members); n == 0 || n == len(old.members) {
+		return refuse(id, Stale)
+	}
+	if next.members[next.leader] == nil {
+		next.leader = next.sorted()[0].ID
+	}
+	next.topics, next.topicsKnown = next.subscribed()
+	return s.changeClassic(id, next, at)
+}
+
 // changeClassic sets what a generation has become, if it fits.
 func (s *State) changeClassic(id string, next *classic, at stamp) Result {
 	if code := s.roomForClassic(id, next); code != OK {

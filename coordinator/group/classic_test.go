@@ -38,6 +38,8 @@ func (p *player) classic(c *statev1.GroupCommand, words []string) {
 			}
 		}
 		c.Command = &statev1.GroupCommand_AssignGeneration{AssignGeneration: a}
+	case "go":
+		c.Command = &statev1.GroupCommand_LeaveGeneration{LeaveGeneration: &statev1.LeaveGeneration{Generation: number("generation"), MemberIds: strings.Split(words[2], ",")}}
 	case "replace":
 		c.Command = &statev1.GroupCommand_ReplaceMember{ReplaceMember: &statev1.ReplaceClassicMember{Generation: number("generation"), OldId: words[2], Member: classicMember(words[3])}}
 	}
@@ -76,6 +78,9 @@ func (c *classic) show() string {
 		out += fmt.Sprintf(", reads %v", c.topics)
 	}
 	out += fmt.Sprintf(", since %d", c.beganMS)
+	if c.left {
+		out += ", members have left"
+	}
 	for _, m := range c.sorted() {
 		out += "\n  " + m.ID
 		if m.InstanceID != "" {

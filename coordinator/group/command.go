@@ -94,6 +94,8 @@ func checkCommand(c *statev1.GroupCommand) error {
 		return checkAssignGeneration(cmd.AssignGeneration)
 	case *statev1.GroupCommand_ReplaceMember:
 		return checkReplace(cmd.ReplaceMember)
+	case *statev1.GroupCommand_LeaveGeneration:
+		return checkLeave(cmd.LeaveGeneration)
 	case *statev1.GroupCommand_DeleteOffsets:
 		return checkPartitions(cmd.DeleteOffsets.GetTopics())
 	case *statev1.GroupCommand_DeleteGroup, *statev1.GroupCommand_ExpireOffsets:

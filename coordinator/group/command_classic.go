@@ -87,6 +87,21 @@ func checkAssignGeneration(c *statev1.AssignGeneration) error {
 // AssignmentBytes is what a member's assignment counts in MaxGenerationBytes.
 func AssignmentBytes(id string, assignment []byte) int { return 16 + len(id) + len(assignment) }
 
+func checkLeave(c *statev1.LeaveGeneration) error {
+	for i, id := range c.GetMemberIds() {
+		if err := checkMember(id); err != nil {
+			return err
+		}
+		if i > 0 && c.GetMemberIds()[i-1] >= id {
+			return invalid("members are not sorted")
+		}
+	}
+	if len(c.GetMemberIds()) == 0 {
+		return invalid("nobody leaves")
+	}
+	return nil
+}
+
 func checkReplace(c *statev1.ReplaceClassicMember) error {
 	if c.GetMember().GetInstanceId() == "" {
 		return invalid("a dynamic member that replaces one")

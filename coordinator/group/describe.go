@@ -73,6 +73,8 @@ type Description struct {
 	Classic []*ClassicMember
 	// ProtocolType, Protocol and Leader are those of a group of the classic protocol; empty: it has, or had, no members.
 	ProtocolType, Protocol, Leader string
+	// Left: members of the generation have left, and everyone is to join again.
+	Left bool
 	// Topics names what members' partitions are of.
 	Topics map[TopicID]string
 	// Matched are the topics that members' patterns matched when targets were computed.
@@ -171,7 +173,7 @@ func (g *group) summary() Description {
 		d.Kind = KindConsumer
 	}
 	if c := g.classic; c != nil {
-		d.Kind, d.ProtocolType, d.Protocol, d.Leader = KindClassic, c.protocolType, c.protocol, c.leader
+		d.Kind, d.ProtocolType, d.Protocol, d.Leader, d.Left = KindClassic, c.protocolType, c.protocol, c.leader, c.left
 	}
 	d.Offsets, _ = g.offsets.size()
 	return d

@@ -14,7 +14,7 @@ import (
 type mClassic struct {
 	generation                     int32
 	protocolType, protocol, leader string
-	assigned                       bool
+	assigned, left                 bool
 	began                          int64
 	members                        map[string]mClassicMember
 }
@@ -41,7 +41,7 @@ func (m *model) begin(now int64, group string, c *statev1.BeginGeneration) mResu
 	if c.Previous != was.generation || len(c.Members) == 0 && !known {
 		return mResult{code: "STALE"}
 	}
-	next := mClassic{was.generation + 1, c.ProtocolType, c.Protocol, c.Leader, false, now, map[string]mClassicMember{}}
+	next := mClassic{was.generation + 1, c.ProtocolType, c.Protocol, c.Leader, false, false, now, map[string]mClassicMember{}}
 	for _, member := range c.Members {
 		next.members[member.MemberId] = mMemberOf(member)
 	}
@@ -77,6 +77,27 @@ func (m *model) replace(group string, c *statev1.ReplaceClassicMember) mResult {
 	if next.leader == c.OldId {
 		next.leader = c.Member.MemberId
 	}
+	return m.become(group, next)
+}
+
+func (m *model) leave(group string, c *statev1.LeaveGeneration) mResult {
+	next := m.classic[group]
+	if next.generation != c.Generation || !next.assigned {
+		return mResult{code: "STALE"}
+	}
+	stay := map[string]mClassicMember{}
+	for id, member := range next.members {
+		if !slices.Contains(c.MemberIds, id) {
+			stay[id] = member
+		}
+	}
+	if len(stay) == 0 || len(stay) == len(next.members) {
+		return mResult{code: "STALE"}
+	}
+	if _, ok := stay[next.leader]; !ok {
+		next.leader = slices.Min(slices.Collect(maps.Keys(stay)))
+	}
+	next.left, next.members = true, stay
 	return m.become(group, next)
 }
 
@@ -160,7 +181,7 @@ func classicOf(g *group) (mClassic, bool) {
 	if c == nil {
 		return mClassic{}, false
 	}
-	out := mClassic{g.epoch, c.protocolType, c.protocol, c.leader, c.assigned, c.beganMS, map[string]mClassicMember{}}
+	out := mClassic{g.epoch, c.protocolType, c.protocol, c.leader, c.assigned, c.left, c.beganMS, map[string]mClassicMember{}}
 	for id, m := range c.members {
 		member := mMemberOf(ClassicMemberToProto(m))
 		member.assignment = string(m.Assignment)
@@ -181,7 +202,7 @@ func (g *generator) classic(group string) *statev1.GroupCommand {
 	if g.chance(5) {
 		generation += int32(g.r.IntN(3))
 	}
-	switch n := g.r.IntN(10); {
+	switch n := g.r.IntN(12); {
 	case n < 4 || len(members) == 0:
 		b := &statev1.BeginGeneration{Previous: generation, ProtocolType: "consumer"}
 		if g.chance(15) {
@@ -208,6 +229,13 @@ func (g *generator) classic(group string) *statev1.GroupCommand {
 			}
 		}
 		c.Command = &statev1.GroupCommand_AssignGeneration{AssignGeneration: a}
+	case n < 10:
+		gone := []string{pick(g.r, members)}
+		if other := pick(g.r, []string{"m", "n", "o", "p", "q"}); g.chance(30) && other != gone[0] {
+			gone = append(gone, other)
+			slices.Sort(gone)
+		}
+		c.Command = &statev1.GroupCommand_LeaveGeneration{LeaveGeneration: &statev1.LeaveGeneration{Generation: generation, MemberIds: gone}}
 	default:
 		old := pick(g.r, members)
 		instance := g.s.groups[group].classics().members[old].InstanceID

@@ -93,6 +93,8 @@ func (m *model) run(index uint64, now int64, c *statev1.GroupCommand) mResult {
 		return m.begin(now, c.GroupId, cmd.BeginGeneration)
 	case *statev1.GroupCommand_AssignGeneration:
 		return m.give(c.GroupId, cmd.AssignGeneration)
+	case *statev1.GroupCommand_LeaveGeneration:
+		return m.leave(c.GroupId, cmd.LeaveGeneration)
 	case *statev1.GroupCommand_ReplaceMember:
 		return m.replace(c.GroupId, cmd.ReplaceMember)
 	case *statev1.GroupCommand_DeleteOffsets:

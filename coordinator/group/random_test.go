@@ -24,7 +24,7 @@ func TestAgreesWithModel(t *testing.T) {
 // wanted are answers, by command, that must have been met.
 var wanted = []string{
 	"BeginGeneration NONE", "BeginGeneration STALE", "BeginGeneration GROUP_MAX_SIZE_REACHED", "BeginGeneration TOO_MANY_BYTES", "BeginGeneration TOO_MANY_GROUPS",
-	"AssignGeneration NONE", "AssignGeneration STALE", "AssignGeneration TOO_MANY_BYTES", "ReplaceMember NONE", "ReplaceMember STALE",
+	"AssignGeneration NONE", "AssignGeneration STALE", "AssignGeneration TOO_MANY_BYTES", "ReplaceMember NONE", "ReplaceMember STALE", "LeaveGeneration NONE", "LeaveGeneration STALE",
 	"Commit ILLEGAL_GENERATION", "Commit FENCED_INSTANCE_ID", "Commit REBALANCE_IN_PROGRESS", "CommitInTransaction ILLEGAL_GENERATION", "CommitInTransaction FENCED_INSTANCE_ID",
 	"DeleteGroup NON_EMPTY_GROUP", "DeleteOffsets NON_EMPTY_GROUP",
 	"Commit NONE", "Commit GROUP_ID_NOT_FOUND", "Commit UNKNOWN_MEMBER_ID", "Commit TOO_MANY_GROUPS", "Commit TOO_MANY_OFFSETS", "Commit TOO_MANY_BYTES",

@@ -34,6 +34,7 @@ import (
 //	begin GROUP MEMBER[/INSTANCE][=TOPIC+TOPIC],...|nobody [previous=N] [type=TYPE] [protocol=P] [leader=MEMBER]
 //	give GROUP MEMBER=TEXT,...|nothing [generation=N]
 //	replace GROUP OLD NEW/INSTANCE[=TOPIC+TOPIC] [generation=N]
+//	go GROUP MEMBER,... [generation=N]
 //
 // P/E is a producer id and epoch; its transaction is verified, with the last marker known, unless something else is said. A topic's
 // id follows from its name: the topic "t" created again is written "t'". A group "-" has the empty id.
@@ -185,7 +186,7 @@ func (p *player) parse(words []string) *statev1.GroupCommand {
 	case "assign":
 		c.GroupId = name()
 		c.Command = &statev1.GroupCommand_Assign{Assign: p.assignment(name(), words[2:])}
-	case "begin", "give", "replace":
+	case "begin", "give", "replace", "go":
 		c.GroupId = name()
 		p.classic(c, words)
 	case "forget":

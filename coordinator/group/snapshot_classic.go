@@ -8,7 +8,7 @@ func (c *classic) toProto() *statev1.ClassicGroupState {
 	if c == nil {
 		return nil
 	}
-	p := &statev1.ClassicGroupState{ProtocolType: c.protocolType, Protocol: c.protocol, Leader: c.leader, Assigned: c.assigned, BeganMs: c.beganMS}
+	p := &statev1.ClassicGroupState{ProtocolType: c.protocolType, Protocol: c.protocol, Leader: c.leader, Assigned: c.assigned, BeganMs: c.beganMS, Left: c.left}
 	for _, m := range c.sorted() {
 		p.Members = append(p.Members, &statev1.ClassicMemberState{Member: ClassicMemberToProto(m), Assignment: m.Assignment})
 	}
@@ -25,6 +25,9 @@ func (s *State) restoreClassic(g *group, in *statev1.ClassicGroupState) error {
 	assign := &statev1.AssignGeneration{}
 	c := newClassic()
 	c.protocolType, c.protocol, c.leader, c.assigned, c.beganMS = in.GetProtocolType(), in.GetProtocol(), in.GetLeader(), in.GetAssigned(), in.GetBeganMs()
+	if c.left = in.GetLeft(); c.left && !c.assigned {
+		return damaged("group %.100q: members have left before there was an assignment", g.id)
+	}
 	for _, m := range in.GetMembers() {
 		if m.GetMember() == nil || m.GetMember().GetClient() != nil && clientOf(m.GetMember().GetClient()) == (Client{}) {
 			return damaged("group %.100q: a member without anything", g.id)

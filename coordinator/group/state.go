@@ -111,6 +111,8 @@ func (s *State) run(c *statev1.GroupCommand, at stamp) Result {
 		return s.assignGeneration(id, cmd.AssignGeneration, at)
 	case *statev1.GroupCommand_ReplaceMember:
 		return s.replaceMember(id, cmd.ReplaceMember, at)
+	case *statev1.GroupCommand_LeaveGeneration:
+		return s.leaveGeneration(id, cmd.LeaveGeneration, at)
 	case *statev1.GroupCommand_DeleteOffsets:
 		return s.deleteOffsets(id, cmd.DeleteOffsets, at)
 	case *statev1.GroupCommand_DeleteGroup:

@@ -188,8 +188,11 @@ func (c *Conversation) load(now int64) {
 		known := &member{ClassicMember: *m, protocols: []Protocol{{d.Protocol, m.Metadata}}, synced: d.Phase == group.PhaseStable, expires: now + int64(m.SessionTimeoutMS)}
 		c.put(known)
 	}
-	if c.phase == group.PhaseCompletingRebalance {
+	switch {
+	case c.phase == group.PhaseCompletingRebalance:
 		c.syncBy = now + c.rebalanceTimeout()
+	case d.Left: // the rebalance that this was the beginning of is redone (G11)
+		c.phase, c.joinBy = group.PhasePreparingRebalance, now+c.rebalanceTimeout()
 	}
 }
 

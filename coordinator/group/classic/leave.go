@@ -1,6 +1,9 @@
 package classic
 
 import (
+	"slices"
+
+	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
 	"github.com/oncelog/oncelog/coordinator/group"
 )
 
@@ -16,7 +19,7 @@ func (c *Conversation) Leave(now int64, t Ticket, list []Leaving) {
 
 func (c *Conversation) leave(now int64, t Ticket, list []Leaving) {
 	answer := Left{Ticket: t}
-	gone := 0
+	var gone []string
 	for _, l := range list {
 		id := l.MemberID
 		if id == "" && l.InstanceID != "" { // an operator's wish, who need not know the id
@@ -30,13 +33,16 @@ func (c *Conversation) leave(now int64, t Ticket, list []Leaving) {
 		m, code := c.find(id, l.InstanceID)
 		if code == group.OK {
 			c.remove(m, group.UnknownMemberID)
-			gone++
+			gone = append(gone, m.ID)
 		}
 		answer.Codes = append(answer.Codes, code)
 	}
-	if gone > 0 {
+	switch {
+	case c.leaves(t, gone, &answer):
+		return
+	case len(gone) > 0:
 		c.rebalance(now)
-	} else {
+	default:
 		c.maybeComplete(now)
 	}
 	if c.flight != nil && len(c.members) == 0 { // once it hears, the group is empty for everyone
@@ -44,6 +50,37 @@ func (c *Conversation) leave(now int64, t Ticket, list []Leaving) {
 		return
 	}
 	c.do(answer)
+}
+
+// leaves has it written that members have left, if a coordinator after this one would find them among those of the generation, and answers
+// once it is: it would wait for them, and with it everyone who joins, until their sessions are over. false: that is not so, or
+// nobody stays.
+func (c *Conversation) leaves(t Ticket, gone []string, answer *Left) bool {
+	if len(gone) == 0 || len(c.members) == 0 {
+		return false
+	}
+	d, ok := c.shard.Describe()
+	if !ok || d.Kind != group.KindClassic || d.Phase != group.PhaseStable || d.Epoch != c.generation {
+		return false
+	}
+	known, stay := 0, len(d.Classic)
+	for _, m := range d.Classic {
+		if slices.Contains(gone, m.ID) {
+			known, stay = known+1, stay-1
+		}
+	}
+	if known == 0 || stay == 0 {
+		return false
+	}
+	slices.Sort(gone)
+	cmd := &statev1.LeaveGeneration{Generation: c.generation, MemberIds: slices.Compact(gone)}
+	c.propose(&statev1.GroupCommand{Command: &statev1.GroupCommand_LeaveGeneration{LeaveGeneration: cmd}}, func(now int64, _ group.Result, err error) {
+		// Whatever became of it, to this coordinator they are gone. Stale: so they are to the log.
+		answer.Err = err
+		c.do(*answer)
+		c.rebalance(now)
+	})
+	return true
 }
 
 // Heartbeat says that a member is there, and tells it whether it has to join again (G8). A refusal comes from the leader's memory: it

@@ -302,6 +302,8 @@ func showCommand(c *statev1.GroupCommand) string {
 			out += fmt.Sprintf(" %s=%s", a.MemberId, a.Assignment)
 		}
 		return out
+	case *statev1.GroupCommand_LeaveGeneration:
+		return fmt.Sprintf("in %d: %v leave", cmd.LeaveGeneration.Generation, cmd.LeaveGeneration.MemberIds)
 	case *statev1.GroupCommand_ReplaceMember:
 		return fmt.Sprintf("in %d: %s for %s", cmd.ReplaceMember.Generation, cmd.ReplaceMember.Member.MemberId, cmd.ReplaceMember.OldId)
 	}

@@ -103,6 +103,7 @@ type GroupCommand struct {
 	//	*GroupCommand_BeginGeneration
 	//	*GroupCommand_AssignGeneration
 	//	*GroupCommand_ReplaceMember
+	//	*GroupCommand_LeaveGeneration
 	Command       isGroupCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -287,6 +288,15 @@ func (x *GroupCommand) GetReplaceMember() *ReplaceClassicMember {
 	return nil
 }
 
+func (x *GroupCommand) GetLeaveGeneration() *LeaveGeneration {
+	if x != nil {
+		if x, ok := x.Command.(*GroupCommand_LeaveGeneration); ok {
+			return x.LeaveGeneration
+		}
+	}
+	return nil
+}
+
 type isGroupCommand_Command interface {
 	isGroupCommand_Command()
 }
@@ -351,6 +361,10 @@ type GroupCommand_ReplaceMember struct {
 	ReplaceMember *ReplaceClassicMember `protobuf:"bytes,16,opt,name=replace_member,json=replaceMember,proto3,oneof"`
 }
 
+type GroupCommand_LeaveGeneration struct {
+	LeaveGeneration *LeaveGeneration `protobuf:"bytes,17,opt,name=leave_generation,json=leaveGeneration,proto3,oneof"`
+}
+
 func (*GroupCommand_Commit) isGroupCommand_Command() {}
 
 func (*GroupCommand_CommitInTransaction) isGroupCommand_Command() {}
@@ -380,6 +394,8 @@ func (*GroupCommand_BeginGeneration) isGroupCommand_Command() {}
 func (*GroupCommand_AssignGeneration) isGroupCommand_Command() {}
 
 func (*GroupCommand_ReplaceMember) isGroupCommand_Command() {}
+
+func (*GroupCommand_LeaveGeneration) isGroupCommand_Command() {}
 
 // Committer is who commits or fetches offsets (G19, G20).
 type Committer struct {
@@ -2085,6 +2101,63 @@ func (x *ReplaceClassicMember) GetMember() *ClassicMember {
 	return nil
 }
 
+// LeaveGeneration takes members out of a generation that has its assignments. Others stay: a group that becomes
+// empty begins a generation without members. Everyone is to join again; a coordinator that finds it in the log
+// goes on with that (G9, G11).
+type LeaveGeneration struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The generation that it is for; another one is left alone.
+	Generation int32 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Sorted. Those who are no members are passed over.
+	MemberIds     []string `protobuf:"bytes,2,rep,name=member_ids,json=memberIds,proto3" json:"member_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveGeneration) Reset() {
+	*x = LeaveGeneration{}
+	mi := &file_state_v1_group_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveGeneration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveGeneration) ProtoMessage() {}
+
+func (x *LeaveGeneration) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_group_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveGeneration.ProtoReflect.Descriptor instead.
+func (*LeaveGeneration) Descriptor() ([]byte, []int) {
+	return file_state_v1_group_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *LeaveGeneration) GetGeneration() int32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *LeaveGeneration) GetMemberIds() []string {
+	if x != nil {
+		return x.MemberIds
+	}
+	return nil
+}
+
 // GroupShardState is the content of a snapshot of a group shard.
 type GroupShardState struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -2099,7 +2172,7 @@ type GroupShardState struct {
 
 func (x *GroupShardState) Reset() {
 	*x = GroupShardState{}
-	mi := &file_state_v1_group_proto_msgTypes[28]
+	mi := &file_state_v1_group_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2111,7 +2184,7 @@ func (x *GroupShardState) String() string {
 func (*GroupShardState) ProtoMessage() {}
 
 func (x *GroupShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[28]
+	mi := &file_state_v1_group_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2124,7 +2197,7 @@ func (x *GroupShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupShardState.ProtoReflect.Descriptor instead.
 func (*GroupShardState) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{28}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GroupShardState) GetLimits() *SetGroupLimits {
@@ -2168,7 +2241,7 @@ type GroupState struct {
 
 func (x *GroupState) Reset() {
 	*x = GroupState{}
-	mi := &file_state_v1_group_proto_msgTypes[29]
+	mi := &file_state_v1_group_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2180,7 +2253,7 @@ func (x *GroupState) String() string {
 func (*GroupState) ProtoMessage() {}
 
 func (x *GroupState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[29]
+	mi := &file_state_v1_group_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2193,7 +2266,7 @@ func (x *GroupState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupState.ProtoReflect.Descriptor instead.
 func (*GroupState) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{29}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GroupState) GetGroupId() string {
@@ -2251,14 +2324,16 @@ type ClassicGroupState struct {
 	// The members have their assignments.
 	Assigned bool `protobuf:"varint,5,opt,name=assigned,proto3" json:"assigned,omitempty"`
 	// When the generation began, ms since 1970: for an empty group, since when it is empty (G29).
-	BeganMs       int64 `protobuf:"varint,6,opt,name=began_ms,json=beganMs,proto3" json:"began_ms,omitempty"`
+	BeganMs int64 `protobuf:"varint,6,opt,name=began_ms,json=beganMs,proto3" json:"began_ms,omitempty"`
+	// Members have left since they had their assignments: everyone is to join again.
+	Left          bool `protobuf:"varint,7,opt,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClassicGroupState) Reset() {
 	*x = ClassicGroupState{}
-	mi := &file_state_v1_group_proto_msgTypes[30]
+	mi := &file_state_v1_group_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2270,7 +2345,7 @@ func (x *ClassicGroupState) String() string {
 func (*ClassicGroupState) ProtoMessage() {}
 
 func (x *ClassicGroupState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[30]
+	mi := &file_state_v1_group_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2283,7 +2358,7 @@ func (x *ClassicGroupState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClassicGroupState.ProtoReflect.Descriptor instead.
 func (*ClassicGroupState) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{30}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ClassicGroupState) GetProtocolType() string {
@@ -2328,6 +2403,13 @@ func (x *ClassicGroupState) GetBeganMs() int64 {
 	return 0
 }
 
+func (x *ClassicGroupState) GetLeft() bool {
+	if x != nil {
+		return x.Left
+	}
+	return false
+}
+
 // ClassicMemberState is a member of a group of the classic protocol.
 type ClassicMemberState struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2339,7 +2421,7 @@ type ClassicMemberState struct {
 
 func (x *ClassicMemberState) Reset() {
 	*x = ClassicMemberState{}
-	mi := &file_state_v1_group_proto_msgTypes[31]
+	mi := &file_state_v1_group_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2351,7 +2433,7 @@ func (x *ClassicMemberState) String() string {
 func (*ClassicMemberState) ProtoMessage() {}
 
 func (x *ClassicMemberState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[31]
+	mi := &file_state_v1_group_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2364,7 +2446,7 @@ func (x *ClassicMemberState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClassicMemberState.ProtoReflect.Descriptor instead.
 func (*ClassicMemberState) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{31}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ClassicMemberState) GetMember() *ClassicMember {
@@ -2398,7 +2480,7 @@ type ConsumerGroupState struct {
 
 func (x *ConsumerGroupState) Reset() {
 	*x = ConsumerGroupState{}
-	mi := &file_state_v1_group_proto_msgTypes[32]
+	mi := &file_state_v1_group_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2410,7 +2492,7 @@ func (x *ConsumerGroupState) String() string {
 func (*ConsumerGroupState) ProtoMessage() {}
 
 func (x *ConsumerGroupState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[32]
+	mi := &file_state_v1_group_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2423,7 +2505,7 @@ func (x *ConsumerGroupState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumerGroupState.ProtoReflect.Descriptor instead.
 func (*ConsumerGroupState) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{32}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ConsumerGroupState) GetAssignmentEpoch() int32 {
@@ -2480,7 +2562,7 @@ type ConsumerMemberState struct {
 
 func (x *ConsumerMemberState) Reset() {
 	*x = ConsumerMemberState{}
-	mi := &file_state_v1_group_proto_msgTypes[33]
+	mi := &file_state_v1_group_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2574,7 @@ func (x *ConsumerMemberState) String() string {
 func (*ConsumerMemberState) ProtoMessage() {}
 
 func (x *ConsumerMemberState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[33]
+	mi := &file_state_v1_group_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2587,7 @@ func (x *ConsumerMemberState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumerMemberState.ProtoReflect.Descriptor instead.
 func (*ConsumerMemberState) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{33}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ConsumerMemberState) GetMemberId() string {
@@ -2605,7 +2687,7 @@ type HeldPartitions struct {
 
 func (x *HeldPartitions) Reset() {
 	*x = HeldPartitions{}
-	mi := &file_state_v1_group_proto_msgTypes[34]
+	mi := &file_state_v1_group_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2617,7 +2699,7 @@ func (x *HeldPartitions) String() string {
 func (*HeldPartitions) ProtoMessage() {}
 
 func (x *HeldPartitions) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[34]
+	mi := &file_state_v1_group_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2630,7 +2712,7 @@ func (x *HeldPartitions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldPartitions.ProtoReflect.Descriptor instead.
 func (*HeldPartitions) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{34}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *HeldPartitions) GetTopicId() []byte {
@@ -2666,7 +2748,7 @@ type CommittedTopic struct {
 
 func (x *CommittedTopic) Reset() {
 	*x = CommittedTopic{}
-	mi := &file_state_v1_group_proto_msgTypes[35]
+	mi := &file_state_v1_group_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2678,7 +2760,7 @@ func (x *CommittedTopic) String() string {
 func (*CommittedTopic) ProtoMessage() {}
 
 func (x *CommittedTopic) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[35]
+	mi := &file_state_v1_group_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2691,7 +2773,7 @@ func (x *CommittedTopic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommittedTopic.ProtoReflect.Descriptor instead.
 func (*CommittedTopic) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{35}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CommittedTopic) GetTopic() string {
@@ -2728,7 +2810,7 @@ type CommittedOffset struct {
 
 func (x *CommittedOffset) Reset() {
 	*x = CommittedOffset{}
-	mi := &file_state_v1_group_proto_msgTypes[36]
+	mi := &file_state_v1_group_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2740,7 +2822,7 @@ func (x *CommittedOffset) String() string {
 func (*CommittedOffset) ProtoMessage() {}
 
 func (x *CommittedOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[36]
+	mi := &file_state_v1_group_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2753,7 +2835,7 @@ func (x *CommittedOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommittedOffset.ProtoReflect.Descriptor instead.
 func (*CommittedOffset) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{36}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CommittedOffset) GetPartition() int32 {
@@ -2824,7 +2906,7 @@ type PendingOffsets struct {
 
 func (x *PendingOffsets) Reset() {
 	*x = PendingOffsets{}
-	mi := &file_state_v1_group_proto_msgTypes[37]
+	mi := &file_state_v1_group_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +2918,7 @@ func (x *PendingOffsets) String() string {
 func (*PendingOffsets) ProtoMessage() {}
 
 func (x *PendingOffsets) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[37]
+	mi := &file_state_v1_group_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +2931,7 @@ func (x *PendingOffsets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingOffsets.ProtoReflect.Descriptor instead.
 func (*PendingOffsets) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{37}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PendingOffsets) GetProducerId() int64 {
@@ -2887,7 +2969,7 @@ type GroupProducerState struct {
 
 func (x *GroupProducerState) Reset() {
 	*x = GroupProducerState{}
-	mi := &file_state_v1_group_proto_msgTypes[38]
+	mi := &file_state_v1_group_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2899,7 +2981,7 @@ func (x *GroupProducerState) String() string {
 func (*GroupProducerState) ProtoMessage() {}
 
 func (x *GroupProducerState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_group_proto_msgTypes[38]
+	mi := &file_state_v1_group_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2912,7 +2994,7 @@ func (x *GroupProducerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupProducerState.ProtoReflect.Descriptor instead.
 func (*GroupProducerState) Descriptor() ([]byte, []int) {
-	return file_state_v1_group_proto_rawDescGZIP(), []int{38}
+	return file_state_v1_group_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GroupProducerState) GetProducerId() int64 {
@@ -2975,7 +3057,7 @@ var File_state_v1_group_proto protoreflect.FileDescriptor
 
 const file_state_v1_group_proto_rawDesc = "" +
 	"\n" +
-	"\x14state/v1/group.proto\x12\x10oncelog.state.v1\x1a\x12state/v1/txn.proto\"\x88\t\n" +
+	"\x14state/v1/group.proto\x12\x10oncelog.state.v1\x1a\x12state/v1/txn.proto\"\xd8\t\n" +
 	"\fGroupCommand\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x129\n" +
 	"\x06commit\x18\x02 \x01(\v2\x1f.oncelog.state.v1.CommitOffsetsH\x00R\x06commit\x12b\n" +
@@ -2993,7 +3075,8 @@ const file_state_v1_group_proto_rawDesc = "" +
 	"\x06assign\x18\r \x01(\v2\".oncelog.state.v1.AssignPartitionsH\x00R\x06assign\x12N\n" +
 	"\x10begin_generation\x18\x0e \x01(\v2!.oncelog.state.v1.BeginGenerationH\x00R\x0fbeginGeneration\x12Q\n" +
 	"\x11assign_generation\x18\x0f \x01(\v2\".oncelog.state.v1.AssignGenerationH\x00R\x10assignGeneration\x12O\n" +
-	"\x0ereplace_member\x18\x10 \x01(\v2&.oncelog.state.v1.ReplaceClassicMemberH\x00R\rreplaceMemberB\t\n" +
+	"\x0ereplace_member\x18\x10 \x01(\v2&.oncelog.state.v1.ReplaceClassicMemberH\x00R\rreplaceMember\x12N\n" +
+	"\x10leave_generation\x18\x11 \x01(\v2!.oncelog.state.v1.LeaveGenerationH\x00R\x0fleaveGenerationB\t\n" +
 	"\acommand\"_\n" +
 	"\tCommitter\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1f\n" +
@@ -3125,7 +3208,13 @@ const file_state_v1_group_proto_rawDesc = "" +
 	"generation\x18\x01 \x01(\x05R\n" +
 	"generation\x12\x15\n" +
 	"\x06old_id\x18\x02 \x01(\tR\x05oldId\x127\n" +
-	"\x06member\x18\x03 \x01(\v2\x1f.oncelog.state.v1.ClassicMemberR\x06member\"\xc5\x01\n" +
+	"\x06member\x18\x03 \x01(\v2\x1f.oncelog.state.v1.ClassicMemberR\x06member\"P\n" +
+	"\x0fLeaveGeneration\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x05R\n" +
+	"generation\x12\x1d\n" +
+	"\n" +
+	"member_ids\x18\x02 \x03(\tR\tmemberIds\"\xc5\x01\n" +
 	"\x0fGroupShardState\x128\n" +
 	"\x06limits\x18\x01 \x01(\v2 .oncelog.state.v1.SetGroupLimitsR\x06limits\x124\n" +
 	"\x06groups\x18\x02 \x03(\v2\x1c.oncelog.state.v1.GroupStateR\x06groups\x12B\n" +
@@ -3137,14 +3226,15 @@ const file_state_v1_group_proto_rawDesc = "" +
 	"\apending\x18\x03 \x03(\v2 .oncelog.state.v1.PendingOffsetsR\apending\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x05R\x05epoch\x12@\n" +
 	"\bconsumer\x18\x05 \x01(\v2$.oncelog.state.v1.ConsumerGroupStateR\bconsumer\x12=\n" +
-	"\aclassic\x18\x06 \x01(\v2#.oncelog.state.v1.ClassicGroupStateR\aclassic\"\xe3\x01\n" +
+	"\aclassic\x18\x06 \x01(\v2#.oncelog.state.v1.ClassicGroupStateR\aclassic\"\xf7\x01\n" +
 	"\x11ClassicGroupState\x12#\n" +
 	"\rprotocol_type\x18\x01 \x01(\tR\fprotocolType\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x16\n" +
 	"\x06leader\x18\x03 \x01(\tR\x06leader\x12>\n" +
 	"\amembers\x18\x04 \x03(\v2$.oncelog.state.v1.ClassicMemberStateR\amembers\x12\x1a\n" +
 	"\bassigned\x18\x05 \x01(\bR\bassigned\x12\x19\n" +
-	"\bbegan_ms\x18\x06 \x01(\x03R\abeganMs\"m\n" +
+	"\bbegan_ms\x18\x06 \x01(\x03R\abeganMs\x12\x12\n" +
+	"\x04left\x18\a \x01(\bR\x04left\"m\n" +
 	"\x12ClassicMemberState\x127\n" +
 	"\x06member\x18\x01 \x01(\v2\x1f.oncelog.state.v1.ClassicMemberR\x06member\x12\x1e\n" +
 	"\n" +
@@ -3225,7 +3315,7 @@ func file_state_v1_group_proto_rawDescGZIP() []byte {
 }
 
 var file_state_v1_group_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_state_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_state_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_state_v1_group_proto_goTypes = []any{
 	(ConsumerMemberStatus)(0),          // 0: oncelog.state.v1.ConsumerMemberStatus
 	(*GroupCommand)(nil),               // 1: oncelog.state.v1.GroupCommand
@@ -3256,19 +3346,20 @@ var file_state_v1_group_proto_goTypes = []any{
 	(*AssignGeneration)(nil),           // 26: oncelog.state.v1.AssignGeneration
 	(*ClassicAssignment)(nil),          // 27: oncelog.state.v1.ClassicAssignment
 	(*ReplaceClassicMember)(nil),       // 28: oncelog.state.v1.ReplaceClassicMember
-	(*GroupShardState)(nil),            // 29: oncelog.state.v1.GroupShardState
-	(*GroupState)(nil),                 // 30: oncelog.state.v1.GroupState
-	(*ClassicGroupState)(nil),          // 31: oncelog.state.v1.ClassicGroupState
-	(*ClassicMemberState)(nil),         // 32: oncelog.state.v1.ClassicMemberState
-	(*ConsumerGroupState)(nil),         // 33: oncelog.state.v1.ConsumerGroupState
-	(*ConsumerMemberState)(nil),        // 34: oncelog.state.v1.ConsumerMemberState
-	(*HeldPartitions)(nil),             // 35: oncelog.state.v1.HeldPartitions
-	(*CommittedTopic)(nil),             // 36: oncelog.state.v1.CommittedTopic
-	(*CommittedOffset)(nil),            // 37: oncelog.state.v1.CommittedOffset
-	(*PendingOffsets)(nil),             // 38: oncelog.state.v1.PendingOffsets
-	(*GroupProducerState)(nil),         // 39: oncelog.state.v1.GroupProducerState
-	(*TopicPartitions)(nil),            // 40: oncelog.state.v1.TopicPartitions
-	(*ClientRef)(nil),                  // 41: oncelog.state.v1.ClientRef
+	(*LeaveGeneration)(nil),            // 29: oncelog.state.v1.LeaveGeneration
+	(*GroupShardState)(nil),            // 30: oncelog.state.v1.GroupShardState
+	(*GroupState)(nil),                 // 31: oncelog.state.v1.GroupState
+	(*ClassicGroupState)(nil),          // 32: oncelog.state.v1.ClassicGroupState
+	(*ClassicMemberState)(nil),         // 33: oncelog.state.v1.ClassicMemberState
+	(*ConsumerGroupState)(nil),         // 34: oncelog.state.v1.ConsumerGroupState
+	(*ConsumerMemberState)(nil),        // 35: oncelog.state.v1.ConsumerMemberState
+	(*HeldPartitions)(nil),             // 36: oncelog.state.v1.HeldPartitions
+	(*CommittedTopic)(nil),             // 37: oncelog.state.v1.CommittedTopic
+	(*CommittedOffset)(nil),            // 38: oncelog.state.v1.CommittedOffset
+	(*PendingOffsets)(nil),             // 39: oncelog.state.v1.PendingOffsets
+	(*GroupProducerState)(nil),         // 40: oncelog.state.v1.GroupProducerState
+	(*TopicPartitions)(nil),            // 41: oncelog.state.v1.TopicPartitions
+	(*ClientRef)(nil),                  // 42: oncelog.state.v1.ClientRef
 }
 var file_state_v1_group_proto_depIdxs = []int32{
 	3,  // 0: oncelog.state.v1.GroupCommand.commit:type_name -> oncelog.state.v1.CommitOffsets
@@ -3286,48 +3377,49 @@ var file_state_v1_group_proto_depIdxs = []int32{
 	24, // 12: oncelog.state.v1.GroupCommand.begin_generation:type_name -> oncelog.state.v1.BeginGeneration
 	26, // 13: oncelog.state.v1.GroupCommand.assign_generation:type_name -> oncelog.state.v1.AssignGeneration
 	28, // 14: oncelog.state.v1.GroupCommand.replace_member:type_name -> oncelog.state.v1.ReplaceClassicMember
-	2,  // 15: oncelog.state.v1.CommitOffsets.committer:type_name -> oncelog.state.v1.Committer
-	4,  // 16: oncelog.state.v1.CommitOffsets.topics:type_name -> oncelog.state.v1.TopicOffsets
-	5,  // 17: oncelog.state.v1.TopicOffsets.partitions:type_name -> oncelog.state.v1.PartitionOffset
-	2,  // 18: oncelog.state.v1.CommitOffsetsInTransaction.committer:type_name -> oncelog.state.v1.Committer
-	4,  // 19: oncelog.state.v1.CommitOffsetsInTransaction.topics:type_name -> oncelog.state.v1.TopicOffsets
-	40, // 20: oncelog.state.v1.DeleteOffsets.topics:type_name -> oncelog.state.v1.TopicPartitions
-	15, // 21: oncelog.state.v1.ConsumerHeartbeat.subscription:type_name -> oncelog.state.v1.ConsumerSubscription
-	16, // 22: oncelog.state.v1.ConsumerHeartbeat.owned:type_name -> oncelog.state.v1.OwnedPartitions
-	41, // 23: oncelog.state.v1.ConsumerHeartbeat.client:type_name -> oncelog.state.v1.ClientRef
-	17, // 24: oncelog.state.v1.OwnedPartitions.topics:type_name -> oncelog.state.v1.TopicIdPartitions
-	19, // 25: oncelog.state.v1.FenceMembers.members:type_name -> oncelog.state.v1.FencedMember
-	21, // 26: oncelog.state.v1.AssignPartitions.topics:type_name -> oncelog.state.v1.AssignedTopic
-	22, // 27: oncelog.state.v1.AssignPartitions.members:type_name -> oncelog.state.v1.MemberTarget
-	23, // 28: oncelog.state.v1.MemberTarget.topics:type_name -> oncelog.state.v1.TargetPartitions
-	25, // 29: oncelog.state.v1.BeginGeneration.members:type_name -> oncelog.state.v1.ClassicMember
-	41, // 30: oncelog.state.v1.ClassicMember.client:type_name -> oncelog.state.v1.ClientRef
-	27, // 31: oncelog.state.v1.AssignGeneration.assignments:type_name -> oncelog.state.v1.ClassicAssignment
-	25, // 32: oncelog.state.v1.ReplaceClassicMember.member:type_name -> oncelog.state.v1.ClassicMember
-	13, // 33: oncelog.state.v1.GroupShardState.limits:type_name -> oncelog.state.v1.SetGroupLimits
-	30, // 34: oncelog.state.v1.GroupShardState.groups:type_name -> oncelog.state.v1.GroupState
-	39, // 35: oncelog.state.v1.GroupShardState.producers:type_name -> oncelog.state.v1.GroupProducerState
-	36, // 36: oncelog.state.v1.GroupState.offsets:type_name -> oncelog.state.v1.CommittedTopic
-	38, // 37: oncelog.state.v1.GroupState.pending:type_name -> oncelog.state.v1.PendingOffsets
-	33, // 38: oncelog.state.v1.GroupState.consumer:type_name -> oncelog.state.v1.ConsumerGroupState
-	31, // 39: oncelog.state.v1.GroupState.classic:type_name -> oncelog.state.v1.ClassicGroupState
-	32, // 40: oncelog.state.v1.ClassicGroupState.members:type_name -> oncelog.state.v1.ClassicMemberState
-	25, // 41: oncelog.state.v1.ClassicMemberState.member:type_name -> oncelog.state.v1.ClassicMember
-	21, // 42: oncelog.state.v1.ConsumerGroupState.topics:type_name -> oncelog.state.v1.AssignedTopic
-	34, // 43: oncelog.state.v1.ConsumerGroupState.members:type_name -> oncelog.state.v1.ConsumerMemberState
-	15, // 44: oncelog.state.v1.ConsumerMemberState.subscription:type_name -> oncelog.state.v1.ConsumerSubscription
-	41, // 45: oncelog.state.v1.ConsumerMemberState.client:type_name -> oncelog.state.v1.ClientRef
-	0,  // 46: oncelog.state.v1.ConsumerMemberState.status:type_name -> oncelog.state.v1.ConsumerMemberStatus
-	35, // 47: oncelog.state.v1.ConsumerMemberState.assigned:type_name -> oncelog.state.v1.HeldPartitions
-	35, // 48: oncelog.state.v1.ConsumerMemberState.revoking:type_name -> oncelog.state.v1.HeldPartitions
-	17, // 49: oncelog.state.v1.ConsumerMemberState.target:type_name -> oncelog.state.v1.TopicIdPartitions
-	37, // 50: oncelog.state.v1.CommittedTopic.partitions:type_name -> oncelog.state.v1.CommittedOffset
-	36, // 51: oncelog.state.v1.PendingOffsets.topics:type_name -> oncelog.state.v1.CommittedTopic
-	52, // [52:52] is the sub-list for method output_type
-	52, // [52:52] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	29, // 15: oncelog.state.v1.GroupCommand.leave_generation:type_name -> oncelog.state.v1.LeaveGeneration
+	2,  // 16: oncelog.state.v1.CommitOffsets.committer:type_name -> oncelog.state.v1.Committer
+	4,  // 17: oncelog.state.v1.CommitOffsets.topics:type_name -> oncelog.state.v1.TopicOffsets
+	5,  // 18: oncelog.state.v1.TopicOffsets.partitions:type_name -> oncelog.state.v1.PartitionOffset
+	2,  // 19: oncelog.state.v1.CommitOffsetsInTransaction.committer:type_name -> oncelog.state.v1.Committer
+	4,  // 20: oncelog.state.v1.CommitOffsetsInTransaction.topics:type_name -> oncelog.state.v1.TopicOffsets
+	41, // 21: oncelog.state.v1.DeleteOffsets.topics:type_name -> oncelog.state.v1.TopicPartitions
+	15, // 22: oncelog.state.v1.ConsumerHeartbeat.subscription:type_name -> oncelog.state.v1.ConsumerSubscription
+	16, // 23: oncelog.state.v1.ConsumerHeartbeat.owned:type_name -> oncelog.state.v1.OwnedPartitions
+	42, // 24: oncelog.state.v1.ConsumerHeartbeat.client:type_name -> oncelog.state.v1.ClientRef
+	17, // 25: oncelog.state.v1.OwnedPartitions.topics:type_name -> oncelog.state.v1.TopicIdPartitions
+	19, // 26: oncelog.state.v1.FenceMembers.members:type_name -> oncelog.state.v1.FencedMember
+	21, // 27: oncelog.state.v1.AssignPartitions.topics:type_name -> oncelog.state.v1.AssignedTopic
+	22, // 28: oncelog.state.v1.AssignPartitions.members:type_name -> oncelog.state.v1.MemberTarget
+	23, // 29: oncelog.state.v1.MemberTarget.topics:type_name -> oncelog.state.v1.TargetPartitions
+	25, // 30: oncelog.state.v1.BeginGeneration.members:type_name -> oncelog.state.v1.ClassicMember
+	42, // 31: oncelog.state.v1.ClassicMember.client:type_name -> oncelog.state.v1.ClientRef
+	27, // 32: oncelog.state.v1.AssignGeneration.assignments:type_name -> oncelog.state.v1.ClassicAssignment
+	25, // 33: oncelog.state.v1.ReplaceClassicMember.member:type_name -> oncelog.state.v1.ClassicMember
+	13, // 34: oncelog.state.v1.GroupShardState.limits:type_name -> oncelog.state.v1.SetGroupLimits
+	31, // 35: oncelog.state.v1.GroupShardState.groups:type_name -> oncelog.state.v1.GroupState
+	40, // 36: oncelog.state.v1.GroupShardState.producers:type_name -> oncelog.state.v1.GroupProducerState
+	37, // 37: oncelog.state.v1.GroupState.offsets:type_name -> oncelog.state.v1.CommittedTopic
+	39, // 38: oncelog.state.v1.GroupState.pending:type_name -> oncelog.state.v1.PendingOffsets
+	34, // 39: oncelog.state.v1.GroupState.consumer:type_name -> oncelog.state.v1.ConsumerGroupState
+	32, // 40: oncelog.state.v1.GroupState.classic:type_name -> oncelog.state.v1.ClassicGroupState
+	33, // 41: oncelog.state.v1.ClassicGroupState.members:type_name -> oncelog.state.v1.ClassicMemberState
+	25, // 42: oncelog.state.v1.ClassicMemberState.member:type_name -> oncelog.state.v1.ClassicMember
+	21, // 43: oncelog.state.v1.ConsumerGroupState.topics:type_name -> oncelog.state.v1.AssignedTopic
+	35, // 44: oncelog.state.v1.ConsumerGroupState.members:type_name -> oncelog.state.v1.ConsumerMemberState
+	15, // 45: oncelog.state.v1.ConsumerMemberState.subscription:type_name -> oncelog.state.v1.ConsumerSubscription
+	42, // 46: oncelog.state.v1.ConsumerMemberState.client:type_name -> oncelog.state.v1.ClientRef
+	0,  // 47: oncelog.state.v1.ConsumerMemberState.status:type_name -> oncelog.state.v1.ConsumerMemberStatus
+	36, // 48: oncelog.state.v1.ConsumerMemberState.assigned:type_name -> oncelog.state.v1.HeldPartitions
+	36, // 49: oncelog.state.v1.ConsumerMemberState.revoking:type_name -> oncelog.state.v1.HeldPartitions
+	17, // 50: oncelog.state.v1.ConsumerMemberState.target:type_name -> oncelog.state.v1.TopicIdPartitions
+	38, // 51: oncelog.state.v1.CommittedTopic.partitions:type_name -> oncelog.state.v1.CommittedOffset
+	37, // 52: oncelog.state.v1.PendingOffsets.topics:type_name -> oncelog.state.v1.CommittedTopic
+	53, // [53:53] is the sub-list for method output_type
+	53, // [53:53] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_state_v1_group_proto_init() }
@@ -3352,6 +3444,7 @@ func file_state_v1_group_proto_init() {
 		(*GroupCommand_BeginGeneration)(nil),
 		(*GroupCommand_AssignGeneration)(nil),
 		(*GroupCommand_ReplaceMember)(nil),
+		(*GroupCommand_LeaveGeneration)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3359,7 +3452,7 @@ func file_state_v1_group_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_state_v1_group_proto_rawDesc), len(file_state_v1_group_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
