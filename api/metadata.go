@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
@@ -25,6 +27,9 @@ func (s *service) GetMetadata(_ context.Context, req *clientv1.GetMetadataReques
 	}
 	if len(req.Topics) == 0 {
 		countReplicas(img, answer.Brokers)
+		for i, b := range img.Brokers() {
+			answer.Brokers[i].Listeners = s.protoListeners(b)
+		}
 		for _, t := range img.Topics() {
 			answer.Topics = append(answer.Topics, s.protoTopic(t))
 		}
@@ -58,7 +63,28 @@ func (s *service) protoBroker(b *metadata.Broker) *clientv1.Broker {
 	return p
 }
 
-// protoTopic shows a topic with the leaders heard of.
+// protoListeners are all addresses that a broker advertises.
+func (s *service) protoListeners(b *metadata.Broker) []*clientv1.Listener {
+	var list []*clientv1.Listener
+	for _, l := range b.Listeners {
+		protocol := "grpc"
+		switch {
+		case l.Name == metadata.PeerListener:
+			protocol = "peer"
+		case l.Name == s.c.HTTPListener:
+			protocol = "http"
+		case strings.HasPrefix(l.Name, kafkaPrefix):
+			protocol = "kafka"
+		}
+		list = append(list, &clientv1.Listener{Name: l.Name, Address: l.Address, Protocol: protocol})
+	}
+	slices.SortFunc(list, func(a, b *clientv1.Listener) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// kafkaPrefix begins the names of listeners for Kafka clients.
+const kafkaPrefix = "kafka."
+
 // countReplicas fills in what each broker holds, or shall hold, or has not given up yet.
 func countReplicas(img *metadata.Image, brokers []*clientv1.Broker) {
 	held := make(map[int32]int32)

@@ -60,6 +60,8 @@ type parts struct {
 	grpcListeners, kafkaListeners map[string]net.Listener
 	// secured begins connections of clients as their listener wants it.
 	secured func(namedListener, net.Listener) net.Listener
+	// dial connects as options say.
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// owned are the goroutines started here; cancel ends them.
 	owned  sync.WaitGroup
 	ctx    context.Context
@@ -71,7 +73,7 @@ type parts struct {
 // assemble makes the parts, from the peer port up. On an error the parts made so far are given back to
 // be stopped.
 func (b *Broker) assemble() (*parts, error) {
-	p := &parts{cfg: b.cfg, logger: b.logger, grpcListeners: b.grpc, kafkaListeners: b.kafka, secured: b.secured, wall: b.options.Wall, failed: make(chan error, 8)}
+	p := &parts{cfg: b.cfg, logger: b.logger, grpcListeners: b.grpc, kafkaListeners: b.kafka, secured: b.secured, wall: b.options.Wall, dial: b.options.Dial, failed: make(chan error, 8)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	reg := b.options.Registry
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfoMetric())
@@ -299,6 +301,7 @@ func (p *parts) serve(ctx, abort context.Context, ready chan<- struct{}) error {
 	}
 	close(ready)
 	p.logger.Info("broker is ready", "cluster", p.cluster.ClusterID())
+	p.background(func() error { warnOfUnreachable(p.ctx, p.cfg.advertisedAddresses(), p.dial, p.logger); return nil })
 	select {
 	case err := <-p.failed:
 		return err

@@ -37,7 +37,12 @@ type Broker struct {
 	Draining bool
 	// Replicas is how many are on it, or shall be, or are about to go; counted where no topics are named.
 	Replicas int32
+	// Listeners are all addresses that it advertises, by name; told where no topics are named.
+	Listeners []Listener
 }
+
+// Listener is an address that a broker advertises. Protocol is grpc, kafka, http or peer.
+type Listener struct{ Name, Address, Protocol string }
 
 // Topic is a topic and who leads its partitions.
 type Topic struct {
@@ -117,13 +122,20 @@ func (c *Client) Metadata(ctx context.Context, topics ...string) (Metadata, erro
 		m.Brokers = append(m.Brokers, Broker{
 			ID: b.GetBrokerId(), Address: b.GetAddress(), PeerAddress: b.GetPeerAddress(), HTTPAddress: b.GetHttpAddress(),
 			Rack: b.GetRack(), Version: b.GetVersion(), Alive: b.GetAlive(),
-			Draining: b.GetDraining(), Replicas: b.GetReplicas(),
+			Draining: b.GetDraining(), Replicas: b.GetReplicas(), Listeners: listenersOf(b),
 		})
 	}
 	for _, t := range r.GetTopics() {
 		m.Topics = append(m.Topics, topicOf(t))
 	}
 	return m, nil
+}
+
+func listenersOf(b *clientv1.Broker) (list []Listener) {
+	for _, l := range b.GetListeners() {
+		list = append(list, Listener{Name: l.GetName(), Address: l.GetAddress(), Protocol: l.GetProtocol()})
+	}
+	return list
 }
 
 func topicOf(t *clientv1.Topic) Topic {

@@ -17,12 +17,15 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/client"
 	"github.com/oncelog/oncelog/record"
 )
 
 // fakeCluster is three brokers that answer from one memory, with fixed ids, times and offsets, so
 // that what brokerctl prints can be compared byte by byte. All addresses lead to one server.
 type fakeCluster struct {
+	// listeners are what brokers advertise beside what brokerNames says.
+	listeners map[int32][]client.Listener
 	clientv1.UnimplementedLogServiceServer
 	clientv1.UnimplementedAdminServiceServer
 	clientv1.UnimplementedTransactionServiceServer
@@ -158,6 +161,10 @@ func (f *fakeCluster) GetMetadata(_ context.Context, req *clientv1.GetMetadataRe
 		resp.Brokers = append(resp.Brokers, &clientv1.Broker{
 			BrokerId: id, Address: brokerNames[id], Alive: !f.dead[id], Version: "v0.1.0", Draining: f.draining[id], Rack: map[int32]string{3: "west"}[id],
 		})
+		for _, l := range f.listeners[id] {
+			b := resp.Brokers[len(resp.Brokers)-1]
+			b.Listeners = append(b.Listeners, &clientv1.Listener{Name: l.Name, Address: l.Address, Protocol: l.Protocol})
+		}
 	}
 	names := req.Topics
 	if len(names) == 0 {

@@ -133,7 +133,7 @@ keeps its promises.`,
 	f.StringVar(&p.flags.serverName, "tls-server-name", "", "name to expect in brokers' certificates")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 
-	root.AddCommand(p.topicCommand(), p.produceCommand(), p.consumeCommand(), p.producerCommand(), p.txnCommand(), p.groupCommand(), p.clusterCommand(),
+	root.AddCommand(p.topicCommand(), p.produceCommand(), p.consumeCommand(), p.producerCommand(), p.txnCommand(), p.groupCommand(), p.clusterCommand(), p.doctorCommand(),
 		p.certCommand(), p.benchCommand(), p.verifyCommand(), p.logCommand(), p.versionCommand(), exitCodesTopic())
 	return root
 }

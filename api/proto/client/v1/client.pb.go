@@ -4786,7 +4786,9 @@ type Broker struct {
 	// It gives its replicas to others, and nothing is placed on it.
 	Draining bool `protobuf:"varint,8,opt,name=draining,proto3" json:"draining,omitempty"`
 	// Replicas that are on it, or shall be, or are about to go. Not counted where topics are named.
-	Replicas      int32 `protobuf:"varint,9,opt,name=replicas,proto3" json:"replicas,omitempty"`
+	Replicas int32 `protobuf:"varint,9,opt,name=replicas,proto3" json:"replicas,omitempty"`
+	// All addresses that it advertises, sorted by name. Not told where topics are named.
+	Listeners     []*Listener `protobuf:"bytes,10,rep,name=listeners,proto3" json:"listeners,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4884,6 +4886,76 @@ func (x *Broker) GetReplicas() int32 {
 	return 0
 }
 
+func (x *Broker) GetListeners() []*Listener {
+	if x != nil {
+		return x.Listeners
+	}
+	return nil
+}
+
+// Listener is an address that a broker advertises.
+type Listener struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in its configuration; that of one for Kafka clients begins with "kafka.".
+	Name    string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// What is spoken there: grpc, kafka, http or peer.
+	Protocol      string `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Listener) Reset() {
+	*x = Listener{}
+	mi := &file_client_v1_client_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Listener) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Listener) ProtoMessage() {}
+
+func (x *Listener) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Listener.ProtoReflect.Descriptor instead.
+func (*Listener) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *Listener) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Listener) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Listener) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
 type Topic struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -4900,7 +4972,7 @@ type Topic struct {
 
 func (x *Topic) Reset() {
 	*x = Topic{}
-	mi := &file_client_v1_client_proto_msgTypes[65]
+	mi := &file_client_v1_client_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4912,7 +4984,7 @@ func (x *Topic) String() string {
 func (*Topic) ProtoMessage() {}
 
 func (x *Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[65]
+	mi := &file_client_v1_client_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4925,7 +4997,7 @@ func (x *Topic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topic.ProtoReflect.Descriptor instead.
 func (*Topic) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{65}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Topic) GetName() string {
@@ -4985,7 +5057,7 @@ type Partition struct {
 
 func (x *Partition) Reset() {
 	*x = Partition{}
-	mi := &file_client_v1_client_proto_msgTypes[66]
+	mi := &file_client_v1_client_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4997,7 +5069,7 @@ func (x *Partition) String() string {
 func (*Partition) ProtoMessage() {}
 
 func (x *Partition) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[66]
+	mi := &file_client_v1_client_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5010,7 +5082,7 @@ func (x *Partition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Partition.ProtoReflect.Descriptor instead.
 func (*Partition) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{66}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Partition) GetPartition() int32 {
@@ -5095,7 +5167,7 @@ type CreateTopicRequest struct {
 
 func (x *CreateTopicRequest) Reset() {
 	*x = CreateTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[67]
+	mi := &file_client_v1_client_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5107,7 +5179,7 @@ func (x *CreateTopicRequest) String() string {
 func (*CreateTopicRequest) ProtoMessage() {}
 
 func (x *CreateTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[67]
+	mi := &file_client_v1_client_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5120,7 +5192,7 @@ func (x *CreateTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTopicRequest.ProtoReflect.Descriptor instead.
 func (*CreateTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{67}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CreateTopicRequest) GetName() string {
@@ -5174,7 +5246,7 @@ type CreateTopicResponse struct {
 
 func (x *CreateTopicResponse) Reset() {
 	*x = CreateTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[68]
+	mi := &file_client_v1_client_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5186,7 +5258,7 @@ func (x *CreateTopicResponse) String() string {
 func (*CreateTopicResponse) ProtoMessage() {}
 
 func (x *CreateTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[68]
+	mi := &file_client_v1_client_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5199,7 +5271,7 @@ func (x *CreateTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTopicResponse.ProtoReflect.Descriptor instead.
 func (*CreateTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{68}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CreateTopicResponse) GetTopic() *Topic {
@@ -5223,7 +5295,7 @@ type AlterTopicRequest struct {
 
 func (x *AlterTopicRequest) Reset() {
 	*x = AlterTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[69]
+	mi := &file_client_v1_client_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5235,7 +5307,7 @@ func (x *AlterTopicRequest) String() string {
 func (*AlterTopicRequest) ProtoMessage() {}
 
 func (x *AlterTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[69]
+	mi := &file_client_v1_client_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5248,7 +5320,7 @@ func (x *AlterTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTopicRequest.ProtoReflect.Descriptor instead.
 func (*AlterTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{69}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *AlterTopicRequest) GetName() string {
@@ -5295,7 +5367,7 @@ type AlterTopicResponse struct {
 
 func (x *AlterTopicResponse) Reset() {
 	*x = AlterTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[70]
+	mi := &file_client_v1_client_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5307,7 +5379,7 @@ func (x *AlterTopicResponse) String() string {
 func (*AlterTopicResponse) ProtoMessage() {}
 
 func (x *AlterTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[70]
+	mi := &file_client_v1_client_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5320,7 +5392,7 @@ func (x *AlterTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTopicResponse.ProtoReflect.Descriptor instead.
 func (*AlterTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{70}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *AlterTopicResponse) GetTopic() *Topic {
@@ -5339,7 +5411,7 @@ type DeleteTopicRequest struct {
 
 func (x *DeleteTopicRequest) Reset() {
 	*x = DeleteTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[71]
+	mi := &file_client_v1_client_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5351,7 +5423,7 @@ func (x *DeleteTopicRequest) String() string {
 func (*DeleteTopicRequest) ProtoMessage() {}
 
 func (x *DeleteTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[71]
+	mi := &file_client_v1_client_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5364,7 +5436,7 @@ func (x *DeleteTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopicRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{71}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *DeleteTopicRequest) GetName() string {
@@ -5382,7 +5454,7 @@ type DeleteTopicResponse struct {
 
 func (x *DeleteTopicResponse) Reset() {
 	*x = DeleteTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[72]
+	mi := &file_client_v1_client_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5394,7 +5466,7 @@ func (x *DeleteTopicResponse) String() string {
 func (*DeleteTopicResponse) ProtoMessage() {}
 
 func (x *DeleteTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[72]
+	mi := &file_client_v1_client_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5407,7 +5479,7 @@ func (x *DeleteTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopicResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{72}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{73}
 }
 
 type DescribeTopicRequest struct {
@@ -5419,7 +5491,7 @@ type DescribeTopicRequest struct {
 
 func (x *DescribeTopicRequest) Reset() {
 	*x = DescribeTopicRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[73]
+	mi := &file_client_v1_client_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5431,7 +5503,7 @@ func (x *DescribeTopicRequest) String() string {
 func (*DescribeTopicRequest) ProtoMessage() {}
 
 func (x *DescribeTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[73]
+	mi := &file_client_v1_client_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5444,7 +5516,7 @@ func (x *DescribeTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTopicRequest.ProtoReflect.Descriptor instead.
 func (*DescribeTopicRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{73}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *DescribeTopicRequest) GetName() string {
@@ -5464,7 +5536,7 @@ type DescribeTopicResponse struct {
 
 func (x *DescribeTopicResponse) Reset() {
 	*x = DescribeTopicResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[74]
+	mi := &file_client_v1_client_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5476,7 +5548,7 @@ func (x *DescribeTopicResponse) String() string {
 func (*DescribeTopicResponse) ProtoMessage() {}
 
 func (x *DescribeTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[74]
+	mi := &file_client_v1_client_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5489,7 +5561,7 @@ func (x *DescribeTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTopicResponse.ProtoReflect.Descriptor instead.
 func (*DescribeTopicResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{74}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *DescribeTopicResponse) GetTopic() *Topic {
@@ -5519,7 +5591,7 @@ type ConfigEntry struct {
 
 func (x *ConfigEntry) Reset() {
 	*x = ConfigEntry{}
-	mi := &file_client_v1_client_proto_msgTypes[75]
+	mi := &file_client_v1_client_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5531,7 +5603,7 @@ func (x *ConfigEntry) String() string {
 func (*ConfigEntry) ProtoMessage() {}
 
 func (x *ConfigEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[75]
+	mi := &file_client_v1_client_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5544,7 +5616,7 @@ func (x *ConfigEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigEntry.ProtoReflect.Descriptor instead.
 func (*ConfigEntry) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{75}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ConfigEntry) GetName() string {
@@ -5586,7 +5658,7 @@ type ListRaftGroupsRequest struct {
 
 func (x *ListRaftGroupsRequest) Reset() {
 	*x = ListRaftGroupsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[76]
+	mi := &file_client_v1_client_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5598,7 +5670,7 @@ func (x *ListRaftGroupsRequest) String() string {
 func (*ListRaftGroupsRequest) ProtoMessage() {}
 
 func (x *ListRaftGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[76]
+	mi := &file_client_v1_client_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5611,7 +5683,7 @@ func (x *ListRaftGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRaftGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListRaftGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{76}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ListRaftGroupsRequest) GetTopic() string {
@@ -5637,7 +5709,7 @@ type ListRaftGroupsResponse struct {
 
 func (x *ListRaftGroupsResponse) Reset() {
 	*x = ListRaftGroupsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[77]
+	mi := &file_client_v1_client_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5649,7 +5721,7 @@ func (x *ListRaftGroupsResponse) String() string {
 func (*ListRaftGroupsResponse) ProtoMessage() {}
 
 func (x *ListRaftGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[77]
+	mi := &file_client_v1_client_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5662,7 +5734,7 @@ func (x *ListRaftGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRaftGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListRaftGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{77}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ListRaftGroupsResponse) GetGroups() []*RaftGroup {
@@ -5704,7 +5776,7 @@ type RaftGroup struct {
 
 func (x *RaftGroup) Reset() {
 	*x = RaftGroup{}
-	mi := &file_client_v1_client_proto_msgTypes[78]
+	mi := &file_client_v1_client_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5716,7 +5788,7 @@ func (x *RaftGroup) String() string {
 func (*RaftGroup) ProtoMessage() {}
 
 func (x *RaftGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[78]
+	mi := &file_client_v1_client_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5729,7 +5801,7 @@ func (x *RaftGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftGroup.ProtoReflect.Descriptor instead.
 func (*RaftGroup) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{78}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RaftGroup) GetGroupId() uint64 {
@@ -5874,7 +5946,7 @@ type SetFeatureLevelRequest struct {
 
 func (x *SetFeatureLevelRequest) Reset() {
 	*x = SetFeatureLevelRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[79]
+	mi := &file_client_v1_client_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5886,7 +5958,7 @@ func (x *SetFeatureLevelRequest) String() string {
 func (*SetFeatureLevelRequest) ProtoMessage() {}
 
 func (x *SetFeatureLevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[79]
+	mi := &file_client_v1_client_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5899,7 +5971,7 @@ func (x *SetFeatureLevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFeatureLevelRequest.ProtoReflect.Descriptor instead.
 func (*SetFeatureLevelRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{79}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *SetFeatureLevelRequest) GetLevel() uint32 {
@@ -5917,7 +5989,7 @@ type SetFeatureLevelResponse struct {
 
 func (x *SetFeatureLevelResponse) Reset() {
 	*x = SetFeatureLevelResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[80]
+	mi := &file_client_v1_client_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5929,7 +6001,7 @@ func (x *SetFeatureLevelResponse) String() string {
 func (*SetFeatureLevelResponse) ProtoMessage() {}
 
 func (x *SetFeatureLevelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[80]
+	mi := &file_client_v1_client_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5942,7 +6014,7 @@ func (x *SetFeatureLevelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFeatureLevelResponse.ProtoReflect.Descriptor instead.
 func (*SetFeatureLevelResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{80}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{81}
 }
 
 type DescribeBrokerRequest struct {
@@ -5953,7 +6025,7 @@ type DescribeBrokerRequest struct {
 
 func (x *DescribeBrokerRequest) Reset() {
 	*x = DescribeBrokerRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[81]
+	mi := &file_client_v1_client_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5965,7 +6037,7 @@ func (x *DescribeBrokerRequest) String() string {
 func (*DescribeBrokerRequest) ProtoMessage() {}
 
 func (x *DescribeBrokerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[81]
+	mi := &file_client_v1_client_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5978,7 +6050,7 @@ func (x *DescribeBrokerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeBrokerRequest.ProtoReflect.Descriptor instead.
 func (*DescribeBrokerRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{81}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{82}
 }
 
 type DescribeBrokerResponse struct {
@@ -6002,7 +6074,7 @@ type DescribeBrokerResponse struct {
 
 func (x *DescribeBrokerResponse) Reset() {
 	*x = DescribeBrokerResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[82]
+	mi := &file_client_v1_client_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6014,7 +6086,7 @@ func (x *DescribeBrokerResponse) String() string {
 func (*DescribeBrokerResponse) ProtoMessage() {}
 
 func (x *DescribeBrokerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[82]
+	mi := &file_client_v1_client_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6027,7 +6099,7 @@ func (x *DescribeBrokerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeBrokerResponse.ProtoReflect.Descriptor instead.
 func (*DescribeBrokerResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{82}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *DescribeBrokerResponse) GetBrokerId() int32 {
@@ -6103,7 +6175,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_client_v1_client_proto_msgTypes[83]
+	mi := &file_client_v1_client_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6115,7 +6187,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[83]
+	mi := &file_client_v1_client_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6128,7 +6200,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{83}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *Disk) GetFreeBytes() int64 {
@@ -6178,7 +6250,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[84]
+	mi := &file_client_v1_client_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6190,7 +6262,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[84]
+	mi := &file_client_v1_client_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6203,7 +6275,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{84}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *TransferLeadershipRequest) GetTopic() string {
@@ -6235,7 +6307,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[85]
+	mi := &file_client_v1_client_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6247,7 +6319,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[85]
+	mi := &file_client_v1_client_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6260,7 +6332,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{85}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{86}
 }
 
 type GetChecksumsRequest struct {
@@ -6275,7 +6347,7 @@ type GetChecksumsRequest struct {
 
 func (x *GetChecksumsRequest) Reset() {
 	*x = GetChecksumsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[86]
+	mi := &file_client_v1_client_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6287,7 +6359,7 @@ func (x *GetChecksumsRequest) String() string {
 func (*GetChecksumsRequest) ProtoMessage() {}
 
 func (x *GetChecksumsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[86]
+	mi := &file_client_v1_client_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6300,7 +6372,7 @@ func (x *GetChecksumsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChecksumsRequest.ProtoReflect.Descriptor instead.
 func (*GetChecksumsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{86}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *GetChecksumsRequest) GetTopic() string {
@@ -6338,7 +6410,7 @@ type GetChecksumsResponse struct {
 
 func (x *GetChecksumsResponse) Reset() {
 	*x = GetChecksumsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[87]
+	mi := &file_client_v1_client_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6350,7 +6422,7 @@ func (x *GetChecksumsResponse) String() string {
 func (*GetChecksumsResponse) ProtoMessage() {}
 
 func (x *GetChecksumsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[87]
+	mi := &file_client_v1_client_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6363,7 +6435,7 @@ func (x *GetChecksumsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChecksumsResponse.ProtoReflect.Descriptor instead.
 func (*GetChecksumsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{87}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *GetChecksumsResponse) GetFrom() int64 {
@@ -6407,7 +6479,7 @@ type DeleteRecordsRequest struct {
 
 func (x *DeleteRecordsRequest) Reset() {
 	*x = DeleteRecordsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[88]
+	mi := &file_client_v1_client_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6419,7 +6491,7 @@ func (x *DeleteRecordsRequest) String() string {
 func (*DeleteRecordsRequest) ProtoMessage() {}
 
 func (x *DeleteRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[88]
+	mi := &file_client_v1_client_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6432,7 +6504,7 @@ func (x *DeleteRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRecordsRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{88}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *DeleteRecordsRequest) GetTopic() string {
@@ -6466,7 +6538,7 @@ type DeleteRecordsResponse struct {
 
 func (x *DeleteRecordsResponse) Reset() {
 	*x = DeleteRecordsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[89]
+	mi := &file_client_v1_client_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6478,7 +6550,7 @@ func (x *DeleteRecordsResponse) String() string {
 func (*DeleteRecordsResponse) ProtoMessage() {}
 
 func (x *DeleteRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[89]
+	mi := &file_client_v1_client_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6491,7 +6563,7 @@ func (x *DeleteRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRecordsResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{89}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *DeleteRecordsResponse) GetLogStartOffset() int64 {
@@ -6513,7 +6585,7 @@ type PartitionAssignment struct {
 
 func (x *PartitionAssignment) Reset() {
 	*x = PartitionAssignment{}
-	mi := &file_client_v1_client_proto_msgTypes[90]
+	mi := &file_client_v1_client_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6525,7 +6597,7 @@ func (x *PartitionAssignment) String() string {
 func (*PartitionAssignment) ProtoMessage() {}
 
 func (x *PartitionAssignment) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[90]
+	mi := &file_client_v1_client_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6538,7 +6610,7 @@ func (x *PartitionAssignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionAssignment.ProtoReflect.Descriptor instead.
 func (*PartitionAssignment) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{90}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *PartitionAssignment) GetPartition() int32 {
@@ -6570,7 +6642,7 @@ type ReassignPartitionsRequest struct {
 
 func (x *ReassignPartitionsRequest) Reset() {
 	*x = ReassignPartitionsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[91]
+	mi := &file_client_v1_client_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6582,7 +6654,7 @@ func (x *ReassignPartitionsRequest) String() string {
 func (*ReassignPartitionsRequest) ProtoMessage() {}
 
 func (x *ReassignPartitionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[91]
+	mi := &file_client_v1_client_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6595,7 +6667,7 @@ func (x *ReassignPartitionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReassignPartitionsRequest.ProtoReflect.Descriptor instead.
 func (*ReassignPartitionsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{91}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *ReassignPartitionsRequest) GetTopic() string {
@@ -6635,7 +6707,7 @@ type ReassignPartitionsResponse struct {
 
 func (x *ReassignPartitionsResponse) Reset() {
 	*x = ReassignPartitionsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[92]
+	mi := &file_client_v1_client_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6647,7 +6719,7 @@ func (x *ReassignPartitionsResponse) String() string {
 func (*ReassignPartitionsResponse) ProtoMessage() {}
 
 func (x *ReassignPartitionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[92]
+	mi := &file_client_v1_client_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6660,7 +6732,7 @@ func (x *ReassignPartitionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReassignPartitionsResponse.ProtoReflect.Descriptor instead.
 func (*ReassignPartitionsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{92}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ReassignPartitionsResponse) GetTopic() *Topic {
@@ -6681,7 +6753,7 @@ type CancelReassignmentsRequest struct {
 
 func (x *CancelReassignmentsRequest) Reset() {
 	*x = CancelReassignmentsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[93]
+	mi := &file_client_v1_client_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6693,7 +6765,7 @@ func (x *CancelReassignmentsRequest) String() string {
 func (*CancelReassignmentsRequest) ProtoMessage() {}
 
 func (x *CancelReassignmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[93]
+	mi := &file_client_v1_client_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6706,7 +6778,7 @@ func (x *CancelReassignmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReassignmentsRequest.ProtoReflect.Descriptor instead.
 func (*CancelReassignmentsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{93}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *CancelReassignmentsRequest) GetTopic() string {
@@ -6732,7 +6804,7 @@ type CancelReassignmentsResponse struct {
 
 func (x *CancelReassignmentsResponse) Reset() {
 	*x = CancelReassignmentsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[94]
+	mi := &file_client_v1_client_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6744,7 +6816,7 @@ func (x *CancelReassignmentsResponse) String() string {
 func (*CancelReassignmentsResponse) ProtoMessage() {}
 
 func (x *CancelReassignmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[94]
+	mi := &file_client_v1_client_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6757,7 +6829,7 @@ func (x *CancelReassignmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReassignmentsResponse.ProtoReflect.Descriptor instead.
 func (*CancelReassignmentsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{94}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *CancelReassignmentsResponse) GetTopic() *Topic {
@@ -6778,7 +6850,7 @@ type DrainBrokerRequest struct {
 
 func (x *DrainBrokerRequest) Reset() {
 	*x = DrainBrokerRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[95]
+	mi := &file_client_v1_client_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6790,7 +6862,7 @@ func (x *DrainBrokerRequest) String() string {
 func (*DrainBrokerRequest) ProtoMessage() {}
 
 func (x *DrainBrokerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[95]
+	mi := &file_client_v1_client_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6803,7 +6875,7 @@ func (x *DrainBrokerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainBrokerRequest.ProtoReflect.Descriptor instead.
 func (*DrainBrokerRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{95}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *DrainBrokerRequest) GetBrokerId() int32 {
@@ -6828,7 +6900,7 @@ type DrainBrokerResponse struct {
 
 func (x *DrainBrokerResponse) Reset() {
 	*x = DrainBrokerResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[96]
+	mi := &file_client_v1_client_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6840,7 +6912,7 @@ func (x *DrainBrokerResponse) String() string {
 func (*DrainBrokerResponse) ProtoMessage() {}
 
 func (x *DrainBrokerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[96]
+	mi := &file_client_v1_client_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6853,7 +6925,7 @@ func (x *DrainBrokerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainBrokerResponse.ProtoReflect.Descriptor instead.
 func (*DrainBrokerResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{96}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{97}
 }
 
 type UnregisterBrokerRequest struct {
@@ -6865,7 +6937,7 @@ type UnregisterBrokerRequest struct {
 
 func (x *UnregisterBrokerRequest) Reset() {
 	*x = UnregisterBrokerRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[97]
+	mi := &file_client_v1_client_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6877,7 +6949,7 @@ func (x *UnregisterBrokerRequest) String() string {
 func (*UnregisterBrokerRequest) ProtoMessage() {}
 
 func (x *UnregisterBrokerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[97]
+	mi := &file_client_v1_client_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6890,7 +6962,7 @@ func (x *UnregisterBrokerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnregisterBrokerRequest.ProtoReflect.Descriptor instead.
 func (*UnregisterBrokerRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{97}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *UnregisterBrokerRequest) GetBrokerId() int32 {
@@ -6908,7 +6980,7 @@ type UnregisterBrokerResponse struct {
 
 func (x *UnregisterBrokerResponse) Reset() {
 	*x = UnregisterBrokerResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[98]
+	mi := &file_client_v1_client_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6920,7 +6992,7 @@ func (x *UnregisterBrokerResponse) String() string {
 func (*UnregisterBrokerResponse) ProtoMessage() {}
 
 func (x *UnregisterBrokerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[98]
+	mi := &file_client_v1_client_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6933,7 +7005,7 @@ func (x *UnregisterBrokerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnregisterBrokerResponse.ProtoReflect.Descriptor instead.
 func (*UnregisterBrokerResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{98}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{99}
 }
 
 var File_client_v1_client_proto protoreflect.FileDescriptor
@@ -7307,7 +7379,7 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\rcontroller_id\x18\x02 \x01(\x05R\fcontrollerId\x123\n" +
 	"\abrokers\x18\x03 \x03(\v2\x19.oncelog.client.v1.BrokerR\abrokers\x120\n" +
 	"\x06topics\x18\x04 \x03(\v2\x18.oncelog.client.v1.TopicR\x06topics\x12#\n" +
-	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\x81\x02\n" +
+	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\xbc\x02\n" +
 	"\x06Broker\x12\x1b\n" +
 	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -7317,7 +7389,13 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\fhttp_address\x18\x06 \x01(\tR\vhttpAddress\x12\x18\n" +
 	"\aversion\x18\a \x01(\tR\aversion\x12\x1a\n" +
 	"\bdraining\x18\b \x01(\bR\bdraining\x12\x1a\n" +
-	"\breplicas\x18\t \x01(\x05R\breplicas\"\xc0\x01\n" +
+	"\breplicas\x18\t \x01(\x05R\breplicas\x129\n" +
+	"\tlisteners\x18\n" +
+	" \x03(\v2\x1b.oncelog.client.v1.ListenerR\tlisteners\"T\n" +
+	"\bListener\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1a\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\"\xc0\x01\n" +
 	"\x05Topic\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\btopic_id\x18\x02 \x01(\tR\atopicId\x12.\n" +
@@ -7575,7 +7653,7 @@ func file_client_v1_client_proto_rawDescGZIP() []byte {
 }
 
 var file_client_v1_client_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 102)
+var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 103)
 var file_client_v1_client_proto_goTypes = []any{
 	(Acks)(0),                                  // 0: oncelog.client.v1.Acks
 	(Outcome)(0),                               // 1: oncelog.client.v1.Outcome
@@ -7649,43 +7727,44 @@ var file_client_v1_client_proto_goTypes = []any{
 	(*GetMetadataRequest)(nil),                 // 69: oncelog.client.v1.GetMetadataRequest
 	(*GetMetadataResponse)(nil),                // 70: oncelog.client.v1.GetMetadataResponse
 	(*Broker)(nil),                             // 71: oncelog.client.v1.Broker
-	(*Topic)(nil),                              // 72: oncelog.client.v1.Topic
-	(*Partition)(nil),                          // 73: oncelog.client.v1.Partition
-	(*CreateTopicRequest)(nil),                 // 74: oncelog.client.v1.CreateTopicRequest
-	(*CreateTopicResponse)(nil),                // 75: oncelog.client.v1.CreateTopicResponse
-	(*AlterTopicRequest)(nil),                  // 76: oncelog.client.v1.AlterTopicRequest
-	(*AlterTopicResponse)(nil),                 // 77: oncelog.client.v1.AlterTopicResponse
-	(*DeleteTopicRequest)(nil),                 // 78: oncelog.client.v1.DeleteTopicRequest
-	(*DeleteTopicResponse)(nil),                // 79: oncelog.client.v1.DeleteTopicResponse
-	(*DescribeTopicRequest)(nil),               // 80: oncelog.client.v1.DescribeTopicRequest
-	(*DescribeTopicResponse)(nil),              // 81: oncelog.client.v1.DescribeTopicResponse
-	(*ConfigEntry)(nil),                        // 82: oncelog.client.v1.ConfigEntry
-	(*ListRaftGroupsRequest)(nil),              // 83: oncelog.client.v1.ListRaftGroupsRequest
-	(*ListRaftGroupsResponse)(nil),             // 84: oncelog.client.v1.ListRaftGroupsResponse
-	(*RaftGroup)(nil),                          // 85: oncelog.client.v1.RaftGroup
-	(*SetFeatureLevelRequest)(nil),             // 86: oncelog.client.v1.SetFeatureLevelRequest
-	(*SetFeatureLevelResponse)(nil),            // 87: oncelog.client.v1.SetFeatureLevelResponse
-	(*DescribeBrokerRequest)(nil),              // 88: oncelog.client.v1.DescribeBrokerRequest
-	(*DescribeBrokerResponse)(nil),             // 89: oncelog.client.v1.DescribeBrokerResponse
-	(*Disk)(nil),                               // 90: oncelog.client.v1.Disk
-	(*TransferLeadershipRequest)(nil),          // 91: oncelog.client.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil),         // 92: oncelog.client.v1.TransferLeadershipResponse
-	(*GetChecksumsRequest)(nil),                // 93: oncelog.client.v1.GetChecksumsRequest
-	(*GetChecksumsResponse)(nil),               // 94: oncelog.client.v1.GetChecksumsResponse
-	(*DeleteRecordsRequest)(nil),               // 95: oncelog.client.v1.DeleteRecordsRequest
-	(*DeleteRecordsResponse)(nil),              // 96: oncelog.client.v1.DeleteRecordsResponse
-	(*PartitionAssignment)(nil),                // 97: oncelog.client.v1.PartitionAssignment
-	(*ReassignPartitionsRequest)(nil),          // 98: oncelog.client.v1.ReassignPartitionsRequest
-	(*ReassignPartitionsResponse)(nil),         // 99: oncelog.client.v1.ReassignPartitionsResponse
-	(*CancelReassignmentsRequest)(nil),         // 100: oncelog.client.v1.CancelReassignmentsRequest
-	(*CancelReassignmentsResponse)(nil),        // 101: oncelog.client.v1.CancelReassignmentsResponse
-	(*DrainBrokerRequest)(nil),                 // 102: oncelog.client.v1.DrainBrokerRequest
-	(*DrainBrokerResponse)(nil),                // 103: oncelog.client.v1.DrainBrokerResponse
-	(*UnregisterBrokerRequest)(nil),            // 104: oncelog.client.v1.UnregisterBrokerRequest
-	(*UnregisterBrokerResponse)(nil),           // 105: oncelog.client.v1.UnregisterBrokerResponse
-	nil,                                        // 106: oncelog.client.v1.Error.MetadataEntry
-	nil,                                        // 107: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
-	nil,                                        // 108: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	(*Listener)(nil),                           // 72: oncelog.client.v1.Listener
+	(*Topic)(nil),                              // 73: oncelog.client.v1.Topic
+	(*Partition)(nil),                          // 74: oncelog.client.v1.Partition
+	(*CreateTopicRequest)(nil),                 // 75: oncelog.client.v1.CreateTopicRequest
+	(*CreateTopicResponse)(nil),                // 76: oncelog.client.v1.CreateTopicResponse
+	(*AlterTopicRequest)(nil),                  // 77: oncelog.client.v1.AlterTopicRequest
+	(*AlterTopicResponse)(nil),                 // 78: oncelog.client.v1.AlterTopicResponse
+	(*DeleteTopicRequest)(nil),                 // 79: oncelog.client.v1.DeleteTopicRequest
+	(*DeleteTopicResponse)(nil),                // 80: oncelog.client.v1.DeleteTopicResponse
+	(*DescribeTopicRequest)(nil),               // 81: oncelog.client.v1.DescribeTopicRequest
+	(*DescribeTopicResponse)(nil),              // 82: oncelog.client.v1.DescribeTopicResponse
+	(*ConfigEntry)(nil),                        // 83: oncelog.client.v1.ConfigEntry
+	(*ListRaftGroupsRequest)(nil),              // 84: oncelog.client.v1.ListRaftGroupsRequest
+	(*ListRaftGroupsResponse)(nil),             // 85: oncelog.client.v1.ListRaftGroupsResponse
+	(*RaftGroup)(nil),                          // 86: oncelog.client.v1.RaftGroup
+	(*SetFeatureLevelRequest)(nil),             // 87: oncelog.client.v1.SetFeatureLevelRequest
+	(*SetFeatureLevelResponse)(nil),            // 88: oncelog.client.v1.SetFeatureLevelResponse
+	(*DescribeBrokerRequest)(nil),              // 89: oncelog.client.v1.DescribeBrokerRequest
+	(*DescribeBrokerResponse)(nil),             // 90: oncelog.client.v1.DescribeBrokerResponse
+	(*Disk)(nil),                               // 91: oncelog.client.v1.Disk
+	(*TransferLeadershipRequest)(nil),          // 92: oncelog.client.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil),         // 93: oncelog.client.v1.TransferLeadershipResponse
+	(*GetChecksumsRequest)(nil),                // 94: oncelog.client.v1.GetChecksumsRequest
+	(*GetChecksumsResponse)(nil),               // 95: oncelog.client.v1.GetChecksumsResponse
+	(*DeleteRecordsRequest)(nil),               // 96: oncelog.client.v1.DeleteRecordsRequest
+	(*DeleteRecordsResponse)(nil),              // 97: oncelog.client.v1.DeleteRecordsResponse
+	(*PartitionAssignment)(nil),                // 98: oncelog.client.v1.PartitionAssignment
+	(*ReassignPartitionsRequest)(nil),          // 99: oncelog.client.v1.ReassignPartitionsRequest
+	(*ReassignPartitionsResponse)(nil),         // 100: oncelog.client.v1.ReassignPartitionsResponse
+	(*CancelReassignmentsRequest)(nil),         // 101: oncelog.client.v1.CancelReassignmentsRequest
+	(*CancelReassignmentsResponse)(nil),        // 102: oncelog.client.v1.CancelReassignmentsResponse
+	(*DrainBrokerRequest)(nil),                 // 103: oncelog.client.v1.DrainBrokerRequest
+	(*DrainBrokerResponse)(nil),                // 104: oncelog.client.v1.DrainBrokerResponse
+	(*UnregisterBrokerRequest)(nil),            // 105: oncelog.client.v1.UnregisterBrokerRequest
+	(*UnregisterBrokerResponse)(nil),           // 106: oncelog.client.v1.UnregisterBrokerResponse
+	nil,                                        // 107: oncelog.client.v1.Error.MetadataEntry
+	nil,                                        // 108: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	nil,                                        // 109: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
 }
 var file_client_v1_client_proto_depIdxs = []int32{
 	0,   // 0: oncelog.client.v1.ProduceRequest.acks:type_name -> oncelog.client.v1.Acks
@@ -7695,7 +7774,7 @@ var file_client_v1_client_proto_depIdxs = []int32{
 	12,  // 4: oncelog.client.v1.ProduceResponse.error:type_name -> oncelog.client.v1.Error
 	1,   // 5: oncelog.client.v1.Error.outcome:type_name -> oncelog.client.v1.Outcome
 	13,  // 6: oncelog.client.v1.Error.leader:type_name -> oncelog.client.v1.Leader
-	106, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
+	107, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
 	37,  // 8: oncelog.client.v1.Error.event:type_name -> oncelog.client.v1.TransactionEvent
 	15,  // 9: oncelog.client.v1.FetchRequest.partitions:type_name -> oncelog.client.v1.FetchPartition
 	2,   // 10: oncelog.client.v1.FetchRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
@@ -7744,91 +7823,92 @@ var file_client_v1_client_proto_depIdxs = []int32{
 	68,  // 53: oncelog.client.v1.ProducerState.batches:type_name -> oncelog.client.v1.ProducerBatch
 	37,  // 54: oncelog.client.v1.ProducerState.first_refused:type_name -> oncelog.client.v1.TransactionEvent
 	71,  // 55: oncelog.client.v1.GetMetadataResponse.brokers:type_name -> oncelog.client.v1.Broker
-	72,  // 56: oncelog.client.v1.GetMetadataResponse.topics:type_name -> oncelog.client.v1.Topic
-	12,  // 57: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
-	73,  // 58: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
-	107, // 59: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
-	72,  // 60: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	108, // 61: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
-	72,  // 62: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	72,  // 63: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	82,  // 64: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
-	85,  // 65: oncelog.client.v1.ListRaftGroupsResponse.groups:type_name -> oncelog.client.v1.RaftGroup
-	90,  // 66: oncelog.client.v1.DescribeBrokerResponse.disk:type_name -> oncelog.client.v1.Disk
-	97,  // 67: oncelog.client.v1.ReassignPartitionsRequest.partitions:type_name -> oncelog.client.v1.PartitionAssignment
-	72,  // 68: oncelog.client.v1.ReassignPartitionsResponse.topic:type_name -> oncelog.client.v1.Topic
-	72,  // 69: oncelog.client.v1.CancelReassignmentsResponse.topic:type_name -> oncelog.client.v1.Topic
-	7,   // 70: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
-	14,  // 71: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
-	19,  // 72: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
-	23,  // 73: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
-	65,  // 74: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
-	25,  // 75: oncelog.client.v1.TransactionService.FindCoordinator:input_type -> oncelog.client.v1.FindCoordinatorRequest
-	27,  // 76: oncelog.client.v1.TransactionService.EndTransaction:input_type -> oncelog.client.v1.EndTransactionRequest
-	29,  // 77: oncelog.client.v1.TransactionService.ListTransactions:input_type -> oncelog.client.v1.ListTransactionsRequest
-	31,  // 78: oncelog.client.v1.TransactionService.DescribeTransaction:input_type -> oncelog.client.v1.DescribeTransactionRequest
-	33,  // 79: oncelog.client.v1.TransactionService.AbortTransaction:input_type -> oncelog.client.v1.AbortTransactionRequest
-	38,  // 80: oncelog.client.v1.GroupService.JoinGroup:input_type -> oncelog.client.v1.JoinGroupRequest
-	45,  // 81: oncelog.client.v1.GroupService.CommitOffsets:input_type -> oncelog.client.v1.CommitOffsetsRequest
-	48,  // 82: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:input_type -> oncelog.client.v1.CommitOffsetsInTransactionRequest
-	50,  // 83: oncelog.client.v1.GroupService.FetchOffsets:input_type -> oncelog.client.v1.FetchOffsetsRequest
-	54,  // 84: oncelog.client.v1.GroupService.ListGroups:input_type -> oncelog.client.v1.ListGroupsRequest
-	56,  // 85: oncelog.client.v1.GroupService.DescribeGroup:input_type -> oncelog.client.v1.DescribeGroupRequest
-	61,  // 86: oncelog.client.v1.GroupService.DeleteGroup:input_type -> oncelog.client.v1.DeleteGroupRequest
-	63,  // 87: oncelog.client.v1.GroupService.DeleteOffsets:input_type -> oncelog.client.v1.DeleteOffsetsRequest
-	69,  // 88: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
-	74,  // 89: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
-	76,  // 90: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
-	78,  // 91: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
-	80,  // 92: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
-	83,  // 93: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
-	88,  // 94: oncelog.client.v1.AdminService.DescribeBroker:input_type -> oncelog.client.v1.DescribeBrokerRequest
-	91,  // 95: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
-	93,  // 96: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
-	95,  // 97: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
-	98,  // 98: oncelog.client.v1.AdminService.ReassignPartitions:input_type -> oncelog.client.v1.ReassignPartitionsRequest
-	100, // 99: oncelog.client.v1.AdminService.CancelReassignments:input_type -> oncelog.client.v1.CancelReassignmentsRequest
-	102, // 100: oncelog.client.v1.AdminService.DrainBroker:input_type -> oncelog.client.v1.DrainBrokerRequest
-	104, // 101: oncelog.client.v1.AdminService.UnregisterBroker:input_type -> oncelog.client.v1.UnregisterBrokerRequest
-	86,  // 102: oncelog.client.v1.AdminService.SetFeatureLevel:input_type -> oncelog.client.v1.SetFeatureLevelRequest
-	11,  // 103: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
-	16,  // 104: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
-	21,  // 105: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
-	24,  // 106: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
-	66,  // 107: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
-	26,  // 108: oncelog.client.v1.TransactionService.FindCoordinator:output_type -> oncelog.client.v1.FindCoordinatorResponse
-	28,  // 109: oncelog.client.v1.TransactionService.EndTransaction:output_type -> oncelog.client.v1.EndTransactionResponse
-	30,  // 110: oncelog.client.v1.TransactionService.ListTransactions:output_type -> oncelog.client.v1.ListTransactionsResponse
-	32,  // 111: oncelog.client.v1.TransactionService.DescribeTransaction:output_type -> oncelog.client.v1.DescribeTransactionResponse
-	34,  // 112: oncelog.client.v1.TransactionService.AbortTransaction:output_type -> oncelog.client.v1.AbortTransactionResponse
-	42,  // 113: oncelog.client.v1.GroupService.JoinGroup:output_type -> oncelog.client.v1.JoinGroupResponse
-	46,  // 114: oncelog.client.v1.GroupService.CommitOffsets:output_type -> oncelog.client.v1.CommitOffsetsResponse
-	49,  // 115: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:output_type -> oncelog.client.v1.CommitOffsetsInTransactionResponse
-	52,  // 116: oncelog.client.v1.GroupService.FetchOffsets:output_type -> oncelog.client.v1.FetchOffsetsResponse
-	55,  // 117: oncelog.client.v1.GroupService.ListGroups:output_type -> oncelog.client.v1.ListGroupsResponse
-	57,  // 118: oncelog.client.v1.GroupService.DescribeGroup:output_type -> oncelog.client.v1.DescribeGroupResponse
-	62,  // 119: oncelog.client.v1.GroupService.DeleteGroup:output_type -> oncelog.client.v1.DeleteGroupResponse
-	64,  // 120: oncelog.client.v1.GroupService.DeleteOffsets:output_type -> oncelog.client.v1.DeleteOffsetsResponse
-	70,  // 121: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
-	75,  // 122: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
-	77,  // 123: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
-	79,  // 124: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
-	81,  // 125: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
-	84,  // 126: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
-	89,  // 127: oncelog.client.v1.AdminService.DescribeBroker:output_type -> oncelog.client.v1.DescribeBrokerResponse
-	92,  // 128: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
-	94,  // 129: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
-	96,  // 130: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
-	99,  // 131: oncelog.client.v1.AdminService.ReassignPartitions:output_type -> oncelog.client.v1.ReassignPartitionsResponse
-	101, // 132: oncelog.client.v1.AdminService.CancelReassignments:output_type -> oncelog.client.v1.CancelReassignmentsResponse
-	103, // 133: oncelog.client.v1.AdminService.DrainBroker:output_type -> oncelog.client.v1.DrainBrokerResponse
-	105, // 134: oncelog.client.v1.AdminService.UnregisterBroker:output_type -> oncelog.client.v1.UnregisterBrokerResponse
-	87,  // 135: oncelog.client.v1.AdminService.SetFeatureLevel:output_type -> oncelog.client.v1.SetFeatureLevelResponse
-	103, // [103:136] is the sub-list for method output_type
-	70,  // [70:103] is the sub-list for method input_type
-	70,  // [70:70] is the sub-list for extension type_name
-	70,  // [70:70] is the sub-list for extension extendee
-	0,   // [0:70] is the sub-list for field type_name
+	73,  // 56: oncelog.client.v1.GetMetadataResponse.topics:type_name -> oncelog.client.v1.Topic
+	72,  // 57: oncelog.client.v1.Broker.listeners:type_name -> oncelog.client.v1.Listener
+	12,  // 58: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
+	74,  // 59: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
+	108, // 60: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	73,  // 61: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	109, // 62: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	73,  // 63: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	73,  // 64: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	83,  // 65: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
+	86,  // 66: oncelog.client.v1.ListRaftGroupsResponse.groups:type_name -> oncelog.client.v1.RaftGroup
+	91,  // 67: oncelog.client.v1.DescribeBrokerResponse.disk:type_name -> oncelog.client.v1.Disk
+	98,  // 68: oncelog.client.v1.ReassignPartitionsRequest.partitions:type_name -> oncelog.client.v1.PartitionAssignment
+	73,  // 69: oncelog.client.v1.ReassignPartitionsResponse.topic:type_name -> oncelog.client.v1.Topic
+	73,  // 70: oncelog.client.v1.CancelReassignmentsResponse.topic:type_name -> oncelog.client.v1.Topic
+	7,   // 71: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
+	14,  // 72: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
+	19,  // 73: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
+	23,  // 74: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
+	65,  // 75: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
+	25,  // 76: oncelog.client.v1.TransactionService.FindCoordinator:input_type -> oncelog.client.v1.FindCoordinatorRequest
+	27,  // 77: oncelog.client.v1.TransactionService.EndTransaction:input_type -> oncelog.client.v1.EndTransactionRequest
+	29,  // 78: oncelog.client.v1.TransactionService.ListTransactions:input_type -> oncelog.client.v1.ListTransactionsRequest
+	31,  // 79: oncelog.client.v1.TransactionService.DescribeTransaction:input_type -> oncelog.client.v1.DescribeTransactionRequest
+	33,  // 80: oncelog.client.v1.TransactionService.AbortTransaction:input_type -> oncelog.client.v1.AbortTransactionRequest
+	38,  // 81: oncelog.client.v1.GroupService.JoinGroup:input_type -> oncelog.client.v1.JoinGroupRequest
+	45,  // 82: oncelog.client.v1.GroupService.CommitOffsets:input_type -> oncelog.client.v1.CommitOffsetsRequest
+	48,  // 83: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:input_type -> oncelog.client.v1.CommitOffsetsInTransactionRequest
+	50,  // 84: oncelog.client.v1.GroupService.FetchOffsets:input_type -> oncelog.client.v1.FetchOffsetsRequest
+	54,  // 85: oncelog.client.v1.GroupService.ListGroups:input_type -> oncelog.client.v1.ListGroupsRequest
+	56,  // 86: oncelog.client.v1.GroupService.DescribeGroup:input_type -> oncelog.client.v1.DescribeGroupRequest
+	61,  // 87: oncelog.client.v1.GroupService.DeleteGroup:input_type -> oncelog.client.v1.DeleteGroupRequest
+	63,  // 88: oncelog.client.v1.GroupService.DeleteOffsets:input_type -> oncelog.client.v1.DeleteOffsetsRequest
+	69,  // 89: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
+	75,  // 90: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
+	77,  // 91: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
+	79,  // 92: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
+	81,  // 93: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
+	84,  // 94: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
+	89,  // 95: oncelog.client.v1.AdminService.DescribeBroker:input_type -> oncelog.client.v1.DescribeBrokerRequest
+	92,  // 96: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
+	94,  // 97: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
+	96,  // 98: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
+	99,  // 99: oncelog.client.v1.AdminService.ReassignPartitions:input_type -> oncelog.client.v1.ReassignPartitionsRequest
+	101, // 100: oncelog.client.v1.AdminService.CancelReassignments:input_type -> oncelog.client.v1.CancelReassignmentsRequest
+	103, // 101: oncelog.client.v1.AdminService.DrainBroker:input_type -> oncelog.client.v1.DrainBrokerRequest
+	105, // 102: oncelog.client.v1.AdminService.UnregisterBroker:input_type -> oncelog.client.v1.UnregisterBrokerRequest
+	87,  // 103: oncelog.client.v1.AdminService.SetFeatureLevel:input_type -> oncelog.client.v1.SetFeatureLevelRequest
+	11,  // 104: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
+	16,  // 105: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
+	21,  // 106: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
+	24,  // 107: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
+	66,  // 108: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
+	26,  // 109: oncelog.client.v1.TransactionService.FindCoordinator:output_type -> oncelog.client.v1.FindCoordinatorResponse
+	28,  // 110: oncelog.client.v1.TransactionService.EndTransaction:output_type -> oncelog.client.v1.EndTransactionResponse
+	30,  // 111: oncelog.client.v1.TransactionService.ListTransactions:output_type -> oncelog.client.v1.ListTransactionsResponse
+	32,  // 112: oncelog.client.v1.TransactionService.DescribeTransaction:output_type -> oncelog.client.v1.DescribeTransactionResponse
+	34,  // 113: oncelog.client.v1.TransactionService.AbortTransaction:output_type -> oncelog.client.v1.AbortTransactionResponse
+	42,  // 114: oncelog.client.v1.GroupService.JoinGroup:output_type -> oncelog.client.v1.JoinGroupResponse
+	46,  // 115: oncelog.client.v1.GroupService.CommitOffsets:output_type -> oncelog.client.v1.CommitOffsetsResponse
+	49,  // 116: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:output_type -> oncelog.client.v1.CommitOffsetsInTransactionResponse
+	52,  // 117: oncelog.client.v1.GroupService.FetchOffsets:output_type -> oncelog.client.v1.FetchOffsetsResponse
+	55,  // 118: oncelog.client.v1.GroupService.ListGroups:output_type -> oncelog.client.v1.ListGroupsResponse
+	57,  // 119: oncelog.client.v1.GroupService.DescribeGroup:output_type -> oncelog.client.v1.DescribeGroupResponse
+	62,  // 120: oncelog.client.v1.GroupService.DeleteGroup:output_type -> oncelog.client.v1.DeleteGroupResponse
+	64,  // 121: oncelog.client.v1.GroupService.DeleteOffsets:output_type -> oncelog.client.v1.DeleteOffsetsResponse
+	70,  // 122: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
+	76,  // 123: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
+	78,  // 124: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
+	80,  // 125: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
+	82,  // 126: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
+	85,  // 127: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
+	90,  // 128: oncelog.client.v1.AdminService.DescribeBroker:output_type -> oncelog.client.v1.DescribeBrokerResponse
+	93,  // 129: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
+	95,  // 130: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
+	97,  // 131: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
+	100, // 132: oncelog.client.v1.AdminService.ReassignPartitions:output_type -> oncelog.client.v1.ReassignPartitionsResponse
+	102, // 133: oncelog.client.v1.AdminService.CancelReassignments:output_type -> oncelog.client.v1.CancelReassignmentsResponse
+	104, // 134: oncelog.client.v1.AdminService.DrainBroker:output_type -> oncelog.client.v1.DrainBrokerResponse
+	106, // 135: oncelog.client.v1.AdminService.UnregisterBroker:output_type -> oncelog.client.v1.UnregisterBrokerResponse
+	88,  // 136: oncelog.client.v1.AdminService.SetFeatureLevel:output_type -> oncelog.client.v1.SetFeatureLevelResponse
+	104, // [104:137] is the sub-list for method output_type
+	71,  // [71:104] is the sub-list for method input_type
+	71,  // [71:71] is the sub-list for extension type_name
+	71,  // [71:71] is the sub-list for extension extendee
+	0,   // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_client_v1_client_proto_init() }
@@ -7843,17 +7923,17 @@ func file_client_v1_client_proto_init() {
 	file_client_v1_client_proto_msgTypes[16].OneofWrappers = []any{}
 	file_client_v1_client_proto_msgTypes[26].OneofWrappers = []any{}
 	file_client_v1_client_proto_msgTypes[37].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[76].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[84].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[86].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[88].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[77].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[85].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[87].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[89].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_client_v1_client_proto_rawDesc), len(file_client_v1_client_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   102,
+			NumMessages:   103,
 			NumExtensions: 0,
 			NumServices:   4,
 		},
