@@ -417,30 +417,6 @@ func TestTagsThatAreNotThere(t *testing.T) {
 	}
 }
 
-// FuzzDecode: no frame makes the decoder panic or hold on to more than a bounded multiple of itself.
-func FuzzDecode(f *testing.F) {
-	rng := rand.New(rand.NewPCG(1, 0))
-	for range 100 {
-		if b := randomFrame(rng); len(b) > headLen {
-			f.Add(b)
-		}
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) < headLen {
-			return
-		}
-		h := head{int32(len(b) - 4), int16(binary.BigEndian.Uint16(b[4:])), int16(binary.BigEndian.Uint16(b[6:])), 1}
-		e := endpoints[h.key]
-		if e == nil {
-			return
-		}
-		r := &request{endpoint: e, frame: b[headLen:]}
-		if err := r.decode(h); err == nil && r.msg == nil {
-			t.Fatal("no request and no error")
-		}
-	})
-}
-
 // A panic costs its connection, and nothing is left of the request.
 func TestAPanicCostsItsConnection(t *testing.T) {
 	r := newRig(t, nil)

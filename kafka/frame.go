@@ -23,6 +23,9 @@ const (
 	freeBytes = 4 << 10
 	// plainWeight is how many bytes one byte of a request that is not produce counts for: decoded it takes that much and more.
 	plainWeight = 16
+	// largePlain is what is decoded alone: a list that is announced and not there is made before that is found, and takes up to
+	// 256 bytes for each byte of the request, which no budget counts.
+	largePlain = 64 << 10
 	// firstStep is how much is made ready for a request that has been announced. What it is made ready for afterwards is
 	// growth times what has come, so that nobody makes the broker hold much by announcing it.
 	firstStep = 64 << 10
@@ -67,6 +70,10 @@ func (c *conn) read() (*request, error) {
 	if err := c.readBody(r, int(h.length)-(headLen-4), h.key == keyProduce); err != nil {
 		c.release(r)
 		return nil, err
+	}
+	if h.key != keyProduce && len(r.frame) > largePlain {
+		c.decoding.Lock()
+		defer c.decoding.Unlock()
 	}
 	if err := r.decode(h); err != nil {
 		c.release(r)

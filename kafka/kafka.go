@@ -118,6 +118,8 @@ type Server struct {
 	mu        sync.Mutex
 	listeners []net.Listener
 	conns     map[*conn]struct{}
+	// decoding is held while a large request that is not to produce is decoded.
+	decoding sync.Mutex
 	// owned are the goroutines of connections.
 	owned sync.WaitGroup
 }

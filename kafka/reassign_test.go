@@ -18,7 +18,7 @@ import (
 )
 
 // imageOf is metadata of four brokers and a topic with partitions on brokers 1, 2 and 3, all active, after some more commands.
-func imageOf(t *testing.T, topic string, partitions int, more ...*statev1.MetadataCommand) *metadata.Image {
+func imageOf(t testing.TB, topic string, partitions int, more ...*statev1.MetadataCommand) *metadata.Image {
 	t.Helper()
 	state, index := metadata.NewState(), uint64(0)
 	apply := func(c *statev1.MetadataCommand) {
