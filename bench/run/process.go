@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 )
@@ -49,31 +48,6 @@ func download(ctx context.Context, url, file string) error {
 	return f.Close()
 }
 
-// cpuSeconds is what the brokers have burned so far, user and system time.
-func (b *bench) cpuSeconds() float64 {
-	total := 0.0
-	for _, p := range b.cluster.Brokers() {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
-		if err != nil {
-			continue
-		}
-		// The second field, in brackets, is the program's name; utime and stime are the 14th and 15th.
-		_, rest, _ := strings.Cut(string(stat), ") ")
-		fields := strings.Fields(rest)
-		if len(fields) < 13 {
-			continue
-		}
-		for _, field := range fields[11:13] {
-			ticks, _ := strconv.ParseFloat(field, 64)
-			total += ticks / ticksPerSecond
-		}
-	}
-	return total
-}
-
-// ticksPerSecond is what /proc counts in, on every Linux that Go runs on.
-const ticksPerSecond = 100
-
 // showLogs prints how the logs of the brokers end, which are about to be removed.
 func (b *bench) showLogs() {
 	for _, p := range b.cluster.Brokers() {
@@ -86,18 +60,3 @@ func (b *bench) showLogs() {
 
 // shownLines is how many lines of a broker's log are shown after a failure.
 const shownLines = 40
-
-// residentMB is a process's resident memory.
-func residentMB(pid int) float64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kib, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)
-			return kib * 1024 / 1e6
-		}
-	}
-	return 0
-}

@@ -195,9 +195,9 @@ func (b *bench) ours(ctx context.Context, r *row) (out ctlReport, burned float64
 		args = append(args, "--cpu-profile", filepath.Join(dir, r.name+"-client.pprof"))
 		b.profile(ctx, &profiling, r)
 	}
-	before := b.cpuSeconds()
+	before := b.cluster.Usage().CPUSeconds
 	out, err = b.ctl(ctx, args...)
-	burned = b.cpuSeconds() - before
+	burned = b.cluster.Usage().CPUSeconds - before
 	profiling.Wait()
 	return out, burned, err
 }
