@@ -159,24 +159,43 @@ func (g *Groups) FetchOffsets(ctx context.Context, r FetchRequest) ([]group.Fetc
 	if err := checkGroup(r.Group, r.By.MemberID, r.By.InstanceID); err != nil {
 		return nil, err
 	}
-	var wanted []group.Want
 	n := 0
 	for _, w := range r.Topics {
-		topic, ok := g.config.Topics.Topic(w.Topic)
 		if n += len(w.Partitions); n > maxWanted {
 			return nil, badField(CodeInvalidRequest, "topics", strconv.Itoa(maxWanted), "more than %d partitions are asked for", maxWanted)
 		}
-		if !ok {
-			topic.ID = group.TopicID{} // which no topic has
-		}
-		wanted = append(wanted, group.Want{Topic: w.Topic, TopicID: topic.ID, Partitions: w.Partitions})
 	}
 	s, err := g.leading(ctx, r.Group, true)
 	if err != nil {
 		return nil, err
 	}
-	var found []group.Fetched
-	code := group.OK
+	found, code, sure := g.lookUp(s, &r)
+	if !sure {
+		// "No offset" makes a consumer start over: it is not said on metadata that may be old.
+		if err := g.config.Topics.Confirm(ctx); err != nil {
+			e := refused(CodeNotAvailable, "this coordinator cannot find out now whether topics of group %s were deleted", r.Group)
+			e.Cause = err
+			return nil, e
+		}
+		found, code, _ = g.lookUp(s, &r)
+	}
+	if err := s.confirm(ctx); err != nil {
+		return nil, err
+	}
+	return found, asError(groupAnswer(r.Group, group.Result{Code: code}))
+}
+
+// lookUp reads committed offsets. It is not sure where what the group holds does not fit the topics that this broker has heard of.
+func (g *Groups) lookUp(s *groupShard, r *FetchRequest) (found []group.Fetched, code group.Code, sure bool) {
+	wanted := make([]group.Want, 0, len(r.Topics))
+	for _, w := range r.Topics {
+		topic, ok := g.config.Topics.Topic(w.Topic)
+		if !ok {
+			topic.ID = group.TopicID{} // which no topic has
+		}
+		wanted = append(wanted, group.Want{Topic: w.Topic, TopicID: topic.ID, Partitions: w.Partitions})
+	}
+	sure = true
 	s.machine.read(func(m *group.State) {
 		switch code = m.MayFetch(r.Group, r.By); {
 		case code != group.OK:
@@ -184,15 +203,15 @@ func (g *Groups) FetchOffsets(ctx context.Context, r FetchRequest) ([]group.Fetc
 			found = m.FetchAll(r.Group, r.RequireStable)
 		default:
 			found = m.Fetch(r.Group, wanted, r.RequireStable)
+			sure = !m.OfAnotherTopic(r.Group, wanted)
 		}
 	})
-	if err := s.confirm(ctx); err != nil {
-		return nil, err
-	}
 	if r.Topics == nil {
+		n := len(found)
 		found = slices.DeleteFunc(found, g.isOfOldTopic)
+		sure = len(found) == n
 	}
-	return found, asError(groupAnswer(r.Group, group.Result{Code: code}))
+	return found, code, sure
 }
 
 // isOfOldTopic: the topic was deleted, and another one has its name now (G27).

@@ -70,8 +70,22 @@ func (r *rig) WaitNewer(ctx context.Context, version uint64) (uint64, error) {
 	}
 }
 
-// Confirm does nothing: all brokers hear of topics at once (Topics).
-func (r *rig) Confirm(context.Context) error { return nil }
+// Confirm does nothing, since all brokers hear of topics at once, but for tests in which they do not (Topics).
+func (r *rig) Confirm(context.Context) error {
+	r.mu.Lock()
+	f := r.confirms
+	r.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	return f()
+}
+
+func (r *rig) setConfirms(f func() error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.confirms = f
+}
 
 // JoinTransaction does with questions what the test wants (Joiner).
 func (r *rig) JoinTransaction(_ context.Context, j Joining) error {

@@ -231,6 +231,43 @@ func TestOffsetsInTransaction(t *testing.T) {
 }
 
 // G29: what nobody needs is forgotten in time, and not at once when the clock jumps.
+// A coordinator that has not heard of a topic, or of its deletion, does not say that there is no offset before it has asked: a consumer would
+// start over (G27).
+func TestOffsetsWhereMetadataLags(t *testing.T) {
+	runGroups(t, 1, nil, func(t *testing.T, r *rig) {
+		b, ctx := r.leaderOf(KindGroups), context.Background()
+		r.mustCommit(b, "g", nobodyInGroup, 7, 8)
+		_, err := b.groups.CommitInTransaction(ctx, TransactionalCommit{
+			TransactionalID: "tx", Producer: Producer{5, 0}, Group: "g", By: nobodyInGroup, Offsets: offsetsOf(9), Version: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := r.All()
+		for what, heard := range map[string][]Topic{"nothing": nil, "an older topic": {{"orders", group.TopicID{9}, 6}}} {
+			all := FetchRequest{Group: "g", By: nobodyInGroup}
+			some := FetchRequest{Group: "g", By: nobodyInGroup, Topics: []WantedTopic{{"orders", []int32{1}}}}
+			r.setConfirms(func() error { return errors.New("no controller") })
+			r.setTopics(heard...)
+			_, err := b.groups.FetchOffsets(ctx, some)
+			wantCode(t, err, CodeNotAvailable)
+			if heard != nil { // otherwise all are given as they are
+				_, err = b.groups.FetchOffsets(ctx, all)
+				wantCode(t, err, CodeNotAvailable)
+			}
+			r.setConfirms(func() error { r.setTopics(now...); return nil })
+			r.wantCommitted(b, "g", -2, 8) // the first is pending
+			r.setTopics(heard...)
+			if found, err := b.groups.FetchOffsets(ctx, all); err != nil || len(found) != 2 {
+				t.Fatalf("%s heard: %+v, %v", what, found, err)
+			}
+			r.setTopics(now...)
+		}
+		r.setConfirms(nil)
+		r.setTopics(Topic{"orders", group.TopicID{2}, 6}) // deleted, and another one made
+		r.wantCommitted(b, "g", -1, -1)
+	})
+}
+
 func TestOffsetsExpire(t *testing.T) {
 	runGroups(t, 1, func(c *GroupsConfig) { c.OffsetsRetention = 3 * time.Hour }, func(t *testing.T, r *rig) {
 		b := r.leaderOf(KindGroups)

@@ -39,6 +39,8 @@ type rig struct {
 	topicsVersion uint64
 	topicsChanged chan struct{}
 	joins         func(Joining) error
+	// confirms is what Confirm does; nil: nothing.
+	confirms func() error
 	joined        []Joining
 	// log is what the brokers have logged.
 	log logged

@@ -40,6 +40,28 @@ func (s *State) Fetch(id string, wanted []Want, requireStable bool) []Fetched {
 	return out
 }
 
+// OfAnotherTopic says that the group holds an offset, committed or pending, of a wanted partition for a topic with the same name and another
+// id: either that topic is gone, or the asker has not heard of the present one.
+func (s *State) OfAnotherTopic(id string, wanted []Want) bool {
+	g := s.groups[id]
+	if g == nil {
+		return false
+	}
+	for _, w := range wanted {
+		for _, partition := range w.Partitions {
+			if o := g.committed().get(w.Topic, partition); o != nil && o.TopicID != w.TopicID {
+				return true
+			}
+			for _, pending := range g.pending {
+				if o := pending.get(w.Topic, partition); o != nil && o.TopicID != w.TopicID {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 // FetchAll finds every committed offset of a group, by topic and partition. A partition that only a transaction has an
 // offset for is not among them (G26).
 func (s *State) FetchAll(id string, requireStable bool) []Fetched {
