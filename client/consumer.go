@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -112,13 +113,13 @@ func (c *Client) NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 
 // Assign makes these the partitions to read, in place of any before. Those that were assigned
 // already keep their position; new ones begin where ConsumerConfig.Reset says, unless Seek is
-// called. It waits for the topics' metadata: an unknown topic or partition is an error, and
-// nothing changes.
+// called. It waits for the metadata of new ones: an unknown topic or partition is an error, and
+// nothing changes. To leave partitions out asks no broker.
 func (k *Consumer) Assign(ctx context.Context, tps ...record.TopicPartition) error {
 	bounded, cancel := context.WithTimeout(ctx, k.c.cfg.RequestTimeout)
 	defer cancel()
 	defer context.AfterFunc(k.ctx, cancel)()
-	for _, tp := range tps {
+	for _, tp := range k.notAssigned(tps) {
 		t, err := k.c.meta.topic(bounded, tp.Topic)
 		if err != nil {
 			return err
@@ -152,6 +153,12 @@ func (k *Consumer) Assign(ctx context.Context, tps ...record.TopicPartition) err
 	}
 	signal(k.wake)
 	return nil
+}
+
+func (k *Consumer) notAssigned(tps []record.TopicPartition) []record.TopicPartition {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(tps), func(tp record.TopicPartition) bool { return k.parts[tp] != nil })
 }
 
 // AssignTopic assigns all partitions of a topic and sets their position.

@@ -71,6 +71,9 @@ const (
 	ReasonCoordinatorNotAvailable  = "COORDINATOR_NOT_AVAILABLE"
 	ReasonCoordinatorLoading       = "COORDINATOR_LOAD_IN_PROGRESS"
 
+	// ReasonStaleMemberEpoch: the member does not have the partitions, or not any more.
+	ReasonStaleMemberEpoch = "STALE_MEMBER_EPOCH"
+
 	// ReasonNetwork: no broker answered, the connection broke, or an answer did not come in time.
 	ReasonNetwork = "NETWORK_EXCEPTION"
 	// ReasonDeliveryTimeout: ProducerConfig.DeliveryTimeout passed before the outcome was known.

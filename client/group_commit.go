@@ -27,30 +27,33 @@ type committer struct {
 	wg sync.WaitGroup
 
 	mu     sync.Mutex // guards what follows
-	next   *commit    // nil: nobody waits
+	next   []*commit  // one for each epoch of the member
 	busy   bool
 	closed bool
 }
 
-// commit is one commit, of whoever asked for it.
+// commit is one commit, of whoever asked for it. by is the member as it was then: an epoch that it got later, with which partitions went to
+// others, must not cover for it (G20).
 type commit struct {
+	by      GroupMember
 	offsets Offsets
 	done    []func(error)
 }
 
 // begin asks for a commit; done is called once, when it is known what came of it.
-func (m *committer) begin(ctx context.Context, offsets Offsets, done func(error)) {
+func (m *committer) begin(ctx context.Context, by GroupMember, offsets Offsets, done func(error)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
 		go done(refusal(ReasonClosed, "consumer is closed")) // not under mu
 		return
 	}
-	if m.next == nil {
-		m.next = &commit{offsets: make(Offsets)}
+	if n := len(m.next); n == 0 || m.next[n-1].by != by {
+		m.next = append(m.next, &commit{by: by, offsets: make(Offsets)})
 	}
-	maps.Copy(m.next.offsets, offsets)
-	m.next.done = append(m.next.done, done)
+	last := m.next[len(m.next)-1]
+	maps.Copy(last.offsets, offsets)
+	last.done = append(last.done, done)
 	if !m.busy {
 		m.busy = true
 		m.wg.Go(func() { m.run(ctx) }) // until nobody waits
@@ -69,14 +72,14 @@ func (m *committer) close() {
 func (m *committer) run(ctx context.Context) {
 	for {
 		m.mu.Lock()
-		c := m.next
-		m.next = nil
-		m.busy = c != nil
-		m.mu.Unlock()
-		if c == nil {
+		if m.busy = len(m.next) > 0; !m.busy {
+			m.mu.Unlock()
 			return
 		}
-		err := commitOffsets(ctx, m.c, m.coordinator, m.member(), c.offsets)
+		c := m.next[0]
+		m.next = slices.Delete(m.next, 0, 1)
+		m.mu.Unlock()
+		err := commitOffsets(ctx, m.c, m.coordinator, c.by, c.offsets)
 		for _, done := range c.done {
 			done(err)
 		}

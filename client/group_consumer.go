@@ -70,7 +70,7 @@ func (c *Client) NewGroupConsumer(cfg GroupConfig) (*GroupConsumer, error) {
 	coord := &coordinator{c: c, conns: k.conns, kind: clientv1.CoordinatorType_COORDINATOR_TYPE_GROUP, key: cfg.GroupID}
 	g := &GroupConsumer{c: c, cfg: cfg, k: k, committed: make(Offsets), autoAt: time.Now().Add(cfg.AutoCommitInterval)}
 	g.m = &membership{c: c, cfg: cfg, coordinator: coord, id: rand.Text(), news: make(chan struct{}, 1), spoken: make(chan struct{}, 1), polled: time.Now()}
-	g.commits = &committer{c: c, coordinator: coord, member: g.m.member}
+	g.commits = &committer{c: c, coordinator: coord}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	if err := c.adopt(g); err != nil {
 		g.cancel()
@@ -182,18 +182,7 @@ func (g *GroupConsumer) giveBack(ctx context.Context, has []record.TopicPartitio
 		delete(g.committed, tp)
 	}
 	g.mu.Unlock()
-	if err := g.k.Assign(ctx, kept...); err != nil {
-		g.c.log.Debug("partitions that are kept are not known now", "err", err)
-		_ = g.k.Assign(g.ctx)
-		g.retake(kept)
-	}
-}
-
-// retake has partitions begin anew: their topics were not to be found.
-func (g *GroupConsumer) retake(list []record.TopicPartition) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.active, g.waiting = nil, append(g.waiting, list...)
+	_ = g.k.Assign(ctx, kept...) // no broker is asked; a consumer that is closed reads nothing anyway
 }
 
 // take puts new partitions among those that wait for their position.
@@ -326,7 +315,8 @@ func (g *GroupConsumer) Positions() Offsets {
 // others: what was done of their records will be done again.
 func (g *GroupConsumer) Commit(ctx context.Context) error { return g.CommitOffsets(ctx, nil) }
 
-// CommitOffsets commits certain offsets, and waits; nil: those of everything that Poll has returned.
+// CommitOffsets commits certain offsets, and waits; nil: those of everything that Poll has returned. STALE_MEMBER_EPOCH says that this
+// member does not have one of the partitions, or not since it was asked: nothing is committed.
 func (g *GroupConsumer) CommitOffsets(ctx context.Context, offsets Offsets) error {
 	done := make(chan error, 1)
 	g.CommitAsync(offsets, func(_ Offsets, err error) { done <- err })
@@ -351,12 +341,30 @@ func (g *GroupConsumer) CommitAsync(offsets Offsets, done func(Offsets, error)) 
 		done(offsets, nil)
 		return
 	}
-	g.commits.begin(g.ctx, offsets, func(err error) {
+	// As the member is now: what it may have lost when the commit goes out is refused there.
+	by := g.m.member()
+	if tp, ok := g.notHeld(offsets); ok {
+		done(offsets, refusal(ReasonStaleMemberEpoch, "this member of group %s does not have the partition", g.cfg.GroupID).at(tp))
+		return
+	}
+	g.commits.begin(g.ctx, by, offsets, func(err error) {
 		if err == nil {
 			g.noteCommitted(offsets)
 		}
 		done(offsets, err)
 	})
+}
+
+// notHeld finds a partition that this member does not have.
+func (g *GroupConsumer) notHeld(offsets Offsets) (record.TopicPartition, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for tp := range offsets {
+		if !slices.Contains(g.active, tp) && !slices.Contains(g.waiting, tp) {
+			return tp, true
+		}
+	}
+	return record.TopicPartition{}, false
 }
 
 func (g *GroupConsumer) noteCommitted(offsets Offsets) {

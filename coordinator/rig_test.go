@@ -41,7 +41,7 @@ type rig struct {
 	joins         func(Joining) error
 	// confirms is what Confirm does; nil: nothing.
 	confirms func() error
-	joined        []Joining
+	joined   []Joining
 	// log is what the brokers have logged.
 	log logged
 }

@@ -57,8 +57,44 @@ func TestCommitAsync(t *testing.T) {
 		t.Fatalf("committed %v", got)
 	}
 	one.g.CommitAsync(client.Offsets{{Topic: "nowhere"}: 1}, func(_ client.Offsets, err error) { results <- err })
-	if err := <-results; reasonOf(err) != client.ReasonUnknownTopicOrPartition {
-		t.Fatalf("for no topic: %v", err)
+	if err := <-results; reasonOf(err) != client.ReasonStaleMemberEpoch {
+		t.Fatalf("for no topic of its own: %v", err)
+	}
+}
+
+// Whoever has given partitions back commits nothing for them any more: they are read from where those begin who have them now (G20).
+func TestNothingIsCommittedForWhatWasGivenBack(t *testing.T) {
+	t.Parallel()
+	s := beginPatientGroups(t)
+	one := s.worker("one", nil)
+	s.share(map[*worker]int{one: 3})
+	had := one.g.Assignment()
+	before := one.g.Member()
+	two := s.worker("two", nil)
+	s.until("share", func() bool {
+		one.read(20 * time.Millisecond)
+		two.read(20 * time.Millisecond)
+		return len(one.g.Assignment()) > 0 && len(two.g.Assignment()) > 0 && len(one.g.Assignment())+len(two.g.Assignment()) == 3
+	})
+	gone := two.g.Assignment()[0]
+	if !slices.Contains(had, gone) {
+		t.Fatalf("%v was not of %v", gone, had)
+	}
+	s.must("commit", two.g.CommitOffsets(s.ctx, client.Offsets{gone: 7}))
+	if err := one.g.CommitOffsets(s.ctx, client.Offsets{gone: 3}); reasonOf(err) != client.ReasonStaleMemberEpoch {
+		t.Errorf("a commit for what was given back: %v", err)
+	}
+	// As a commit that was asked for before, and goes out now.
+	p := s.transactional("tx")
+	s.must("begin", p.Begin())
+	if err := p.SendOffsets(s.ctx, before, client.Offsets{gone: 3}); reasonOf(err) != client.ReasonStaleMemberEpoch {
+		t.Errorf("at the epoch of before: %v", err)
+	}
+	s.must("abort", p.Abort(s.ctx))
+	found, err := two.g.Committed(s.ctx, gone)
+	s.must("fetch", err)
+	if len(found) != 1 || found[0].Offset != 7 {
+		t.Errorf("committed %+v", found)
 	}
 }
 

@@ -220,7 +220,7 @@ func (c *consumer) mayCommit(by Committer, topics []*statev1.TopicOffsets) Code 
 	switch {
 	case m == nil:
 		return UnknownMemberID
-	case by.Epoch > m.Epoch || by.Epoch < JoinEpoch:
+	case by.Epoch > m.Epoch || by.Epoch <= JoinEpoch: // who waits at JoinEpoch for the first targets with it has no partition
 		return StaleMemberEpoch
 	case by.Epoch == m.Epoch:
 		return OK
