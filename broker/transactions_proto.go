@@ -32,7 +32,7 @@ func joiningFromProto(p *peerv1.TransactionPartition) partition.Joining {
 func markerToProto(m coordinator.Marker) *peerv1.Marker {
 	return &peerv1.Marker{
 		Topic: m.Topic, Partition: m.Partition, ProducerId: int64(m.ProducerID), ProducerEpoch: int32(m.Epoch),
-		CoordinatorEpoch: m.CoordinatorEpoch, Commit: m.Commit, Version: uint32(m.Version),
+		CoordinatorEpoch: m.CoordinatorEpoch, Commit: m.Commit, Version: uint32(m.Version), Operator: m.Operator,
 	}
 }
 
@@ -40,7 +40,7 @@ func markerFromProto(p *peerv1.Marker) partition.Marker {
 	return partition.Marker{
 		TopicPartition: record.TopicPartition{Topic: p.GetTopic(), Partition: p.GetPartition()},
 		ProducerID:     record.ProducerID(p.GetProducerId()), Epoch: record.Epoch(p.GetProducerEpoch()),
-		CoordinatorEpoch: p.GetCoordinatorEpoch(), Commit: p.GetCommit(), Version: int8(p.GetVersion()),
+		CoordinatorEpoch: p.GetCoordinatorEpoch(), Commit: p.GetCommit(), Version: int8(p.GetVersion()), Operator: p.GetOperator(),
 	}
 }
 

@@ -22,7 +22,6 @@ type Offsets map[record.TopicPartition]record.Offset
 type committer struct {
 	c           *Client
 	coordinator *coordinator
-	member      func() GroupMember
 
 	wg sync.WaitGroup
 

@@ -324,6 +324,21 @@ func (g *Groups) writeMarker(ctx context.Context, m Marker) *Error {
 	if gs == nil {
 		return location{kind: KindGroups, Number: m.Partition, host: g.host}.elsewhere()
 	}
+	if m.Operator {
+		var epoch record.Epoch
+		var coordinatorEpoch int32
+		gs.machine.read(func(s *group.State) { epoch, coordinatorEpoch = s.ProducerEpochs(m.ProducerID) })
+		highest := int32(epoch)
+		if m.Version >= 2 {
+			highest++ // the end raises it
+		}
+		switch {
+		case int32(m.Epoch) > highest:
+			return refused(CodeInvalidProducerEpoch, "producer %d has epoch %d at %s, and no marker can have epoch %d (P20)", m.ProducerID, epoch, m.TopicPartition, m.Epoch)
+		case m.CoordinatorEpoch > max(coordinatorEpoch, 0):
+			return refused(CodeCoordinatorFenced, "producer %d: the latest coordinator at %s has epoch %d, and none has %d (P21)", m.ProducerID, m.TopicPartition, coordinatorEpoch, m.CoordinatorEpoch)
+		}
+	}
 	_, err := g.execute(ctx, gs, &statev1.GroupCommand{Command: &statev1.GroupCommand_EndTransaction{EndTransaction: &statev1.EndTransactionOfOffsets{
 		ProducerId: int64(m.ProducerID), ProducerEpoch: int32(m.Epoch), CoordinatorEpoch: m.CoordinatorEpoch, Commit: g.host.config.Sabotage.commits(m), Version: uint32(m.Version)}}})
 	return err

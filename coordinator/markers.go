@@ -20,6 +20,9 @@ type Marker struct {
 	Commit           bool
 	// Version is the transaction version of the end: 2 if it raised the epoch (P20).
 	Version int8
+	// Operator: a client sends it, not a coordinator. It may name no epoch, of the coordinator or the producer, above those that are known:
+	// all below would be refused, for good.
+	Operator bool
 }
 
 // MarkerState is what came of a marker.

@@ -25,7 +25,7 @@ func (c *conn) writeTxnMarkers(r *request, req *kmsg.WriteTxnMarkersRequest, res
 		for _, t := range m.Topics {
 			for _, p := range t.Partitions {
 				markers = append(markers, coordinator.Marker{TopicPartition: record.TopicPartition{Topic: t.Topic, Partition: p}, ProducerID: record.ProducerID(m.ProducerID),
-					Epoch: record.Epoch(m.ProducerEpoch), CoordinatorEpoch: m.CoordinatorEpoch, Commit: m.Committed, Version: version})
+					Epoch: record.Epoch(m.ProducerEpoch), CoordinatorEpoch: m.CoordinatorEpoch, Commit: m.Committed, Version: version, Operator: true})
 			}
 		}
 	}

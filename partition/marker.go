@@ -22,6 +22,9 @@ type Marker struct {
 	Commit bool
 	// Version is the transaction version of the end: 2 if it raised the epoch (P20).
 	Version int8
+	// Operator: a client sends it, not a coordinator. It may name no epoch, of the coordinator or the producer, above those that are known:
+	// all below would be refused, for good.
+	Operator bool
 }
 
 // WriteMarkers appends markers to partitions that this broker leads, and says of each, in order, what came of it: nil once it is
@@ -58,6 +61,12 @@ func (h *Host) writeMarker(m Marker, done func(*Error)) {
 		done(refusal)
 		return
 	}
+	if m.Operator {
+		if refusal := r.judgeOperator(m); refusal != nil {
+			done(refusal)
+			return
+		}
+	}
 	stamp := h.config.Wall().UnixMilli()
 	batch := record.ControlBatch(record.Marker{
 		ProducerID: m.ProducerID, Epoch: m.Epoch, CoordinatorEpoch: m.CoordinatorEpoch, Commit: m.Commit, Timestamp: stamp,
@@ -75,6 +84,27 @@ func (h *Host) writeMarker(m Marker, done func(*Error)) {
 		h.metrics.marker(a.err)
 		done(a.err)
 	})
+}
+
+// judgeOperator refuses epochs that nobody can have (P20, P21).
+func (r *Replica) judgeOperator(m Marker) *Error {
+	known := producer.Description{Epoch: record.NoEpoch, CoordinatorEpoch: -1}
+	r.mu.RLock()
+	if found, _ := r.state.producers.Describe([]record.ProducerID{m.ProducerID}, 1); len(found) > 0 {
+		known = found[0]
+	}
+	r.mu.RUnlock()
+	highest := int32(known.Epoch)
+	if m.Version >= 2 {
+		highest++ // the end raises it
+	}
+	switch {
+	case int32(m.Epoch) > highest:
+		return refused(CodeInvalidProducerEpoch, "producer %d has epoch %d at %s, and no marker can have epoch %d (P20)", m.ProducerID, known.Epoch, m.TopicPartition, m.Epoch)
+	case m.CoordinatorEpoch > max(known.CoordinatorEpoch, 0):
+		return refused(CodeCoordinatorFenced, "producer %d: the latest coordinator at %s has epoch %d, and none has %d (P21)", m.ProducerID, m.TopicPartition, known.CoordinatorEpoch, m.CoordinatorEpoch)
+	}
+	return nil
 }
 
 // metaOfMarker is the meta of a cmdEndTransaction.

@@ -102,6 +102,15 @@ func (s *State) endTransaction(c *statev1.EndTransactionOfOffsets, at stamp) Res
 	return r
 }
 
+// ProducerEpochs gives the epoch of a producer and that of the coordinator that sent its last marker; -1: there is none.
+func (s *State) ProducerEpochs(id record.ProducerID) (record.Epoch, int32) {
+	p, ok := s.producers[id]
+	if !ok {
+		p = unknownProducer
+	}
+	return p.epoch, p.coordinatorEpoch
+}
+
 // judge decides on a marker: the producer's epoch comes before the coordinator's (P20, P21).
 func (p *producer) judge(c *statev1.EndTransactionOfOffsets) Code {
 	epoch := record.Epoch(c.GetProducerEpoch())

@@ -423,7 +423,9 @@ type Marker struct {
 	CoordinatorEpoch int32 `protobuf:"varint,5,opt,name=coordinator_epoch,json=coordinatorEpoch,proto3" json:"coordinator_epoch,omitempty"`
 	Commit           bool  `protobuf:"varint,6,opt,name=commit,proto3" json:"commit,omitempty"`
 	// Transaction version of the end (P20).
-	Version       uint32 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`
+	Version uint32 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`
+	// A client sends it, not a coordinator.
+	Operator      bool `protobuf:"varint,8,opt,name=operator,proto3" json:"operator,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -505,6 +507,13 @@ func (x *Marker) GetVersion() uint32 {
 		return x.Version
 	}
 	return 0
+}
+
+func (x *Marker) GetOperator() bool {
+	if x != nil {
+		return x.Operator
+	}
+	return false
 }
 
 type WriteMarkersResponse struct {
@@ -3024,7 +3033,7 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\x13NoteRefusalResponse\x122\n" +
 	"\afailure\x18\x01 \x01(\v2\x18.oncelog.peer.v1.FailureR\afailure\"H\n" +
 	"\x13WriteMarkersRequest\x121\n" +
-	"\amarkers\x18\x01 \x03(\v2\x17.oncelog.peer.v1.MarkerR\amarkers\"\xe3\x01\n" +
+	"\amarkers\x18\x01 \x03(\v2\x17.oncelog.peer.v1.MarkerR\amarkers\"\xff\x01\n" +
 	"\x06Marker\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x1f\n" +
@@ -3033,7 +3042,8 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\x0eproducer_epoch\x18\x04 \x01(\x05R\rproducerEpoch\x12+\n" +
 	"\x11coordinator_epoch\x18\x05 \x01(\x05R\x10coordinatorEpoch\x12\x16\n" +
 	"\x06commit\x18\x06 \x01(\bR\x06commit\x12\x18\n" +
-	"\aversion\x18\a \x01(\rR\aversion\"O\n" +
+	"\aversion\x18\a \x01(\rR\aversion\x12\x1a\n" +
+	"\boperator\x18\b \x01(\bR\boperator\"O\n" +
 	"\x14WriteMarkersResponse\x127\n" +
 	"\aresults\x18\x01 \x03(\v2\x1d.oncelog.peer.v1.MarkerResultR\aresults\"B\n" +
 	"\fMarkerResult\x122\n" +
