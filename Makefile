@@ -48,8 +48,9 @@ chaos-long: ## chaos for hours (HOURS=8), all levels in turn with fresh seeds, a
 	scripts/chaos.sh --hours '$(or $(HOURS),8)' $(ARGS)
 
 .PHONY: compat
-compat: ## programs written for Apache Kafka against three real brokers
-	cd compat && COMPAT_REQUIRED=1 $(GO) test -count=1 -parallel 2 -timeout 15m $(ARGS) ./...
+compat: ## programs written for Apache Kafka against three real brokers; makes docs/compatibility.md
+	status=0; (cd compat && COMPAT_REQUIRED=1 COMPAT_RESULTS=results.json $(GO) test -count=1 -parallel 2 -timeout 28m $(ARGS) .) || status=$$?; \
+	$(GO) test -count=1 ./internal/compatpage -args -update && exit $$status
 
 .PHONY: examples
 examples: ## the example that stores in PostgreSQL, killed at every step (Debian's package postgresql)

@@ -38,6 +38,7 @@ var mayImport = map[string][]string{
 	"internal/buildinfo":   {},
 	"internal/heapfloor":   {},
 	"internal/brokerproc":  {},
+	"internal/compatpage":  {},
 	"internal/history":     {"record"},
 	"internal/machinetest": {"api/proto/state"},
 	"internal/workload":    {"record", "client", "internal/history"},

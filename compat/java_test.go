@@ -57,6 +57,7 @@ func TestJava(t *testing.T) {
 	t.Parallel()
 	for _, version := range javaVersions {
 		t.Run("kafka-clients "+version, func(t *testing.T) {
+			ran(t, "kafka-clients", version)
 			path := javaJobs(t, version)
 			protocols := []string{"classic"}
 			if version >= "4" {

@@ -14,6 +14,9 @@ import (
 	"github.com/oncelog/oncelog/internal/brokerproc"
 )
 
+// kafkajsVersion is what package.json asks for.
+const kafkajsVersion = "2.2.4"
+
 // nodeHome gives a directory with the JavaScript jobs and what they need.
 var nodeHome = sync.OnceValues(func() (string, error) {
 	for _, tool := range []string{"node", "npm"} {
@@ -44,6 +47,7 @@ func node(ctx context.Context, dir string, c *brokerproc.Cluster, job string, ar
 // kafkajs: idempotent with every codec, transactions and a group that reads committed records, on the versions of 2019 that it speaks; and an
 // exactly-once copy. It shows no generation when it commits in a transaction (KIP-447), so one process copies.
 func TestKafkaJS(t *testing.T) {
+	ran(t, "kafkajs", kafkajsVersion)
 	t.Parallel()
 	dir, err := nodeHome()
 	if err != nil {
@@ -75,15 +79,21 @@ func TestKafkaJS(t *testing.T) {
 	killed()
 	counts(t, ctx, c, "plain", 2500)
 	killed = killAfter("txn", 20)
-	mustPrint(t, "committed 200", job("transact", "txn", "30", "kafkajs-job"))
+	said, err := job("transact", "txn", "30", "kafkajs-job")()
 	killed()
-	counts(t, ctx, c, "txn", 200)
-	mustPrint(t, "consumed 2500 different 2500 aborted 0", job("consume", "plain", "g", "2500"))
-	mustPrint(t, "consumed 200 different 200 aborted 0", job("consume", "txn", "h", "200"))
-	killed = killAfter("out", 300)
-	if out, err := job("copy", "plain", "out", "kafkajs-copy", "2500")(); err != nil || !strings.HasPrefix(out, "copied ") {
-		t.Errorf("copy: %v: %s", err, out)
+	var committed, uncertain int
+	if _, e := fmt.Sscanf(said, "committed %d uncertain %d", &committed, &uncertain); e != nil || err != nil || committed+uncertain < 180 {
+		t.Fatalf("transactions: %q, %v", said, err)
 	}
+	var may []int
+	for n := committed; n <= committed+uncertain; n += 10 {
+		may = append(may, n)
+	}
+	there := counts(t, ctx, c, "txn", may...)
+	mustPrint(t, "consumed 2500 different 2500 aborted 0", job("consume", "plain", "g", "2500"))
+	mustPrint(t, fmt.Sprintf("consumed %d different %d aborted 0", there, there), job("consume", "txn", "h", fmt.Sprint(there)))
+	killed = killAfter("out", 300)
+	mustPrint(t, "copied 2500", job("copy", "plain", "out", "kafkajs-copy", "2500"))
 	killed()
 	counts(t, ctx, c, "out", 2500)
 }

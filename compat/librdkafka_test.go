@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -39,6 +40,7 @@ func python(ctx context.Context, interpreter string, c *brokerproc.Cluster, job 
 
 // The same jobs as Java's with librdkafka, which speaks version 1 of transactions.
 func TestConfluentKafkaPython(t *testing.T) {
+	ran(t, "confluent-kafka", confluentKafka)
 	t.Parallel()
 	interpreter, err := pythonHome()
 	if err != nil {
@@ -84,8 +86,22 @@ func TestConfluentKafkaPython(t *testing.T) {
 	}
 }
 
+// kcatVersion is that of kcat and of the librdkafka that it has.
+func kcatVersion() string {
+	out, err := exec.Command("kcat", "-V").Output()
+	if err != nil {
+		return "?"
+	}
+	version := regexp.MustCompile(`Version ([0-9.]+).*librdkafka ([0-9.]+)`).FindStringSubmatch(string(out))
+	if version == nil {
+		return "?"
+	}
+	return version[1] + " with librdkafka " + version[2]
+}
+
 // kcat of Debian, with an older librdkafka: every codec, idempotent; metadata, offsets by time, and reading to the end.
 func TestKcat(t *testing.T) {
+	ran(t, "kcat", kcatVersion())
 	t.Parallel()
 	if _, err := exec.LookPath("kcat"); err != nil {
 		missing(t, "kcat", err)

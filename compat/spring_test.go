@@ -34,7 +34,10 @@ func springJobs(t *testing.T, version string) string {
 func TestSpring(t *testing.T) {
 	t.Parallel()
 	for _, version := range springVersions {
-		t.Run("spring-kafka "+version, func(t *testing.T) { runSpring(t, springJobs(t, version)) })
+		t.Run("spring-kafka "+version, func(t *testing.T) {
+			ran(t, "Spring for Apache Kafka", version)
+			runSpring(t, springJobs(t, version))
+		})
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 // Kafka's own command line tools, from the published jars, and a line that each must print.
 func TestKafkaTools(t *testing.T) {
+	ran(t, "Kafka's tools", javaVersions[len(javaVersions)-1])
 	t.Parallel()
 	path := javaJobs(t, javaVersions[len(javaVersions)-1])
 	c := startCluster(t)

@@ -23,39 +23,60 @@ const kafkaAt = bootstrap => new Kafka({
   brokers: bootstrap.split(','), clientId: 'kafkajs-job', logLevel: logLevel.ERROR, retry: { retries: 30, initialRetryTime: 100, maxRetryTime: 1000 },
 })
 
-/** Writes n records, idempotently. */
+/**
+ * Writes n records, idempotently, those of each call to one partition: kafkajs remembers which brokers have answered, and does not send what
+ * has moved meanwhile from one that has not to one that has.
+ */
 async function produce(bootstrap, topic, n, codec) {
   const producer = kafkaAt(bootstrap).producer({ idempotent: true, maxInFlightRequests: 1 })
   await producer.connect()
-  for (let at = 0; at < n; at += 100) {
+  for (let at = 0; at < n; at += 50) {
     const messages = []
-    for (let i = at; i < Math.min(n, at + 100); i++) messages.push({ key: `k${i}`, value: `${codec}-${i}` })
+    for (let i = at; i < Math.min(n, at + 50); i++) messages.push({ partition: (at / 50) % 3, key: `k${i}`, value: `${codec}-${i}` })
     await producer.send({ topic, compression: codecs[codec], messages })
   }
   await producer.disconnect()
   console.log('produced', n)
 }
 
-/** Writes n transactions of ten records; every third is aborted. */
-async function transact(bootstrap, topic, n, transactionalId) {
-  const producer = kafkaAt(bootstrap).producer({ transactionalId, idempotent: true, maxInFlightRequests: 1, transactionTimeout: 30000 })
+/** A producer that continues a transactional id: what was open under it is ended. */
+async function instanceOf(kafka, transactionalId) {
+  const producer = kafka.producer({ transactionalId, idempotent: true, maxInFlightRequests: 1, transactionTimeout: 20000 })
   await producer.connect()
-  let committed = 0
+  return producer
+}
+
+/**
+ * Writes n transactions of ten records; every third is aborted. kafkajs does not repeat a commit whose answer is lost: nobody knows then what
+ * became of it, and another instance goes on.
+ */
+async function transact(bootstrap, topic, n, transactionalId) {
+  const kafka = kafkaAt(bootstrap)
+  let producer = await instanceOf(kafka, transactionalId)
+  let committed = 0, uncertain = 0
   for (let i = 0; i < n; i++) {
     const commit = i % 3 !== 2
-    const transaction = await producer.transaction()
-    for (let j = 0; j < 10; j++) {
-      await transaction.send({ topic, messages: [{ key: `k${j}`, value: `${commit ? 'c' : 'a'}-${transactionalId}-${i}-${j}` }] })
-    }
-    if (commit) {
-      await transaction.commit()
-      committed += 10
-    } else {
-      await transaction.abort()
+    let ending = false
+    try {
+      const transaction = await producer.transaction()
+      for (let j = 0; j < 10; j++) {
+        await transaction.send({ topic, messages: [{ key: `k${j}`, value: `${commit ? 'c' : 'a'}-${transactionalId}-${i}-${j}` }] })
+      }
+      ending = true
+      if (commit) {
+        await transaction.commit()
+        committed += 10
+      } else {
+        await transaction.abort()
+      }
+    } catch (e) {
+      if (commit && ending) uncertain += 10
+      await producer.disconnect().catch(() => {})
+      producer = await instanceOf(kafka, transactionalId)
     }
   }
   await producer.disconnect()
-  console.log('committed', committed)
+  console.log('committed', committed, 'uncertain', uncertain)
 }
 
 const consumerOf = (kafka, groupId) => kafka.consumer({ groupId, sessionTimeout: 10000, rebalanceTimeout: 20000, heartbeatInterval: 1000, readUncommitted: false })
@@ -87,48 +108,56 @@ async function consume(bootstrap, topic, group, n) {
 }
 
 /**
- * Copies until n records were copied, each batch with its position in one transaction. One instance: kafkajs does not show its generation
- * (KIP-447), so that a transactional id has to stand for the partitions.
+ * Copies until n records were copied, each batch with its position in one transaction, from each partition to the one of the same number.
+ * One instance: kafkajs does not show its generation (KIP-447), so that a transactional id has to stand for the partitions.
  */
 async function copy(bootstrap, from, to, transactionalId, n) {
+  const groupId = 'kafkajs-copy'
   const kafka = kafkaAt(bootstrap)
-  const producer = kafka.producer({ transactionalId, idempotent: true, maxInFlightRequests: 1, transactionTimeout: 20000 })
-  await producer.connect()
-  const consumer = consumerOf(kafka, 'kafkajs-copy')
+  let producer = await instanceOf(kafka, transactionalId)
+  const admin = kafka.admin()
+  await admin.connect()
+  const consumer = consumerOf(kafka, groupId)
   await consumer.connect()
   await consumer.subscribe({ topics: [from], fromBeginning: true })
-  let copied = 0
+  const positions = new Map()
   await new Promise((resolve, reject) => {
-    setTimeout(() => reject(new Error(`${copied} of ${n} records were copied`)), 120000).unref()
+    setTimeout(() => reject(new Error(`copied up to ${JSON.stringify([...positions])} of ${n} records`)), 150000).unref()
     consumer.on(consumer.events.CRASH, e => e.payload.restart || reject(e.payload.error))
     consumer.run({
       autoCommit: false,
       eachBatchAutoResolve: false,
       eachBatch: async ({ batch, resolveOffset, heartbeat, isRunning, isStale }) => {
-        for (let at = 0; at < batch.messages.length; at += 50) {
-          if (!isRunning() || isStale()) return
+        for (let at = 0; at < batch.messages.length && isRunning() && !isStale(); at += 50) {
           const part = batch.messages.slice(at, at + 50)
-          const next = (BigInt(part[part.length - 1].offset) + 1n).toString()
-          const transaction = await producer.transaction()
+          const last = part[part.length - 1].offset
+          let next = (BigInt(last) + 1n).toString()
           try {
-            await transaction.send({ topic: to, messages: part.map(m => ({ key: m.key, value: m.value })) })
-            await transaction.sendOffsets({ consumerGroupId: 'kafkajs-copy', topics: [{ topic: from, partitions: [{ partition: batch.partition, offset: next }] }] })
+            const transaction = await producer.transaction()
+            await transaction.send({ topic: to, messages: part.map(m => ({ partition: batch.partition, key: m.key, value: m.value })) })
+            await transaction.sendOffsets({ consumerGroupId: groupId, topics: [{ topic: from, partitions: [{ partition: batch.partition, offset: next }] }] })
             await transaction.commit()
+            resolveOffset(last)
           } catch (e) {
-            await transaction.abort()
-            throw e // the batch is read again from what was committed
+            // Whatever became of it: another instance ends it, and then the group's position says what was committed.
+            await producer.disconnect().catch(() => {})
+            producer = await instanceOf(kafka, transactionalId)
+            const [{ partitions }] = await admin.fetchOffsets({ groupId, topics: [from] })
+            const committed = partitions.find(p => p.partition === batch.partition).offset
+            next = committed === '-1' ? '0' : committed
+            consumer.seek({ topic: from, partition: batch.partition, offset: next })
           }
-          resolveOffset(part[part.length - 1].offset)
+          positions.set(batch.partition, Number(next))
+          if ([...positions.values()].reduce((a, b) => a + b, 0) === n) resolve()
           await heartbeat()
-          copied += part.length
-          if (copied === n) resolve()
         }
       },
     }).catch(reject)
   })
   await consumer.disconnect()
+  await admin.disconnect()
   await producer.disconnect()
-  console.log('copied', copied)
+  console.log('copied', n)
 }
 
 const [job, bootstrap, ...args] = process.argv.slice(2)

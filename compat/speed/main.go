@@ -36,7 +36,7 @@ type options struct {
 
 func main() {
 	var o options
-	flag.IntVar(&o.rounds, "rounds", 3, "how often all is measured, one after the other; the median counts")
+	flag.IntVar(&o.rounds, "rounds", 3, "how often all is measured, one after the other, after a first round that does not count; the median counts")
 	flag.DurationVar(&o.duration, "duration", 3*time.Second, "of one measurement, after half a second that does not count")
 	flag.StringVar(&o.only, "only", "", "comma-separated rows ("+strings.Join(rowNames(), ", ")+"); empty: all")
 	flag.StringVar(&o.parent, "dir", ".", "where to keep the data meanwhile; must be on the disk to be measured")
@@ -106,19 +106,24 @@ func (b *bench) all(ctx context.Context, chosen []row) ([]result, error) {
 		return nil, err
 	}
 	samples := make([]map[string][]sample, len(chosen))
-	for round := range b.options.rounds {
+	for round := -1; round < b.options.rounds; round++ {
 		for i := range chosen {
 			if samples[i] == nil {
 				samples[i] = map[string][]sample{}
 			}
 			for _, s := range b.variants(&chosen[i]) {
+				if round < 0 && chosen[i].cold {
+					continue
+				}
 				began := time.Now()
 				got, err := chosen[i].measure(ctx, b, s, &chosen[i])
 				if err != nil {
 					return nil, fmt.Errorf("%s, %s: %w", chosen[i].name, s, err)
 				}
 				fmt.Fprintf(os.Stderr, "round %d, %s, %s: %.1f (%.0f s)\n", round+1, chosen[i].name, s, got.value, time.Since(began).Seconds())
-				samples[i][s.String()] = append(samples[i][s.String()], got)
+				if round >= 0 { // the one before warms up: a JVM compiles what it runs often
+					samples[i][s.String()] = append(samples[i][s.String()], got)
+				}
 				settle()
 			}
 		}

@@ -1,0 +1,60 @@
+package compat
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/oncelog/oncelog/internal/compatpage"
+)
+
+var results struct {
+	mu   sync.Mutex
+	list []compatpage.Result
+}
+
+// ran notes what becomes of a test of a client. docs/compatibility.md is made of it.
+func ran(t *testing.T, client, version string) {
+	t.Helper()
+	began := time.Now()
+	t.Cleanup(func() {
+		if t.Skipped() {
+			return
+		}
+		results.mu.Lock()
+		defer results.mu.Unlock()
+		results.list = append(results.list, compatpage.Result{Client: client, Version: version, Test: t.Name(), Passed: !t.Failed(),
+			Date: time.Now().UTC().Format(time.DateOnly), Seconds: int(time.Since(began).Seconds())})
+	})
+}
+
+// TestMain writes what was run into the file that COMPAT_RESULTS names, over what was written of the same tests before.
+func TestMain(m *testing.M) {
+	status := m.Run()
+	if path := os.Getenv("COMPAT_RESULTS"); path != "" {
+		before, err := compatpage.Read(path)
+		if err == nil {
+			err = compatpage.Write(path, compatpage.Merge(before, results.list))
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "compat:", err)
+			status = max(status, 1)
+		}
+	}
+	os.Exit(status)
+}
+
+// moduleVersion is the version of a Go module that the suite is built with.
+func moduleVersion(path string) string {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}", path).Output()
+	if err != nil {
+		return "?"
+	}
+	return strings.TrimPrefix(strings.TrimSpace(string(out)), "v")
+}
+
+func franzVersion() string { return moduleVersion("github.com/twmb/franz-go") }
