@@ -47,6 +47,12 @@ chaos: ## kill, pause and cut brokers under load, then check every record
 chaos-long: ## chaos for hours (HOURS=8), all levels in turn with fresh seeds, and a table in the end
 	scripts/chaos.sh --hours '$(or $(HOURS),8)' $(ARGS)
 
+.PHONY: catch-up
+catch-up: ## a replica that lacks 1 GiB gets it under load and trouble; ARGS="--mib 10240"
+	@mkdir -p bin
+	$(GO) build -o bin/brokerd ./cmd/brokerd
+	$(GO) run ./test/catchup $(ARGS)
+
 .PHONY: compat
 compat: ## programs written for Apache Kafka against three real brokers; makes docs/compatibility.md
 	status=0; (cd compat && COMPAT_REQUIRED=1 COMPAT_RESULTS=results.json $(GO) test -count=1 -parallel 2 -timeout 28m $(ARGS) .) || status=$$?; \

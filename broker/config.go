@@ -64,6 +64,8 @@ type Config struct {
 	RetentionCheck time.Duration `koanf:"retention_check"`
 	// Scrub says how the logs are searched for damage.
 	Scrub ScrubConfig `koanf:"scrub"`
+	// CatchUp says how new replicas, and those that were away for long, get what they lack.
+	CatchUp CatchUpConfig `koanf:"catch_up"`
 	// Transactions is about the transaction coordinator.
 	Transactions TransactionsConfig `koanf:"transactions"`
 	// Groups is about the group coordinator.
@@ -73,6 +75,12 @@ type Config struct {
 	ShutdownTimeout time.Duration `koanf:"shutdown_timeout"`
 	// Log says what is logged and how.
 	Log LogConfig `koanf:"log"`
+}
+
+// CatchUpConfig says how replicas that lie far behind get what they lack.
+type CatchUpConfig struct {
+	// BytesPerSecond is how much all replicas of this broker together pull from others, 1 MiB to 64 GiB.
+	BytesPerSecond Bytes `koanf:"bytes_per_second"`
 }
 
 // ScrubConfig says how the logs are searched for damage: they are read through, slowly.
@@ -381,6 +389,7 @@ func DefaultConfig() Config {
 		LeaderBalance:             10 * time.Second,
 		RetentionCheck:            5 * time.Minute,
 		Scrub:                     ScrubConfig{Interval: 24 * time.Hour, BytesPerSecond: 8 * MiB},
+		CatchUp:                   CatchUpConfig{BytesPerSecond: 64 * MiB},
 		Transactions: TransactionsConfig{
 			Shards:            16,
 			MaxTimeout:        15 * time.Minute,

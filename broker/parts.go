@@ -138,6 +138,7 @@ func (b *Broker) assemble() (*parts, error) {
 		RetentionCheckInterval:  b.cfg.RetentionCheck,
 		ScrubBytes:              int64(b.cfg.Scrub.BytesPerSecond),
 		ScrubInterval:           b.cfg.Scrub.Interval,
+		CatchUpBytes:            int64(b.cfg.CatchUp.BytesPerSecond),
 		Wall:                    b.options.Wall,
 		Sabotage:                b.options.Sabotage.Partition,
 		Logger:                  p.logger,

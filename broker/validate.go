@@ -48,6 +48,8 @@ func (c Config) Validate() error {
 		"damage is found only while others still have what it destroyed")
 	v.size("scrub.bytes_per_second", c.Scrub.BytesPerSecond, 64*KiB, 64*GiB,
 		"the search shares the disk with clients")
+	v.size("catch_up.bytes_per_second", c.CatchUp.BytesPerSecond, 1*MiB, 64*GiB,
+		"replicas that copy share disk and network with clients")
 	c.Transactions.validate(&v)
 	c.Groups.validate(&v)
 	v.duration("shutdown_timeout", c.ShutdownTimeout, 0, 10*time.Minute,

@@ -42,10 +42,16 @@ func (r *Replica) catchUp(ctx context.Context, info raftgroup.SnapshotInfo, stat
 	for p.next <= info.Index {
 		at := p.next
 		err := r.host.config.Pull(ctx, info.Source, r.spec.Group, p.next, info.Index, func(batch []recordlog.Entry) error {
+			var bytes int64
 			for i := range batch {
-				m.pulled.Add(float64(len(batch[i].Data)))
+				bytes += int64(len(batch[i].Data) + len(batch[i].Ext))
 			}
-			return p.take(batch)
+			m.pulled.Add(float64(bytes))
+			if err := p.take(batch); err != nil {
+				return err
+			}
+			// Not asking for more holds the peer up, too: it sends no faster than this reads.
+			return r.host.pulling.wait(ctx, bytes)
 		})
 		switch {
 		case err == nil:

@@ -52,6 +52,9 @@ type HostConfig struct {
 	// ScrubInterval is how long from one look at all of them to the next, default 1 day.
 	ScrubBytes    int64
 	ScrubInterval time.Duration
+	// CatchUpBytes is how much all replicas here together pull from peers in a second, because they lie behind
+	// Raft's window or are new; 0: no bound.
+	CatchUpBytes int64
 	// Wall gives the time of day, for stamps and ages; nil: time.Now. What waits goes by the
 	// process's own time.
 	Wall       func() time.Time
@@ -75,6 +78,8 @@ type Host struct {
 	// ctx ends with stopping.
 	ctx    context.Context
 	cancel context.CancelFunc
+	// pulling is shared by all that catch up.
+	pulling throttle
 	// telling bounds the refusals that coordinators are being told of.
 	telling chan struct{}
 
@@ -122,6 +127,7 @@ func NewHost(c HostConfig) *Host {
 		logs:     recordlog.NewMetrics(c.Registerer),
 		clock:    timeofday.NewClock(c.Wall),
 		stopping: make(chan struct{}),
+		pulling:  throttle{perSecond: c.CatchUpBytes},
 		telling:  make(chan struct{}, maxTelling),
 		byName:   make(map[record.TopicPartition]*Replica),
 		byGroup:  make(map[raftgroup.GroupID]*Replica),

@@ -178,3 +178,39 @@ func TestLeaderKilledInTheMiddleOfCatchUp(t *testing.T) {
 	s.replicasAgree()
 	s.wantStored(append(values, more...)...)
 }
+
+// TestCutInTheMiddleOfCatchUp: the network to the peer breaks while a broker pulls, more than once; it goes on from where it
+// was, no faster than it is allowed to, and writing is not held up by it.
+func TestCutInTheMiddleOfCatchUp(t *testing.T) {
+	t.Parallel()
+	s := beginWith(t, brokertest.Options{Configure: func(c *broker.Config) {
+		c.Raft.SnapshotBytes = 64 * broker.KiB
+		c.CatchUp.BytesPerSecond = 4 * broker.MiB
+	}}, map[string]string{"segment.bytes": "65536"})
+	p := s.producer(client.ProducerConfig{BatchBytes: 16 << 10})
+	id, values := s.lag(p)
+	began := time.Now()
+	s.c.StartAgain(id)
+	for n := range 3 {
+		s.until("the broker to pull", func() bool {
+			return s.c.Metric(id, "brokerd_catch_up_bytes_total") > float64((n+1)*256<<10)
+		})
+		for _, other := range s.c.Brokers() {
+			s.c.Network.ResetConns(s.c.Host(id), s.c.Host(other))
+		}
+		more := filled(len(values), 5)
+		s.send(p, more)
+		values = append(values, more...)
+	}
+	s.c.WaitReady(id)
+	s.caughtUp(id)
+	pulled := s.c.Metric(id, "brokerd_catch_up_bytes_total")
+	if least := time.Duration((pulled - 2<<20) / (4 << 20) * float64(time.Second)); time.Since(began) < least {
+		t.Errorf("%.0f bytes in %s: want %s at least", pulled, time.Since(began), least)
+	}
+	if pulled > 3*1050*4096 {
+		t.Errorf("%.0f bytes were pulled for %d: what is there is pulled again", pulled, 1000*4096)
+	}
+	s.replicasAgree()
+	s.wantStored(values...)
+}

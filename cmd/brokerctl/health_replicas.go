@@ -81,18 +81,22 @@ const maxTold = 8
 // rebuilding tells of learners: replicas that copy what the others have.
 func (v *viewed) rebuilding() {
 	var learners []string
+	var have, want int64
 	for _, id := range slices.Sorted(maps.Keys(v.groups)) {
 		for _, g := range v.groups[id] {
 			if g.Role != "leader" {
 				continue
 			}
-			for _, b := range brokersOf(g.Learners) {
+			joining := brokersOf(g.Learners)
+			h, w := copying(v.groups[id], func(_ client.RaftGroup, b int32) bool { return slices.Contains(joining, b) })
+			have, want = have+h, want+w
+			for _, b := range joining {
 				learners = append(learners, fmt.Sprintf("%s on broker %d", g.Name, b))
 			}
 		}
 	}
 	if len(learners) > 0 {
-		v.found(isWarning, "rebuilding", learners, fmt.Sprintf("%s being filled: %s", plural(int64(len(learners)), "new replica"), shorten(learners, 8)),
+		v.found(isWarning, "rebuilding", learners, fmt.Sprintf("%s being filled, %s of %s are there: %s", plural(int64(len(learners)), "new replica"), size(have), size(want), shorten(learners, 8)),
 			"wait; catch_up.bytes_per_second bounds how fast it goes")
 	}
 }

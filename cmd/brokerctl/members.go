@@ -113,11 +113,16 @@ const moveLook = 200 * time.Millisecond
 func (p *program) awaitMoved(ctx context.Context, c *client.Client, t client.Topic) (client.Topic, error) {
 	var left atomic.Int64
 	left.Store(int64(len(t.Partitions)))
+	var copied atomic.Value
+	copied.Store("")
 	g := p.startProgress(func() string {
-		return fmt.Sprintf("%s of %s on their way", plural(left.Load(), "partition"), t.Name)
+		return fmt.Sprintf("%s of %s on their way%s", plural(left.Load(), "partition"), t.Name, copied.Load())
 	})
 	defer g.stop()
-	for {
+	for look := 0; ; look++ {
+		if look%10 == 0 && !p.flags.quiet {
+			copied.Store(copiedOf(ctx, c, t))
+		}
 		if !wait(ctx, moveLook) {
 			return t, fmt.Errorf("not waiting any more: %w; the move goes on, brokerctl topic describe %s shows how far", context.Cause(ctx), t.Name)
 		}
@@ -139,6 +144,39 @@ func (p *program) awaitMoved(ctx context.Context, c *client.Client, t client.Top
 			return t, nil
 		}
 	}
+}
+
+// copiedOf says how much of what new replicas are to get is there; "" where nothing is copied or nobody answers.
+func copiedOf(ctx context.Context, c *client.Client, t client.Topic) string {
+	groups, _, err := c.RaftGroups(ctx, t.Name)
+	if err != nil {
+		return ""
+	}
+	have, want := copying(groups, func(g client.RaftGroup, b int32) bool {
+		return slices.ContainsFunc(t.Partitions, func(p client.Partition) bool {
+			return p.GroupID == g.GroupID && slices.Contains(p.Joining, b)
+		})
+	})
+	if want == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %s of %s copied", size(have), size(want))
+}
+
+// copying adds up what the replicas that are joining have, and what they are to get.
+func copying(groups []client.RaftGroup, joining func(g client.RaftGroup, broker int32) bool) (have, want int64) {
+	for _, g := range groups {
+		if g.Role == "leader" || !joining(g, g.Broker) {
+			continue
+		}
+		i := slices.IndexFunc(groups, func(l client.RaftGroup) bool { return l.GroupID == g.GroupID && l.Role == "leader" })
+		if i < 0 {
+			continue
+		}
+		have += min(g.LogBytes, groups[i].LogBytes)
+		want += groups[i].LogBytes
+	}
+	return have, want
 }
 
 // changesIn says what is on its way in a partition; empty: nothing.
