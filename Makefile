@@ -53,6 +53,10 @@ catch-up: ## a replica that lacks 1 GiB gets it under load and trouble; ARGS="--
 	$(GO) build -o bin/brokerd ./cmd/brokerd
 	$(GO) run ./test/catchup $(ARGS)
 
+.PHONY: monitoring
+monitoring: ## every query of the dashboard and the alert rules against a live cluster
+	cd deploy/check && $(GO) test -count=1 $(ARGS) ./...
+
 .PHONY: compat
 compat: ## programs written for Apache Kafka against three real brokers; makes docs/compatibility.md
 	status=0; (cd compat && COMPAT_REQUIRED=1 COMPAT_RESULTS=results.json $(GO) test -count=1 -parallel 2 -timeout 28m $(ARGS) .) || status=$$?; \
@@ -96,6 +100,7 @@ check-mod:
 	cd tools && $(GO) mod tidy -diff
 	cd compat && $(GO) mod tidy -diff
 	cd examples/postgres && $(GO) mod tidy -diff
+	cd deploy/check && $(GO) mod tidy -diff
 
 .PHONY: check-vet
 check-vet:
