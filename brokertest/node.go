@@ -68,6 +68,17 @@ func (c *Cluster) startNode(n *node) {
 	go func() { n.done <- b.Run(ctx) }()
 }
 
+// Recover makes a broker that is down the only voter of all its groups (broker.Recover).
+func (c *Cluster) Recover(id int32, dry bool) []broker.RecoveredGroup {
+	c.t.Helper()
+	n := c.node(id)
+	groups, err := broker.Recover(c.config(n), broker.Options{FS: n.disk, NoSync: true}, dry)
+	if err != nil {
+		c.t.Fatalf("recover broker %d: %v", id, err)
+	}
+	return groups
+}
+
 func (c *Cluster) waitReady(n *node) {
 	c.t.Helper()
 	if err := n.awaitReady(); err != nil {

@@ -90,7 +90,7 @@ its own, and holds every record exactly once, whatever dies while it is sent.`,
 		return &usageError{fmt.Errorf("%w (see %q)", err, cmd.CommandPath()+" --help")}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(p.devCommand(), p.serveCommand(), p.healthcheckCommand(), p.configCommand(), p.versionCommand())
+	root.AddCommand(p.devCommand(), p.serveCommand(), p.healthcheckCommand(), p.recoverCommand(), p.configCommand(), p.versionCommand())
 	return root
 }
 

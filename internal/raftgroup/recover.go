@@ -1,0 +1,142 @@
+package raftgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/oncelog/oncelog/internal/vfs"
+	"github.com/oncelog/oncelog/partition/recordlog"
+	"github.com/oncelog/oncelog/record"
+)
+
+// Recovery is what Recover found and did to one replica of a group whose majority is lost.
+type Recovery struct {
+	Group GroupID
+	// Voters and Learners are the members as this replica knew them.
+	Voters, Learners []ServerID
+	// Last is the last entry that it holds; the lost ones may have acknowledged later ones.
+	Last record.Index
+	Term record.Term
+	// Changed: it is, or with dry would be, made the only voter. It was already if not.
+	Changed bool
+}
+
+// Replica names the files of a replica that no group has open.
+type Replica struct {
+	FS  vfs.FS
+	Dir string
+	ID  GroupID
+	// Self is the replica, which is to be the only voter.
+	Self ServerID
+	// Log is its record log, opened and not restored; nil for a group whose log is in a Bolt file.
+	Log *recordlog.Log
+	// NoSync leaves the Bolt file unsynced, as Config.NoSync.
+	NoSync bool
+}
+
+// Recover makes a replica the only voter of its group, by one more entry in its log: a configuration, as Raft would have written
+// it. On its next start it elects itself, and everything in its log is committed. That breaks what Raft promises: what
+// the others acknowledged and this one lacks is lost, and entries that were never committed come to be. No other replica of
+// the group may ever come back. With dry nothing is changed.
+func (r *Replica) Recover(dry bool) (Recovery, error) {
+	out := Recovery{Group: r.ID}
+	logs, closeLog, err := r.open()
+	if err != nil {
+		return out, err
+	}
+	err = r.recoverIn(logs, &out, dry)
+	return out, errors.Join(err, closeLog())
+}
+
+func (r *Replica) open() (logs raft.LogStore, closeLog func() error, err error) {
+	if r.Log != nil {
+		return newRecordStore(r.Log), func() error { return nil }, nil
+	}
+	if _, err := os.Stat(boltLogPath(r.Dir)); err != nil { // Bolt files are on the real disk
+		return nil, nil, err
+	}
+	b, err := openBoltLog(r.Dir, r.NoSync)
+	if err != nil {
+		return nil, nil, err
+	}
+	return b, b.bolt.Close, nil
+}
+
+func (r *Replica) recoverIn(logs raft.LogStore, out *Recovery, dry bool) error {
+	snapshots, err := SnapshotsOnDisk(r.FS, r.Dir)
+	if err != nil {
+		return err
+	}
+	for _, s := range snapshots {
+		if s.Err == nil {
+			out.Voters, out.Learners, out.Last, out.Term = s.Voters, s.Learner, s.Index, s.Term
+			break
+		}
+	}
+	if err := lookAtLog(logs, out); err != nil {
+		return err
+	}
+	if out.Last == 0 {
+		return fmt.Errorf("group %d: %s holds nothing at all", r.ID, filepath.Base(r.Dir))
+	}
+	if len(out.Voters) == 1 && out.Voters[0] == r.Self {
+		return nil
+	}
+	out.Changed = true
+	if dry {
+		return nil
+	}
+	only := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(r.Self), Address: raft.ServerAddress(r.Self)}}}
+	entry := &raft.Log{Index: uint64(out.Last) + 1, Term: uint64(out.Term), Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(only)}
+	if err := logs.StoreLogs([]*raft.Log{entry}); err != nil {
+		return fmt.Errorf("group %d: append the new configuration: %w", r.ID, err)
+	}
+	out.Last++
+	return nil
+}
+
+// lookAtLog finds the log's last entry and its newest configuration.
+func lookAtLog(logs raft.LogStore, out *Recovery) error {
+	first, err := logs.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := logs.LastIndex()
+	if err != nil {
+		return err
+	}
+	if last <= uint64(out.Last) && last != 0 {
+		last = max(last, first)
+	}
+	known := false
+	for i := last; i >= max(first, 1) && last > 0; i-- {
+		var l raft.Log
+		if err := logs.GetLog(i, &l); err != nil {
+			return fmt.Errorf("read entry %d: %w", i, err)
+		}
+		if record.Index(i) > out.Last {
+			out.Last, out.Term = record.Index(i), record.Term(l.Term)
+		}
+		if l.Type != raft.LogConfiguration {
+			continue
+		}
+		known = true
+		out.Voters, out.Learners = nil, nil
+		for _, s := range raft.DecodeConfiguration(l.Data).Servers {
+			if s.Suffrage == raft.Voter {
+				out.Voters = append(out.Voters, ServerID(s.ID))
+			} else {
+				out.Learners = append(out.Learners, ServerID(s.ID))
+			}
+		}
+		break
+	}
+	if !known && len(out.Voters) == 0 {
+		return errors.New("neither log nor snapshot says who the members are")
+	}
+	return nil
+}

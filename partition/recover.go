@@ -1,0 +1,39 @@
+package partition
+
+import (
+	"errors"
+
+	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/internal/vfs"
+	"github.com/oncelog/oncelog/partition/recordlog"
+)
+
+// RecoverReplica makes the replica in a directory the only voter of its group (raftgroup.Replica.Recover says what that means).
+// Nobody may have it open. One whose log was found to be damaged is refused: it has lost what it acknowledged.
+func RecoverReplica(fsys vfs.FS, dir string, dry bool) (raftgroup.Identity, raftgroup.Recovery, error) {
+	id, err := raftgroup.ReadIdentity(fsys, dir)
+	if err != nil {
+		return id, raftgroup.Recovery{}, err
+	}
+	if err := checkUndamaged(fsys, dir, id.Self); err != nil {
+		return id, raftgroup.Recovery{}, err
+	}
+	snapshots, err := raftgroup.SnapshotsOnDisk(fsys, dir)
+	if err != nil {
+		return id, raftgroup.Recovery{}, err
+	}
+	o := recordlog.Options{FS: fsys, Dir: LogDir(dir), MustExist: true, Classify: Classify}
+	for _, s := range snapshots {
+		if s.Err == nil {
+			o.SnapshotIndex = s.Index
+			break
+		}
+	}
+	l, err := recordlog.Open(o)
+	if err != nil {
+		return id, raftgroup.Recovery{}, err
+	}
+	r := raftgroup.Replica{FS: fsys, Dir: dir, ID: id.Group, Self: id.Self, Log: l}
+	out, err := r.Recover(dry)
+	return id, out, errors.Join(err, l.Close())
+}
