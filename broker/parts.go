@@ -138,6 +138,7 @@ func (b *Broker) assemble() (*parts, error) {
 		RetentionCheckInterval:  b.cfg.RetentionCheck,
 		ScrubBytes:              int64(b.cfg.Scrub.BytesPerSecond),
 		ScrubInterval:           b.cfg.Scrub.Interval,
+		Compare:                 comparer{p},
 		CatchUpBytes:            int64(b.cfg.CatchUp.BytesPerSecond),
 		Wall:                    b.options.Wall,
 		Sabotage:                b.options.Sabotage.Partition,

@@ -172,6 +172,14 @@ type answers interface {
 	DescribeQuorum(context.Context, peer.Identity, *peerv1.DescribeQuorumRequest) (*peerv1.DescribeQuorumResponse, error)
 }
 
+func (handler) SumEntries(context.Context, peer.Identity, *peerv1.SumEntriesRequest) (*peerv1.SumEntriesResponse, error) {
+	return nil, errors.New("no entries here")
+}
+
+func (handler) CondemnReplica(context.Context, peer.Identity, *peerv1.CondemnReplicaRequest) (*peerv1.CondemnReplicaResponse, error) {
+	return nil, errors.New("no replicas here")
+}
+
 func (handler) PullEntries(context.Context, peer.Identity, peer.PullRequest, func([]peer.Entry) error) error {
 	return errors.New("no entries here")
 }

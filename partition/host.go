@@ -52,6 +52,8 @@ type HostConfig struct {
 	// ScrubInterval is how long from one look at all of them to the next, default 1 day.
 	ScrubBytes    int64
 	ScrubInterval time.Duration
+	// Compare asks other brokers' replicas, so that leaders compare with them; nil: they do not.
+	Compare Comparer
 	// CatchUpBytes is how much all replicas here together pull from peers in a second, because they lie behind
 	// Raft's window or are new; 0: no bound.
 	CatchUpBytes int64

@@ -24,6 +24,7 @@ type metrics struct {
 	scrubs      prometheus.Counter
 	catchingUp  prometheus.Gauge
 	catchUps    *prometheus.CounterVec
+	compared    *prometheus.CounterVec
 	pulled      prometheus.Counter
 	markers     *prometheus.CounterVec
 	joins       *prometheus.CounterVec
@@ -47,6 +48,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.scrubs = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_scrubs_total", Help: "How often all logs of this broker have been read through to look for damage."})
 	m.catchingUp = prometheus.NewGauge(prometheus.GaugeOpts{Name: "brokerd_catching_up_replicas", Help: "Replicas that are pulling log entries from a peer, because they lie further behind than Raft's window."})
 	m.catchUps = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_catch_ups_total", Help: "Attempts of replicas to pull log entries from a peer, by how they ended: done, failed."}, []string{"end"})
+	m.compared = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_replica_comparisons_total", Help: "Ranges of logs led here that were compared with the other replicas, by result: equal; incomplete, not all could be asked; different, the wrong replica was told to stop; undecided, no majority says which is right."}, []string{"result"})
 	m.pulled = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_catch_up_bytes_total", Help: "Bytes of log entries pulled from peers."})
 	m.markers = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_partition_markers_total", Help: "Transaction markers that partitions led here decided, by verdict."}, []string{"verdict"})
 	m.joins = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_partition_joins_total", Help: "First batches of transactions whose coordinator partitions led here have asked, by its answer."}, []string{"answer"})
@@ -54,7 +56,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.duplicates = m.batches.WithLabelValues("duplicate")
 	if reg != nil {
 		reg.MustRegister(m.replicas, m.quarantined, m.batches, m.refusedBusy, m.timedOut, m.inFlight, m.evicted, m.expired, m.clockJump, m.retained, m.damaged, m.scrubs,
-			m.catchingUp, m.catchUps, m.pulled, m.markers, m.joins)
+			m.catchingUp, m.catchUps, m.compared, m.pulled, m.markers, m.joins)
 	}
 	return m
 }

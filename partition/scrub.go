@@ -37,7 +37,7 @@ func (h *Host) scrub() {
 		case <-next.C:
 		}
 		for _, r := range h.all() {
-			if !r.scrub() {
+			if !r.scrub() || !r.compare() {
 				return
 			}
 		}

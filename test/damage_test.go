@@ -15,7 +15,16 @@ import (
 // flip turns a bit in the middle of the first segment of a broker's only replica of the topic.
 func (s *scenario) flip(id int32) {
 	s.t.Helper()
-	found := ""
+	found, content := s.firstSegment(id)
+	disk := s.c.Disk(id)
+	if err := disk.FlipBit(found, int64(len(content)/2), 3); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// firstSegment is the first segment of a broker's only replica of the topic, and what is in it.
+func (s *scenario) firstSegment(id int32) (name string, content []byte) {
+	s.t.Helper()
 	disk := s.c.Disk(id)
 	var walk func(dir string)
 	walk = func(dir string) {
@@ -24,23 +33,21 @@ func (s *scenario) flip(id int32) {
 			return // a file
 		}
 		for _, n := range names {
-			if strings.HasSuffix(n, ".seg") && found == "" {
-				found = filepath.Join(dir, n)
+			if strings.HasSuffix(n, ".seg") && name == "" {
+				name = filepath.Join(dir, n)
 			}
 			walk(filepath.Join(dir, n))
 		}
 	}
 	walk("/")
-	if found == "" {
+	if name == "" {
 		s.t.Fatalf("broker %d has no segment", id)
 	}
-	content, err := vfs.ReadFile(disk, found)
+	content, err := vfs.ReadFile(disk, name)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if err := disk.FlipBit(found, int64(len(content)/2), 3); err != nil {
-		s.t.Fatal(err)
-	}
+	return name, content
 }
 
 // A bit that turned at rest is found by the search for damage. The replica that has it hands its

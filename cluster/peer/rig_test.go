@@ -106,6 +106,14 @@ func (f *fake) TransferLeadership(ctx context.Context, caller Identity, r *peerv
 	return f.hand(ctx, caller, r)
 }
 
+func (f *fake) SumEntries(context.Context, Identity, *peerv1.SumEntriesRequest) (*peerv1.SumEntriesResponse, error) {
+	return &peerv1.SumEntriesResponse{Sha256: make([]byte, 32), Sound: true}, nil
+}
+
+func (f *fake) CondemnReplica(context.Context, Identity, *peerv1.CondemnReplicaRequest) (*peerv1.CondemnReplicaResponse, error) {
+	return &peerv1.CondemnReplicaResponse{}, nil
+}
+
 func (f *fake) DescribeQuorum(ctx context.Context, caller Identity, r *peerv1.DescribeQuorumRequest) (*peerv1.DescribeQuorumResponse, error) {
 	if f.quorum == nil {
 		f.t.Error("DescribeQuorum was reached")

@@ -31,6 +31,10 @@ type Handler interface {
 	// PullEntries sends the entries asked for, in order, by any number of calls of send. What it sends
 	// may be reused after send returns. An entry can have any size.
 	PullEntries(ctx context.Context, caller Identity, req PullRequest, send func([]Entry) error) error
+	// SumEntries sums committed entries of the local replica.
+	SumEntries(ctx context.Context, caller Identity, req *peerv1.SumEntriesRequest) (*peerv1.SumEntriesResponse, error)
+	// CondemnReplica makes the local replica stop for good.
+	CondemnReplica(ctx context.Context, caller Identity, req *peerv1.CondemnReplicaRequest) (*peerv1.CondemnReplicaResponse, error)
 	// JoinTransaction answers as the coordinator of the transaction, or says who is.
 	JoinTransaction(ctx context.Context, caller Identity, req *peerv1.JoinTransactionRequest) (*peerv1.JoinTransactionResponse, error)
 	// NoteRefusal enters a refused batch into the history of a transactional id.

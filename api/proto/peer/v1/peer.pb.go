@@ -2480,6 +2480,235 @@ func (x *ReportStatusResponse) GetResend() bool {
 	return false
 }
 
+type SumEntriesRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	GroupId uint64                 `protobuf:"varint,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	// Of the replica that is asked; another incarnation refuses.
+	Incarnation uint64 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	FromIndex   uint64 `protobuf:"varint,3,opt,name=from_index,json=fromIndex,proto3" json:"from_index,omitempty"`
+	// Inclusive. Entries that are not applied yet are not summed.
+	ThroughIndex  uint64 `protobuf:"varint,4,opt,name=through_index,json=throughIndex,proto3" json:"through_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SumEntriesRequest) Reset() {
+	*x = SumEntriesRequest{}
+	mi := &file_peer_v1_peer_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SumEntriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SumEntriesRequest) ProtoMessage() {}
+
+func (x *SumEntriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SumEntriesRequest.ProtoReflect.Descriptor instead.
+func (*SumEntriesRequest) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *SumEntriesRequest) GetGroupId() uint64 {
+	if x != nil {
+		return x.GroupId
+	}
+	return 0
+}
+
+func (x *SumEntriesRequest) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *SumEntriesRequest) GetFromIndex() uint64 {
+	if x != nil {
+		return x.FromIndex
+	}
+	return 0
+}
+
+func (x *SumEntriesRequest) GetThroughIndex() uint64 {
+	if x != nil {
+		return x.ThroughIndex
+	}
+	return 0
+}
+
+type SumEntriesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Over index, term, length of the envelope, type, envelope and data of each entry.
+	Sha256 []byte `protobuf:"bytes,1,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Every batch's own checksum fits.
+	Sound         bool `protobuf:"varint,2,opt,name=sound,proto3" json:"sound,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SumEntriesResponse) Reset() {
+	*x = SumEntriesResponse{}
+	mi := &file_peer_v1_peer_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SumEntriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SumEntriesResponse) ProtoMessage() {}
+
+func (x *SumEntriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SumEntriesResponse.ProtoReflect.Descriptor instead.
+func (*SumEntriesResponse) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *SumEntriesResponse) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *SumEntriesResponse) GetSound() bool {
+	if x != nil {
+		return x.Sound
+	}
+	return false
+}
+
+type CondemnReplicaRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	GroupId     uint64                 `protobuf:"varint,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	Incarnation uint64                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Where it differs from a majority.
+	Index         uint64 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CondemnReplicaRequest) Reset() {
+	*x = CondemnReplicaRequest{}
+	mi := &file_peer_v1_peer_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CondemnReplicaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CondemnReplicaRequest) ProtoMessage() {}
+
+func (x *CondemnReplicaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CondemnReplicaRequest.ProtoReflect.Descriptor instead.
+func (*CondemnReplicaRequest) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *CondemnReplicaRequest) GetGroupId() uint64 {
+	if x != nil {
+		return x.GroupId
+	}
+	return 0
+}
+
+func (x *CondemnReplicaRequest) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *CondemnReplicaRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *CondemnReplicaRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type CondemnReplicaResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CondemnReplicaResponse) Reset() {
+	*x = CondemnReplicaResponse{}
+	mi := &file_peer_v1_peer_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CondemnReplicaResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CondemnReplicaResponse) ProtoMessage() {}
+
+func (x *CondemnReplicaResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CondemnReplicaResponse.ProtoReflect.Descriptor instead.
+func (*CondemnReplicaResponse) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{39}
+}
+
 type PullEntriesRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	GroupId uint64                 `protobuf:"varint,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
@@ -2495,7 +2724,7 @@ type PullEntriesRequest struct {
 
 func (x *PullEntriesRequest) Reset() {
 	*x = PullEntriesRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[36]
+	mi := &file_peer_v1_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2507,7 +2736,7 @@ func (x *PullEntriesRequest) String() string {
 func (*PullEntriesRequest) ProtoMessage() {}
 
 func (x *PullEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[36]
+	mi := &file_peer_v1_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2520,7 +2749,7 @@ func (x *PullEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullEntriesRequest.ProtoReflect.Descriptor instead.
 func (*PullEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{36}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PullEntriesRequest) GetGroupId() uint64 {
@@ -2560,7 +2789,7 @@ type PullEntriesResponse struct {
 
 func (x *PullEntriesResponse) Reset() {
 	*x = PullEntriesResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[37]
+	mi := &file_peer_v1_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2801,7 @@ func (x *PullEntriesResponse) String() string {
 func (*PullEntriesResponse) ProtoMessage() {}
 
 func (x *PullEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[37]
+	mi := &file_peer_v1_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2585,7 +2814,7 @@ func (x *PullEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullEntriesResponse.ProtoReflect.Descriptor instead.
 func (*PullEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{37}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PullEntriesResponse) GetEntries() []*Entry {
@@ -2618,7 +2847,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_peer_v1_peer_proto_msgTypes[38]
+	mi := &file_peer_v1_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2630,7 +2859,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[38]
+	mi := &file_peer_v1_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2643,7 +2872,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{38}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Entry) GetIndex() uint64 {
@@ -2721,7 +2950,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[39]
+	mi := &file_peer_v1_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2733,7 +2962,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[39]
+	mi := &file_peer_v1_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2746,7 +2975,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{39}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *TransferLeadershipRequest) GetTopic() string {
@@ -2780,7 +3009,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[40]
+	mi := &file_peer_v1_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2792,7 +3021,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[40]
+	mi := &file_peer_v1_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2805,7 +3034,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{40}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *TransferLeadershipResponse) GetFailure() *Failure {
@@ -2823,7 +3052,7 @@ type DescribeQuorumRequest struct {
 
 func (x *DescribeQuorumRequest) Reset() {
 	*x = DescribeQuorumRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[41]
+	mi := &file_peer_v1_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +3064,7 @@ func (x *DescribeQuorumRequest) String() string {
 func (*DescribeQuorumRequest) ProtoMessage() {}
 
 func (x *DescribeQuorumRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[41]
+	mi := &file_peer_v1_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +3077,7 @@ func (x *DescribeQuorumRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeQuorumRequest.ProtoReflect.Descriptor instead.
 func (*DescribeQuorumRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{41}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{45}
 }
 
 type DescribeQuorumResponse struct {
@@ -2864,7 +3093,7 @@ type DescribeQuorumResponse struct {
 
 func (x *DescribeQuorumResponse) Reset() {
 	*x = DescribeQuorumResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[42]
+	mi := &file_peer_v1_peer_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2876,7 +3105,7 @@ func (x *DescribeQuorumResponse) String() string {
 func (*DescribeQuorumResponse) ProtoMessage() {}
 
 func (x *DescribeQuorumResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[42]
+	mi := &file_peer_v1_peer_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2889,7 +3118,7 @@ func (x *DescribeQuorumResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeQuorumResponse.ProtoReflect.Descriptor instead.
 func (*DescribeQuorumResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{42}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DescribeQuorumResponse) GetFailure() *Failure {
@@ -2938,7 +3167,7 @@ type QuorumMember struct {
 
 func (x *QuorumMember) Reset() {
 	*x = QuorumMember{}
-	mi := &file_peer_v1_peer_proto_msgTypes[43]
+	mi := &file_peer_v1_peer_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3179,7 @@ func (x *QuorumMember) String() string {
 func (*QuorumMember) ProtoMessage() {}
 
 func (x *QuorumMember) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[43]
+	mi := &file_peer_v1_peer_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3192,7 @@ func (x *QuorumMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuorumMember.ProtoReflect.Descriptor instead.
 func (*QuorumMember) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{43}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *QuorumMember) GetBrokerId() int32 {
@@ -3181,7 +3410,22 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\x05ready\x18\x03 \x01(\bR\x05ready\"Y\n" +
 	"\x14ReportStatusResponse\x12)\n" +
 	"\x04node\x18\x01 \x01(\v2\x15.oncelog.peer.v1.NodeR\x04node\x12\x16\n" +
-	"\x06resend\x18\x02 \x01(\bR\x06resend\"\x95\x01\n" +
+	"\x06resend\x18\x02 \x01(\bR\x06resend\"\x94\x01\n" +
+	"\x11SumEntriesRequest\x12\x19\n" +
+	"\bgroup_id\x18\x01 \x01(\x04R\agroupId\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x1d\n" +
+	"\n" +
+	"from_index\x18\x03 \x01(\x04R\tfromIndex\x12#\n" +
+	"\rthrough_index\x18\x04 \x01(\x04R\fthroughIndex\"B\n" +
+	"\x12SumEntriesResponse\x12\x16\n" +
+	"\x06sha256\x18\x01 \x01(\fR\x06sha256\x12\x14\n" +
+	"\x05sound\x18\x02 \x01(\bR\x05sound\"\x82\x01\n" +
+	"\x15CondemnReplicaRequest\x12\x19\n" +
+	"\bgroup_id\x18\x01 \x01(\x04R\agroupId\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x18\n" +
+	"\x16CondemnReplicaResponse\"\x95\x01\n" +
 	"\x12PullEntriesRequest\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\x04R\agroupId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x1d\n" +
@@ -3225,13 +3469,16 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\x16MEMBERSHIP_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fMEMBERSHIP_NONE\x10\x01\x12\x16\n" +
 	"\x12MEMBERSHIP_FORMING\x10\x02\x12\x15\n" +
-	"\x11MEMBERSHIP_MEMBER\x10\x032\x90\a\n" +
+	"\x11MEMBERSHIP_MEMBER\x10\x032\xca\b\n" +
 	"\vPeerService\x12F\n" +
 	"\x05Hello\x12\x1d.oncelog.peer.v1.HelloRequest\x1a\x1e.oncelog.peer.v1.HelloResponse\x12C\n" +
 	"\x04Form\x12\x1c.oncelog.peer.v1.FormRequest\x1a\x1d.oncelog.peer.v1.FormResponse\x12L\n" +
 	"\aForward\x12\x1f.oncelog.peer.v1.ForwardRequest\x1a .oncelog.peer.v1.ForwardResponse\x12[\n" +
 	"\fReportStatus\x12$.oncelog.peer.v1.ReportStatusRequest\x1a%.oncelog.peer.v1.ReportStatusResponse\x12Z\n" +
-	"\vPullEntries\x12#.oncelog.peer.v1.PullEntriesRequest\x1a$.oncelog.peer.v1.PullEntriesResponse0\x01\x12d\n" +
+	"\vPullEntries\x12#.oncelog.peer.v1.PullEntriesRequest\x1a$.oncelog.peer.v1.PullEntriesResponse0\x01\x12U\n" +
+	"\n" +
+	"SumEntries\x12\".oncelog.peer.v1.SumEntriesRequest\x1a#.oncelog.peer.v1.SumEntriesResponse\x12a\n" +
+	"\x0eCondemnReplica\x12&.oncelog.peer.v1.CondemnReplicaRequest\x1a'.oncelog.peer.v1.CondemnReplicaResponse\x12d\n" +
 	"\x0fJoinTransaction\x12'.oncelog.peer.v1.JoinTransactionRequest\x1a(.oncelog.peer.v1.JoinTransactionResponse\x12X\n" +
 	"\vNoteRefusal\x12#.oncelog.peer.v1.NoteRefusalRequest\x1a$.oncelog.peer.v1.NoteRefusalResponse\x12[\n" +
 	"\fWriteMarkers\x12$.oncelog.peer.v1.WriteMarkersRequest\x1a%.oncelog.peer.v1.WriteMarkersResponse\x12m\n" +
@@ -3251,7 +3498,7 @@ func file_peer_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_peer_v1_peer_proto_goTypes = []any{
 	(Membership)(0),                    // 0: oncelog.peer.v1.Membership
 	(*JoinTransactionRequest)(nil),     // 1: oncelog.peer.v1.JoinTransactionRequest
@@ -3290,28 +3537,32 @@ var file_peer_v1_peer_proto_goTypes = []any{
 	(*ReportStatusRequest)(nil),        // 34: oncelog.peer.v1.ReportStatusRequest
 	(*Leading)(nil),                    // 35: oncelog.peer.v1.Leading
 	(*ReportStatusResponse)(nil),       // 36: oncelog.peer.v1.ReportStatusResponse
-	(*PullEntriesRequest)(nil),         // 37: oncelog.peer.v1.PullEntriesRequest
-	(*PullEntriesResponse)(nil),        // 38: oncelog.peer.v1.PullEntriesResponse
-	(*Entry)(nil),                      // 39: oncelog.peer.v1.Entry
-	(*TransferLeadershipRequest)(nil),  // 40: oncelog.peer.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 41: oncelog.peer.v1.TransferLeadershipResponse
-	(*DescribeQuorumRequest)(nil),      // 42: oncelog.peer.v1.DescribeQuorumRequest
-	(*DescribeQuorumResponse)(nil),     // 43: oncelog.peer.v1.DescribeQuorumResponse
-	(*QuorumMember)(nil),               // 44: oncelog.peer.v1.QuorumMember
-	(*v1.TransactionEvent)(nil),        // 45: oncelog.state.v1.TransactionEvent
-	(*v1.TopicState)(nil),              // 46: oncelog.state.v1.TopicState
-	(*v1.Placement)(nil),               // 47: oncelog.state.v1.Placement
-	(*v1.ConfigValue)(nil),             // 48: oncelog.state.v1.ConfigValue
-	(*v1.RegisterBroker)(nil),          // 49: oncelog.state.v1.RegisterBroker
-	(*v1.UnregisterBroker)(nil),        // 50: oncelog.state.v1.UnregisterBroker
-	(*v1.SetFeatureLevel)(nil),         // 51: oncelog.state.v1.SetFeatureLevel
-	(*v1.ReportReplicas)(nil),          // 52: oncelog.state.v1.ReportReplicas
-	(*v1.AllocateProducerIds)(nil),     // 53: oncelog.state.v1.AllocateProducerIds
-	(*v1.ReassignPartitions)(nil),      // 54: oncelog.state.v1.ReassignPartitions
-	(*v1.CancelReassignments)(nil),     // 55: oncelog.state.v1.CancelReassignments
-	(*v1.ReportMembers)(nil),           // 56: oncelog.state.v1.ReportMembers
-	(*v1.SetDraining)(nil),             // 57: oncelog.state.v1.SetDraining
-	(*v1.AlterDefaults)(nil),           // 58: oncelog.state.v1.AlterDefaults
+	(*SumEntriesRequest)(nil),          // 37: oncelog.peer.v1.SumEntriesRequest
+	(*SumEntriesResponse)(nil),         // 38: oncelog.peer.v1.SumEntriesResponse
+	(*CondemnReplicaRequest)(nil),      // 39: oncelog.peer.v1.CondemnReplicaRequest
+	(*CondemnReplicaResponse)(nil),     // 40: oncelog.peer.v1.CondemnReplicaResponse
+	(*PullEntriesRequest)(nil),         // 41: oncelog.peer.v1.PullEntriesRequest
+	(*PullEntriesResponse)(nil),        // 42: oncelog.peer.v1.PullEntriesResponse
+	(*Entry)(nil),                      // 43: oncelog.peer.v1.Entry
+	(*TransferLeadershipRequest)(nil),  // 44: oncelog.peer.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 45: oncelog.peer.v1.TransferLeadershipResponse
+	(*DescribeQuorumRequest)(nil),      // 46: oncelog.peer.v1.DescribeQuorumRequest
+	(*DescribeQuorumResponse)(nil),     // 47: oncelog.peer.v1.DescribeQuorumResponse
+	(*QuorumMember)(nil),               // 48: oncelog.peer.v1.QuorumMember
+	(*v1.TransactionEvent)(nil),        // 49: oncelog.state.v1.TransactionEvent
+	(*v1.TopicState)(nil),              // 50: oncelog.state.v1.TopicState
+	(*v1.Placement)(nil),               // 51: oncelog.state.v1.Placement
+	(*v1.ConfigValue)(nil),             // 52: oncelog.state.v1.ConfigValue
+	(*v1.RegisterBroker)(nil),          // 53: oncelog.state.v1.RegisterBroker
+	(*v1.UnregisterBroker)(nil),        // 54: oncelog.state.v1.UnregisterBroker
+	(*v1.SetFeatureLevel)(nil),         // 55: oncelog.state.v1.SetFeatureLevel
+	(*v1.ReportReplicas)(nil),          // 56: oncelog.state.v1.ReportReplicas
+	(*v1.AllocateProducerIds)(nil),     // 57: oncelog.state.v1.AllocateProducerIds
+	(*v1.ReassignPartitions)(nil),      // 58: oncelog.state.v1.ReassignPartitions
+	(*v1.CancelReassignments)(nil),     // 59: oncelog.state.v1.CancelReassignments
+	(*v1.ReportMembers)(nil),           // 60: oncelog.state.v1.ReportMembers
+	(*v1.SetDraining)(nil),             // 61: oncelog.state.v1.SetDraining
+	(*v1.AlterDefaults)(nil),           // 62: oncelog.state.v1.AlterDefaults
 }
 var file_peer_v1_peer_proto_depIdxs = []int32{
 	3,  // 0: oncelog.peer.v1.JoinTransactionRequest.partition:type_name -> oncelog.peer.v1.TransactionPartition
@@ -3344,50 +3595,54 @@ var file_peer_v1_peer_proto_depIdxs = []int32{
 	18, // 27: oncelog.peer.v1.ForwardResponse.failure:type_name -> oncelog.peer.v1.Failure
 	19, // 28: oncelog.peer.v1.ForwardResponse.done:type_name -> oncelog.peer.v1.Done
 	13, // 29: oncelog.peer.v1.Failure.leader:type_name -> oncelog.peer.v1.Leader
-	45, // 30: oncelog.peer.v1.Failure.event:type_name -> oncelog.state.v1.TransactionEvent
-	46, // 31: oncelog.peer.v1.Done.topic:type_name -> oncelog.state.v1.TopicState
-	47, // 32: oncelog.peer.v1.CreateTopic.placements:type_name -> oncelog.state.v1.Placement
-	48, // 33: oncelog.peer.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
-	48, // 34: oncelog.peer.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
-	49, // 35: oncelog.peer.v1.RegisterBroker.command:type_name -> oncelog.state.v1.RegisterBroker
-	50, // 36: oncelog.peer.v1.UnregisterBroker.command:type_name -> oncelog.state.v1.UnregisterBroker
-	51, // 37: oncelog.peer.v1.SetFeatureLevel.command:type_name -> oncelog.state.v1.SetFeatureLevel
-	52, // 38: oncelog.peer.v1.ReportReplicas.command:type_name -> oncelog.state.v1.ReportReplicas
-	53, // 39: oncelog.peer.v1.AllocateProducerIds.command:type_name -> oncelog.state.v1.AllocateProducerIds
-	54, // 40: oncelog.peer.v1.ReassignPartitions.command:type_name -> oncelog.state.v1.ReassignPartitions
-	55, // 41: oncelog.peer.v1.CancelReassignments.command:type_name -> oncelog.state.v1.CancelReassignments
-	56, // 42: oncelog.peer.v1.ReportMembers.command:type_name -> oncelog.state.v1.ReportMembers
-	57, // 43: oncelog.peer.v1.SetDraining.command:type_name -> oncelog.state.v1.SetDraining
-	58, // 44: oncelog.peer.v1.AlterDefaults.command:type_name -> oncelog.state.v1.AlterDefaults
+	49, // 30: oncelog.peer.v1.Failure.event:type_name -> oncelog.state.v1.TransactionEvent
+	50, // 31: oncelog.peer.v1.Done.topic:type_name -> oncelog.state.v1.TopicState
+	51, // 32: oncelog.peer.v1.CreateTopic.placements:type_name -> oncelog.state.v1.Placement
+	52, // 33: oncelog.peer.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
+	52, // 34: oncelog.peer.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
+	53, // 35: oncelog.peer.v1.RegisterBroker.command:type_name -> oncelog.state.v1.RegisterBroker
+	54, // 36: oncelog.peer.v1.UnregisterBroker.command:type_name -> oncelog.state.v1.UnregisterBroker
+	55, // 37: oncelog.peer.v1.SetFeatureLevel.command:type_name -> oncelog.state.v1.SetFeatureLevel
+	56, // 38: oncelog.peer.v1.ReportReplicas.command:type_name -> oncelog.state.v1.ReportReplicas
+	57, // 39: oncelog.peer.v1.AllocateProducerIds.command:type_name -> oncelog.state.v1.AllocateProducerIds
+	58, // 40: oncelog.peer.v1.ReassignPartitions.command:type_name -> oncelog.state.v1.ReassignPartitions
+	59, // 41: oncelog.peer.v1.CancelReassignments.command:type_name -> oncelog.state.v1.CancelReassignments
+	60, // 42: oncelog.peer.v1.ReportMembers.command:type_name -> oncelog.state.v1.ReportMembers
+	61, // 43: oncelog.peer.v1.SetDraining.command:type_name -> oncelog.state.v1.SetDraining
+	62, // 44: oncelog.peer.v1.AlterDefaults.command:type_name -> oncelog.state.v1.AlterDefaults
 	12, // 45: oncelog.peer.v1.ReportStatusRequest.node:type_name -> oncelog.peer.v1.Node
 	35, // 46: oncelog.peer.v1.ReportStatusRequest.leading:type_name -> oncelog.peer.v1.Leading
 	12, // 47: oncelog.peer.v1.ReportStatusResponse.node:type_name -> oncelog.peer.v1.Node
-	39, // 48: oncelog.peer.v1.PullEntriesResponse.entries:type_name -> oncelog.peer.v1.Entry
+	43, // 48: oncelog.peer.v1.PullEntriesResponse.entries:type_name -> oncelog.peer.v1.Entry
 	18, // 49: oncelog.peer.v1.TransferLeadershipResponse.failure:type_name -> oncelog.peer.v1.Failure
 	18, // 50: oncelog.peer.v1.DescribeQuorumResponse.failure:type_name -> oncelog.peer.v1.Failure
-	44, // 51: oncelog.peer.v1.DescribeQuorumResponse.members:type_name -> oncelog.peer.v1.QuorumMember
+	48, // 51: oncelog.peer.v1.DescribeQuorumResponse.members:type_name -> oncelog.peer.v1.QuorumMember
 	10, // 52: oncelog.peer.v1.PeerService.Hello:input_type -> oncelog.peer.v1.HelloRequest
 	14, // 53: oncelog.peer.v1.PeerService.Form:input_type -> oncelog.peer.v1.FormRequest
 	16, // 54: oncelog.peer.v1.PeerService.Forward:input_type -> oncelog.peer.v1.ForwardRequest
 	34, // 55: oncelog.peer.v1.PeerService.ReportStatus:input_type -> oncelog.peer.v1.ReportStatusRequest
-	37, // 56: oncelog.peer.v1.PeerService.PullEntries:input_type -> oncelog.peer.v1.PullEntriesRequest
-	1,  // 57: oncelog.peer.v1.PeerService.JoinTransaction:input_type -> oncelog.peer.v1.JoinTransactionRequest
-	4,  // 58: oncelog.peer.v1.PeerService.NoteRefusal:input_type -> oncelog.peer.v1.NoteRefusalRequest
-	6,  // 59: oncelog.peer.v1.PeerService.WriteMarkers:input_type -> oncelog.peer.v1.WriteMarkersRequest
-	40, // 60: oncelog.peer.v1.PeerService.TransferLeadership:input_type -> oncelog.peer.v1.TransferLeadershipRequest
-	42, // 61: oncelog.peer.v1.PeerService.DescribeQuorum:input_type -> oncelog.peer.v1.DescribeQuorumRequest
-	11, // 62: oncelog.peer.v1.PeerService.Hello:output_type -> oncelog.peer.v1.HelloResponse
-	15, // 63: oncelog.peer.v1.PeerService.Form:output_type -> oncelog.peer.v1.FormResponse
-	17, // 64: oncelog.peer.v1.PeerService.Forward:output_type -> oncelog.peer.v1.ForwardResponse
-	36, // 65: oncelog.peer.v1.PeerService.ReportStatus:output_type -> oncelog.peer.v1.ReportStatusResponse
-	38, // 66: oncelog.peer.v1.PeerService.PullEntries:output_type -> oncelog.peer.v1.PullEntriesResponse
-	2,  // 67: oncelog.peer.v1.PeerService.JoinTransaction:output_type -> oncelog.peer.v1.JoinTransactionResponse
-	5,  // 68: oncelog.peer.v1.PeerService.NoteRefusal:output_type -> oncelog.peer.v1.NoteRefusalResponse
-	8,  // 69: oncelog.peer.v1.PeerService.WriteMarkers:output_type -> oncelog.peer.v1.WriteMarkersResponse
-	41, // 70: oncelog.peer.v1.PeerService.TransferLeadership:output_type -> oncelog.peer.v1.TransferLeadershipResponse
-	43, // 71: oncelog.peer.v1.PeerService.DescribeQuorum:output_type -> oncelog.peer.v1.DescribeQuorumResponse
-	62, // [62:72] is the sub-list for method output_type
-	52, // [52:62] is the sub-list for method input_type
+	41, // 56: oncelog.peer.v1.PeerService.PullEntries:input_type -> oncelog.peer.v1.PullEntriesRequest
+	37, // 57: oncelog.peer.v1.PeerService.SumEntries:input_type -> oncelog.peer.v1.SumEntriesRequest
+	39, // 58: oncelog.peer.v1.PeerService.CondemnReplica:input_type -> oncelog.peer.v1.CondemnReplicaRequest
+	1,  // 59: oncelog.peer.v1.PeerService.JoinTransaction:input_type -> oncelog.peer.v1.JoinTransactionRequest
+	4,  // 60: oncelog.peer.v1.PeerService.NoteRefusal:input_type -> oncelog.peer.v1.NoteRefusalRequest
+	6,  // 61: oncelog.peer.v1.PeerService.WriteMarkers:input_type -> oncelog.peer.v1.WriteMarkersRequest
+	44, // 62: oncelog.peer.v1.PeerService.TransferLeadership:input_type -> oncelog.peer.v1.TransferLeadershipRequest
+	46, // 63: oncelog.peer.v1.PeerService.DescribeQuorum:input_type -> oncelog.peer.v1.DescribeQuorumRequest
+	11, // 64: oncelog.peer.v1.PeerService.Hello:output_type -> oncelog.peer.v1.HelloResponse
+	15, // 65: oncelog.peer.v1.PeerService.Form:output_type -> oncelog.peer.v1.FormResponse
+	17, // 66: oncelog.peer.v1.PeerService.Forward:output_type -> oncelog.peer.v1.ForwardResponse
+	36, // 67: oncelog.peer.v1.PeerService.ReportStatus:output_type -> oncelog.peer.v1.ReportStatusResponse
+	42, // 68: oncelog.peer.v1.PeerService.PullEntries:output_type -> oncelog.peer.v1.PullEntriesResponse
+	38, // 69: oncelog.peer.v1.PeerService.SumEntries:output_type -> oncelog.peer.v1.SumEntriesResponse
+	40, // 70: oncelog.peer.v1.PeerService.CondemnReplica:output_type -> oncelog.peer.v1.CondemnReplicaResponse
+	2,  // 71: oncelog.peer.v1.PeerService.JoinTransaction:output_type -> oncelog.peer.v1.JoinTransactionResponse
+	5,  // 72: oncelog.peer.v1.PeerService.NoteRefusal:output_type -> oncelog.peer.v1.NoteRefusalResponse
+	8,  // 73: oncelog.peer.v1.PeerService.WriteMarkers:output_type -> oncelog.peer.v1.WriteMarkersResponse
+	45, // 74: oncelog.peer.v1.PeerService.TransferLeadership:output_type -> oncelog.peer.v1.TransferLeadershipResponse
+	47, // 75: oncelog.peer.v1.PeerService.DescribeQuorum:output_type -> oncelog.peer.v1.DescribeQuorumResponse
+	64, // [64:76] is the sub-list for method output_type
+	52, // [52:64] is the sub-list for method input_type
 	52, // [52:52] is the sub-list for extension type_name
 	52, // [52:52] is the sub-list for extension extendee
 	0,  // [0:52] is the sub-list for field type_name
@@ -3424,7 +3679,7 @@ func file_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_v1_peer_proto_rawDesc), len(file_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   44,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

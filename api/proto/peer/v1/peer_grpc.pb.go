@@ -26,6 +26,8 @@ const (
 	PeerService_Forward_FullMethodName            = "/oncelog.peer.v1.PeerService/Forward"
 	PeerService_ReportStatus_FullMethodName       = "/oncelog.peer.v1.PeerService/ReportStatus"
 	PeerService_PullEntries_FullMethodName        = "/oncelog.peer.v1.PeerService/PullEntries"
+	PeerService_SumEntries_FullMethodName         = "/oncelog.peer.v1.PeerService/SumEntries"
+	PeerService_CondemnReplica_FullMethodName     = "/oncelog.peer.v1.PeerService/CondemnReplica"
 	PeerService_JoinTransaction_FullMethodName    = "/oncelog.peer.v1.PeerService/JoinTransaction"
 	PeerService_NoteRefusal_FullMethodName        = "/oncelog.peer.v1.PeerService/NoteRefusal"
 	PeerService_WriteMarkers_FullMethodName       = "/oncelog.peer.v1.PeerService/WriteMarkers"
@@ -52,6 +54,10 @@ type PeerServiceClient interface {
 	// PullEntries streams the entries of a partition's log for a replica that lies behind the Raft
 	// window. It can be resumed at any index.
 	PullEntries(ctx context.Context, in *PullEntriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PullEntriesResponse], error)
+	// SumEntries gives a checksum over committed entries of a replica, to be compared with others'.
+	SumEntries(ctx context.Context, in *SumEntriesRequest, opts ...grpc.CallOption) (*SumEntriesResponse, error)
+	// CondemnReplica tells a replica that it holds something else than a majority: it stops, and is rebuilt.
+	CondemnReplica(ctx context.Context, in *CondemnReplicaRequest, opts ...grpc.CallOption) (*CondemnReplicaResponse, error)
 	// JoinTransaction asks the coordinator of a transaction whether a partition that the caller leads is
 	// in it, and under TV2 lets it join (T9).
 	JoinTransaction(ctx context.Context, in *JoinTransactionRequest, opts ...grpc.CallOption) (*JoinTransactionResponse, error)
@@ -132,6 +138,26 @@ func (c *peerServiceClient) PullEntries(ctx context.Context, in *PullEntriesRequ
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PeerService_PullEntriesClient = grpc.ServerStreamingClient[PullEntriesResponse]
 
+func (c *peerServiceClient) SumEntries(ctx context.Context, in *SumEntriesRequest, opts ...grpc.CallOption) (*SumEntriesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SumEntriesResponse)
+	err := c.cc.Invoke(ctx, PeerService_SumEntries_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerServiceClient) CondemnReplica(ctx context.Context, in *CondemnReplicaRequest, opts ...grpc.CallOption) (*CondemnReplicaResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CondemnReplicaResponse)
+	err := c.cc.Invoke(ctx, PeerService_CondemnReplica_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerServiceClient) JoinTransaction(ctx context.Context, in *JoinTransactionRequest, opts ...grpc.CallOption) (*JoinTransactionResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(JoinTransactionResponse)
@@ -201,6 +227,10 @@ type PeerServiceServer interface {
 	// PullEntries streams the entries of a partition's log for a replica that lies behind the Raft
 	// window. It can be resumed at any index.
 	PullEntries(*PullEntriesRequest, grpc.ServerStreamingServer[PullEntriesResponse]) error
+	// SumEntries gives a checksum over committed entries of a replica, to be compared with others'.
+	SumEntries(context.Context, *SumEntriesRequest) (*SumEntriesResponse, error)
+	// CondemnReplica tells a replica that it holds something else than a majority: it stops, and is rebuilt.
+	CondemnReplica(context.Context, *CondemnReplicaRequest) (*CondemnReplicaResponse, error)
 	// JoinTransaction asks the coordinator of a transaction whether a partition that the caller leads is
 	// in it, and under TV2 lets it join (T9).
 	JoinTransaction(context.Context, *JoinTransactionRequest) (*JoinTransactionResponse, error)
@@ -236,6 +266,12 @@ func (UnimplementedPeerServiceServer) ReportStatus(context.Context, *ReportStatu
 }
 func (UnimplementedPeerServiceServer) PullEntries(*PullEntriesRequest, grpc.ServerStreamingServer[PullEntriesResponse]) error {
 	return status.Error(codes.Unimplemented, "method PullEntries not implemented")
+}
+func (UnimplementedPeerServiceServer) SumEntries(context.Context, *SumEntriesRequest) (*SumEntriesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SumEntries not implemented")
+}
+func (UnimplementedPeerServiceServer) CondemnReplica(context.Context, *CondemnReplicaRequest) (*CondemnReplicaResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CondemnReplica not implemented")
 }
 func (UnimplementedPeerServiceServer) JoinTransaction(context.Context, *JoinTransactionRequest) (*JoinTransactionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method JoinTransaction not implemented")
@@ -356,6 +392,42 @@ func _PeerService_PullEntries_Handler(srv interface{}, stream grpc.ServerStream)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PeerService_PullEntriesServer = grpc.ServerStreamingServer[PullEntriesResponse]
 
+func _PeerService_SumEntries_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SumEntriesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).SumEntries(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_SumEntries_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).SumEntries(ctx, req.(*SumEntriesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PeerService_CondemnReplica_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CondemnReplicaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).CondemnReplica(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_CondemnReplica_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).CondemnReplica(ctx, req.(*CondemnReplicaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _PeerService_JoinTransaction_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(JoinTransactionRequest)
 	if err := dec(in); err != nil {
@@ -468,6 +540,14 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReportStatus",
 			Handler:    _PeerService_ReportStatus_Handler,
+		},
+		{
+			MethodName: "SumEntries",
+			Handler:    _PeerService_SumEntries_Handler,
+		},
+		{
+			MethodName: "CondemnReplica",
+			Handler:    _PeerService_CondemnReplica_Handler,
 		},
 		{
 			MethodName: "JoinTransaction",
