@@ -55,7 +55,7 @@ catch-up: ## a replica that lacks 1 GiB gets it under load and trouble; ARGS="--
 
 .PHONY: monitoring
 monitoring: ## every query of the dashboard and the alert rules against a live cluster
-	cd deploy/check && $(GO) test -count=1 $(ARGS) ./...
+	cd tools/monitoring && $(GO) test -count=1 $(ARGS) ./...
 
 .PHONY: compat
 compat: ## programs written for Apache Kafka against three real brokers; makes docs/compatibility.md
@@ -100,7 +100,7 @@ check-mod:
 	cd tools && $(GO) mod tidy -diff
 	cd compat && $(GO) mod tidy -diff
 	cd examples/postgres && $(GO) mod tidy -diff
-	cd deploy/check && $(GO) mod tidy -diff
+	cd tools/monitoring && $(GO) mod tidy -diff
 
 .PHONY: check-vet
 check-vet:

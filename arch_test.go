@@ -153,9 +153,9 @@ func sources(t *testing.T) []source {
 }
 
 // skipDir leaves out what is not ours: hidden directories, test data, and the
-// modules of the tools, of the compatibility suite, of an example and of the check of dashboards.
+// modules of the tools, of the compatibility suite and of an example.
 func skipDir(name, base string) error {
-	if name != "." && (strings.HasPrefix(base, ".") || base == "testdata" || base == "bin" || name == "tools" || name == "compat" || name == "examples/postgres" || name == "deploy/check") {
+	if name != "." && (strings.HasPrefix(base, ".") || base == "testdata" || base == "bin" || name == "tools" || name == "compat" || name == "examples/postgres") {
 		return filepath.SkipDir
 	}
 	return nil

@@ -1,4 +1,4 @@
-module github.com/oncelog/oncelog/deploy/check
+module github.com/oncelog/oncelog/tools/monitoring
 
 go 1.26.7
 

@@ -1,4 +1,4 @@
-package check
+package monitoring
 
 import (
 	"context"
@@ -223,7 +223,7 @@ func (h *history) ask(ctx context.Context, t *testing.T, e *promql.Engine, name,
 // readPanels gives the queries of the dashboard by panel, with its variables filled in.
 func readPanels(t *testing.T) map[string]string {
 	t.Helper()
-	text, err := os.ReadFile("../grafana/oncelog.json")
+	text, err := os.ReadFile("../../deploy/grafana/oncelog.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +249,7 @@ func readPanels(t *testing.T) map[string]string {
 // readAlerts gives the expressions of the alert rules, which promtool would take.
 func readAlerts(t *testing.T, p parser.Parser) map[string]string {
 	t.Helper()
-	groups, errs := rulefmt.ParseFile("../prometheus/alerts.yml", false, model.LegacyValidation, p, nil)
+	groups, errs := rulefmt.ParseFile("../../deploy/prometheus/alerts.yml", false, model.LegacyValidation, p, nil)
 	for _, err := range errs {
 		t.Error(err)
 	}
