@@ -58,12 +58,7 @@ func (c *Conversation) join(now int64, t Ticket, j Join) {
 	case !c.isOurs():
 		refuse(group.InconsistentGroupProtocol)
 	case !c.accepts(j):
-		if m := c.members[j.MemberID]; m != nil {
-			c.remove(m, group.GroupMaxSizeReached)
-		}
-		delete(c.pending, j.MemberID)
-		refuse(group.GroupMaxSizeReached)
-		c.maybeComplete(now)
+		c.turnAway(now, t, j)
 	case j.MemberID != "" && len(c.members) == 0 && len(c.pending) == 0:
 		refuse(group.UnknownMemberID)
 	case !c.speaksWith(j):
@@ -77,6 +72,21 @@ func (c *Conversation) join(now int64, t Ticket, j Join) {
 	default:
 		c.again(now, t, m, j)
 	}
+}
+
+// turnAway refuses a member that there is no room for. One that was in the group leaves partitions behind: the others share them (G9).
+func (c *Conversation) turnAway(now int64, t Ticket, j Join) {
+	m := c.members[j.MemberID]
+	if m != nil {
+		c.remove(m, group.GroupMaxSizeReached)
+	}
+	delete(c.pending, j.MemberID)
+	c.do(Joined{Ticket: t, Answer: Answer{Code: group.GroupMaxSizeReached, Confirm: true}, MemberID: j.MemberID})
+	if m != nil {
+		c.rebalance(now)
+		return
+	}
+	c.maybeComplete(now)
 }
 
 // check refuses what cannot be written (group.ErrInvalidCommand).

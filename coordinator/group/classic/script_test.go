@@ -361,3 +361,18 @@ func showWhy(a Answer) string {
 	}
 	return out
 }
+
+// A member of a generation that comes again with more than there is room for is turned away, and the others share what it had.
+func TestWhoHasTooMuchToSayLeavesNothingBehind(t *testing.T) {
+	p := newPlayer(t, testConfig)
+	much := strings.Repeat("x", group.MaxOpaque) // three of them are too much, with the ids
+	for _, line := range []string{"join 10 speaks=s:" + much, "join 11 speaks=s:" + much, "join 12 speaks=s:y", "at 300", "sync 13 m10@1 gives=m10:a,m11:b,m12:c"} {
+		p.run(strings.Fields(line))
+	}
+	p.out.Reset()
+	p.run(strings.Fields("join 14 m12 speaks=s:" + much))
+	p.run(strings.Fields("beat m10@1"))
+	if got := p.out.String(); !strings.Contains(got, "GROUP_MAX_SIZE_REACHED") || !strings.Contains(got, "REBALANCE_IN_PROGRESS") {
+		t.Errorf("%.300s", got)
+	}
+}
