@@ -264,3 +264,23 @@ func TestClassicGroupRefusals(t *testing.T) {
 		wantCode(t, b.groups.ClassicHeartbeat(ctx, "nowhere", group.Committer{MemberID: "x", Epoch: 1}), CodeUnknownMemberID)
 	})
 }
+
+// Offsets do not expire while the first members of a group wait for others: they have not read where it stands yet (G29).
+func TestOffsetsDoNotExpireWhileMembersGather(t *testing.T) {
+	change := func(c *GroupsConfig) {
+		c.OffsetsRetention, c.OffsetsRetentionCheck, c.InitialRebalanceDelay = 3*time.Hour, 30*time.Second, 4*time.Minute
+	}
+	runGroups(t, 1, change, func(t *testing.T, r *rig) {
+		b := r.leaderOf(KindGroups)
+		r.mustCommit(b, "g", nobodyInGroup, 1)
+		r.mustCommit(b, "other", nobodyInGroup, 1)
+		time.Sleep(3*time.Hour - time.Minute)
+		done := (&classicMember{b: b, group: "g"}).join()
+		time.Sleep(3 * time.Minute)
+		r.wantCommitted(b, "other", -1)
+		r.wantCommitted(b, "g", 1)
+		if err := done(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -119,7 +119,12 @@ func (l *groupLeader) expireOffsets(below uint64) {
 	for l.ctx.Err() == nil {
 		var due []string
 		l.s.machine.read(func(m *group.State) { due = m.Expirable(c, c.NowMs, mostExpired) })
+		expired := 0
 		for _, id := range due {
+			if l.s.classicLive(id) { // the first members are here, and wait for others: the log will hear of them with the generation
+				continue
+			}
+			expired++
 			r, err := l.propose(&statev1.GroupCommand{GroupId: id, Command: &statev1.GroupCommand_ExpireOffsets{ExpireOffsets: c}})
 			if err != nil {
 				if l.ctx.Err() == nil {
@@ -129,7 +134,7 @@ func (l *groupLeader) expireOffsets(below uint64) {
 			}
 			l.g.metrics.expired.WithLabelValues("offsets").Add(float64(r.Removed))
 		}
-		if len(due) < mostExpired {
+		if len(due) < mostExpired || expired == 0 {
 			return
 		}
 	}
