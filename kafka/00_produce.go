@@ -146,8 +146,8 @@ func (p *producing) batch(h *hinted, tp record.TopicPartition, records []byte, r
 
 // refuseTopic gives the reason for which nothing can be written to a topic of that name; empty: none.
 func (p *producing) refuseTopic(tp record.TopicPartition) string {
-	if err := metadata.CheckTopicName(tp.Topic); err != nil {
-		return string(err.Code)
+	if metadata.CheckTopicName(tp.Topic) != nil {
+		return frontdoor.ReasonUnknownTopic // there is none that is called so
 	}
 	if record.InternalTopic(tp.Topic) {
 		return "INVALID_TOPIC_EXCEPTION"

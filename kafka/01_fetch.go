@@ -226,11 +226,11 @@ func (f *fetching) failed(at *kmsg.FetchResponseTopicPartition, tp record.TopicP
 
 // fetched turns what a partition gave into its wire form.
 func (f *fetching) fetched(at *kmsg.FetchResponseTopicPartition, got partition.FetchedPartition) {
-	at.HighWatermark, at.LastStableOffset, at.LogStartOffset = int64(got.HighWatermark), int64(got.LastStable), int64(got.LogStart)
 	if got.Err != nil {
 		f.failed(at, got.TopicPartition, got.Err)
 		return
 	}
+	at.HighWatermark, at.LastStableOffset, at.LogStartOffset = int64(got.HighWatermark), int64(got.LastStable), int64(got.LogStart)
 	f.c.metrics.fetchBytes.Add(float64(got.Bytes))
 	if got.Aborted != nil { // nil and empty differ on the wire (L10)
 		at.AbortedTransactions = make([]kmsg.FetchResponseTopicPartitionAbortedTransaction, len(got.Aborted))

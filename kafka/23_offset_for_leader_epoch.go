@@ -23,7 +23,9 @@ func (c *conn) offsetForLeaderEpoch(r *request, req *kmsg.OffsetForLeaderEpochRe
 				at.ErrorCode = c.partitionFailure(r, tp, err).code
 				continue
 			}
-			at.LeaderEpoch, at.EndOffset = epoch, int64(end)
+			if q.LeaderEpoch >= 0 { // nothing is known of no epoch
+				at.LeaderEpoch, at.EndOffset = epoch, int64(end)
+			}
 		}
 	}
 }

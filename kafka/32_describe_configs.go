@@ -89,7 +89,13 @@ func configSource(s metadata.ConfigSource) kmsg.ConfigSource {
 	return kmsg.ConfigSourceDefaultConfig
 }
 
+// smallIntegers are configs that have 32 bits in Kafka.
+var smallIntegers = []string{"index.interval.bytes", "max.message.bytes", "min.insync.replicas", "segment.bytes", "segment.index.bytes"}
+
 func configType(d *metadata.ConfigDef) kmsg.ConfigType {
+	if slices.Contains(smallIntegers, d.Name) {
+		return kmsg.ConfigTypeInt
+	}
 	switch d.Kind {
 	case metadata.Integer:
 		return kmsg.ConfigTypeLong

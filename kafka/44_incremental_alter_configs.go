@@ -54,6 +54,9 @@ func (c *conn) topicChange(q kmsg.IncrementalAlterConfigsRequestResource) (chang
 	if q.ResourceType != kmsg.ConfigResourceTypeTopic {
 		return change, frontdoor.ReasonInvalidRequest, "only the configs of topics can be altered; those of brokers are in their configuration files"
 	}
+	if err := metadata.CheckTopicName(q.ResourceName); err != nil {
+		return change, string(err.Code), err.Message
+	}
 	t, ok := c.c.Cluster.Image().Topic(q.ResourceName)
 	if !ok {
 		return change, frontdoor.ReasonUnknownTopic, "there is no such topic"
@@ -63,7 +66,7 @@ func (c *conn) topicChange(q kmsg.IncrementalAlterConfigsRequestResource) (chang
 			return change, frontdoor.ReasonInvalidRequest, "config " + config.Name + " is given twice"
 		}
 		if config.Op != kmsg.IncrementalAlterConfigOpDelete && config.Value == nil {
-			return change, string(metadata.InvalidConfig), "config " + config.Name + " has no value"
+			return change, frontdoor.ReasonInvalidRequest, "config " + config.Name + " has no value"
 		}
 		switch config.Op {
 		case kmsg.IncrementalAlterConfigOpSet:

@@ -12,6 +12,10 @@ import (
 
 // offsetDelete deletes offsets of a group. Those of topics that its members read stay (G30).
 func (c *conn) offsetDelete(r *request, req *kmsg.OffsetDeleteRequest, resp *kmsg.OffsetDeleteResponse) {
+	if req.Group == "" {
+		resp.ErrorCode = c.refuse(r, string(coordinator.CodeInvalidGroupID))
+		return
+	}
 	ctx, cancel := context.WithTimeout(c.ctx, groupTimeout)
 	defer cancel()
 	img := c.c.Cluster.Image()

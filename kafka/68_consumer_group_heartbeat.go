@@ -10,6 +10,7 @@ import (
 
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
 // toldKey names a member.
@@ -21,6 +22,10 @@ const maxTold = 16
 // consumerGroupHeartbeat is all that a member of a group of KIP-848 says, and what it is told (G14-G17): its assignment only if it joins,
 // says all of what it wants, or if it has changed. Differing from Kafka, one that joins waits until there is one.
 func (c *conn) consumerGroupHeartbeat(r *request, req *kmsg.ConsumerGroupHeartbeatRequest, resp *kmsg.ConsumerGroupHeartbeatResponse) {
+	if message := wrongHeartbeat(req); message != "" {
+		resp.ErrorCode, resp.ErrorMessage = c.refuse(r, frontdoor.ReasonInvalidRequest), &message
+		return
+	}
 	ctx, cancel := context.WithTimeout(c.waiting, groupTimeout)
 	defer cancel()
 	ask := coordinator.MemberRequest{
@@ -54,6 +59,24 @@ func (c *conn) consumerGroupHeartbeat(r *request, req *kmsg.ConsumerGroupHeartbe
 	for _, t := range answer.Topics {
 		resp.Assignment.Topics = append(resp.Assignment.Topics, kmsg.ConsumerGroupHeartbeatResponseAssignmentTopic{TopicID: t.ID, Partitions: t.Partitions})
 	}
+}
+
+// wrongHeartbeat says what no client may send; empty: nothing. From version 1 on members name themselves. One that joins has nothing.
+func wrongHeartbeat(req *kmsg.ConsumerGroupHeartbeatRequest) string {
+	empty := func(s *string) bool { return s != nil && *s == "" }
+	switch {
+	case req.Group == "":
+		return "group_id is empty"
+	case req.MemberID == "" && (req.Version >= 1 || req.MemberEpoch != group.JoinEpoch):
+		return "member_id is empty"
+	case empty(req.InstanceID):
+		return "instance_id is empty"
+	case empty(req.RackID):
+		return "rack_id is empty"
+	case req.MemberEpoch == group.JoinEpoch && (req.Topics == nil || len(req.Topics) > 0):
+		return "topic_partitions of a member that joins must be an empty list"
+	}
+	return ""
 }
 
 // tell notes what a member is assigned; false: it knows.

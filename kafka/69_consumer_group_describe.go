@@ -17,12 +17,14 @@ func (c *conn) consumerGroupDescribe(r *request, req *kmsg.ConsumerGroupDescribe
 		at := kmsg.NewConsumerGroupDescribeResponseGroup()
 		at.Group, at.AuthorizedOperations = id, noOperations
 		d, err := group.Description{}, error(nil)
-		if i < maxGroupsAsked {
+		if i < maxGroupsAsked && id != "" {
 			d, err = c.c.Groups.Describe(ctx, id)
 		}
 		switch {
 		case i >= maxGroupsAsked:
 			at.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
+		case id == "":
+			at.ErrorCode = c.refuse(r, "INVALID_GROUP_ID")
 		case err != nil:
 			f := c.failure(r, err)
 			at.ErrorCode, at.ErrorMessage = f.coordinatorCode(), f.message

@@ -42,7 +42,7 @@ func TestProduceCodes(t *testing.T) {
 		{"a bad checksum beside a good batch", 9, -1, "t", nil, [][]byte{damaged, batchOf("v")}, nil, []int16{2, 0}},
 		{"two batches in one", 9, -1, "t", nil, [][]byte{append(batchOf("v"), batchOf("w")...)}, nil, []int16{87}},
 		{"null records", 9, -1, "t", nil, [][]byte{nil}, nil, []int16{87}},
-		{"a name", 9, -1, "no/topic", nil, [][]byte{batchOf("v")}, nil, []int16{17}},
+		{"a name", 9, -1, "no/topic", nil, [][]byte{batchOf("v")}, nil, []int16{3}},
 		{"a topic of the brokers", 9, -1, "__consumer_offsets", nil, [][]byte{batchOf("v")}, nil, []int16{17}},
 		{"transactional without an id", 9, -1, "t", nil, [][]byte{txn(1)}, nil, []int16{53}},
 		{"two producers", 9, -1, "t", &id, [][]byte{txn(1), txn(2)}, nil, []int16{49, 49}},

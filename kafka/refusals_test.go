@@ -1,0 +1,72 @@
+package kafka
+
+import (
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/record"
+)
+
+// What Kafka refuses before it looks at the group; each was compared with it.
+func TestHeartbeatsThatNoClientSends(t *testing.T) {
+	w := newRig(t, nil).dial()
+	for name, change := range map[string]func(*kmsg.ConsumerGroupHeartbeatRequest){
+		"no group":                 func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.Group = "" },
+		"no member":                func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.MemberID = "" },
+		"no member, version 0, on": func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.Version, r.MemberID, r.MemberEpoch = 0, "", 3 },
+		"empty instance":           func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.InstanceID = new(string) },
+		"empty rack":               func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.RackID = new(string) },
+		"joins without a list":     func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.Topics = nil },
+		"joins and owns a partition": func(r *kmsg.ConsumerGroupHeartbeatRequest) {
+			r.Topics = make([]kmsg.ConsumerGroupHeartbeatRequestTopic, 1)
+		},
+		"": func(*kmsg.ConsumerGroupHeartbeatRequest) {},
+	} {
+		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+		req.Version, req.Group, req.MemberID, req.RebalanceTimeoutMillis = 1, "g", "m", 1000
+		req.SubscribedTopicNames, req.Topics = []string{"t"}, []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+		change(req)
+		got := w.ask(req).(*kmsg.ConsumerGroupHeartbeatResponse).ErrorCode
+		if (got == 42) != (name != "") {
+			t.Errorf("%q: code %d", name, got)
+		}
+	}
+}
+
+// Names that nothing can have.
+func TestEmptyAndInvalidNames(t *testing.T) {
+	r := newRig(t, nil)
+	w := r.dial()
+	remove := kmsg.NewPtrOffsetDeleteRequest()
+	if got := w.ask(remove).(*kmsg.OffsetDeleteResponse).ErrorCode; got != 24 {
+		t.Errorf("offsets of a group without a name: code %d", got)
+	}
+	describe := kmsg.NewPtrConsumerGroupDescribeRequest()
+	describe.Groups = []string{""}
+	if got := w.ask(describe).(*kmsg.ConsumerGroupDescribeResponse).Groups[0].ErrorCode; got != 24 {
+		t.Errorf("a group without a name: code %d", got)
+	}
+	alter := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	alter.Resources = []kmsg.IncrementalAlterConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "a/b"}}
+	if got := w.ask(alter).(*kmsg.IncrementalAlterConfigsResponse).Resources[0].ErrorCode; got != 17 {
+		t.Errorf("configs of a topic that cannot be: code %d", got)
+	}
+}
+
+// No epoch ends nowhere, in whatever partition.
+func TestNoEpochEndsNowhere(t *testing.T) {
+	r := newRig(t, nil)
+	r.log.end = func(record.TopicPartition, int32, int32) (int32, record.Offset, error) { return 3, 9, nil }
+	for epoch, want := range map[int32][2]int64{-1: {-1, -1}, 3: {3, 9}} {
+		req := kmsg.NewPtrOffsetForLeaderEpochRequest()
+		req.Version, req.ReplicaID = 4, -1
+		p := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
+		p.CurrentLeaderEpoch, p.LeaderEpoch = -1, epoch
+		req.Topics = []kmsg.OffsetForLeaderEpochRequestTopic{{Topic: "t", Partitions: []kmsg.OffsetForLeaderEpochRequestTopicPartition{p}}}
+		got := r.dial().ask(req).(*kmsg.OffsetForLeaderEpochResponse).Topics[0].Partitions[0]
+		if [2]int64{int64(got.LeaderEpoch), got.EndOffset} != want {
+			t.Errorf("epoch %d: %+v, want %v", epoch, got, want)
+		}
+	}
+}
