@@ -36,7 +36,17 @@ func begin(t *testing.T) *scenario {
 // beginWith begins on brokers and with a topic that are not the usual ones.
 func beginWith(t *testing.T, o brokertest.Options, configs map[string]string) *scenario {
 	t.Helper()
-	c := brokertest.Start(t, o)
+	return beginConfigured(t, brokertest.Start(t, o), configs)
+}
+
+// beginOn begins on a cluster that runs, such as a simulated one.
+func beginOn(t *testing.T, c *brokertest.Cluster) *scenario {
+	t.Helper()
+	return beginConfigured(t, c, nil)
+}
+
+func beginConfigured(t *testing.T, c *brokertest.Cluster, configs map[string]string) *scenario {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 45*time.Second)
 	t.Cleanup(cancel)
 	s := &scenario{t: t, ctx: ctx, c: c, cl: c.Client()}
