@@ -52,7 +52,7 @@ simulate() {
 		return
 	fi
 	bin/sim.test -test.run '^(TestSeeds|TestWithoutIdempotence)$' -for "$for"
-	bin/sim.test -test.run '^(TestTransformSeeds|TestTransactionSeeds)$' -seeds 40 -first "$1"
+	bin/sim.test -test.run '^(TestTransformSeeds|TestTransactionSeeds)$' -seeds 24 -first "$1"
 }
 
 # containers runs inside scripts/engine.sh: an engine answers.
