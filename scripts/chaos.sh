@@ -120,7 +120,8 @@ while [ "$(date +%s)" -lt "$end" ]; do
 		took=$(($(date +%s) - began))
 		# One line for each part of a level: faults, records, transactions.
 		sums=$(awk '/^chaos: result/ { f += $3; r += $5; t += $7 }
-			/^sim: .* faults, / { f += $(NF - 3); r += $(NF - 1) }
+			/^sim: [0-9]+ seeds in / { f += $(NF - 3); r += $(NF - 1) }
+			/^sim: transactions: / { f += $5; r += $7; t += $9 }
 			END { print f + 0, r + 0, t + 0 }' "$log")
 		echo "$l $took $sums $verdict" >>"$out/results"
 		if [ $verdict = ok ]; then
@@ -137,7 +138,7 @@ echo
 echo "| level | runs | time | faults | records | transactions | failed |"
 echo "|---|---|---|---|---|---|---|"
 awk '{ n[$1]++; s[$1] += $2; f[$1] += $3; r[$1] += $4; t[$1] += $5; if ($6 != "ok") bad[$1]++ }
-	END { for (l in n) printf "| %s | %d | %d min | %d | %d | %d | %d |\n", l, n[l], s[l] / 60, f[l], r[l], t[l], bad[l] }' "$out/results" | sort
+	END { for (l in n) printf "| %s | %d | %.1f min | %d | %d | %d | %d |\n", l, n[l], s[l] / 60, f[l], r[l], t[l], bad[l] }' "$out/results" | sort
 echo
 say "command: scripts/chaos.sh --hours $hours --seed $base${only:+ --only $only}; failures: $failures"
 [ "$failures" = 0 ]

@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,9 +16,19 @@ import (
 // TestTransactionSeeds: what is promised of transactions holds, whatever happens. -seed, -first, -seeds and -times are those of TestSeeds;
 // by default it runs a quarter as many.
 func TestTransactionSeeds(t *testing.T) {
+	var seeds, faults, records, transactions atomic.Int64
+	t.Cleanup(func() {
+		fmt.Printf("sim: transactions: %d seeds: %d faults %d records %d transactions\n", seeds.Load(), faults.Load(), records.Load(), transactions.Load())
+	})
 	eachSeed(t, func(t *testing.T, n uint64) {
 		r := RunTransactions(t, Options{Seed: n, LogLevel: logLevel()})
 		report(t, n, r)
+		seeds.Add(1)
+		if x := r.Report; x != nil {
+			faults.Add(x.Faults)
+			records.Add(x.Sent)
+			transactions.Add(x.Committed + x.Aborted + x.Undecided)
+		}
 	})
 }
 
