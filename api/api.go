@@ -43,6 +43,8 @@ type Config struct {
 	// HTTPListener is the name under which brokers advertise their HTTP port; empty: metadata shows
 	// no HTTP addresses.
 	HTTPListener string
+	// Guard decides who may come in and what they may do; nil: everybody may do everything.
+	Guard *frontdoor.Guard
 	// Credentials wrap each connection, such as with TLS; nil: plain.
 	Credentials credentials.TransportCredentials
 	// Reflection lets tools list the services.
@@ -175,12 +177,13 @@ func (s *Server) Serve(listener string, l net.Listener) error {
 
 // newGRPC makes the gRPC server of one listener.
 func (s *Server) newGRPC(listener string) *grpc.Server {
-	g := grpc.NewServer(s.options()...)
+	g := grpc.NewServer(s.options(listener)...)
 	svc := &service{Server: s, listener: listener}
 	clientv1.RegisterLogServiceServer(g, svc)
 	clientv1.RegisterTransactionServiceServer(g, svc)
 	clientv1.RegisterGroupServiceServer(g, svc)
 	clientv1.RegisterAdminServiceServer(g, svc)
+	clientv1.RegisterAuthServiceServer(g, svc)
 	healthpb.RegisterHealthServer(g, s.health)
 	if s.c.Reflection {
 		reflection.Register(g)
@@ -226,6 +229,7 @@ type service struct {
 	clientv1.UnimplementedLogServiceServer
 	clientv1.UnimplementedTransactionServiceServer
 	clientv1.UnimplementedGroupServiceServer
+	clientv1.UnimplementedAuthServiceServer
 	clientv1.UnimplementedAdminServiceServer
 	*Server
 	listener string

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/oncelog/oncelog/cluster"
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
@@ -109,6 +110,8 @@ type Cluster interface {
 	// AlterTopic changes a topic, or checks whether it could.
 	AlterTopic(context.Context, TopicChange) (*metadata.Topic, error)
 	DeleteTopic(ctx context.Context, name string) error
+	// AlterAccess changes users and rules, all or nothing; Image holds the change afterwards.
+	AlterAccess(context.Context, cluster.AccessChange) error
 	// Reassign begins to move partitions, SetReplicationFactor lets the cluster choose where to.
 	Reassign(ctx context.Context, topic string, list []Reassignment, replicationFactor int32, validateOnly bool) (*metadata.Topic, error)
 	SetReplicationFactor(ctx context.Context, topic string, n int32, validateOnly bool) (*metadata.Topic, error)

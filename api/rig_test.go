@@ -21,6 +21,7 @@ import (
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
+	"github.com/oncelog/oncelog/cluster"
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
@@ -350,7 +351,8 @@ func (c *fakeCluster) CreateTopic(_ context.Context, n NewTopic) (*metadata.Topi
 func (c *fakeCluster) AlterTopic(_ context.Context, n TopicChange) (*metadata.Topic, error) {
 	return c.alter(n)
 }
-func (c *fakeCluster) DeleteTopic(_ context.Context, name string) error { return c.remove(name) }
+func (c *fakeCluster) DeleteTopic(_ context.Context, name string) error        { return c.remove(name) }
+func (c *fakeCluster) AlterAccess(context.Context, cluster.AccessChange) error { return nil }
 func (c *fakeCluster) Reassign(_ context.Context, topic string, list []Reassignment, replication int32, validateOnly bool) (*metadata.Topic, error) {
 	return c.members(fmt.Sprint("reassign ", topic, list, replication, validateOnly))
 }

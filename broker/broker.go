@@ -91,6 +91,8 @@ type Broker struct {
 
 	// certificates are loaded by New and renewed while Run runs.
 	certificates certificates
+	// auditing is the file of the audit log; nil: there is none.
+	auditing atomic.Pointer[auditFile]
 
 	ready  chan struct{}
 	health atomic.Pointer[health] // nil before Run
@@ -190,6 +192,11 @@ func (b *Broker) Run(ctx context.Context) error {
 	b.running = true
 	b.mu.Unlock()
 	defer close(b.stopped)
+	defer func() {
+		if a := b.auditing.Load(); a != nil {
+			_ = a.close() // every line has been written
+		}
+	}()
 	p, err := b.assemble()
 	if err != nil {
 		return errors.Join(err, p.stop())

@@ -42,6 +42,8 @@ type Config struct {
 	Kafka map[string]ListenerConfig `koanf:"kafka"`
 	// HTTP serves /metrics, /livez and /readyz.
 	HTTP HTTPConfig `koanf:"http"`
+	// Security says who clients are and what they may do.
+	Security SecurityConfig `koanf:"security"`
 	// Limits bound what clients and peers can make this broker hold.
 	Limits LimitsConfig `koanf:"limits"`
 	// Raft are the timings of all Raft groups. They should be the same on all
@@ -100,6 +102,41 @@ type ListenerConfig struct {
 	Advertise string `koanf:"advertise"`
 	// TLS is spoken on the listener where a certificate is given.
 	TLS ListenerTLSConfig `koanf:"tls"`
+	// SASL has clients prove who they are.
+	SASL SASLConfig `koanf:"sasl"`
+}
+
+// SASLConfig says how clients of a listener prove who they are.
+type SASLConfig struct {
+	// Mechanisms are those that are served, of PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512 (Kafka: sasl.enabled.mechanisms). None: nothing
+	// has to be proven.
+	Mechanisms []string `koanf:"mechanisms"`
+	// PlainWithoutTLS allows PLAIN, by which passwords are sent as they are, where nothing encrypts them.
+	PlainWithoutTLS bool `koanf:"plain_without_tls"`
+}
+
+// Authorizers: nobody, or rules.
+const (
+	AuthorizerNone = "none"
+	AuthorizerACL  = "acl"
+)
+
+// SecurityConfig says who clients are and what they may do. The same on all brokers.
+type SecurityConfig struct {
+	// Authorizer is none, or acl: clients may do what rules allow, and nothing else.
+	Authorizer string `koanf:"authorizer"`
+	// SuperUsers may do everything: "User:NAME" (Kafka: super.users).
+	SuperUsers []string `koanf:"super_users"`
+	// BootstrapUser is the first user of a cluster that has none, with the password that the first line of BootstrapPasswordFile
+	// holds. Once there is any user, neither counts.
+	BootstrapUser         string `koanf:"bootstrap_user"`
+	BootstrapPasswordFile string `koanf:"bootstrap_password_file"`
+	// MaxSession is for how long a client's proof is good, 1 second to 30 days (Kafka: connections.max.reauth.ms); 0: as long as the
+	// connection.
+	MaxSession time.Duration `koanf:"max_session"`
+	// AuditLog is the file that takes one line of JSON for each call that is refused or that only administrators make. Empty: the
+	// broker's log, where rules decide, else nothing.
+	AuditLog string `koanf:"audit_log"`
 }
 
 // ListenerTLSConfig is the TLS of a listener for clients. The files are read again when they change.
@@ -356,6 +393,7 @@ func DefaultConfig() Config {
 		GRPC:     map[string]ListenerConfig{DefaultListener: {Listen: loopback(GRPCPort)}},
 		Kafka:    map[string]ListenerConfig{DefaultListener: {Listen: loopback(KafkaPort)}},
 		HTTP:     HTTPConfig{Listen: loopback(HTTPPort)},
+		Security: SecurityConfig{Authorizer: AuthorizerNone},
 		Limits: LimitsConfig{
 			MaxPartitions:    2_000,
 			MaxConnections:   10_000,

@@ -48,7 +48,9 @@ type parts struct {
 	coordinators *coordinator.Host
 	transactions *coordinator.Transactions
 	// groups for those of consumer groups.
-	groups     *coordinator.Groups
+	groups *coordinator.Groups
+	// guard decides who may come in and what they may do; nil: everybody may do everything.
+	guard      *frontdoor.Guard
 	reconciler *reconciler
 	health     *health
 	disk       *disk
@@ -158,8 +160,12 @@ func (b *Broker) assemble() (*parts, error) {
 func (p *parts) assembleDoors(b *Broker) (err error) {
 	shared := frontdoor.NewShared(frontdoor.Limits{ProduceBytes: int64(b.cfg.Limits.ProduceBytes),
 		FetchBytes: int64(b.cfg.Limits.FetchBytes), Connections: b.cfg.Limits.MaxConnections})
+	if p.guard, err = p.newGuard(b); err != nil {
+		return err
+	}
 	p.api, err = api.New(api.Config{
-		Log: p.partitions, Replicas: p.partitions, Cluster: view{p.cluster, p}, Health: p.health, Self: self{p},
+		Guard: p.guard,
+		Log:   p.partitions, Replicas: p.partitions, Cluster: view{p.cluster, p}, Health: p.health, Self: self{p},
 		Transactions: p.transactions, Groups: p.groups, Coordinators: p.coordinators,
 		HTTPListener: httpListenerName, Reflection: true, Credentials: secure.GRPC{},
 		MaxMessageBytes: int(b.cfg.Limits.MaxMessageBytes),
@@ -169,7 +175,8 @@ func (p *parts) assembleDoors(b *Broker) (err error) {
 		return err
 	}
 	p.kafka, err = kafka.New(kafka.Config{
-		Log: p.partitions, Replicas: p.partitions, Cluster: kafkaView{view{p.cluster, p}},
+		Guard: p.guard,
+		Log:   p.partitions, Replicas: p.partitions, Cluster: kafkaView{view{p.cluster, p}},
 		Transactions: p.transactions, Coordinators: p.coordinators, Groups: p.groups, Markers: txnGlue{p},
 		MaxMessageBytes: int(b.cfg.Limits.MaxMessageBytes), MaxTransactionTimeout: b.cfg.Transactions.MaxTimeout,
 		Shared: shared, Logger: p.logger, Registerer: b.options.Registry,
@@ -282,6 +289,7 @@ func (p *parts) serve(ctx, abort context.Context, ready chan<- struct{}) error {
 			groups: p.partitions.Groups, transfer: p.partitions.TransferLeadership, logger: p.logger}
 		p.background(func() error { balance.run(p.ctx); return nil })
 	}
+	p.background(func() error { return p.firstUser(p.ctx) })
 	for name, l := range p.grpcListeners {
 		p.background(func() error {
 			if err := p.api.Serve(name, p.secured(p.cfg.grpcListener(name), l)); !errors.Is(err, api.ErrStopped) {

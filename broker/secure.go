@@ -69,8 +69,12 @@ func (b *Broker) loadCertificate(c secure.KeeperConfig) error {
 }
 
 // Reload reads again what can change while a broker runs: certificates and authorities. What is no good leaves that port as it was.
+// The audit log is opened anew.
 func (b *Broker) Reload() error {
 	var errs []error
+	if a := b.auditing.Load(); a != nil {
+		errs = append(errs, a.reopen())
+	}
 	for _, k := range b.certificates.keepers {
 		errs = append(errs, k.Reload())
 	}

@@ -9,9 +9,11 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/internal/sasl"
 	"github.com/oncelog/oncelog/internal/secure"
 )
 
@@ -50,6 +52,7 @@ func (c Config) Validate() error {
 		"the search shares the disk with clients")
 	v.size("catch_up.bytes_per_second", c.CatchUp.BytesPerSecond, 1*MiB, 64*GiB,
 		"replicas that copy share disk and network with clients")
+	c.Security.validate(&v)
 	c.Transactions.validate(&v)
 	c.Groups.validate(&v)
 	v.duration("shutdown_timeout", c.ShutdownTimeout, 0, 10*time.Minute,
@@ -106,6 +109,7 @@ func (c Config) validateListeners(v *validator) {
 		}
 		v.listener("grpc."+name, c.GRPC[name])
 		v.tls("grpc."+name+".tls", c.GRPC[name].TLS)
+		v.sasl("grpc."+name, c.GRPC[name])
 	}
 	for _, name := range c.KafkaListenerNames() {
 		if !listenerName.MatchString(name) {
@@ -113,6 +117,7 @@ func (c Config) validateListeners(v *validator) {
 		}
 		v.listener("kafka."+name, c.Kafka[name])
 		v.tls("kafka."+name+".tls", c.Kafka[name].TLS)
+		v.sasl("kafka."+name, c.Kafka[name])
 	}
 	if n, most := len(c.GRPC)+len(c.Kafka), metadata.MaxListeners-2; n > most {
 		v.add("grpc, kafka", "have %d listeners: at most %d can be advertised beside those for peers and HTTP", n, most)
@@ -278,6 +283,40 @@ func (v *validator) listener(field string, l ListenerConfig) {
 	// Port 0 needs no advertise: the port that was taken is advertised.
 	if host, _, _ := net.SplitHostPort(l.Listen); isWildcard(host) {
 		v.add(field+".advertise", "is required: listen is %q, which names no host that others could dial", l.Listen)
+	}
+}
+
+func (v *validator) sasl(field string, l ListenerConfig) {
+	for _, m := range l.SASL.Mechanisms {
+		v.oneOf(field+".sasl.mechanisms", m, sasl.Known...)
+	}
+	if slices.Contains(l.SASL.Mechanisms, sasl.Plain) && !l.TLS.Enabled() && !l.SASL.PlainWithoutTLS {
+		v.add(field+".sasl.mechanisms", "has PLAIN, which sends passwords as they are, on a listener without TLS: add TLS, or set plain_without_tls")
+	}
+}
+
+func (s SecurityConfig) validate(v *validator) {
+	if s.Authorizer == AuthorizerACL {
+		v.add("security.authorizer", "%q does not decide yet: this version keeps rules and applies none; use %q", AuthorizerACL, AuthorizerNone)
+	} else {
+		v.oneOf("security.authorizer", s.Authorizer, AuthorizerNone)
+	}
+	for _, u := range s.SuperUsers {
+		if name, ok := strings.CutPrefix(u, "User:"); !ok || name == "" {
+			v.add("security.super_users", "%q is not User:NAME", u)
+		}
+	}
+	if (s.BootstrapUser == "") != (s.BootstrapPasswordFile == "") {
+		v.add("security.bootstrap_user", "and bootstrap_password_file belong together: set both or neither")
+	}
+	if len(s.BootstrapUser) > metadata.MaxUserLength {
+		v.add("security.bootstrap_user", "has %d bytes: at most %d", len(s.BootstrapUser), metadata.MaxUserLength)
+	}
+	if s.BootstrapUser != "" && s.Authorizer == AuthorizerACL && !slices.Contains(s.SuperUsers, "User:"+s.BootstrapUser) {
+		v.add("security.super_users", "lacks User:%s: the first user could do nothing", s.BootstrapUser)
+	}
+	if s.MaxSession != 0 {
+		v.duration("security.max_session", s.MaxSession, time.Second, 30*24*time.Hour, "a user that is gone keeps its connections that long")
 	}
 }
 

@@ -17,6 +17,8 @@ type Config struct {
 	ClientID string
 	// TLS, when set, secures every connection. Default: plain text.
 	TLS *tls.Config
+	// SASL, when its User is set, proves who this client is, to brokers that demand it. Default: nothing is proven.
+	SASL SASL
 	// Dialer opens connections. Default: TCP. Tests use it to run over memory.
 	Dialer func(ctx context.Context, addr string) (net.Conn, error)
 	// Logger hears of leader changes, reconnects and epoch bumps. Default: nothing is logged.
@@ -46,6 +48,7 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.RetryBackoffMax, time.Second)
 	orDefault(&c.MetadataMaxAge, 5*time.Minute)
 	orDefault(&c.ConnectTimeout, 5*time.Second)
+	orDefault(&c.SASL.Mechanism, SCRAMSHA512)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -68,6 +71,11 @@ func (c Config) Validate() error {
 		}
 	}
 	c = c.withDefaults()
+	switch c.SASL.Mechanism {
+	case SCRAMSHA256, SCRAMSHA512, PLAIN:
+	default:
+		return invalid("SASL.Mechanism", "is %q, want %s, %s or %s", c.SASL.Mechanism, SCRAMSHA256, SCRAMSHA512, PLAIN)
+	}
 	return firstError(
 		within("RequestTimeout", c.RequestTimeout, 100*time.Millisecond, 10*time.Minute),
 		within("RetryBackoff", c.RetryBackoff, time.Millisecond, time.Minute),

@@ -99,7 +99,7 @@ func dial(cfg Config, addr string) (*grpc.ClientConn, error) {
 	if cfg.TLS != nil {
 		creds = credentials.NewTLS(cfg.TLS)
 	}
-	return grpc.NewClient("passthrough:///"+addr,
+	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
 		grpc.WithContextDialer(func(ctx context.Context, a string) (net.Conn, error) { return cfg.Dialer(ctx, a) }),
 		grpc.WithNoProxy(),
@@ -122,5 +122,12 @@ func dial(cfg Config, addr string) (*grpc.ClientConn, error) {
 			grpc.MaxCallRecvMsgSize(maxMessageBytes),
 			grpc.MaxCallSendMsgSize(maxMessageBytes),
 		),
-	)
+	}
+	if cfg.SASL.User == "" {
+		return grpc.NewClient("passthrough:///"+addr, options...)
+	}
+	proof := newLogin(cfg)
+	cc, err := grpc.NewClient("passthrough:///"+addr, append(options, proof.options()...)...)
+	proof.cc = cc
+	return cc, err
 }

@@ -66,6 +66,8 @@ func (c *Cluster) execute(ctx context.Context, caller peer.Identity, req *peerv1
 			return c.try(ctx, t, cmd)
 		}
 		return c.propose(ctx, t, cmd)
+	case *peerv1.ForwardRequest_AlterAccess:
+		return c.propose(ctx, t, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_AlterAccess{AlterAccess: r.AlterAccess.GetCommand()}})
 	case *peerv1.ForwardRequest_ReassignPartitions, *peerv1.ForwardRequest_CancelReassignments,
 		*peerv1.ForwardRequest_ReportMembers, *peerv1.ForwardRequest_SetDraining:
 		return c.executeMembers(ctx, t, caller, req)

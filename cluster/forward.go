@@ -252,6 +252,8 @@ func kindOf(req *peerv1.ForwardRequest) string {
 		return "report_replicas"
 	case *peerv1.ForwardRequest_AllocateProducerIds:
 		return "allocate_producer_ids"
+	case *peerv1.ForwardRequest_AlterAccess:
+		return "alter_access"
 	case *peerv1.ForwardRequest_AlterDefaults:
 		return "alter_defaults"
 	case *peerv1.ForwardRequest_Confirm:

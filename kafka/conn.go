@@ -37,6 +37,10 @@ type conn struct {
 	ctx, waiting context.Context
 	cancel       context.CancelFunc
 
+	// login is what the client has to prove and has proven; nil: nothing. caller is who it is; the worker's.
+	login  *login
+	caller frontdoor.Caller
+
 	// proven is the size of the largest request that the client has sent, up to provenStep; the reader's.
 	proven int
 	// told is what members of KIP-848 on this connection have been assigned; the worker's.
@@ -67,6 +71,8 @@ type request struct {
 	received    time.Time
 	// held is what the request has of the budget of requests.
 	held frontdoor.Claim
+	// raw: it is a SASL token without a header.
+	raw bool
 }
 
 // answer is what goes back for a request.
@@ -96,6 +102,14 @@ func newConn(s *Server, advertised string, accepted net.Conn) *conn {
 // serve reads until the client is gone or does what it must not, or the server stops; then it waits for what is under way.
 func (c *conn) serve() {
 	defer func() { _ = c.net.Close() }() // it has been said what there was to say
+	if !c.beginLogin() {
+		c.metrics.closed.WithLabelValues("crowded").Inc()
+		c.cancel()
+		return
+	}
+	if c.login != nil {
+		defer c.login.leave()
+	}
 	why := c.readAll()
 	c.mu.Lock()
 	finishing := c.finishing && !c.over
@@ -264,6 +278,11 @@ func (c *conn) handle(r *request) (a *answer) {
 			a = &answer{request: r, close: "panic"}
 		}
 	}()
+	if c.login.expired(r) {
+		c.release(r)
+		c.log().Info("connection closed", "reason", "session_expired", "user", c.caller.User)
+		return &answer{request: r, close: "session_expired"}
+	}
 	a = r.endpoint.handle(c, r)
 	a.request = r
 	if a.done == nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"time"
 	"unicode/utf8"
@@ -47,11 +48,25 @@ type head struct {
 
 // read reads one request. What is not one ends the connection, with a *closing that says why.
 func (c *conn) read() (*request, error) {
+	waiting := c.login.pending()
+	if waiting {
+		if !c.awaitAnswered() {
+			return nil, net.ErrClosed
+		}
+		if waiting = c.login.pending(); waiting && c.login.raw {
+			return c.readRaw()
+		}
+	}
 	h, err := c.readHead()
 	if err != nil {
 		return nil, err
 	}
 	received := time.Now()
+	if waiting {
+		if err := c.login.allowed(h); err != nil {
+			return nil, err
+		}
+	}
 	limit := maxPlainBytes
 	if h.key == keyProduce {
 		limit = c.c.MaxRequestBytes
@@ -78,6 +93,9 @@ func (c *conn) read() (*request, error) {
 	if err := r.decode(h); err != nil {
 		c.release(r)
 		return nil, err
+	}
+	if waiting && h.key == keySASLHandshake && h.version == 0 {
+		c.login.raw = true
 	}
 	return r, nil
 }
@@ -114,6 +132,9 @@ func (c *conn) readHead() (head, error) {
 			if n == 0 && c.busy() {
 				continue
 			}
+			if c.login.pending() && !time.Now().Before(c.login.until) {
+				return head{}, c.slowLogin(err)
+			}
 			if n > 0 {
 				return head{}, &closing{"slow_frame", fmt.Sprintf("%d of %d bytes of a header in %v", n, headLen, wait)}
 			}
@@ -128,6 +149,9 @@ func (c *conn) readHead() (head, error) {
 
 // readDeadline gives the client so long, unless the server has begun to stop.
 func (c *conn) readDeadline(d time.Duration) {
+	if c.login.pending() {
+		d = min(d, time.Until(c.login.until))
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.finishing && !c.over {

@@ -38,6 +38,8 @@ type Config struct {
 	Groups       Groups
 	Markers      Markers
 
+	// Guard decides who may come in and what they may do; nil: everybody may do everything.
+	Guard *frontdoor.Guard
 	// Shared is what all clients together may hold, by whatever door they come; nil: nobody shares, and all its limits are
 	// the defaults. A connection whose request finds no room in Producing is not read further until there is,
 	// and closed after FrameTimeout.

@@ -341,6 +341,7 @@ func (*fakeCluster) CreateTopic(context.Context, NewTopic) (*metadata.Topic, err
 func (*fakeCluster) AlterTopic(context.Context, TopicChange) (*metadata.Topic, error) {
 	return nil, errNoCluster
 }
+func (*fakeCluster) AlterAccess(context.Context, cluster.AccessChange) error   { return errNoCluster }
 func (*fakeCluster) DeleteTopic(context.Context, string) error                 { return errNoCluster }
 func (*fakeCluster) TopicReady(context.Context, string) error                  { return errNoCluster }
 func (*fakeCluster) NextProducerID(context.Context) (record.ProducerID, error) { return 7, nil }

@@ -35,6 +35,9 @@ var errSplice = errors.New("kafka: placeholder not found in an encoded answer")
 
 // send encodes an answer and writes it.
 func (c *conn) send(a *answer) error {
+	if a.request.raw {
+		return c.sendRaw(a)
+	}
 	encoded := make([]byte, 4, 256)
 	encoded = appendHeader(encoded, a.request, a.response)
 	encoded = a.response.AppendTo(encoded)

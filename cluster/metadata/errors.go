@@ -26,6 +26,8 @@ const (
 	BrokerIDNotRegistered       Code = "BROKER_ID_NOT_REGISTERED"
 	StaleBrokerEpoch            Code = "STALE_BROKER_EPOCH"
 	ResourceInUse               Code = "RESOURCE_IN_USE"
+	UnacceptableCredential      Code = "UNACCEPTABLE_CREDENTIAL"
+	UnsupportedSaslMechanism    Code = "UNSUPPORTED_SASL_MECHANISM"
 )
 
 // Error is the refusal of a command: nothing was changed, and the same command would be refused again

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 )
 
 // Image is the metadata at one moment. It never changes: whoever holds one may read it without a lock
@@ -23,6 +25,9 @@ type Image struct {
 	groups   []groupEntry // all partitions; by group id
 	defaults []Config     // by name
 	base     Settings     // defaults over the table
+
+	credentials []*Credential // by user and mechanism
+	rules       *acl.Set
 }
 
 // groupEntry says which partition a group is.
@@ -36,8 +41,11 @@ type groupEntry struct {
 // holds only one of them, as in Kafka.
 func collisionKey(name string) string { return strings.ReplaceAll(name, ".", "_") }
 
+// noRules is the set of all images without any.
+var noRules = acl.New(nil)
+
 func emptyImage() *Image {
-	img := &Image{nextGroup: firstGroupID, nextIncarnation: firstIncarnation, level: BaseLevel}
+	img := &Image{nextGroup: firstGroupID, nextIncarnation: firstIncarnation, level: BaseLevel, rules: noRules}
 	img.base = resolve(nil, nil)
 	return img
 }

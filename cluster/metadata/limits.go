@@ -37,7 +37,7 @@ const (
 // apply at.
 const (
 	BaseLevel    uint16 = 1
-	CurrentLevel uint16 = 1
+	CurrentLevel uint16 = 2
 )
 
 // ReplicationFactors are those that a topic can have. An even number would need as many more brokers

@@ -53,6 +53,7 @@ func (img *Image) toProto() *statev1.MetadataState {
 	for _, t := range img.byID {
 		p.Topics = append(p.Topics, TopicToProto(t))
 	}
+	img.accessToProto(p)
 	return p
 }
 
@@ -208,7 +209,7 @@ func imageFromProto(p *statev1.MetadataState) (*Image, error) {
 	}
 	img := &Image{
 		version: p.GetVersion(), clusterID: p.GetClusterId(), level: uint16(p.GetFeatureLevel()),
-		nextGroup: GroupID(p.GetNextGroupId()), nextIncarnation: p.GetNextIncarnation(), nextProducerID: p.GetNextProducerId(),
+		nextGroup: GroupID(p.GetNextGroupId()), nextIncarnation: p.GetNextIncarnation(), nextProducerID: p.GetNextProducerId(), rules: noRules,
 	}
 	switch {
 	case len(img.clusterID) > MaxClusterIDLength:
@@ -242,6 +243,9 @@ func imageFromProto(p *statev1.MetadataState) (*Image, error) {
 		img.brokers = append(img.brokers, b)
 	}
 	if err := img.restoreTopics(p.GetTopics()); err != nil {
+		return nil, err
+	}
+	if err := img.restoreAccess(p); err != nil {
 		return nil, err
 	}
 	return img, nil

@@ -96,6 +96,8 @@ func (s *State) ApplyCommand(index uint64, c *statev1.MetadataCommand) (Result, 
 		s.reportMembers(c.ReportMembers, &r)
 	case *statev1.MetadataCommand_SetDraining:
 		s.setDraining(c.SetDraining, &r)
+	case *statev1.MetadataCommand_AlterAccess:
+		s.alterAccess(c.AlterAccess, &r)
 	default:
 		return Result{}, fmt.Errorf("entry %d: %w", index, ErrUnknownCommand)
 	}

@@ -71,6 +71,10 @@ type globalFlags struct {
 	tlsCert    string
 	tlsKey     string
 	serverName string
+
+	user         string
+	passwordFile string
+	mechanism    string
 }
 
 // run executes one command line and gives the exit code.
@@ -131,10 +135,13 @@ keeps its promises.`,
 	f.StringVar(&p.flags.tlsCert, "tls-cert", "", "PEM file with this client's certificate")
 	f.StringVar(&p.flags.tlsKey, "tls-key", "", "PEM file with the key of --tls-cert")
 	f.StringVar(&p.flags.serverName, "tls-server-name", "", "name to expect in brokers' certificates")
+	f.StringVar(&p.flags.user, "user", p.environ("BROKERCTL_USER"), "user to be, with SASL (or BROKERCTL_USER)")
+	f.StringVar(&p.flags.passwordFile, "password-file", "", "file whose first line is the user's password (or BROKERCTL_PASSWORD has it)")
+	f.StringVar(&p.flags.mechanism, "sasl-mechanism", client.SCRAMSHA512, client.SCRAMSHA512+", "+client.SCRAMSHA256+" or "+client.PLAIN)
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 
 	root.AddCommand(p.topicCommand(), p.produceCommand(), p.consumeCommand(), p.producerCommand(), p.txnCommand(), p.groupCommand(), p.clusterCommand(), p.doctorCommand(),
-		p.certCommand(), p.benchCommand(), p.verifyCommand(), p.logCommand(), p.versionCommand(), exitCodesTopic())
+		p.userCommand(), p.aclCommand(), p.certCommand(), p.benchCommand(), p.verifyCommand(), p.logCommand(), p.versionCommand(), exitCodesTopic())
 	return root
 }
 
@@ -177,11 +184,35 @@ func (p *program) connect() (*client.Client, error) {
 	if cfg.TLS, err = p.flags.tlsConfig(); err != nil {
 		return nil, err
 	}
+	if cfg.SASL, err = p.sasl(); err != nil {
+		return nil, err
+	}
 	c, err := client.New(cfg)
 	if err != nil {
 		return nil, &usageError{err}
 	}
 	return c, nil
+}
+
+// sasl is who the user of this program says to be.
+func (p *program) sasl() (client.SASL, error) {
+	if p.flags.user == "" {
+		return client.SASL{}, nil
+	}
+	s := client.SASL{User: p.flags.user, Mechanism: p.flags.mechanism, Password: p.environ("BROKERCTL_PASSWORD")}
+	if p.flags.passwordFile != "" {
+		var err error
+		if s.Password, err = p.readPassword(p.flags.passwordFile); err != nil {
+			return client.SASL{}, err
+		}
+	}
+	if s.Password == "" {
+		return client.SASL{}, usagef("flag --user: no password: set --password-file or BROKERCTL_PASSWORD")
+	}
+	if s.Mechanism == client.PLAIN && !p.flags.tls && p.flags.tlsCA == "" && p.flags.tlsCert == "" {
+		return client.SASL{}, usagef("flag --sasl-mechanism: PLAIN sends the password as it is: use it with --tls, or a SCRAM mechanism")
+	}
+	return s, nil
 }
 
 // with runs f with a client.

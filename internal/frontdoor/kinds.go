@@ -46,6 +46,17 @@ const (
 	ReasonCancelled        = "REQUEST_CANCELLED"
 	ReasonStopping         = "BROKER_STOPPING"
 	ReasonCorrupt          = "CORRUPT_MESSAGE"
+	ReasonSaslMechanism    = "UNSUPPORTED_SASL_MECHANISM"
+	ReasonSaslState        = "ILLEGAL_SASL_STATE"
+	ReasonSaslFailed       = "SASL_AUTHENTICATION_FAILED"
+	ReasonUnauthenticated  = "UNAUTHENTICATED"
+	ReasonTopicDenied      = "TOPIC_AUTHORIZATION_FAILED"
+	ReasonGroupDenied      = "GROUP_AUTHORIZATION_FAILED"
+	ReasonClusterDenied    = "CLUSTER_AUTHORIZATION_FAILED"
+	ReasonSecurityDisabled = "SECURITY_DISABLED"
+	ReasonNotFound         = "RESOURCE_NOT_FOUND"
+	ReasonDuplicate        = "DUPLICATE_RESOURCE"
+	ReasonBadCredential    = "UNACCEPTABLE_CREDENTIAL"
 )
 
 // Kind is one line of the error table.
@@ -87,7 +98,12 @@ var Kinds = [...]Kind{
 	{Reason: "UNKNOWN_MEMBER_ID", Kafka: 25, GRPC: codes.FailedPrecondition},
 	{Reason: "INVALID_SESSION_TIMEOUT", Kafka: 26, GRPC: codes.InvalidArgument},
 	{Reason: "REBALANCE_IN_PROGRESS", Kafka: 27, GRPC: codes.Aborted},
+	{Reason: ReasonTopicDenied, Kafka: 29, GRPC: codes.PermissionDenied},
+	{Reason: ReasonGroupDenied, Kafka: 30, GRPC: codes.PermissionDenied},
+	{Reason: ReasonClusterDenied, Kafka: 31, GRPC: codes.PermissionDenied},
 	{Reason: ReasonInvalidTimestamp, Kafka: 32, GRPC: codes.InvalidArgument},
+	{Reason: ReasonSaslMechanism, Kafka: 33, GRPC: codes.InvalidArgument},
+	{Reason: ReasonSaslState, Kafka: 34, GRPC: codes.FailedPrecondition},
 	{Reason: ReasonUnsupported, Kafka: 35, GRPC: codes.Unimplemented},
 	{Reason: "TOPIC_ALREADY_EXISTS", Kafka: 36, GRPC: codes.AlreadyExists},
 	{Reason: "INVALID_PARTITIONS", Kafka: 37, GRPC: codes.InvalidArgument},
@@ -105,6 +121,8 @@ var Kinds = [...]Kind{
 	{Reason: "CONCURRENT_TRANSACTIONS", Kafka: 51, GRPC: codes.Aborted, Retry: RetryLater}, // the markers of the last transaction are on their way
 	{Reason: "TRANSACTION_COORDINATOR_FENCED", Kafka: 52, GRPC: codes.FailedPrecondition},
 	{Reason: ReasonTxnUnauthorised, Kafka: 53, GRPC: codes.PermissionDenied},
+	{Reason: ReasonSecurityDisabled, Kafka: 54, GRPC: codes.FailedPrecondition},
+	{Reason: ReasonSaslFailed, Kafka: 58, GRPC: codes.Unauthenticated},
 	{Reason: "KAFKA_STORAGE_ERROR", Kafka: 56, GRPC: codes.Unavailable, Retry: RetryElsewhere, MayHaveHappened: true},
 	{Reason: "NON_EMPTY_GROUP", Kafka: 68, GRPC: codes.FailedPrecondition},
 	{Reason: "GROUP_ID_NOT_FOUND", Kafka: 69, GRPC: codes.NotFound},
@@ -125,6 +143,9 @@ var Kinds = [...]Kind{
 	{Reason: "UNSTABLE_OFFSET_COMMIT", Kafka: 88, GRPC: codes.Unavailable, Retry: RetryLater},
 	{Reason: "THROTTLING_QUOTA_EXCEEDED", Kafka: 89, GRPC: codes.ResourceExhausted, Retry: RetryLater},
 	{Reason: "PRODUCER_FENCED", Kafka: 90, GRPC: codes.FailedPrecondition}, // a newer producer owns the transactional id: this one is over
+	{Reason: ReasonNotFound, Kafka: 91, GRPC: codes.NotFound},
+	{Reason: ReasonDuplicate, Kafka: 92, GRPC: codes.InvalidArgument},
+	{Reason: ReasonBadCredential, Kafka: 93, GRPC: codes.InvalidArgument},
 	{Reason: "INVALID_UPDATE_VERSION", Kafka: 95, GRPC: codes.InvalidArgument},
 	{Reason: "FEATURE_UPDATE_FAILED", Kafka: 96, GRPC: codes.FailedPrecondition},
 	{Reason: "UNKNOWN_TOPIC_ID", Kafka: 100, GRPC: codes.NotFound, Retry: RetryElsewhere},
@@ -145,6 +166,7 @@ var Kinds = [...]Kind{
 	{Reason: "INVALID_FETCH_SESSION_EPOCH", Kafka: 71, GRPC: codes.FailedPrecondition, Retry: RetryLater},
 	{Reason: "FETCH_SESSION_TOPIC_ID_ERROR", Kafka: 106, GRPC: codes.FailedPrecondition, Retry: RetryLater},
 
+	{Reason: ReasonUnauthenticated, Ours: true, Kafka: 58, GRPC: codes.Unauthenticated},
 	{Reason: ReasonBusy, Ours: true, Kafka: 89, GRPC: codes.ResourceExhausted, Retry: RetryLater},
 	{Reason: ReasonStopping, Ours: true, Kafka: 8, GRPC: codes.Unavailable, Retry: RetryElsewhere},
 	{Reason: ReasonCancelled, Ours: true, Kafka: 7, GRPC: codes.Canceled, MayHaveHappened: true},

@@ -412,6 +412,316 @@ func (GroupState) EnumDescriptor() ([]byte, []int) {
 	return file_client_v1_client_proto_rawDescGZIP(), []int{6}
 }
 
+// ScramMechanism has Kafka's numbers.
+type ScramMechanism int32
+
+const (
+	ScramMechanism_SCRAM_MECHANISM_UNSPECIFIED ScramMechanism = 0
+	ScramMechanism_SCRAM_MECHANISM_SHA_256     ScramMechanism = 1
+	ScramMechanism_SCRAM_MECHANISM_SHA_512     ScramMechanism = 2
+)
+
+// Enum value maps for ScramMechanism.
+var (
+	ScramMechanism_name = map[int32]string{
+		0: "SCRAM_MECHANISM_UNSPECIFIED",
+		1: "SCRAM_MECHANISM_SHA_256",
+		2: "SCRAM_MECHANISM_SHA_512",
+	}
+	ScramMechanism_value = map[string]int32{
+		"SCRAM_MECHANISM_UNSPECIFIED": 0,
+		"SCRAM_MECHANISM_SHA_256":     1,
+		"SCRAM_MECHANISM_SHA_512":     2,
+	}
+)
+
+func (x ScramMechanism) Enum() *ScramMechanism {
+	p := new(ScramMechanism)
+	*p = x
+	return p
+}
+
+func (x ScramMechanism) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ScramMechanism) Descriptor() protoreflect.EnumDescriptor {
+	return file_client_v1_client_proto_enumTypes[7].Descriptor()
+}
+
+func (ScramMechanism) Type() protoreflect.EnumType {
+	return &file_client_v1_client_proto_enumTypes[7]
+}
+
+func (x ScramMechanism) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ScramMechanism.Descriptor instead.
+func (ScramMechanism) EnumDescriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{7}
+}
+
+// AclResourceType has Kafka's numbers, as the other enums of rules.
+type AclResourceType int32
+
+const (
+	AclResourceType_ACL_RESOURCE_TYPE_UNSPECIFIED AclResourceType = 0
+	// For filters.
+	AclResourceType_ACL_RESOURCE_TYPE_ANY   AclResourceType = 1
+	AclResourceType_ACL_RESOURCE_TYPE_TOPIC AclResourceType = 2
+	AclResourceType_ACL_RESOURCE_TYPE_GROUP AclResourceType = 3
+	// Its name is kafka-cluster.
+	AclResourceType_ACL_RESOURCE_TYPE_CLUSTER          AclResourceType = 4
+	AclResourceType_ACL_RESOURCE_TYPE_TRANSACTIONAL_ID AclResourceType = 5
+)
+
+// Enum value maps for AclResourceType.
+var (
+	AclResourceType_name = map[int32]string{
+		0: "ACL_RESOURCE_TYPE_UNSPECIFIED",
+		1: "ACL_RESOURCE_TYPE_ANY",
+		2: "ACL_RESOURCE_TYPE_TOPIC",
+		3: "ACL_RESOURCE_TYPE_GROUP",
+		4: "ACL_RESOURCE_TYPE_CLUSTER",
+		5: "ACL_RESOURCE_TYPE_TRANSACTIONAL_ID",
+	}
+	AclResourceType_value = map[string]int32{
+		"ACL_RESOURCE_TYPE_UNSPECIFIED":      0,
+		"ACL_RESOURCE_TYPE_ANY":              1,
+		"ACL_RESOURCE_TYPE_TOPIC":            2,
+		"ACL_RESOURCE_TYPE_GROUP":            3,
+		"ACL_RESOURCE_TYPE_CLUSTER":          4,
+		"ACL_RESOURCE_TYPE_TRANSACTIONAL_ID": 5,
+	}
+)
+
+func (x AclResourceType) Enum() *AclResourceType {
+	p := new(AclResourceType)
+	*p = x
+	return p
+}
+
+func (x AclResourceType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AclResourceType) Descriptor() protoreflect.EnumDescriptor {
+	return file_client_v1_client_proto_enumTypes[8].Descriptor()
+}
+
+func (AclResourceType) Type() protoreflect.EnumType {
+	return &file_client_v1_client_proto_enumTypes[8]
+}
+
+func (x AclResourceType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AclResourceType.Descriptor instead.
+func (AclResourceType) EnumDescriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{8}
+}
+
+type AclPattern int32
+
+const (
+	AclPattern_ACL_PATTERN_UNSPECIFIED AclPattern = 0
+	// For filters.
+	AclPattern_ACL_PATTERN_ANY AclPattern = 1
+	// For filters: all rules that bear on the name.
+	AclPattern_ACL_PATTERN_MATCH    AclPattern = 2
+	AclPattern_ACL_PATTERN_LITERAL  AclPattern = 3
+	AclPattern_ACL_PATTERN_PREFIXED AclPattern = 4
+)
+
+// Enum value maps for AclPattern.
+var (
+	AclPattern_name = map[int32]string{
+		0: "ACL_PATTERN_UNSPECIFIED",
+		1: "ACL_PATTERN_ANY",
+		2: "ACL_PATTERN_MATCH",
+		3: "ACL_PATTERN_LITERAL",
+		4: "ACL_PATTERN_PREFIXED",
+	}
+	AclPattern_value = map[string]int32{
+		"ACL_PATTERN_UNSPECIFIED": 0,
+		"ACL_PATTERN_ANY":         1,
+		"ACL_PATTERN_MATCH":       2,
+		"ACL_PATTERN_LITERAL":     3,
+		"ACL_PATTERN_PREFIXED":    4,
+	}
+)
+
+func (x AclPattern) Enum() *AclPattern {
+	p := new(AclPattern)
+	*p = x
+	return p
+}
+
+func (x AclPattern) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AclPattern) Descriptor() protoreflect.EnumDescriptor {
+	return file_client_v1_client_proto_enumTypes[9].Descriptor()
+}
+
+func (AclPattern) Type() protoreflect.EnumType {
+	return &file_client_v1_client_proto_enumTypes[9]
+}
+
+func (x AclPattern) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AclPattern.Descriptor instead.
+func (AclPattern) EnumDescriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{9}
+}
+
+type AclOperation int32
+
+const (
+	AclOperation_ACL_OPERATION_UNSPECIFIED AclOperation = 0
+	// For filters.
+	AclOperation_ACL_OPERATION_ANY              AclOperation = 1
+	AclOperation_ACL_OPERATION_ALL              AclOperation = 2
+	AclOperation_ACL_OPERATION_READ             AclOperation = 3
+	AclOperation_ACL_OPERATION_WRITE            AclOperation = 4
+	AclOperation_ACL_OPERATION_CREATE           AclOperation = 5
+	AclOperation_ACL_OPERATION_DELETE           AclOperation = 6
+	AclOperation_ACL_OPERATION_ALTER            AclOperation = 7
+	AclOperation_ACL_OPERATION_DESCRIBE         AclOperation = 8
+	AclOperation_ACL_OPERATION_CLUSTER_ACTION   AclOperation = 9
+	AclOperation_ACL_OPERATION_DESCRIBE_CONFIGS AclOperation = 10
+	AclOperation_ACL_OPERATION_ALTER_CONFIGS    AclOperation = 11
+	AclOperation_ACL_OPERATION_IDEMPOTENT_WRITE AclOperation = 12
+	AclOperation_ACL_OPERATION_CREATE_TOKENS    AclOperation = 13
+	AclOperation_ACL_OPERATION_DESCRIBE_TOKENS  AclOperation = 14
+	AclOperation_ACL_OPERATION_TWO_PHASE_COMMIT AclOperation = 15
+)
+
+// Enum value maps for AclOperation.
+var (
+	AclOperation_name = map[int32]string{
+		0:  "ACL_OPERATION_UNSPECIFIED",
+		1:  "ACL_OPERATION_ANY",
+		2:  "ACL_OPERATION_ALL",
+		3:  "ACL_OPERATION_READ",
+		4:  "ACL_OPERATION_WRITE",
+		5:  "ACL_OPERATION_CREATE",
+		6:  "ACL_OPERATION_DELETE",
+		7:  "ACL_OPERATION_ALTER",
+		8:  "ACL_OPERATION_DESCRIBE",
+		9:  "ACL_OPERATION_CLUSTER_ACTION",
+		10: "ACL_OPERATION_DESCRIBE_CONFIGS",
+		11: "ACL_OPERATION_ALTER_CONFIGS",
+		12: "ACL_OPERATION_IDEMPOTENT_WRITE",
+		13: "ACL_OPERATION_CREATE_TOKENS",
+		14: "ACL_OPERATION_DESCRIBE_TOKENS",
+		15: "ACL_OPERATION_TWO_PHASE_COMMIT",
+	}
+	AclOperation_value = map[string]int32{
+		"ACL_OPERATION_UNSPECIFIED":      0,
+		"ACL_OPERATION_ANY":              1,
+		"ACL_OPERATION_ALL":              2,
+		"ACL_OPERATION_READ":             3,
+		"ACL_OPERATION_WRITE":            4,
+		"ACL_OPERATION_CREATE":           5,
+		"ACL_OPERATION_DELETE":           6,
+		"ACL_OPERATION_ALTER":            7,
+		"ACL_OPERATION_DESCRIBE":         8,
+		"ACL_OPERATION_CLUSTER_ACTION":   9,
+		"ACL_OPERATION_DESCRIBE_CONFIGS": 10,
+		"ACL_OPERATION_ALTER_CONFIGS":    11,
+		"ACL_OPERATION_IDEMPOTENT_WRITE": 12,
+		"ACL_OPERATION_CREATE_TOKENS":    13,
+		"ACL_OPERATION_DESCRIBE_TOKENS":  14,
+		"ACL_OPERATION_TWO_PHASE_COMMIT": 15,
+	}
+)
+
+func (x AclOperation) Enum() *AclOperation {
+	p := new(AclOperation)
+	*p = x
+	return p
+}
+
+func (x AclOperation) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AclOperation) Descriptor() protoreflect.EnumDescriptor {
+	return file_client_v1_client_proto_enumTypes[10].Descriptor()
+}
+
+func (AclOperation) Type() protoreflect.EnumType {
+	return &file_client_v1_client_proto_enumTypes[10]
+}
+
+func (x AclOperation) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AclOperation.Descriptor instead.
+func (AclOperation) EnumDescriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{10}
+}
+
+type AclPermission int32
+
+const (
+	AclPermission_ACL_PERMISSION_UNSPECIFIED AclPermission = 0
+	// For filters.
+	AclPermission_ACL_PERMISSION_ANY   AclPermission = 1
+	AclPermission_ACL_PERMISSION_DENY  AclPermission = 2
+	AclPermission_ACL_PERMISSION_ALLOW AclPermission = 3
+)
+
+// Enum value maps for AclPermission.
+var (
+	AclPermission_name = map[int32]string{
+		0: "ACL_PERMISSION_UNSPECIFIED",
+		1: "ACL_PERMISSION_ANY",
+		2: "ACL_PERMISSION_DENY",
+		3: "ACL_PERMISSION_ALLOW",
+	}
+	AclPermission_value = map[string]int32{
+		"ACL_PERMISSION_UNSPECIFIED": 0,
+		"ACL_PERMISSION_ANY":         1,
+		"ACL_PERMISSION_DENY":        2,
+		"ACL_PERMISSION_ALLOW":       3,
+	}
+)
+
+func (x AclPermission) Enum() *AclPermission {
+	p := new(AclPermission)
+	*p = x
+	return p
+}
+
+func (x AclPermission) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AclPermission) Descriptor() protoreflect.EnumDescriptor {
+	return file_client_v1_client_proto_enumTypes[11].Descriptor()
+}
+
+func (AclPermission) Type() protoreflect.EnumType {
+	return &file_client_v1_client_proto_enumTypes[11]
+}
+
+func (x AclPermission) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AclPermission.Descriptor instead.
+func (AclPermission) EnumDescriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{11}
+}
+
 type ProduceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Chosen by the client, unique among the requests in flight on this stream.
@@ -7008,6 +7318,740 @@ func (*UnregisterBrokerResponse) Descriptor() ([]byte, []int) {
 	return file_client_v1_client_proto_rawDescGZIP(), []int{99}
 }
 
+type AuthenticateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SCRAM-SHA-256, SCRAM-SHA-512 or PLAIN. In the first message only.
+	Mechanism string `protobuf:"bytes,1,opt,name=mechanism,proto3" json:"mechanism,omitempty"`
+	// What the mechanism's client says.
+	Message       []byte `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthenticateRequest) Reset() {
+	*x = AuthenticateRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[100]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthenticateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthenticateRequest) ProtoMessage() {}
+
+func (x *AuthenticateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[100]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthenticateRequest.ProtoReflect.Descriptor instead.
+func (*AuthenticateRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{100}
+}
+
+func (x *AuthenticateRequest) GetMechanism() string {
+	if x != nil {
+		return x.Mechanism
+	}
+	return ""
+}
+
+func (x *AuthenticateRequest) GetMessage() []byte {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+type AuthenticateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the mechanism's server answers.
+	Message []byte `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	// In the last answer only: what to show from now on, and for how long it is good.
+	Token         string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	LifetimeMs    int64  `protobuf:"varint,3,opt,name=lifetime_ms,json=lifetimeMs,proto3" json:"lifetime_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthenticateResponse) Reset() {
+	*x = AuthenticateResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[101]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthenticateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthenticateResponse) ProtoMessage() {}
+
+func (x *AuthenticateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[101]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthenticateResponse.ProtoReflect.Descriptor instead.
+func (*AuthenticateResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{101}
+}
+
+func (x *AuthenticateResponse) GetMessage() []byte {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *AuthenticateResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *AuthenticateResponse) GetLifetimeMs() int64 {
+	if x != nil {
+		return x.LifetimeMs
+	}
+	return 0
+}
+
+type AlterUsersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Set   []*UserCredential      `protobuf:"bytes,1,rep,name=set,proto3" json:"set,omitempty"`
+	// Only user and mechanism count.
+	Delete        []*UserCredential `protobuf:"bytes,2,rep,name=delete,proto3" json:"delete,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AlterUsersRequest) Reset() {
+	*x = AlterUsersRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[102]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlterUsersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlterUsersRequest) ProtoMessage() {}
+
+func (x *AlterUsersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[102]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlterUsersRequest.ProtoReflect.Descriptor instead.
+func (*AlterUsersRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{102}
+}
+
+func (x *AlterUsersRequest) GetSet() []*UserCredential {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+func (x *AlterUsersRequest) GetDelete() []*UserCredential {
+	if x != nil {
+		return x.Delete
+	}
+	return nil
+}
+
+// UserCredential is what brokers know of a user's password (RFC 5802, 3).
+type UserCredential struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	User      string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Mechanism ScramMechanism         `protobuf:"varint,2,opt,name=mechanism,proto3,enum=oncelog.client.v1.ScramMechanism" json:"mechanism,omitempty"`
+	// 8 to 64 bytes, by chance.
+	Salt []byte `protobuf:"bytes,3,opt,name=salt,proto3" json:"salt,omitempty"`
+	// 4096 to 16384.
+	Iterations    uint32 `protobuf:"varint,4,opt,name=iterations,proto3" json:"iterations,omitempty"`
+	StoredKey     []byte `protobuf:"bytes,5,opt,name=stored_key,json=storedKey,proto3" json:"stored_key,omitempty"`
+	ServerKey     []byte `protobuf:"bytes,6,opt,name=server_key,json=serverKey,proto3" json:"server_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserCredential) Reset() {
+	*x = UserCredential{}
+	mi := &file_client_v1_client_proto_msgTypes[103]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserCredential) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserCredential) ProtoMessage() {}
+
+func (x *UserCredential) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[103]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserCredential.ProtoReflect.Descriptor instead.
+func (*UserCredential) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{103}
+}
+
+func (x *UserCredential) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *UserCredential) GetMechanism() ScramMechanism {
+	if x != nil {
+		return x.Mechanism
+	}
+	return ScramMechanism_SCRAM_MECHANISM_UNSPECIFIED
+}
+
+func (x *UserCredential) GetSalt() []byte {
+	if x != nil {
+		return x.Salt
+	}
+	return nil
+}
+
+func (x *UserCredential) GetIterations() uint32 {
+	if x != nil {
+		return x.Iterations
+	}
+	return 0
+}
+
+func (x *UserCredential) GetStoredKey() []byte {
+	if x != nil {
+		return x.StoredKey
+	}
+	return nil
+}
+
+func (x *UserCredential) GetServerKey() []byte {
+	if x != nil {
+		return x.ServerKey
+	}
+	return nil
+}
+
+type AlterUsersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AlterUsersResponse) Reset() {
+	*x = AlterUsersResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[104]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlterUsersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlterUsersResponse) ProtoMessage() {}
+
+func (x *AlterUsersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[104]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlterUsersResponse.ProtoReflect.Descriptor instead.
+func (*AlterUsersResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{104}
+}
+
+type ListUsersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUsersRequest) Reset() {
+	*x = ListUsersRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[105]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUsersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUsersRequest) ProtoMessage() {}
+
+func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[105]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
+func (*ListUsersRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{105}
+}
+
+type ListUsersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By name. Only user, mechanism and iterations are set.
+	Credentials   []*UserCredential `protobuf:"bytes,1,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUsersResponse) Reset() {
+	*x = ListUsersResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[106]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUsersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUsersResponse) ProtoMessage() {}
+
+func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[106]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
+func (*ListUsersResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{106}
+}
+
+func (x *ListUsersResponse) GetCredentials() []*UserCredential {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
+// AclRule allows or denies; as a filter, an empty text and the ANY values mean all.
+type AclRule struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	ResourceType AclResourceType        `protobuf:"varint,1,opt,name=resource_type,json=resourceType,proto3,enum=oncelog.client.v1.AclResourceType" json:"resource_type,omitempty"`
+	// Literal "*" means all.
+	ResourceName string     `protobuf:"bytes,2,opt,name=resource_name,json=resourceName,proto3" json:"resource_name,omitempty"`
+	Pattern      AclPattern `protobuf:"varint,3,opt,name=pattern,proto3,enum=oncelog.client.v1.AclPattern" json:"pattern,omitempty"`
+	// "User:NAME"; "User:*" means everybody.
+	Principal string `protobuf:"bytes,4,opt,name=principal,proto3" json:"principal,omitempty"`
+	// An IP address, or "*".
+	Host          string        `protobuf:"bytes,5,opt,name=host,proto3" json:"host,omitempty"`
+	Operation     AclOperation  `protobuf:"varint,6,opt,name=operation,proto3,enum=oncelog.client.v1.AclOperation" json:"operation,omitempty"`
+	Permission    AclPermission `protobuf:"varint,7,opt,name=permission,proto3,enum=oncelog.client.v1.AclPermission" json:"permission,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AclRule) Reset() {
+	*x = AclRule{}
+	mi := &file_client_v1_client_proto_msgTypes[107]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AclRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AclRule) ProtoMessage() {}
+
+func (x *AclRule) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[107]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AclRule.ProtoReflect.Descriptor instead.
+func (*AclRule) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{107}
+}
+
+func (x *AclRule) GetResourceType() AclResourceType {
+	if x != nil {
+		return x.ResourceType
+	}
+	return AclResourceType_ACL_RESOURCE_TYPE_UNSPECIFIED
+}
+
+func (x *AclRule) GetResourceName() string {
+	if x != nil {
+		return x.ResourceName
+	}
+	return ""
+}
+
+func (x *AclRule) GetPattern() AclPattern {
+	if x != nil {
+		return x.Pattern
+	}
+	return AclPattern_ACL_PATTERN_UNSPECIFIED
+}
+
+func (x *AclRule) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *AclRule) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *AclRule) GetOperation() AclOperation {
+	if x != nil {
+		return x.Operation
+	}
+	return AclOperation_ACL_OPERATION_UNSPECIFIED
+}
+
+func (x *AclRule) GetPermission() AclPermission {
+	if x != nil {
+		return x.Permission
+	}
+	return AclPermission_ACL_PERMISSION_UNSPECIFIED
+}
+
+type CreateAclsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rules         []*AclRule             `protobuf:"bytes,1,rep,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateAclsRequest) Reset() {
+	*x = CreateAclsRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[108]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateAclsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateAclsRequest) ProtoMessage() {}
+
+func (x *CreateAclsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[108]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateAclsRequest.ProtoReflect.Descriptor instead.
+func (*CreateAclsRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{108}
+}
+
+func (x *CreateAclsRequest) GetRules() []*AclRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+type CreateAclsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateAclsResponse) Reset() {
+	*x = CreateAclsResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[109]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateAclsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateAclsResponse) ProtoMessage() {}
+
+func (x *CreateAclsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[109]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateAclsResponse.ProtoReflect.Descriptor instead.
+func (*CreateAclsResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{109}
+}
+
+type ListAclsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Filter        *AclRule               `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAclsRequest) Reset() {
+	*x = ListAclsRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[110]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAclsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAclsRequest) ProtoMessage() {}
+
+func (x *ListAclsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[110]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAclsRequest.ProtoReflect.Descriptor instead.
+func (*ListAclsRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{110}
+}
+
+func (x *ListAclsRequest) GetFilter() *AclRule {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+type ListAclsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rules         []*AclRule             `protobuf:"bytes,1,rep,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAclsResponse) Reset() {
+	*x = ListAclsResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[111]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAclsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAclsResponse) ProtoMessage() {}
+
+func (x *ListAclsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[111]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAclsResponse.ProtoReflect.Descriptor instead.
+func (*ListAclsResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{111}
+}
+
+func (x *ListAclsResponse) GetRules() []*AclRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+type DeleteAclsRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Filters []*AclRule             `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
+	// Changes nothing; the answer is what would be removed.
+	ValidateOnly  bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteAclsRequest) Reset() {
+	*x = DeleteAclsRequest{}
+	mi := &file_client_v1_client_proto_msgTypes[112]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteAclsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteAclsRequest) ProtoMessage() {}
+
+func (x *DeleteAclsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[112]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteAclsRequest.ProtoReflect.Descriptor instead.
+func (*DeleteAclsRequest) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{112}
+}
+
+func (x *DeleteAclsRequest) GetFilters() []*AclRule {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
+func (x *DeleteAclsRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+type DeleteAclsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Removed       []*AclRule             `protobuf:"bytes,1,rep,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteAclsResponse) Reset() {
+	*x = DeleteAclsResponse{}
+	mi := &file_client_v1_client_proto_msgTypes[113]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteAclsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteAclsResponse) ProtoMessage() {}
+
+func (x *DeleteAclsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[113]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteAclsResponse.ProtoReflect.Descriptor instead.
+func (*DeleteAclsResponse) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{113}
+}
+
+func (x *DeleteAclsResponse) GetRemoved() []*AclRule {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
 var File_client_v1_client_proto protoreflect.FileDescriptor
 
 const file_client_v1_client_proto_rawDesc = "" +
@@ -7557,7 +8601,55 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x13DrainBrokerResponse\"6\n" +
 	"\x17UnregisterBrokerRequest\x12\x1b\n" +
 	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\"\x1a\n" +
-	"\x18UnregisterBrokerResponse*J\n" +
+	"\x18UnregisterBrokerResponse\"M\n" +
+	"\x13AuthenticateRequest\x12\x1c\n" +
+	"\tmechanism\x18\x01 \x01(\tR\tmechanism\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\fR\amessage\"g\n" +
+	"\x14AuthenticateResponse\x12\x18\n" +
+	"\amessage\x18\x01 \x01(\fR\amessage\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\x12\x1f\n" +
+	"\vlifetime_ms\x18\x03 \x01(\x03R\n" +
+	"lifetimeMs\"\x83\x01\n" +
+	"\x11AlterUsersRequest\x123\n" +
+	"\x03set\x18\x01 \x03(\v2!.oncelog.client.v1.UserCredentialR\x03set\x129\n" +
+	"\x06delete\x18\x02 \x03(\v2!.oncelog.client.v1.UserCredentialR\x06delete\"\xd7\x01\n" +
+	"\x0eUserCredential\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12?\n" +
+	"\tmechanism\x18\x02 \x01(\x0e2!.oncelog.client.v1.ScramMechanismR\tmechanism\x12\x12\n" +
+	"\x04salt\x18\x03 \x01(\fR\x04salt\x12\x1e\n" +
+	"\n" +
+	"iterations\x18\x04 \x01(\rR\n" +
+	"iterations\x12\x1d\n" +
+	"\n" +
+	"stored_key\x18\x05 \x01(\fR\tstoredKey\x12\x1d\n" +
+	"\n" +
+	"server_key\x18\x06 \x01(\fR\tserverKey\"\x14\n" +
+	"\x12AlterUsersResponse\"\x12\n" +
+	"\x10ListUsersRequest\"X\n" +
+	"\x11ListUsersResponse\x12C\n" +
+	"\vcredentials\x18\x01 \x03(\v2!.oncelog.client.v1.UserCredentialR\vcredentials\"\xe3\x02\n" +
+	"\aAclRule\x12G\n" +
+	"\rresource_type\x18\x01 \x01(\x0e2\".oncelog.client.v1.AclResourceTypeR\fresourceType\x12#\n" +
+	"\rresource_name\x18\x02 \x01(\tR\fresourceName\x127\n" +
+	"\apattern\x18\x03 \x01(\x0e2\x1d.oncelog.client.v1.AclPatternR\apattern\x12\x1c\n" +
+	"\tprincipal\x18\x04 \x01(\tR\tprincipal\x12\x12\n" +
+	"\x04host\x18\x05 \x01(\tR\x04host\x12=\n" +
+	"\toperation\x18\x06 \x01(\x0e2\x1f.oncelog.client.v1.AclOperationR\toperation\x12@\n" +
+	"\n" +
+	"permission\x18\a \x01(\x0e2 .oncelog.client.v1.AclPermissionR\n" +
+	"permission\"E\n" +
+	"\x11CreateAclsRequest\x120\n" +
+	"\x05rules\x18\x01 \x03(\v2\x1a.oncelog.client.v1.AclRuleR\x05rules\"\x14\n" +
+	"\x12CreateAclsResponse\"E\n" +
+	"\x0fListAclsRequest\x122\n" +
+	"\x06filter\x18\x01 \x01(\v2\x1a.oncelog.client.v1.AclRuleR\x06filter\"D\n" +
+	"\x10ListAclsResponse\x120\n" +
+	"\x05rules\x18\x01 \x03(\v2\x1a.oncelog.client.v1.AclRuleR\x05rules\"n\n" +
+	"\x11DeleteAclsRequest\x124\n" +
+	"\afilters\x18\x01 \x03(\v2\x1a.oncelog.client.v1.AclRuleR\afilters\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\"J\n" +
+	"\x12DeleteAclsResponse\x124\n" +
+	"\aremoved\x18\x01 \x03(\v2\x1a.oncelog.client.v1.AclRuleR\aremoved*J\n" +
 	"\x04Acks\x12\x14\n" +
 	"\x10ACKS_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bACKS_ALL\x10\x01\x12\x0f\n" +
@@ -7598,7 +8690,48 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x17GROUP_STATE_RECONCILING\x10\x03\x12\x16\n" +
 	"\x12GROUP_STATE_STABLE\x10\x04\x12#\n" +
 	"\x1fGROUP_STATE_PREPARING_REBALANCE\x10\x05\x12$\n" +
-	" GROUP_STATE_COMPLETING_REBALANCE\x10\x062\xe3\x03\n" +
+	" GROUP_STATE_COMPLETING_REBALANCE\x10\x06*k\n" +
+	"\x0eScramMechanism\x12\x1f\n" +
+	"\x1bSCRAM_MECHANISM_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17SCRAM_MECHANISM_SHA_256\x10\x01\x12\x1b\n" +
+	"\x17SCRAM_MECHANISM_SHA_512\x10\x02*\xd0\x01\n" +
+	"\x0fAclResourceType\x12!\n" +
+	"\x1dACL_RESOURCE_TYPE_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15ACL_RESOURCE_TYPE_ANY\x10\x01\x12\x1b\n" +
+	"\x17ACL_RESOURCE_TYPE_TOPIC\x10\x02\x12\x1b\n" +
+	"\x17ACL_RESOURCE_TYPE_GROUP\x10\x03\x12\x1d\n" +
+	"\x19ACL_RESOURCE_TYPE_CLUSTER\x10\x04\x12&\n" +
+	"\"ACL_RESOURCE_TYPE_TRANSACTIONAL_ID\x10\x05*\x88\x01\n" +
+	"\n" +
+	"AclPattern\x12\x1b\n" +
+	"\x17ACL_PATTERN_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fACL_PATTERN_ANY\x10\x01\x12\x15\n" +
+	"\x11ACL_PATTERN_MATCH\x10\x02\x12\x17\n" +
+	"\x13ACL_PATTERN_LITERAL\x10\x03\x12\x18\n" +
+	"\x14ACL_PATTERN_PREFIXED\x10\x04*\xe8\x03\n" +
+	"\fAclOperation\x12\x1d\n" +
+	"\x19ACL_OPERATION_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11ACL_OPERATION_ANY\x10\x01\x12\x15\n" +
+	"\x11ACL_OPERATION_ALL\x10\x02\x12\x16\n" +
+	"\x12ACL_OPERATION_READ\x10\x03\x12\x17\n" +
+	"\x13ACL_OPERATION_WRITE\x10\x04\x12\x18\n" +
+	"\x14ACL_OPERATION_CREATE\x10\x05\x12\x18\n" +
+	"\x14ACL_OPERATION_DELETE\x10\x06\x12\x17\n" +
+	"\x13ACL_OPERATION_ALTER\x10\a\x12\x1a\n" +
+	"\x16ACL_OPERATION_DESCRIBE\x10\b\x12 \n" +
+	"\x1cACL_OPERATION_CLUSTER_ACTION\x10\t\x12\"\n" +
+	"\x1eACL_OPERATION_DESCRIBE_CONFIGS\x10\n" +
+	"\x12\x1f\n" +
+	"\x1bACL_OPERATION_ALTER_CONFIGS\x10\v\x12\"\n" +
+	"\x1eACL_OPERATION_IDEMPOTENT_WRITE\x10\f\x12\x1f\n" +
+	"\x1bACL_OPERATION_CREATE_TOKENS\x10\r\x12!\n" +
+	"\x1dACL_OPERATION_DESCRIBE_TOKENS\x10\x0e\x12\"\n" +
+	"\x1eACL_OPERATION_TWO_PHASE_COMMIT\x10\x0f*z\n" +
+	"\rAclPermission\x12\x1e\n" +
+	"\x1aACL_PERMISSION_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12ACL_PERMISSION_ANY\x10\x01\x12\x17\n" +
+	"\x13ACL_PERMISSION_DENY\x10\x02\x12\x18\n" +
+	"\x14ACL_PERMISSION_ALLOW\x10\x032\xe3\x03\n" +
 	"\n" +
 	"LogService\x12T\n" +
 	"\aProduce\x12!.oncelog.client.v1.ProduceRequest\x1a\".oncelog.client.v1.ProduceResponse(\x010\x01\x12J\n" +
@@ -7621,7 +8754,9 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"ListGroups\x12$.oncelog.client.v1.ListGroupsRequest\x1a%.oncelog.client.v1.ListGroupsResponse\x12b\n" +
 	"\rDescribeGroup\x12'.oncelog.client.v1.DescribeGroupRequest\x1a(.oncelog.client.v1.DescribeGroupResponse\x12\\\n" +
 	"\vDeleteGroup\x12%.oncelog.client.v1.DeleteGroupRequest\x1a&.oncelog.client.v1.DeleteGroupResponse\x12b\n" +
-	"\rDeleteOffsets\x12'.oncelog.client.v1.DeleteOffsetsRequest\x1a(.oncelog.client.v1.DeleteOffsetsResponse2\x8b\f\n" +
+	"\rDeleteOffsets\x12'.oncelog.client.v1.DeleteOffsetsRequest\x1a(.oncelog.client.v1.DeleteOffsetsResponse2r\n" +
+	"\vAuthService\x12c\n" +
+	"\fAuthenticate\x12&.oncelog.client.v1.AuthenticateRequest\x1a'.oncelog.client.v1.AuthenticateResponse(\x010\x012\xc9\x0f\n" +
 	"\fAdminService\x12\\\n" +
 	"\vGetMetadata\x12%.oncelog.client.v1.GetMetadataRequest\x1a&.oncelog.client.v1.GetMetadataResponse\x12\\\n" +
 	"\vCreateTopic\x12%.oncelog.client.v1.CreateTopicRequest\x1a&.oncelog.client.v1.CreateTopicResponse\x12Y\n" +
@@ -7638,7 +8773,15 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x13CancelReassignments\x12-.oncelog.client.v1.CancelReassignmentsRequest\x1a..oncelog.client.v1.CancelReassignmentsResponse\x12\\\n" +
 	"\vDrainBroker\x12%.oncelog.client.v1.DrainBrokerRequest\x1a&.oncelog.client.v1.DrainBrokerResponse\x12k\n" +
 	"\x10UnregisterBroker\x12*.oncelog.client.v1.UnregisterBrokerRequest\x1a+.oncelog.client.v1.UnregisterBrokerResponse\x12h\n" +
-	"\x0fSetFeatureLevel\x12).oncelog.client.v1.SetFeatureLevelRequest\x1a*.oncelog.client.v1.SetFeatureLevelResponseB9Z7github.com/oncelog/oncelog/api/proto/client/v1;clientv1b\x06proto3"
+	"\x0fSetFeatureLevel\x12).oncelog.client.v1.SetFeatureLevelRequest\x1a*.oncelog.client.v1.SetFeatureLevelResponse\x12Y\n" +
+	"\n" +
+	"AlterUsers\x12$.oncelog.client.v1.AlterUsersRequest\x1a%.oncelog.client.v1.AlterUsersResponse\x12V\n" +
+	"\tListUsers\x12#.oncelog.client.v1.ListUsersRequest\x1a$.oncelog.client.v1.ListUsersResponse\x12Y\n" +
+	"\n" +
+	"CreateAcls\x12$.oncelog.client.v1.CreateAclsRequest\x1a%.oncelog.client.v1.CreateAclsResponse\x12S\n" +
+	"\bListAcls\x12\".oncelog.client.v1.ListAclsRequest\x1a#.oncelog.client.v1.ListAclsResponse\x12Y\n" +
+	"\n" +
+	"DeleteAcls\x12$.oncelog.client.v1.DeleteAclsRequest\x1a%.oncelog.client.v1.DeleteAclsResponseB9Z7github.com/oncelog/oncelog/api/proto/client/v1;clientv1b\x06proto3"
 
 var (
 	file_client_v1_client_proto_rawDescOnce sync.Once
@@ -7652,8 +8795,8 @@ func file_client_v1_client_proto_rawDescGZIP() []byte {
 	return file_client_v1_client_proto_rawDescData
 }
 
-var file_client_v1_client_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 103)
+var file_client_v1_client_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
+var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 117)
 var file_client_v1_client_proto_goTypes = []any{
 	(Acks)(0),                                  // 0: oncelog.client.v1.Acks
 	(Outcome)(0),                               // 1: oncelog.client.v1.Outcome
@@ -7662,253 +8805,297 @@ var file_client_v1_client_proto_goTypes = []any{
 	(TransactionState)(0),                      // 4: oncelog.client.v1.TransactionState
 	(TransactionEventKind)(0),                  // 5: oncelog.client.v1.TransactionEventKind
 	(GroupState)(0),                            // 6: oncelog.client.v1.GroupState
-	(*ProduceRequest)(nil),                     // 7: oncelog.client.v1.ProduceRequest
-	(*Records)(nil),                            // 8: oncelog.client.v1.Records
-	(*Record)(nil),                             // 9: oncelog.client.v1.Record
-	(*Header)(nil),                             // 10: oncelog.client.v1.Header
-	(*ProduceResponse)(nil),                    // 11: oncelog.client.v1.ProduceResponse
-	(*Error)(nil),                              // 12: oncelog.client.v1.Error
-	(*Leader)(nil),                             // 13: oncelog.client.v1.Leader
-	(*FetchRequest)(nil),                       // 14: oncelog.client.v1.FetchRequest
-	(*FetchPartition)(nil),                     // 15: oncelog.client.v1.FetchPartition
-	(*FetchResponse)(nil),                      // 16: oncelog.client.v1.FetchResponse
-	(*FetchedPartition)(nil),                   // 17: oncelog.client.v1.FetchedPartition
-	(*AbortedTransaction)(nil),                 // 18: oncelog.client.v1.AbortedTransaction
-	(*ListOffsetsRequest)(nil),                 // 19: oncelog.client.v1.ListOffsetsRequest
-	(*ListOffsetsPartition)(nil),               // 20: oncelog.client.v1.ListOffsetsPartition
-	(*ListOffsetsResponse)(nil),                // 21: oncelog.client.v1.ListOffsetsResponse
-	(*ListedOffset)(nil),                       // 22: oncelog.client.v1.ListedOffset
-	(*InitProducerIdRequest)(nil),              // 23: oncelog.client.v1.InitProducerIdRequest
-	(*InitProducerIdResponse)(nil),             // 24: oncelog.client.v1.InitProducerIdResponse
-	(*FindCoordinatorRequest)(nil),             // 25: oncelog.client.v1.FindCoordinatorRequest
-	(*FindCoordinatorResponse)(nil),            // 26: oncelog.client.v1.FindCoordinatorResponse
-	(*EndTransactionRequest)(nil),              // 27: oncelog.client.v1.EndTransactionRequest
-	(*EndTransactionResponse)(nil),             // 28: oncelog.client.v1.EndTransactionResponse
-	(*ListTransactionsRequest)(nil),            // 29: oncelog.client.v1.ListTransactionsRequest
-	(*ListTransactionsResponse)(nil),           // 30: oncelog.client.v1.ListTransactionsResponse
-	(*DescribeTransactionRequest)(nil),         // 31: oncelog.client.v1.DescribeTransactionRequest
-	(*DescribeTransactionResponse)(nil),        // 32: oncelog.client.v1.DescribeTransactionResponse
-	(*AbortTransactionRequest)(nil),            // 33: oncelog.client.v1.AbortTransactionRequest
-	(*AbortTransactionResponse)(nil),           // 34: oncelog.client.v1.AbortTransactionResponse
-	(*Transaction)(nil),                        // 35: oncelog.client.v1.Transaction
-	(*TransactionTopic)(nil),                   // 36: oncelog.client.v1.TransactionTopic
-	(*TransactionEvent)(nil),                   // 37: oncelog.client.v1.TransactionEvent
-	(*JoinGroupRequest)(nil),                   // 38: oncelog.client.v1.JoinGroupRequest
-	(*Subscription)(nil),                       // 39: oncelog.client.v1.Subscription
-	(*Owned)(nil),                              // 40: oncelog.client.v1.Owned
-	(*AssignedTopic)(nil),                      // 41: oncelog.client.v1.AssignedTopic
-	(*JoinGroupResponse)(nil),                  // 42: oncelog.client.v1.JoinGroupResponse
-	(*Committer)(nil),                          // 43: oncelog.client.v1.Committer
-	(*OffsetToCommit)(nil),                     // 44: oncelog.client.v1.OffsetToCommit
-	(*CommitOffsetsRequest)(nil),               // 45: oncelog.client.v1.CommitOffsetsRequest
-	(*CommitOffsetsResponse)(nil),              // 46: oncelog.client.v1.CommitOffsetsResponse
-	(*RefusedOffset)(nil),                      // 47: oncelog.client.v1.RefusedOffset
-	(*CommitOffsetsInTransactionRequest)(nil),  // 48: oncelog.client.v1.CommitOffsetsInTransactionRequest
-	(*CommitOffsetsInTransactionResponse)(nil), // 49: oncelog.client.v1.CommitOffsetsInTransactionResponse
-	(*FetchOffsetsRequest)(nil),                // 50: oncelog.client.v1.FetchOffsetsRequest
-	(*TopicPartitions)(nil),                    // 51: oncelog.client.v1.TopicPartitions
-	(*FetchOffsetsResponse)(nil),               // 52: oncelog.client.v1.FetchOffsetsResponse
-	(*CommittedOffset)(nil),                    // 53: oncelog.client.v1.CommittedOffset
-	(*ListGroupsRequest)(nil),                  // 54: oncelog.client.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),                 // 55: oncelog.client.v1.ListGroupsResponse
-	(*DescribeGroupRequest)(nil),               // 56: oncelog.client.v1.DescribeGroupRequest
-	(*DescribeGroupResponse)(nil),              // 57: oncelog.client.v1.DescribeGroupResponse
-	(*Group)(nil),                              // 58: oncelog.client.v1.Group
-	(*PendingOffsets)(nil),                     // 59: oncelog.client.v1.PendingOffsets
-	(*GroupMember)(nil),                        // 60: oncelog.client.v1.GroupMember
-	(*DeleteGroupRequest)(nil),                 // 61: oncelog.client.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),                // 62: oncelog.client.v1.DeleteGroupResponse
-	(*DeleteOffsetsRequest)(nil),               // 63: oncelog.client.v1.DeleteOffsetsRequest
-	(*DeleteOffsetsResponse)(nil),              // 64: oncelog.client.v1.DeleteOffsetsResponse
-	(*DescribeProducersRequest)(nil),           // 65: oncelog.client.v1.DescribeProducersRequest
-	(*DescribeProducersResponse)(nil),          // 66: oncelog.client.v1.DescribeProducersResponse
-	(*ProducerState)(nil),                      // 67: oncelog.client.v1.ProducerState
-	(*ProducerBatch)(nil),                      // 68: oncelog.client.v1.ProducerBatch
-	(*GetMetadataRequest)(nil),                 // 69: oncelog.client.v1.GetMetadataRequest
-	(*GetMetadataResponse)(nil),                // 70: oncelog.client.v1.GetMetadataResponse
-	(*Broker)(nil),                             // 71: oncelog.client.v1.Broker
-	(*Listener)(nil),                           // 72: oncelog.client.v1.Listener
-	(*Topic)(nil),                              // 73: oncelog.client.v1.Topic
-	(*Partition)(nil),                          // 74: oncelog.client.v1.Partition
-	(*CreateTopicRequest)(nil),                 // 75: oncelog.client.v1.CreateTopicRequest
-	(*CreateTopicResponse)(nil),                // 76: oncelog.client.v1.CreateTopicResponse
-	(*AlterTopicRequest)(nil),                  // 77: oncelog.client.v1.AlterTopicRequest
-	(*AlterTopicResponse)(nil),                 // 78: oncelog.client.v1.AlterTopicResponse
-	(*DeleteTopicRequest)(nil),                 // 79: oncelog.client.v1.DeleteTopicRequest
-	(*DeleteTopicResponse)(nil),                // 80: oncelog.client.v1.DeleteTopicResponse
-	(*DescribeTopicRequest)(nil),               // 81: oncelog.client.v1.DescribeTopicRequest
-	(*DescribeTopicResponse)(nil),              // 82: oncelog.client.v1.DescribeTopicResponse
-	(*ConfigEntry)(nil),                        // 83: oncelog.client.v1.ConfigEntry
-	(*ListRaftGroupsRequest)(nil),              // 84: oncelog.client.v1.ListRaftGroupsRequest
-	(*ListRaftGroupsResponse)(nil),             // 85: oncelog.client.v1.ListRaftGroupsResponse
-	(*RaftGroup)(nil),                          // 86: oncelog.client.v1.RaftGroup
-	(*SetFeatureLevelRequest)(nil),             // 87: oncelog.client.v1.SetFeatureLevelRequest
-	(*SetFeatureLevelResponse)(nil),            // 88: oncelog.client.v1.SetFeatureLevelResponse
-	(*DescribeBrokerRequest)(nil),              // 89: oncelog.client.v1.DescribeBrokerRequest
-	(*DescribeBrokerResponse)(nil),             // 90: oncelog.client.v1.DescribeBrokerResponse
-	(*Disk)(nil),                               // 91: oncelog.client.v1.Disk
-	(*TransferLeadershipRequest)(nil),          // 92: oncelog.client.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil),         // 93: oncelog.client.v1.TransferLeadershipResponse
-	(*GetChecksumsRequest)(nil),                // 94: oncelog.client.v1.GetChecksumsRequest
-	(*GetChecksumsResponse)(nil),               // 95: oncelog.client.v1.GetChecksumsResponse
-	(*DeleteRecordsRequest)(nil),               // 96: oncelog.client.v1.DeleteRecordsRequest
-	(*DeleteRecordsResponse)(nil),              // 97: oncelog.client.v1.DeleteRecordsResponse
-	(*PartitionAssignment)(nil),                // 98: oncelog.client.v1.PartitionAssignment
-	(*ReassignPartitionsRequest)(nil),          // 99: oncelog.client.v1.ReassignPartitionsRequest
-	(*ReassignPartitionsResponse)(nil),         // 100: oncelog.client.v1.ReassignPartitionsResponse
-	(*CancelReassignmentsRequest)(nil),         // 101: oncelog.client.v1.CancelReassignmentsRequest
-	(*CancelReassignmentsResponse)(nil),        // 102: oncelog.client.v1.CancelReassignmentsResponse
-	(*DrainBrokerRequest)(nil),                 // 103: oncelog.client.v1.DrainBrokerRequest
-	(*DrainBrokerResponse)(nil),                // 104: oncelog.client.v1.DrainBrokerResponse
-	(*UnregisterBrokerRequest)(nil),            // 105: oncelog.client.v1.UnregisterBrokerRequest
-	(*UnregisterBrokerResponse)(nil),           // 106: oncelog.client.v1.UnregisterBrokerResponse
-	nil,                                        // 107: oncelog.client.v1.Error.MetadataEntry
-	nil,                                        // 108: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
-	nil,                                        // 109: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	(ScramMechanism)(0),                        // 7: oncelog.client.v1.ScramMechanism
+	(AclResourceType)(0),                       // 8: oncelog.client.v1.AclResourceType
+	(AclPattern)(0),                            // 9: oncelog.client.v1.AclPattern
+	(AclOperation)(0),                          // 10: oncelog.client.v1.AclOperation
+	(AclPermission)(0),                         // 11: oncelog.client.v1.AclPermission
+	(*ProduceRequest)(nil),                     // 12: oncelog.client.v1.ProduceRequest
+	(*Records)(nil),                            // 13: oncelog.client.v1.Records
+	(*Record)(nil),                             // 14: oncelog.client.v1.Record
+	(*Header)(nil),                             // 15: oncelog.client.v1.Header
+	(*ProduceResponse)(nil),                    // 16: oncelog.client.v1.ProduceResponse
+	(*Error)(nil),                              // 17: oncelog.client.v1.Error
+	(*Leader)(nil),                             // 18: oncelog.client.v1.Leader
+	(*FetchRequest)(nil),                       // 19: oncelog.client.v1.FetchRequest
+	(*FetchPartition)(nil),                     // 20: oncelog.client.v1.FetchPartition
+	(*FetchResponse)(nil),                      // 21: oncelog.client.v1.FetchResponse
+	(*FetchedPartition)(nil),                   // 22: oncelog.client.v1.FetchedPartition
+	(*AbortedTransaction)(nil),                 // 23: oncelog.client.v1.AbortedTransaction
+	(*ListOffsetsRequest)(nil),                 // 24: oncelog.client.v1.ListOffsetsRequest
+	(*ListOffsetsPartition)(nil),               // 25: oncelog.client.v1.ListOffsetsPartition
+	(*ListOffsetsResponse)(nil),                // 26: oncelog.client.v1.ListOffsetsResponse
+	(*ListedOffset)(nil),                       // 27: oncelog.client.v1.ListedOffset
+	(*InitProducerIdRequest)(nil),              // 28: oncelog.client.v1.InitProducerIdRequest
+	(*InitProducerIdResponse)(nil),             // 29: oncelog.client.v1.InitProducerIdResponse
+	(*FindCoordinatorRequest)(nil),             // 30: oncelog.client.v1.FindCoordinatorRequest
+	(*FindCoordinatorResponse)(nil),            // 31: oncelog.client.v1.FindCoordinatorResponse
+	(*EndTransactionRequest)(nil),              // 32: oncelog.client.v1.EndTransactionRequest
+	(*EndTransactionResponse)(nil),             // 33: oncelog.client.v1.EndTransactionResponse
+	(*ListTransactionsRequest)(nil),            // 34: oncelog.client.v1.ListTransactionsRequest
+	(*ListTransactionsResponse)(nil),           // 35: oncelog.client.v1.ListTransactionsResponse
+	(*DescribeTransactionRequest)(nil),         // 36: oncelog.client.v1.DescribeTransactionRequest
+	(*DescribeTransactionResponse)(nil),        // 37: oncelog.client.v1.DescribeTransactionResponse
+	(*AbortTransactionRequest)(nil),            // 38: oncelog.client.v1.AbortTransactionRequest
+	(*AbortTransactionResponse)(nil),           // 39: oncelog.client.v1.AbortTransactionResponse
+	(*Transaction)(nil),                        // 40: oncelog.client.v1.Transaction
+	(*TransactionTopic)(nil),                   // 41: oncelog.client.v1.TransactionTopic
+	(*TransactionEvent)(nil),                   // 42: oncelog.client.v1.TransactionEvent
+	(*JoinGroupRequest)(nil),                   // 43: oncelog.client.v1.JoinGroupRequest
+	(*Subscription)(nil),                       // 44: oncelog.client.v1.Subscription
+	(*Owned)(nil),                              // 45: oncelog.client.v1.Owned
+	(*AssignedTopic)(nil),                      // 46: oncelog.client.v1.AssignedTopic
+	(*JoinGroupResponse)(nil),                  // 47: oncelog.client.v1.JoinGroupResponse
+	(*Committer)(nil),                          // 48: oncelog.client.v1.Committer
+	(*OffsetToCommit)(nil),                     // 49: oncelog.client.v1.OffsetToCommit
+	(*CommitOffsetsRequest)(nil),               // 50: oncelog.client.v1.CommitOffsetsRequest
+	(*CommitOffsetsResponse)(nil),              // 51: oncelog.client.v1.CommitOffsetsResponse
+	(*RefusedOffset)(nil),                      // 52: oncelog.client.v1.RefusedOffset
+	(*CommitOffsetsInTransactionRequest)(nil),  // 53: oncelog.client.v1.CommitOffsetsInTransactionRequest
+	(*CommitOffsetsInTransactionResponse)(nil), // 54: oncelog.client.v1.CommitOffsetsInTransactionResponse
+	(*FetchOffsetsRequest)(nil),                // 55: oncelog.client.v1.FetchOffsetsRequest
+	(*TopicPartitions)(nil),                    // 56: oncelog.client.v1.TopicPartitions
+	(*FetchOffsetsResponse)(nil),               // 57: oncelog.client.v1.FetchOffsetsResponse
+	(*CommittedOffset)(nil),                    // 58: oncelog.client.v1.CommittedOffset
+	(*ListGroupsRequest)(nil),                  // 59: oncelog.client.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),                 // 60: oncelog.client.v1.ListGroupsResponse
+	(*DescribeGroupRequest)(nil),               // 61: oncelog.client.v1.DescribeGroupRequest
+	(*DescribeGroupResponse)(nil),              // 62: oncelog.client.v1.DescribeGroupResponse
+	(*Group)(nil),                              // 63: oncelog.client.v1.Group
+	(*PendingOffsets)(nil),                     // 64: oncelog.client.v1.PendingOffsets
+	(*GroupMember)(nil),                        // 65: oncelog.client.v1.GroupMember
+	(*DeleteGroupRequest)(nil),                 // 66: oncelog.client.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),                // 67: oncelog.client.v1.DeleteGroupResponse
+	(*DeleteOffsetsRequest)(nil),               // 68: oncelog.client.v1.DeleteOffsetsRequest
+	(*DeleteOffsetsResponse)(nil),              // 69: oncelog.client.v1.DeleteOffsetsResponse
+	(*DescribeProducersRequest)(nil),           // 70: oncelog.client.v1.DescribeProducersRequest
+	(*DescribeProducersResponse)(nil),          // 71: oncelog.client.v1.DescribeProducersResponse
+	(*ProducerState)(nil),                      // 72: oncelog.client.v1.ProducerState
+	(*ProducerBatch)(nil),                      // 73: oncelog.client.v1.ProducerBatch
+	(*GetMetadataRequest)(nil),                 // 74: oncelog.client.v1.GetMetadataRequest
+	(*GetMetadataResponse)(nil),                // 75: oncelog.client.v1.GetMetadataResponse
+	(*Broker)(nil),                             // 76: oncelog.client.v1.Broker
+	(*Listener)(nil),                           // 77: oncelog.client.v1.Listener
+	(*Topic)(nil),                              // 78: oncelog.client.v1.Topic
+	(*Partition)(nil),                          // 79: oncelog.client.v1.Partition
+	(*CreateTopicRequest)(nil),                 // 80: oncelog.client.v1.CreateTopicRequest
+	(*CreateTopicResponse)(nil),                // 81: oncelog.client.v1.CreateTopicResponse
+	(*AlterTopicRequest)(nil),                  // 82: oncelog.client.v1.AlterTopicRequest
+	(*AlterTopicResponse)(nil),                 // 83: oncelog.client.v1.AlterTopicResponse
+	(*DeleteTopicRequest)(nil),                 // 84: oncelog.client.v1.DeleteTopicRequest
+	(*DeleteTopicResponse)(nil),                // 85: oncelog.client.v1.DeleteTopicResponse
+	(*DescribeTopicRequest)(nil),               // 86: oncelog.client.v1.DescribeTopicRequest
+	(*DescribeTopicResponse)(nil),              // 87: oncelog.client.v1.DescribeTopicResponse
+	(*ConfigEntry)(nil),                        // 88: oncelog.client.v1.ConfigEntry
+	(*ListRaftGroupsRequest)(nil),              // 89: oncelog.client.v1.ListRaftGroupsRequest
+	(*ListRaftGroupsResponse)(nil),             // 90: oncelog.client.v1.ListRaftGroupsResponse
+	(*RaftGroup)(nil),                          // 91: oncelog.client.v1.RaftGroup
+	(*SetFeatureLevelRequest)(nil),             // 92: oncelog.client.v1.SetFeatureLevelRequest
+	(*SetFeatureLevelResponse)(nil),            // 93: oncelog.client.v1.SetFeatureLevelResponse
+	(*DescribeBrokerRequest)(nil),              // 94: oncelog.client.v1.DescribeBrokerRequest
+	(*DescribeBrokerResponse)(nil),             // 95: oncelog.client.v1.DescribeBrokerResponse
+	(*Disk)(nil),                               // 96: oncelog.client.v1.Disk
+	(*TransferLeadershipRequest)(nil),          // 97: oncelog.client.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil),         // 98: oncelog.client.v1.TransferLeadershipResponse
+	(*GetChecksumsRequest)(nil),                // 99: oncelog.client.v1.GetChecksumsRequest
+	(*GetChecksumsResponse)(nil),               // 100: oncelog.client.v1.GetChecksumsResponse
+	(*DeleteRecordsRequest)(nil),               // 101: oncelog.client.v1.DeleteRecordsRequest
+	(*DeleteRecordsResponse)(nil),              // 102: oncelog.client.v1.DeleteRecordsResponse
+	(*PartitionAssignment)(nil),                // 103: oncelog.client.v1.PartitionAssignment
+	(*ReassignPartitionsRequest)(nil),          // 104: oncelog.client.v1.ReassignPartitionsRequest
+	(*ReassignPartitionsResponse)(nil),         // 105: oncelog.client.v1.ReassignPartitionsResponse
+	(*CancelReassignmentsRequest)(nil),         // 106: oncelog.client.v1.CancelReassignmentsRequest
+	(*CancelReassignmentsResponse)(nil),        // 107: oncelog.client.v1.CancelReassignmentsResponse
+	(*DrainBrokerRequest)(nil),                 // 108: oncelog.client.v1.DrainBrokerRequest
+	(*DrainBrokerResponse)(nil),                // 109: oncelog.client.v1.DrainBrokerResponse
+	(*UnregisterBrokerRequest)(nil),            // 110: oncelog.client.v1.UnregisterBrokerRequest
+	(*UnregisterBrokerResponse)(nil),           // 111: oncelog.client.v1.UnregisterBrokerResponse
+	(*AuthenticateRequest)(nil),                // 112: oncelog.client.v1.AuthenticateRequest
+	(*AuthenticateResponse)(nil),               // 113: oncelog.client.v1.AuthenticateResponse
+	(*AlterUsersRequest)(nil),                  // 114: oncelog.client.v1.AlterUsersRequest
+	(*UserCredential)(nil),                     // 115: oncelog.client.v1.UserCredential
+	(*AlterUsersResponse)(nil),                 // 116: oncelog.client.v1.AlterUsersResponse
+	(*ListUsersRequest)(nil),                   // 117: oncelog.client.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),                  // 118: oncelog.client.v1.ListUsersResponse
+	(*AclRule)(nil),                            // 119: oncelog.client.v1.AclRule
+	(*CreateAclsRequest)(nil),                  // 120: oncelog.client.v1.CreateAclsRequest
+	(*CreateAclsResponse)(nil),                 // 121: oncelog.client.v1.CreateAclsResponse
+	(*ListAclsRequest)(nil),                    // 122: oncelog.client.v1.ListAclsRequest
+	(*ListAclsResponse)(nil),                   // 123: oncelog.client.v1.ListAclsResponse
+	(*DeleteAclsRequest)(nil),                  // 124: oncelog.client.v1.DeleteAclsRequest
+	(*DeleteAclsResponse)(nil),                 // 125: oncelog.client.v1.DeleteAclsResponse
+	nil,                                        // 126: oncelog.client.v1.Error.MetadataEntry
+	nil,                                        // 127: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	nil,                                        // 128: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
 }
 var file_client_v1_client_proto_depIdxs = []int32{
 	0,   // 0: oncelog.client.v1.ProduceRequest.acks:type_name -> oncelog.client.v1.Acks
-	8,   // 1: oncelog.client.v1.ProduceRequest.records:type_name -> oncelog.client.v1.Records
-	9,   // 2: oncelog.client.v1.Records.records:type_name -> oncelog.client.v1.Record
-	10,  // 3: oncelog.client.v1.Record.headers:type_name -> oncelog.client.v1.Header
-	12,  // 4: oncelog.client.v1.ProduceResponse.error:type_name -> oncelog.client.v1.Error
+	13,  // 1: oncelog.client.v1.ProduceRequest.records:type_name -> oncelog.client.v1.Records
+	14,  // 2: oncelog.client.v1.Records.records:type_name -> oncelog.client.v1.Record
+	15,  // 3: oncelog.client.v1.Record.headers:type_name -> oncelog.client.v1.Header
+	17,  // 4: oncelog.client.v1.ProduceResponse.error:type_name -> oncelog.client.v1.Error
 	1,   // 5: oncelog.client.v1.Error.outcome:type_name -> oncelog.client.v1.Outcome
-	13,  // 6: oncelog.client.v1.Error.leader:type_name -> oncelog.client.v1.Leader
-	107, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
-	37,  // 8: oncelog.client.v1.Error.event:type_name -> oncelog.client.v1.TransactionEvent
-	15,  // 9: oncelog.client.v1.FetchRequest.partitions:type_name -> oncelog.client.v1.FetchPartition
+	18,  // 6: oncelog.client.v1.Error.leader:type_name -> oncelog.client.v1.Leader
+	126, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
+	42,  // 8: oncelog.client.v1.Error.event:type_name -> oncelog.client.v1.TransactionEvent
+	20,  // 9: oncelog.client.v1.FetchRequest.partitions:type_name -> oncelog.client.v1.FetchPartition
 	2,   // 10: oncelog.client.v1.FetchRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
-	17,  // 11: oncelog.client.v1.FetchResponse.partitions:type_name -> oncelog.client.v1.FetchedPartition
-	12,  // 12: oncelog.client.v1.FetchedPartition.error:type_name -> oncelog.client.v1.Error
-	18,  // 13: oncelog.client.v1.FetchedPartition.aborted:type_name -> oncelog.client.v1.AbortedTransaction
-	9,   // 14: oncelog.client.v1.FetchedPartition.records:type_name -> oncelog.client.v1.Record
-	20,  // 15: oncelog.client.v1.ListOffsetsRequest.partitions:type_name -> oncelog.client.v1.ListOffsetsPartition
+	22,  // 11: oncelog.client.v1.FetchResponse.partitions:type_name -> oncelog.client.v1.FetchedPartition
+	17,  // 12: oncelog.client.v1.FetchedPartition.error:type_name -> oncelog.client.v1.Error
+	23,  // 13: oncelog.client.v1.FetchedPartition.aborted:type_name -> oncelog.client.v1.AbortedTransaction
+	14,  // 14: oncelog.client.v1.FetchedPartition.records:type_name -> oncelog.client.v1.Record
+	25,  // 15: oncelog.client.v1.ListOffsetsRequest.partitions:type_name -> oncelog.client.v1.ListOffsetsPartition
 	2,   // 16: oncelog.client.v1.ListOffsetsRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
-	22,  // 17: oncelog.client.v1.ListOffsetsResponse.partitions:type_name -> oncelog.client.v1.ListedOffset
-	12,  // 18: oncelog.client.v1.ListedOffset.error:type_name -> oncelog.client.v1.Error
+	27,  // 17: oncelog.client.v1.ListOffsetsResponse.partitions:type_name -> oncelog.client.v1.ListedOffset
+	17,  // 18: oncelog.client.v1.ListedOffset.error:type_name -> oncelog.client.v1.Error
 	3,   // 19: oncelog.client.v1.FindCoordinatorRequest.type:type_name -> oncelog.client.v1.CoordinatorType
 	4,   // 20: oncelog.client.v1.ListTransactionsRequest.states:type_name -> oncelog.client.v1.TransactionState
-	35,  // 21: oncelog.client.v1.ListTransactionsResponse.transactions:type_name -> oncelog.client.v1.Transaction
-	35,  // 22: oncelog.client.v1.DescribeTransactionResponse.transaction:type_name -> oncelog.client.v1.Transaction
+	40,  // 21: oncelog.client.v1.ListTransactionsResponse.transactions:type_name -> oncelog.client.v1.Transaction
+	40,  // 22: oncelog.client.v1.DescribeTransactionResponse.transaction:type_name -> oncelog.client.v1.Transaction
 	4,   // 23: oncelog.client.v1.Transaction.state:type_name -> oncelog.client.v1.TransactionState
-	36,  // 24: oncelog.client.v1.Transaction.topics:type_name -> oncelog.client.v1.TransactionTopic
-	37,  // 25: oncelog.client.v1.Transaction.history:type_name -> oncelog.client.v1.TransactionEvent
+	41,  // 24: oncelog.client.v1.Transaction.topics:type_name -> oncelog.client.v1.TransactionTopic
+	42,  // 25: oncelog.client.v1.Transaction.history:type_name -> oncelog.client.v1.TransactionEvent
 	5,   // 26: oncelog.client.v1.TransactionEvent.kind:type_name -> oncelog.client.v1.TransactionEventKind
-	39,  // 27: oncelog.client.v1.JoinGroupRequest.subscription:type_name -> oncelog.client.v1.Subscription
-	40,  // 28: oncelog.client.v1.JoinGroupRequest.owned:type_name -> oncelog.client.v1.Owned
-	41,  // 29: oncelog.client.v1.Owned.topics:type_name -> oncelog.client.v1.AssignedTopic
-	41,  // 30: oncelog.client.v1.JoinGroupResponse.topics:type_name -> oncelog.client.v1.AssignedTopic
-	43,  // 31: oncelog.client.v1.CommitOffsetsRequest.committer:type_name -> oncelog.client.v1.Committer
-	44,  // 32: oncelog.client.v1.CommitOffsetsRequest.offsets:type_name -> oncelog.client.v1.OffsetToCommit
-	47,  // 33: oncelog.client.v1.CommitOffsetsResponse.refused:type_name -> oncelog.client.v1.RefusedOffset
-	12,  // 34: oncelog.client.v1.RefusedOffset.error:type_name -> oncelog.client.v1.Error
-	43,  // 35: oncelog.client.v1.CommitOffsetsInTransactionRequest.committer:type_name -> oncelog.client.v1.Committer
-	44,  // 36: oncelog.client.v1.CommitOffsetsInTransactionRequest.offsets:type_name -> oncelog.client.v1.OffsetToCommit
-	47,  // 37: oncelog.client.v1.CommitOffsetsInTransactionResponse.refused:type_name -> oncelog.client.v1.RefusedOffset
-	43,  // 38: oncelog.client.v1.FetchOffsetsRequest.committer:type_name -> oncelog.client.v1.Committer
-	51,  // 39: oncelog.client.v1.FetchOffsetsRequest.topics:type_name -> oncelog.client.v1.TopicPartitions
-	53,  // 40: oncelog.client.v1.FetchOffsetsResponse.offsets:type_name -> oncelog.client.v1.CommittedOffset
+	44,  // 27: oncelog.client.v1.JoinGroupRequest.subscription:type_name -> oncelog.client.v1.Subscription
+	45,  // 28: oncelog.client.v1.JoinGroupRequest.owned:type_name -> oncelog.client.v1.Owned
+	46,  // 29: oncelog.client.v1.Owned.topics:type_name -> oncelog.client.v1.AssignedTopic
+	46,  // 30: oncelog.client.v1.JoinGroupResponse.topics:type_name -> oncelog.client.v1.AssignedTopic
+	48,  // 31: oncelog.client.v1.CommitOffsetsRequest.committer:type_name -> oncelog.client.v1.Committer
+	49,  // 32: oncelog.client.v1.CommitOffsetsRequest.offsets:type_name -> oncelog.client.v1.OffsetToCommit
+	52,  // 33: oncelog.client.v1.CommitOffsetsResponse.refused:type_name -> oncelog.client.v1.RefusedOffset
+	17,  // 34: oncelog.client.v1.RefusedOffset.error:type_name -> oncelog.client.v1.Error
+	48,  // 35: oncelog.client.v1.CommitOffsetsInTransactionRequest.committer:type_name -> oncelog.client.v1.Committer
+	49,  // 36: oncelog.client.v1.CommitOffsetsInTransactionRequest.offsets:type_name -> oncelog.client.v1.OffsetToCommit
+	52,  // 37: oncelog.client.v1.CommitOffsetsInTransactionResponse.refused:type_name -> oncelog.client.v1.RefusedOffset
+	48,  // 38: oncelog.client.v1.FetchOffsetsRequest.committer:type_name -> oncelog.client.v1.Committer
+	56,  // 39: oncelog.client.v1.FetchOffsetsRequest.topics:type_name -> oncelog.client.v1.TopicPartitions
+	58,  // 40: oncelog.client.v1.FetchOffsetsResponse.offsets:type_name -> oncelog.client.v1.CommittedOffset
 	6,   // 41: oncelog.client.v1.ListGroupsRequest.states:type_name -> oncelog.client.v1.GroupState
-	58,  // 42: oncelog.client.v1.ListGroupsResponse.groups:type_name -> oncelog.client.v1.Group
-	58,  // 43: oncelog.client.v1.DescribeGroupResponse.group:type_name -> oncelog.client.v1.Group
+	63,  // 42: oncelog.client.v1.ListGroupsResponse.groups:type_name -> oncelog.client.v1.Group
+	63,  // 43: oncelog.client.v1.DescribeGroupResponse.group:type_name -> oncelog.client.v1.Group
 	6,   // 44: oncelog.client.v1.Group.state:type_name -> oncelog.client.v1.GroupState
-	60,  // 45: oncelog.client.v1.Group.members:type_name -> oncelog.client.v1.GroupMember
-	59,  // 46: oncelog.client.v1.Group.pending:type_name -> oncelog.client.v1.PendingOffsets
-	36,  // 47: oncelog.client.v1.PendingOffsets.topics:type_name -> oncelog.client.v1.TransactionTopic
-	39,  // 48: oncelog.client.v1.GroupMember.subscription:type_name -> oncelog.client.v1.Subscription
-	41,  // 49: oncelog.client.v1.GroupMember.assigned:type_name -> oncelog.client.v1.AssignedTopic
-	41,  // 50: oncelog.client.v1.GroupMember.target:type_name -> oncelog.client.v1.AssignedTopic
-	51,  // 51: oncelog.client.v1.DeleteOffsetsRequest.topics:type_name -> oncelog.client.v1.TopicPartitions
-	67,  // 52: oncelog.client.v1.DescribeProducersResponse.producers:type_name -> oncelog.client.v1.ProducerState
-	68,  // 53: oncelog.client.v1.ProducerState.batches:type_name -> oncelog.client.v1.ProducerBatch
-	37,  // 54: oncelog.client.v1.ProducerState.first_refused:type_name -> oncelog.client.v1.TransactionEvent
-	71,  // 55: oncelog.client.v1.GetMetadataResponse.brokers:type_name -> oncelog.client.v1.Broker
-	73,  // 56: oncelog.client.v1.GetMetadataResponse.topics:type_name -> oncelog.client.v1.Topic
-	72,  // 57: oncelog.client.v1.Broker.listeners:type_name -> oncelog.client.v1.Listener
-	12,  // 58: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
-	74,  // 59: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
-	108, // 60: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
-	73,  // 61: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	109, // 62: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
-	73,  // 63: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	73,  // 64: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	83,  // 65: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
-	86,  // 66: oncelog.client.v1.ListRaftGroupsResponse.groups:type_name -> oncelog.client.v1.RaftGroup
-	91,  // 67: oncelog.client.v1.DescribeBrokerResponse.disk:type_name -> oncelog.client.v1.Disk
-	98,  // 68: oncelog.client.v1.ReassignPartitionsRequest.partitions:type_name -> oncelog.client.v1.PartitionAssignment
-	73,  // 69: oncelog.client.v1.ReassignPartitionsResponse.topic:type_name -> oncelog.client.v1.Topic
-	73,  // 70: oncelog.client.v1.CancelReassignmentsResponse.topic:type_name -> oncelog.client.v1.Topic
-	7,   // 71: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
-	14,  // 72: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
-	19,  // 73: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
-	23,  // 74: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
-	65,  // 75: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
-	25,  // 76: oncelog.client.v1.TransactionService.FindCoordinator:input_type -> oncelog.client.v1.FindCoordinatorRequest
-	27,  // 77: oncelog.client.v1.TransactionService.EndTransaction:input_type -> oncelog.client.v1.EndTransactionRequest
-	29,  // 78: oncelog.client.v1.TransactionService.ListTransactions:input_type -> oncelog.client.v1.ListTransactionsRequest
-	31,  // 79: oncelog.client.v1.TransactionService.DescribeTransaction:input_type -> oncelog.client.v1.DescribeTransactionRequest
-	33,  // 80: oncelog.client.v1.TransactionService.AbortTransaction:input_type -> oncelog.client.v1.AbortTransactionRequest
-	38,  // 81: oncelog.client.v1.GroupService.JoinGroup:input_type -> oncelog.client.v1.JoinGroupRequest
-	45,  // 82: oncelog.client.v1.GroupService.CommitOffsets:input_type -> oncelog.client.v1.CommitOffsetsRequest
-	48,  // 83: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:input_type -> oncelog.client.v1.CommitOffsetsInTransactionRequest
-	50,  // 84: oncelog.client.v1.GroupService.FetchOffsets:input_type -> oncelog.client.v1.FetchOffsetsRequest
-	54,  // 85: oncelog.client.v1.GroupService.ListGroups:input_type -> oncelog.client.v1.ListGroupsRequest
-	56,  // 86: oncelog.client.v1.GroupService.DescribeGroup:input_type -> oncelog.client.v1.DescribeGroupRequest
-	61,  // 87: oncelog.client.v1.GroupService.DeleteGroup:input_type -> oncelog.client.v1.DeleteGroupRequest
-	63,  // 88: oncelog.client.v1.GroupService.DeleteOffsets:input_type -> oncelog.client.v1.DeleteOffsetsRequest
-	69,  // 89: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
-	75,  // 90: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
-	77,  // 91: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
-	79,  // 92: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
-	81,  // 93: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
-	84,  // 94: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
-	89,  // 95: oncelog.client.v1.AdminService.DescribeBroker:input_type -> oncelog.client.v1.DescribeBrokerRequest
-	92,  // 96: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
-	94,  // 97: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
-	96,  // 98: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
-	99,  // 99: oncelog.client.v1.AdminService.ReassignPartitions:input_type -> oncelog.client.v1.ReassignPartitionsRequest
-	101, // 100: oncelog.client.v1.AdminService.CancelReassignments:input_type -> oncelog.client.v1.CancelReassignmentsRequest
-	103, // 101: oncelog.client.v1.AdminService.DrainBroker:input_type -> oncelog.client.v1.DrainBrokerRequest
-	105, // 102: oncelog.client.v1.AdminService.UnregisterBroker:input_type -> oncelog.client.v1.UnregisterBrokerRequest
-	87,  // 103: oncelog.client.v1.AdminService.SetFeatureLevel:input_type -> oncelog.client.v1.SetFeatureLevelRequest
-	11,  // 104: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
-	16,  // 105: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
-	21,  // 106: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
-	24,  // 107: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
-	66,  // 108: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
-	26,  // 109: oncelog.client.v1.TransactionService.FindCoordinator:output_type -> oncelog.client.v1.FindCoordinatorResponse
-	28,  // 110: oncelog.client.v1.TransactionService.EndTransaction:output_type -> oncelog.client.v1.EndTransactionResponse
-	30,  // 111: oncelog.client.v1.TransactionService.ListTransactions:output_type -> oncelog.client.v1.ListTransactionsResponse
-	32,  // 112: oncelog.client.v1.TransactionService.DescribeTransaction:output_type -> oncelog.client.v1.DescribeTransactionResponse
-	34,  // 113: oncelog.client.v1.TransactionService.AbortTransaction:output_type -> oncelog.client.v1.AbortTransactionResponse
-	42,  // 114: oncelog.client.v1.GroupService.JoinGroup:output_type -> oncelog.client.v1.JoinGroupResponse
-	46,  // 115: oncelog.client.v1.GroupService.CommitOffsets:output_type -> oncelog.client.v1.CommitOffsetsResponse
-	49,  // 116: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:output_type -> oncelog.client.v1.CommitOffsetsInTransactionResponse
-	52,  // 117: oncelog.client.v1.GroupService.FetchOffsets:output_type -> oncelog.client.v1.FetchOffsetsResponse
-	55,  // 118: oncelog.client.v1.GroupService.ListGroups:output_type -> oncelog.client.v1.ListGroupsResponse
-	57,  // 119: oncelog.client.v1.GroupService.DescribeGroup:output_type -> oncelog.client.v1.DescribeGroupResponse
-	62,  // 120: oncelog.client.v1.GroupService.DeleteGroup:output_type -> oncelog.client.v1.DeleteGroupResponse
-	64,  // 121: oncelog.client.v1.GroupService.DeleteOffsets:output_type -> oncelog.client.v1.DeleteOffsetsResponse
-	70,  // 122: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
-	76,  // 123: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
-	78,  // 124: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
-	80,  // 125: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
-	82,  // 126: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
-	85,  // 127: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
-	90,  // 128: oncelog.client.v1.AdminService.DescribeBroker:output_type -> oncelog.client.v1.DescribeBrokerResponse
-	93,  // 129: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
-	95,  // 130: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
-	97,  // 131: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
-	100, // 132: oncelog.client.v1.AdminService.ReassignPartitions:output_type -> oncelog.client.v1.ReassignPartitionsResponse
-	102, // 133: oncelog.client.v1.AdminService.CancelReassignments:output_type -> oncelog.client.v1.CancelReassignmentsResponse
-	104, // 134: oncelog.client.v1.AdminService.DrainBroker:output_type -> oncelog.client.v1.DrainBrokerResponse
-	106, // 135: oncelog.client.v1.AdminService.UnregisterBroker:output_type -> oncelog.client.v1.UnregisterBrokerResponse
-	88,  // 136: oncelog.client.v1.AdminService.SetFeatureLevel:output_type -> oncelog.client.v1.SetFeatureLevelResponse
-	104, // [104:137] is the sub-list for method output_type
-	71,  // [71:104] is the sub-list for method input_type
-	71,  // [71:71] is the sub-list for extension type_name
-	71,  // [71:71] is the sub-list for extension extendee
-	0,   // [0:71] is the sub-list for field type_name
+	65,  // 45: oncelog.client.v1.Group.members:type_name -> oncelog.client.v1.GroupMember
+	64,  // 46: oncelog.client.v1.Group.pending:type_name -> oncelog.client.v1.PendingOffsets
+	41,  // 47: oncelog.client.v1.PendingOffsets.topics:type_name -> oncelog.client.v1.TransactionTopic
+	44,  // 48: oncelog.client.v1.GroupMember.subscription:type_name -> oncelog.client.v1.Subscription
+	46,  // 49: oncelog.client.v1.GroupMember.assigned:type_name -> oncelog.client.v1.AssignedTopic
+	46,  // 50: oncelog.client.v1.GroupMember.target:type_name -> oncelog.client.v1.AssignedTopic
+	56,  // 51: oncelog.client.v1.DeleteOffsetsRequest.topics:type_name -> oncelog.client.v1.TopicPartitions
+	72,  // 52: oncelog.client.v1.DescribeProducersResponse.producers:type_name -> oncelog.client.v1.ProducerState
+	73,  // 53: oncelog.client.v1.ProducerState.batches:type_name -> oncelog.client.v1.ProducerBatch
+	42,  // 54: oncelog.client.v1.ProducerState.first_refused:type_name -> oncelog.client.v1.TransactionEvent
+	76,  // 55: oncelog.client.v1.GetMetadataResponse.brokers:type_name -> oncelog.client.v1.Broker
+	78,  // 56: oncelog.client.v1.GetMetadataResponse.topics:type_name -> oncelog.client.v1.Topic
+	77,  // 57: oncelog.client.v1.Broker.listeners:type_name -> oncelog.client.v1.Listener
+	17,  // 58: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
+	79,  // 59: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
+	127, // 60: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	78,  // 61: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	128, // 62: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	78,  // 63: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	78,  // 64: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
+	88,  // 65: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
+	91,  // 66: oncelog.client.v1.ListRaftGroupsResponse.groups:type_name -> oncelog.client.v1.RaftGroup
+	96,  // 67: oncelog.client.v1.DescribeBrokerResponse.disk:type_name -> oncelog.client.v1.Disk
+	103, // 68: oncelog.client.v1.ReassignPartitionsRequest.partitions:type_name -> oncelog.client.v1.PartitionAssignment
+	78,  // 69: oncelog.client.v1.ReassignPartitionsResponse.topic:type_name -> oncelog.client.v1.Topic
+	78,  // 70: oncelog.client.v1.CancelReassignmentsResponse.topic:type_name -> oncelog.client.v1.Topic
+	115, // 71: oncelog.client.v1.AlterUsersRequest.set:type_name -> oncelog.client.v1.UserCredential
+	115, // 72: oncelog.client.v1.AlterUsersRequest.delete:type_name -> oncelog.client.v1.UserCredential
+	7,   // 73: oncelog.client.v1.UserCredential.mechanism:type_name -> oncelog.client.v1.ScramMechanism
+	115, // 74: oncelog.client.v1.ListUsersResponse.credentials:type_name -> oncelog.client.v1.UserCredential
+	8,   // 75: oncelog.client.v1.AclRule.resource_type:type_name -> oncelog.client.v1.AclResourceType
+	9,   // 76: oncelog.client.v1.AclRule.pattern:type_name -> oncelog.client.v1.AclPattern
+	10,  // 77: oncelog.client.v1.AclRule.operation:type_name -> oncelog.client.v1.AclOperation
+	11,  // 78: oncelog.client.v1.AclRule.permission:type_name -> oncelog.client.v1.AclPermission
+	119, // 79: oncelog.client.v1.CreateAclsRequest.rules:type_name -> oncelog.client.v1.AclRule
+	119, // 80: oncelog.client.v1.ListAclsRequest.filter:type_name -> oncelog.client.v1.AclRule
+	119, // 81: oncelog.client.v1.ListAclsResponse.rules:type_name -> oncelog.client.v1.AclRule
+	119, // 82: oncelog.client.v1.DeleteAclsRequest.filters:type_name -> oncelog.client.v1.AclRule
+	119, // 83: oncelog.client.v1.DeleteAclsResponse.removed:type_name -> oncelog.client.v1.AclRule
+	12,  // 84: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
+	19,  // 85: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
+	24,  // 86: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
+	28,  // 87: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
+	70,  // 88: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
+	30,  // 89: oncelog.client.v1.TransactionService.FindCoordinator:input_type -> oncelog.client.v1.FindCoordinatorRequest
+	32,  // 90: oncelog.client.v1.TransactionService.EndTransaction:input_type -> oncelog.client.v1.EndTransactionRequest
+	34,  // 91: oncelog.client.v1.TransactionService.ListTransactions:input_type -> oncelog.client.v1.ListTransactionsRequest
+	36,  // 92: oncelog.client.v1.TransactionService.DescribeTransaction:input_type -> oncelog.client.v1.DescribeTransactionRequest
+	38,  // 93: oncelog.client.v1.TransactionService.AbortTransaction:input_type -> oncelog.client.v1.AbortTransactionRequest
+	43,  // 94: oncelog.client.v1.GroupService.JoinGroup:input_type -> oncelog.client.v1.JoinGroupRequest
+	50,  // 95: oncelog.client.v1.GroupService.CommitOffsets:input_type -> oncelog.client.v1.CommitOffsetsRequest
+	53,  // 96: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:input_type -> oncelog.client.v1.CommitOffsetsInTransactionRequest
+	55,  // 97: oncelog.client.v1.GroupService.FetchOffsets:input_type -> oncelog.client.v1.FetchOffsetsRequest
+	59,  // 98: oncelog.client.v1.GroupService.ListGroups:input_type -> oncelog.client.v1.ListGroupsRequest
+	61,  // 99: oncelog.client.v1.GroupService.DescribeGroup:input_type -> oncelog.client.v1.DescribeGroupRequest
+	66,  // 100: oncelog.client.v1.GroupService.DeleteGroup:input_type -> oncelog.client.v1.DeleteGroupRequest
+	68,  // 101: oncelog.client.v1.GroupService.DeleteOffsets:input_type -> oncelog.client.v1.DeleteOffsetsRequest
+	112, // 102: oncelog.client.v1.AuthService.Authenticate:input_type -> oncelog.client.v1.AuthenticateRequest
+	74,  // 103: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
+	80,  // 104: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
+	82,  // 105: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
+	84,  // 106: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
+	86,  // 107: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
+	89,  // 108: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
+	94,  // 109: oncelog.client.v1.AdminService.DescribeBroker:input_type -> oncelog.client.v1.DescribeBrokerRequest
+	97,  // 110: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
+	99,  // 111: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
+	101, // 112: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
+	104, // 113: oncelog.client.v1.AdminService.ReassignPartitions:input_type -> oncelog.client.v1.ReassignPartitionsRequest
+	106, // 114: oncelog.client.v1.AdminService.CancelReassignments:input_type -> oncelog.client.v1.CancelReassignmentsRequest
+	108, // 115: oncelog.client.v1.AdminService.DrainBroker:input_type -> oncelog.client.v1.DrainBrokerRequest
+	110, // 116: oncelog.client.v1.AdminService.UnregisterBroker:input_type -> oncelog.client.v1.UnregisterBrokerRequest
+	92,  // 117: oncelog.client.v1.AdminService.SetFeatureLevel:input_type -> oncelog.client.v1.SetFeatureLevelRequest
+	114, // 118: oncelog.client.v1.AdminService.AlterUsers:input_type -> oncelog.client.v1.AlterUsersRequest
+	117, // 119: oncelog.client.v1.AdminService.ListUsers:input_type -> oncelog.client.v1.ListUsersRequest
+	120, // 120: oncelog.client.v1.AdminService.CreateAcls:input_type -> oncelog.client.v1.CreateAclsRequest
+	122, // 121: oncelog.client.v1.AdminService.ListAcls:input_type -> oncelog.client.v1.ListAclsRequest
+	124, // 122: oncelog.client.v1.AdminService.DeleteAcls:input_type -> oncelog.client.v1.DeleteAclsRequest
+	16,  // 123: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
+	21,  // 124: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
+	26,  // 125: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
+	29,  // 126: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
+	71,  // 127: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
+	31,  // 128: oncelog.client.v1.TransactionService.FindCoordinator:output_type -> oncelog.client.v1.FindCoordinatorResponse
+	33,  // 129: oncelog.client.v1.TransactionService.EndTransaction:output_type -> oncelog.client.v1.EndTransactionResponse
+	35,  // 130: oncelog.client.v1.TransactionService.ListTransactions:output_type -> oncelog.client.v1.ListTransactionsResponse
+	37,  // 131: oncelog.client.v1.TransactionService.DescribeTransaction:output_type -> oncelog.client.v1.DescribeTransactionResponse
+	39,  // 132: oncelog.client.v1.TransactionService.AbortTransaction:output_type -> oncelog.client.v1.AbortTransactionResponse
+	47,  // 133: oncelog.client.v1.GroupService.JoinGroup:output_type -> oncelog.client.v1.JoinGroupResponse
+	51,  // 134: oncelog.client.v1.GroupService.CommitOffsets:output_type -> oncelog.client.v1.CommitOffsetsResponse
+	54,  // 135: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:output_type -> oncelog.client.v1.CommitOffsetsInTransactionResponse
+	57,  // 136: oncelog.client.v1.GroupService.FetchOffsets:output_type -> oncelog.client.v1.FetchOffsetsResponse
+	60,  // 137: oncelog.client.v1.GroupService.ListGroups:output_type -> oncelog.client.v1.ListGroupsResponse
+	62,  // 138: oncelog.client.v1.GroupService.DescribeGroup:output_type -> oncelog.client.v1.DescribeGroupResponse
+	67,  // 139: oncelog.client.v1.GroupService.DeleteGroup:output_type -> oncelog.client.v1.DeleteGroupResponse
+	69,  // 140: oncelog.client.v1.GroupService.DeleteOffsets:output_type -> oncelog.client.v1.DeleteOffsetsResponse
+	113, // 141: oncelog.client.v1.AuthService.Authenticate:output_type -> oncelog.client.v1.AuthenticateResponse
+	75,  // 142: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
+	81,  // 143: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
+	83,  // 144: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
+	85,  // 145: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
+	87,  // 146: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
+	90,  // 147: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
+	95,  // 148: oncelog.client.v1.AdminService.DescribeBroker:output_type -> oncelog.client.v1.DescribeBrokerResponse
+	98,  // 149: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
+	100, // 150: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
+	102, // 151: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
+	105, // 152: oncelog.client.v1.AdminService.ReassignPartitions:output_type -> oncelog.client.v1.ReassignPartitionsResponse
+	107, // 153: oncelog.client.v1.AdminService.CancelReassignments:output_type -> oncelog.client.v1.CancelReassignmentsResponse
+	109, // 154: oncelog.client.v1.AdminService.DrainBroker:output_type -> oncelog.client.v1.DrainBrokerResponse
+	111, // 155: oncelog.client.v1.AdminService.UnregisterBroker:output_type -> oncelog.client.v1.UnregisterBrokerResponse
+	93,  // 156: oncelog.client.v1.AdminService.SetFeatureLevel:output_type -> oncelog.client.v1.SetFeatureLevelResponse
+	116, // 157: oncelog.client.v1.AdminService.AlterUsers:output_type -> oncelog.client.v1.AlterUsersResponse
+	118, // 158: oncelog.client.v1.AdminService.ListUsers:output_type -> oncelog.client.v1.ListUsersResponse
+	121, // 159: oncelog.client.v1.AdminService.CreateAcls:output_type -> oncelog.client.v1.CreateAclsResponse
+	123, // 160: oncelog.client.v1.AdminService.ListAcls:output_type -> oncelog.client.v1.ListAclsResponse
+	125, // 161: oncelog.client.v1.AdminService.DeleteAcls:output_type -> oncelog.client.v1.DeleteAclsResponse
+	123, // [123:162] is the sub-list for method output_type
+	84,  // [84:123] is the sub-list for method input_type
+	84,  // [84:84] is the sub-list for extension type_name
+	84,  // [84:84] is the sub-list for extension extendee
+	0,   // [0:84] is the sub-list for field type_name
 }
 
 func init() { file_client_v1_client_proto_init() }
@@ -7932,10 +9119,10 @@ func file_client_v1_client_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_client_v1_client_proto_rawDesc), len(file_client_v1_client_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   103,
+			NumEnums:      12,
+			NumMessages:   117,
 			NumExtensions: 0,
-			NumServices:   4,
+			NumServices:   5,
 		},
 		GoTypes:           file_client_v1_client_proto_goTypes,
 		DependencyIndexes: file_client_v1_client_proto_depIdxs,

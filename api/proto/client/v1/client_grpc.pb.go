@@ -961,6 +961,116 @@ var GroupService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	AuthService_Authenticate_FullMethodName = "/oncelog.client.v1.AuthService/Authenticate"
+)
+
+// AuthServiceClient is the client API for AuthService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// AdminService describes and changes topics and the cluster.
+// AuthService tells the broker who a client is. It and the health service are all that answers before that, on a
+// listener that demands it.
+type AuthServiceClient interface {
+	// Authenticate runs one SASL exchange, message by message, and ends with a token. Sent as "authorization: Bearer TOKEN" with
+	// every call to this broker, it stands for the user until its lifetime ends, the broker restarts, or the user's password
+	// changes; calls then fail with UNAUTHENTICATED and a new exchange is due. Other brokers do not know it.
+	Authenticate(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AuthenticateRequest, AuthenticateResponse], error)
+}
+
+type authServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewAuthServiceClient(cc grpc.ClientConnInterface) AuthServiceClient {
+	return &authServiceClient{cc}
+}
+
+func (c *authServiceClient) Authenticate(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AuthenticateRequest, AuthenticateResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AuthService_ServiceDesc.Streams[0], AuthService_Authenticate_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AuthenticateRequest, AuthenticateResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AuthService_AuthenticateClient = grpc.BidiStreamingClient[AuthenticateRequest, AuthenticateResponse]
+
+// AuthServiceServer is the server API for AuthService service.
+// All implementations must embed UnimplementedAuthServiceServer
+// for forward compatibility.
+//
+// AdminService describes and changes topics and the cluster.
+// AuthService tells the broker who a client is. It and the health service are all that answers before that, on a
+// listener that demands it.
+type AuthServiceServer interface {
+	// Authenticate runs one SASL exchange, message by message, and ends with a token. Sent as "authorization: Bearer TOKEN" with
+	// every call to this broker, it stands for the user until its lifetime ends, the broker restarts, or the user's password
+	// changes; calls then fail with UNAUTHENTICATED and a new exchange is due. Other brokers do not know it.
+	Authenticate(grpc.BidiStreamingServer[AuthenticateRequest, AuthenticateResponse]) error
+	mustEmbedUnimplementedAuthServiceServer()
+}
+
+// UnimplementedAuthServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedAuthServiceServer struct{}
+
+func (UnimplementedAuthServiceServer) Authenticate(grpc.BidiStreamingServer[AuthenticateRequest, AuthenticateResponse]) error {
+	return status.Error(codes.Unimplemented, "method Authenticate not implemented")
+}
+func (UnimplementedAuthServiceServer) mustEmbedUnimplementedAuthServiceServer() {}
+func (UnimplementedAuthServiceServer) testEmbeddedByValue()                     {}
+
+// UnsafeAuthServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to AuthServiceServer will
+// result in compilation errors.
+type UnsafeAuthServiceServer interface {
+	mustEmbedUnimplementedAuthServiceServer()
+}
+
+func RegisterAuthServiceServer(s grpc.ServiceRegistrar, srv AuthServiceServer) {
+	// If the following call panics, it indicates UnimplementedAuthServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&AuthService_ServiceDesc, srv)
+}
+
+func _AuthService_Authenticate_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(AuthServiceServer).Authenticate(&grpc.GenericServerStream[AuthenticateRequest, AuthenticateResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AuthService_AuthenticateServer = grpc.BidiStreamingServer[AuthenticateRequest, AuthenticateResponse]
+
+// AuthService_ServiceDesc is the grpc.ServiceDesc for AuthService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var AuthService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "oncelog.client.v1.AuthService",
+	HandlerType: (*AuthServiceServer)(nil),
+	Methods:     []grpc.MethodDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Authenticate",
+			Handler:       _AuthService_Authenticate_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
+	Metadata: "client/v1/client.proto",
+}
+
+const (
 	AdminService_GetMetadata_FullMethodName         = "/oncelog.client.v1.AdminService/GetMetadata"
 	AdminService_CreateTopic_FullMethodName         = "/oncelog.client.v1.AdminService/CreateTopic"
 	AdminService_AlterTopic_FullMethodName          = "/oncelog.client.v1.AdminService/AlterTopic"
@@ -976,13 +1086,16 @@ const (
 	AdminService_DrainBroker_FullMethodName         = "/oncelog.client.v1.AdminService/DrainBroker"
 	AdminService_UnregisterBroker_FullMethodName    = "/oncelog.client.v1.AdminService/UnregisterBroker"
 	AdminService_SetFeatureLevel_FullMethodName     = "/oncelog.client.v1.AdminService/SetFeatureLevel"
+	AdminService_AlterUsers_FullMethodName          = "/oncelog.client.v1.AdminService/AlterUsers"
+	AdminService_ListUsers_FullMethodName           = "/oncelog.client.v1.AdminService/ListUsers"
+	AdminService_CreateAcls_FullMethodName          = "/oncelog.client.v1.AdminService/CreateAcls"
+	AdminService_ListAcls_FullMethodName            = "/oncelog.client.v1.AdminService/ListAcls"
+	AdminService_DeleteAcls_FullMethodName          = "/oncelog.client.v1.AdminService/DeleteAcls"
 )
 
 // AdminServiceClient is the client API for AdminService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
-//
-// AdminService describes and changes topics and the cluster.
 type AdminServiceClient interface {
 	// GetMetadata tells which brokers, topics, partitions and leaders there are.
 	GetMetadata(ctx context.Context, in *GetMetadataRequest, opts ...grpc.CallOption) (*GetMetadataResponse, error)
@@ -1015,6 +1128,14 @@ type AdminServiceClient interface {
 	// SetFeatureLevel lets the cluster use what all its brokers know. It cannot be lowered, and older brokers
 	// are refused from then on.
 	SetFeatureLevel(ctx context.Context, in *SetFeatureLevelRequest, opts ...grpc.CallOption) (*SetFeatureLevelResponse, error)
+	// AlterUsers sets and deletes credentials, all or nothing. Neither passwords nor what could replace one are sent.
+	AlterUsers(ctx context.Context, in *AlterUsersRequest, opts ...grpc.CallOption) (*AlterUsersResponse, error)
+	ListUsers(ctx context.Context, in *ListUsersRequest, opts ...grpc.CallOption) (*ListUsersResponse, error)
+	// CreateAcls adds rules, all or nothing; those that exist are passed over.
+	CreateAcls(ctx context.Context, in *CreateAclsRequest, opts ...grpc.CallOption) (*CreateAclsResponse, error)
+	ListAcls(ctx context.Context, in *ListAclsRequest, opts ...grpc.CallOption) (*ListAclsResponse, error)
+	// DeleteAcls removes the rules that any of the filters finds, and gives them.
+	DeleteAcls(ctx context.Context, in *DeleteAclsRequest, opts ...grpc.CallOption) (*DeleteAclsResponse, error)
 }
 
 type adminServiceClient struct {
@@ -1175,11 +1296,59 @@ func (c *adminServiceClient) SetFeatureLevel(ctx context.Context, in *SetFeature
 	return out, nil
 }
 
+func (c *adminServiceClient) AlterUsers(ctx context.Context, in *AlterUsersRequest, opts ...grpc.CallOption) (*AlterUsersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AlterUsersResponse)
+	err := c.cc.Invoke(ctx, AdminService_AlterUsers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListUsers(ctx context.Context, in *ListUsersRequest, opts ...grpc.CallOption) (*ListUsersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListUsersResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListUsers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) CreateAcls(ctx context.Context, in *CreateAclsRequest, opts ...grpc.CallOption) (*CreateAclsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateAclsResponse)
+	err := c.cc.Invoke(ctx, AdminService_CreateAcls_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListAcls(ctx context.Context, in *ListAclsRequest, opts ...grpc.CallOption) (*ListAclsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAclsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListAcls_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) DeleteAcls(ctx context.Context, in *DeleteAclsRequest, opts ...grpc.CallOption) (*DeleteAclsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteAclsResponse)
+	err := c.cc.Invoke(ctx, AdminService_DeleteAcls_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
-//
-// AdminService describes and changes topics and the cluster.
 type AdminServiceServer interface {
 	// GetMetadata tells which brokers, topics, partitions and leaders there are.
 	GetMetadata(context.Context, *GetMetadataRequest) (*GetMetadataResponse, error)
@@ -1212,6 +1381,14 @@ type AdminServiceServer interface {
 	// SetFeatureLevel lets the cluster use what all its brokers know. It cannot be lowered, and older brokers
 	// are refused from then on.
 	SetFeatureLevel(context.Context, *SetFeatureLevelRequest) (*SetFeatureLevelResponse, error)
+	// AlterUsers sets and deletes credentials, all or nothing. Neither passwords nor what could replace one are sent.
+	AlterUsers(context.Context, *AlterUsersRequest) (*AlterUsersResponse, error)
+	ListUsers(context.Context, *ListUsersRequest) (*ListUsersResponse, error)
+	// CreateAcls adds rules, all or nothing; those that exist are passed over.
+	CreateAcls(context.Context, *CreateAclsRequest) (*CreateAclsResponse, error)
+	ListAcls(context.Context, *ListAclsRequest) (*ListAclsResponse, error)
+	// DeleteAcls removes the rules that any of the filters finds, and gives them.
+	DeleteAcls(context.Context, *DeleteAclsRequest) (*DeleteAclsResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -1266,6 +1443,21 @@ func (UnimplementedAdminServiceServer) UnregisterBroker(context.Context, *Unregi
 }
 func (UnimplementedAdminServiceServer) SetFeatureLevel(context.Context, *SetFeatureLevelRequest) (*SetFeatureLevelResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetFeatureLevel not implemented")
+}
+func (UnimplementedAdminServiceServer) AlterUsers(context.Context, *AlterUsersRequest) (*AlterUsersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AlterUsers not implemented")
+}
+func (UnimplementedAdminServiceServer) ListUsers(context.Context, *ListUsersRequest) (*ListUsersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListUsers not implemented")
+}
+func (UnimplementedAdminServiceServer) CreateAcls(context.Context, *CreateAclsRequest) (*CreateAclsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateAcls not implemented")
+}
+func (UnimplementedAdminServiceServer) ListAcls(context.Context, *ListAclsRequest) (*ListAclsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAcls not implemented")
+}
+func (UnimplementedAdminServiceServer) DeleteAcls(context.Context, *DeleteAclsRequest) (*DeleteAclsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteAcls not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -1558,6 +1750,96 @@ func _AdminService_SetFeatureLevel_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_AlterUsers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AlterUsersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).AlterUsers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_AlterUsers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).AlterUsers(ctx, req.(*AlterUsersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListUsers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListUsersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListUsers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListUsers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListUsers(ctx, req.(*ListUsersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_CreateAcls_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateAclsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).CreateAcls(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_CreateAcls_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).CreateAcls(ctx, req.(*CreateAclsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListAcls_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAclsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListAcls(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListAcls_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListAcls(ctx, req.(*ListAclsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_DeleteAcls_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteAclsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DeleteAcls(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DeleteAcls_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DeleteAcls(ctx, req.(*DeleteAclsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1624,6 +1906,26 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetFeatureLevel",
 			Handler:    _AdminService_SetFeatureLevel_Handler,
+		},
+		{
+			MethodName: "AlterUsers",
+			Handler:    _AdminService_AlterUsers_Handler,
+		},
+		{
+			MethodName: "ListUsers",
+			Handler:    _AdminService_ListUsers_Handler,
+		},
+		{
+			MethodName: "CreateAcls",
+			Handler:    _AdminService_CreateAcls_Handler,
+		},
+		{
+			MethodName: "ListAcls",
+			Handler:    _AdminService_ListAcls_Handler,
+		},
+		{
+			MethodName: "DeleteAcls",
+			Handler:    _AdminService_DeleteAcls_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

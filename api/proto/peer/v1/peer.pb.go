@@ -1033,6 +1033,7 @@ type ForwardRequest struct {
 	//	*ForwardRequest_CancelReassignments
 	//	*ForwardRequest_ReportMembers
 	//	*ForwardRequest_SetDraining
+	//	*ForwardRequest_AlterAccess
 	Request       isForwardRequest_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1208,6 +1209,15 @@ func (x *ForwardRequest) GetSetDraining() *SetDraining {
 	return nil
 }
 
+func (x *ForwardRequest) GetAlterAccess() *AlterAccess {
+	if x != nil {
+		if x, ok := x.Request.(*ForwardRequest_AlterAccess); ok {
+			return x.AlterAccess
+		}
+	}
+	return nil
+}
+
 type isForwardRequest_Request interface {
 	isForwardRequest_Request()
 }
@@ -1268,6 +1278,10 @@ type ForwardRequest_SetDraining struct {
 	SetDraining *SetDraining `protobuf:"bytes,15,opt,name=set_draining,json=setDraining,proto3,oneof"`
 }
 
+type ForwardRequest_AlterAccess struct {
+	AlterAccess *AlterAccess `protobuf:"bytes,16,opt,name=alter_access,json=alterAccess,proto3,oneof"`
+}
+
 func (*ForwardRequest_CreateTopic) isForwardRequest_Request() {}
 
 func (*ForwardRequest_AlterTopic) isForwardRequest_Request() {}
@@ -1295,6 +1309,8 @@ func (*ForwardRequest_CancelReassignments) isForwardRequest_Request() {}
 func (*ForwardRequest_ReportMembers) isForwardRequest_Request() {}
 
 func (*ForwardRequest_SetDraining) isForwardRequest_Request() {}
+
+func (*ForwardRequest_AlterAccess) isForwardRequest_Request() {}
 
 type ForwardResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2238,6 +2254,50 @@ func (x *AlterDefaults) GetValidateOnly() bool {
 	return false
 }
 
+type AlterAccess struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       *v1.AlterAccess        `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AlterAccess) Reset() {
+	*x = AlterAccess{}
+	mi := &file_peer_v1_peer_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlterAccess) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlterAccess) ProtoMessage() {}
+
+func (x *AlterAccess) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlterAccess.ProtoReflect.Descriptor instead.
+func (*AlterAccess) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *AlterAccess) GetCommand() *v1.AlterAccess {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
 // Confirm asks the leader for the index it has applied, after a quorum round that shows that it
 // still leads.
 type Confirm struct {
@@ -2248,7 +2308,7 @@ type Confirm struct {
 
 func (x *Confirm) Reset() {
 	*x = Confirm{}
-	mi := &file_peer_v1_peer_proto_msgTypes[32]
+	mi := &file_peer_v1_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2320,7 @@ func (x *Confirm) String() string {
 func (*Confirm) ProtoMessage() {}
 
 func (x *Confirm) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[32]
+	mi := &file_peer_v1_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2333,7 @@ func (x *Confirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Confirm.ProtoReflect.Descriptor instead.
 func (*Confirm) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{32}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{33}
 }
 
 type ReportStatusRequest struct {
@@ -2295,7 +2355,7 @@ type ReportStatusRequest struct {
 
 func (x *ReportStatusRequest) Reset() {
 	*x = ReportStatusRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[33]
+	mi := &file_peer_v1_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2367,7 @@ func (x *ReportStatusRequest) String() string {
 func (*ReportStatusRequest) ProtoMessage() {}
 
 func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[33]
+	mi := &file_peer_v1_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2380,7 @@ func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusRequest.ProtoReflect.Descriptor instead.
 func (*ReportStatusRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{33}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReportStatusRequest) GetNode() *Node {
@@ -2378,7 +2438,7 @@ type Leading struct {
 
 func (x *Leading) Reset() {
 	*x = Leading{}
-	mi := &file_peer_v1_peer_proto_msgTypes[34]
+	mi := &file_peer_v1_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2450,7 @@ func (x *Leading) String() string {
 func (*Leading) ProtoMessage() {}
 
 func (x *Leading) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[34]
+	mi := &file_peer_v1_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2463,7 @@ func (x *Leading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leading.ProtoReflect.Descriptor instead.
 func (*Leading) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{34}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Leading) GetGroupId() uint64 {
@@ -2438,7 +2498,7 @@ type ReportStatusResponse struct {
 
 func (x *ReportStatusResponse) Reset() {
 	*x = ReportStatusResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[35]
+	mi := &file_peer_v1_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +2510,7 @@ func (x *ReportStatusResponse) String() string {
 func (*ReportStatusResponse) ProtoMessage() {}
 
 func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[35]
+	mi := &file_peer_v1_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +2523,7 @@ func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusResponse.ProtoReflect.Descriptor instead.
 func (*ReportStatusResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{35}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReportStatusResponse) GetNode() *Node {
@@ -2494,7 +2554,7 @@ type SumEntriesRequest struct {
 
 func (x *SumEntriesRequest) Reset() {
 	*x = SumEntriesRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[36]
+	mi := &file_peer_v1_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2506,7 +2566,7 @@ func (x *SumEntriesRequest) String() string {
 func (*SumEntriesRequest) ProtoMessage() {}
 
 func (x *SumEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[36]
+	mi := &file_peer_v1_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2519,7 +2579,7 @@ func (x *SumEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SumEntriesRequest.ProtoReflect.Descriptor instead.
 func (*SumEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{36}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SumEntriesRequest) GetGroupId() uint64 {
@@ -2562,7 +2622,7 @@ type SumEntriesResponse struct {
 
 func (x *SumEntriesResponse) Reset() {
 	*x = SumEntriesResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[37]
+	mi := &file_peer_v1_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2574,7 +2634,7 @@ func (x *SumEntriesResponse) String() string {
 func (*SumEntriesResponse) ProtoMessage() {}
 
 func (x *SumEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[37]
+	mi := &file_peer_v1_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2587,7 +2647,7 @@ func (x *SumEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SumEntriesResponse.ProtoReflect.Descriptor instead.
 func (*SumEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{37}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SumEntriesResponse) GetSha256() []byte {
@@ -2617,7 +2677,7 @@ type CondemnReplicaRequest struct {
 
 func (x *CondemnReplicaRequest) Reset() {
 	*x = CondemnReplicaRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[38]
+	mi := &file_peer_v1_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2629,7 +2689,7 @@ func (x *CondemnReplicaRequest) String() string {
 func (*CondemnReplicaRequest) ProtoMessage() {}
 
 func (x *CondemnReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[38]
+	mi := &file_peer_v1_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2642,7 +2702,7 @@ func (x *CondemnReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CondemnReplicaRequest.ProtoReflect.Descriptor instead.
 func (*CondemnReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{38}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CondemnReplicaRequest) GetGroupId() uint64 {
@@ -2681,7 +2741,7 @@ type CondemnReplicaResponse struct {
 
 func (x *CondemnReplicaResponse) Reset() {
 	*x = CondemnReplicaResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[39]
+	mi := &file_peer_v1_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +2753,7 @@ func (x *CondemnReplicaResponse) String() string {
 func (*CondemnReplicaResponse) ProtoMessage() {}
 
 func (x *CondemnReplicaResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[39]
+	mi := &file_peer_v1_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2706,7 +2766,7 @@ func (x *CondemnReplicaResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CondemnReplicaResponse.ProtoReflect.Descriptor instead.
 func (*CondemnReplicaResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{39}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{40}
 }
 
 type PullEntriesRequest struct {
@@ -2724,7 +2784,7 @@ type PullEntriesRequest struct {
 
 func (x *PullEntriesRequest) Reset() {
 	*x = PullEntriesRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[40]
+	mi := &file_peer_v1_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2736,7 +2796,7 @@ func (x *PullEntriesRequest) String() string {
 func (*PullEntriesRequest) ProtoMessage() {}
 
 func (x *PullEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[40]
+	mi := &file_peer_v1_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2749,7 +2809,7 @@ func (x *PullEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullEntriesRequest.ProtoReflect.Descriptor instead.
 func (*PullEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{40}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PullEntriesRequest) GetGroupId() uint64 {
@@ -2789,7 +2849,7 @@ type PullEntriesResponse struct {
 
 func (x *PullEntriesResponse) Reset() {
 	*x = PullEntriesResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[41]
+	mi := &file_peer_v1_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2801,7 +2861,7 @@ func (x *PullEntriesResponse) String() string {
 func (*PullEntriesResponse) ProtoMessage() {}
 
 func (x *PullEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[41]
+	mi := &file_peer_v1_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2814,7 +2874,7 @@ func (x *PullEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullEntriesResponse.ProtoReflect.Descriptor instead.
 func (*PullEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{41}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PullEntriesResponse) GetEntries() []*Entry {
@@ -2847,7 +2907,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_peer_v1_peer_proto_msgTypes[42]
+	mi := &file_peer_v1_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2859,7 +2919,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[42]
+	mi := &file_peer_v1_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2872,7 +2932,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{42}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Entry) GetIndex() uint64 {
@@ -2950,7 +3010,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[43]
+	mi := &file_peer_v1_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2962,7 +3022,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[43]
+	mi := &file_peer_v1_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2975,7 +3035,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{43}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *TransferLeadershipRequest) GetTopic() string {
@@ -3009,7 +3069,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[44]
+	mi := &file_peer_v1_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3021,7 +3081,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[44]
+	mi := &file_peer_v1_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3034,7 +3094,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{44}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *TransferLeadershipResponse) GetFailure() *Failure {
@@ -3052,7 +3112,7 @@ type DescribeQuorumRequest struct {
 
 func (x *DescribeQuorumRequest) Reset() {
 	*x = DescribeQuorumRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[45]
+	mi := &file_peer_v1_peer_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3124,7 @@ func (x *DescribeQuorumRequest) String() string {
 func (*DescribeQuorumRequest) ProtoMessage() {}
 
 func (x *DescribeQuorumRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[45]
+	mi := &file_peer_v1_peer_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3137,7 @@ func (x *DescribeQuorumRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeQuorumRequest.ProtoReflect.Descriptor instead.
 func (*DescribeQuorumRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{45}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{46}
 }
 
 type DescribeQuorumResponse struct {
@@ -3093,7 +3153,7 @@ type DescribeQuorumResponse struct {
 
 func (x *DescribeQuorumResponse) Reset() {
 	*x = DescribeQuorumResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[46]
+	mi := &file_peer_v1_peer_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3105,7 +3165,7 @@ func (x *DescribeQuorumResponse) String() string {
 func (*DescribeQuorumResponse) ProtoMessage() {}
 
 func (x *DescribeQuorumResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[46]
+	mi := &file_peer_v1_peer_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3118,7 +3178,7 @@ func (x *DescribeQuorumResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeQuorumResponse.ProtoReflect.Descriptor instead.
 func (*DescribeQuorumResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{46}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DescribeQuorumResponse) GetFailure() *Failure {
@@ -3167,7 +3227,7 @@ type QuorumMember struct {
 
 func (x *QuorumMember) Reset() {
 	*x = QuorumMember{}
-	mi := &file_peer_v1_peer_proto_msgTypes[47]
+	mi := &file_peer_v1_peer_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3179,7 +3239,7 @@ func (x *QuorumMember) String() string {
 func (*QuorumMember) ProtoMessage() {}
 
 func (x *QuorumMember) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[47]
+	mi := &file_peer_v1_peer_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3192,7 +3252,7 @@ func (x *QuorumMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuorumMember.ProtoReflect.Descriptor instead.
 func (*QuorumMember) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{47}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *QuorumMember) GetBrokerId() int32 {
@@ -3309,7 +3369,7 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\fFormResponse\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\bR\baccepted\x12)\n" +
 	"\x04node\x18\x02 \x01(\v2\x15.oncelog.peer.v1.NodeR\x04node\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xcb\b\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x8e\t\n" +
 	"\x0eForwardRequest\x12\x14\n" +
 	"\x05again\x18\v \x01(\bR\x05again\x12A\n" +
 	"\fcreate_topic\x18\x01 \x01(\v2\x1c.oncelog.peer.v1.CreateTopicH\x00R\vcreateTopic\x12>\n" +
@@ -3327,7 +3387,8 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\x13reassign_partitions\x18\f \x01(\v2#.oncelog.peer.v1.ReassignPartitionsH\x00R\x12reassignPartitions\x12Y\n" +
 	"\x14cancel_reassignments\x18\r \x01(\v2$.oncelog.peer.v1.CancelReassignmentsH\x00R\x13cancelReassignments\x12G\n" +
 	"\x0ereport_members\x18\x0e \x01(\v2\x1e.oncelog.peer.v1.ReportMembersH\x00R\rreportMembers\x12A\n" +
-	"\fset_draining\x18\x0f \x01(\v2\x1c.oncelog.peer.v1.SetDrainingH\x00R\vsetDrainingB\t\n" +
+	"\fset_draining\x18\x0f \x01(\v2\x1c.oncelog.peer.v1.SetDrainingH\x00R\vsetDraining\x12A\n" +
+	"\falter_access\x18\x10 \x01(\v2\x1c.oncelog.peer.v1.AlterAccessH\x00R\valterAccessB\t\n" +
 	"\arequest\"\x80\x01\n" +
 	"\x0fForwardResponse\x124\n" +
 	"\afailure\x18\x01 \x01(\v2\x18.oncelog.peer.v1.FailureH\x00R\afailure\x12+\n" +
@@ -3394,7 +3455,9 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\acommand\x18\x01 \x01(\v2\x1d.oncelog.state.v1.SetDrainingR\acommand\"o\n" +
 	"\rAlterDefaults\x129\n" +
 	"\acommand\x18\x01 \x01(\v2\x1f.oncelog.state.v1.AlterDefaultsR\acommand\x12#\n" +
-	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\"\t\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\"F\n" +
+	"\vAlterAccess\x127\n" +
+	"\acommand\x18\x01 \x01(\v2\x1d.oncelog.state.v1.AlterAccessR\acommand\"\t\n" +
 	"\aConfirm\"\xdd\x01\n" +
 	"\x13ReportStatusRequest\x12)\n" +
 	"\x04node\x18\x01 \x01(\v2\x15.oncelog.peer.v1.NodeR\x04node\x12\x18\n" +
@@ -3498,7 +3561,7 @@ func file_peer_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_peer_v1_peer_proto_goTypes = []any{
 	(Membership)(0),                    // 0: oncelog.peer.v1.Membership
 	(*JoinTransactionRequest)(nil),     // 1: oncelog.peer.v1.JoinTransactionRequest
@@ -3533,36 +3596,38 @@ var file_peer_v1_peer_proto_goTypes = []any{
 	(*ReportMembers)(nil),              // 30: oncelog.peer.v1.ReportMembers
 	(*SetDraining)(nil),                // 31: oncelog.peer.v1.SetDraining
 	(*AlterDefaults)(nil),              // 32: oncelog.peer.v1.AlterDefaults
-	(*Confirm)(nil),                    // 33: oncelog.peer.v1.Confirm
-	(*ReportStatusRequest)(nil),        // 34: oncelog.peer.v1.ReportStatusRequest
-	(*Leading)(nil),                    // 35: oncelog.peer.v1.Leading
-	(*ReportStatusResponse)(nil),       // 36: oncelog.peer.v1.ReportStatusResponse
-	(*SumEntriesRequest)(nil),          // 37: oncelog.peer.v1.SumEntriesRequest
-	(*SumEntriesResponse)(nil),         // 38: oncelog.peer.v1.SumEntriesResponse
-	(*CondemnReplicaRequest)(nil),      // 39: oncelog.peer.v1.CondemnReplicaRequest
-	(*CondemnReplicaResponse)(nil),     // 40: oncelog.peer.v1.CondemnReplicaResponse
-	(*PullEntriesRequest)(nil),         // 41: oncelog.peer.v1.PullEntriesRequest
-	(*PullEntriesResponse)(nil),        // 42: oncelog.peer.v1.PullEntriesResponse
-	(*Entry)(nil),                      // 43: oncelog.peer.v1.Entry
-	(*TransferLeadershipRequest)(nil),  // 44: oncelog.peer.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 45: oncelog.peer.v1.TransferLeadershipResponse
-	(*DescribeQuorumRequest)(nil),      // 46: oncelog.peer.v1.DescribeQuorumRequest
-	(*DescribeQuorumResponse)(nil),     // 47: oncelog.peer.v1.DescribeQuorumResponse
-	(*QuorumMember)(nil),               // 48: oncelog.peer.v1.QuorumMember
-	(*v1.TransactionEvent)(nil),        // 49: oncelog.state.v1.TransactionEvent
-	(*v1.TopicState)(nil),              // 50: oncelog.state.v1.TopicState
-	(*v1.Placement)(nil),               // 51: oncelog.state.v1.Placement
-	(*v1.ConfigValue)(nil),             // 52: oncelog.state.v1.ConfigValue
-	(*v1.RegisterBroker)(nil),          // 53: oncelog.state.v1.RegisterBroker
-	(*v1.UnregisterBroker)(nil),        // 54: oncelog.state.v1.UnregisterBroker
-	(*v1.SetFeatureLevel)(nil),         // 55: oncelog.state.v1.SetFeatureLevel
-	(*v1.ReportReplicas)(nil),          // 56: oncelog.state.v1.ReportReplicas
-	(*v1.AllocateProducerIds)(nil),     // 57: oncelog.state.v1.AllocateProducerIds
-	(*v1.ReassignPartitions)(nil),      // 58: oncelog.state.v1.ReassignPartitions
-	(*v1.CancelReassignments)(nil),     // 59: oncelog.state.v1.CancelReassignments
-	(*v1.ReportMembers)(nil),           // 60: oncelog.state.v1.ReportMembers
-	(*v1.SetDraining)(nil),             // 61: oncelog.state.v1.SetDraining
-	(*v1.AlterDefaults)(nil),           // 62: oncelog.state.v1.AlterDefaults
+	(*AlterAccess)(nil),                // 33: oncelog.peer.v1.AlterAccess
+	(*Confirm)(nil),                    // 34: oncelog.peer.v1.Confirm
+	(*ReportStatusRequest)(nil),        // 35: oncelog.peer.v1.ReportStatusRequest
+	(*Leading)(nil),                    // 36: oncelog.peer.v1.Leading
+	(*ReportStatusResponse)(nil),       // 37: oncelog.peer.v1.ReportStatusResponse
+	(*SumEntriesRequest)(nil),          // 38: oncelog.peer.v1.SumEntriesRequest
+	(*SumEntriesResponse)(nil),         // 39: oncelog.peer.v1.SumEntriesResponse
+	(*CondemnReplicaRequest)(nil),      // 40: oncelog.peer.v1.CondemnReplicaRequest
+	(*CondemnReplicaResponse)(nil),     // 41: oncelog.peer.v1.CondemnReplicaResponse
+	(*PullEntriesRequest)(nil),         // 42: oncelog.peer.v1.PullEntriesRequest
+	(*PullEntriesResponse)(nil),        // 43: oncelog.peer.v1.PullEntriesResponse
+	(*Entry)(nil),                      // 44: oncelog.peer.v1.Entry
+	(*TransferLeadershipRequest)(nil),  // 45: oncelog.peer.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 46: oncelog.peer.v1.TransferLeadershipResponse
+	(*DescribeQuorumRequest)(nil),      // 47: oncelog.peer.v1.DescribeQuorumRequest
+	(*DescribeQuorumResponse)(nil),     // 48: oncelog.peer.v1.DescribeQuorumResponse
+	(*QuorumMember)(nil),               // 49: oncelog.peer.v1.QuorumMember
+	(*v1.TransactionEvent)(nil),        // 50: oncelog.state.v1.TransactionEvent
+	(*v1.TopicState)(nil),              // 51: oncelog.state.v1.TopicState
+	(*v1.Placement)(nil),               // 52: oncelog.state.v1.Placement
+	(*v1.ConfigValue)(nil),             // 53: oncelog.state.v1.ConfigValue
+	(*v1.RegisterBroker)(nil),          // 54: oncelog.state.v1.RegisterBroker
+	(*v1.UnregisterBroker)(nil),        // 55: oncelog.state.v1.UnregisterBroker
+	(*v1.SetFeatureLevel)(nil),         // 56: oncelog.state.v1.SetFeatureLevel
+	(*v1.ReportReplicas)(nil),          // 57: oncelog.state.v1.ReportReplicas
+	(*v1.AllocateProducerIds)(nil),     // 58: oncelog.state.v1.AllocateProducerIds
+	(*v1.ReassignPartitions)(nil),      // 59: oncelog.state.v1.ReassignPartitions
+	(*v1.CancelReassignments)(nil),     // 60: oncelog.state.v1.CancelReassignments
+	(*v1.ReportMembers)(nil),           // 61: oncelog.state.v1.ReportMembers
+	(*v1.SetDraining)(nil),             // 62: oncelog.state.v1.SetDraining
+	(*v1.AlterDefaults)(nil),           // 63: oncelog.state.v1.AlterDefaults
+	(*v1.AlterAccess)(nil),             // 64: oncelog.state.v1.AlterAccess
 }
 var file_peer_v1_peer_proto_depIdxs = []int32{
 	3,  // 0: oncelog.peer.v1.JoinTransactionRequest.partition:type_name -> oncelog.peer.v1.TransactionPartition
@@ -3587,65 +3652,67 @@ var file_peer_v1_peer_proto_depIdxs = []int32{
 	26, // 19: oncelog.peer.v1.ForwardRequest.report_replicas:type_name -> oncelog.peer.v1.ReportReplicas
 	27, // 20: oncelog.peer.v1.ForwardRequest.allocate_producer_ids:type_name -> oncelog.peer.v1.AllocateProducerIds
 	32, // 21: oncelog.peer.v1.ForwardRequest.alter_defaults:type_name -> oncelog.peer.v1.AlterDefaults
-	33, // 22: oncelog.peer.v1.ForwardRequest.confirm:type_name -> oncelog.peer.v1.Confirm
+	34, // 22: oncelog.peer.v1.ForwardRequest.confirm:type_name -> oncelog.peer.v1.Confirm
 	28, // 23: oncelog.peer.v1.ForwardRequest.reassign_partitions:type_name -> oncelog.peer.v1.ReassignPartitions
 	29, // 24: oncelog.peer.v1.ForwardRequest.cancel_reassignments:type_name -> oncelog.peer.v1.CancelReassignments
 	30, // 25: oncelog.peer.v1.ForwardRequest.report_members:type_name -> oncelog.peer.v1.ReportMembers
 	31, // 26: oncelog.peer.v1.ForwardRequest.set_draining:type_name -> oncelog.peer.v1.SetDraining
-	18, // 27: oncelog.peer.v1.ForwardResponse.failure:type_name -> oncelog.peer.v1.Failure
-	19, // 28: oncelog.peer.v1.ForwardResponse.done:type_name -> oncelog.peer.v1.Done
-	13, // 29: oncelog.peer.v1.Failure.leader:type_name -> oncelog.peer.v1.Leader
-	49, // 30: oncelog.peer.v1.Failure.event:type_name -> oncelog.state.v1.TransactionEvent
-	50, // 31: oncelog.peer.v1.Done.topic:type_name -> oncelog.state.v1.TopicState
-	51, // 32: oncelog.peer.v1.CreateTopic.placements:type_name -> oncelog.state.v1.Placement
-	52, // 33: oncelog.peer.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
-	52, // 34: oncelog.peer.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
-	53, // 35: oncelog.peer.v1.RegisterBroker.command:type_name -> oncelog.state.v1.RegisterBroker
-	54, // 36: oncelog.peer.v1.UnregisterBroker.command:type_name -> oncelog.state.v1.UnregisterBroker
-	55, // 37: oncelog.peer.v1.SetFeatureLevel.command:type_name -> oncelog.state.v1.SetFeatureLevel
-	56, // 38: oncelog.peer.v1.ReportReplicas.command:type_name -> oncelog.state.v1.ReportReplicas
-	57, // 39: oncelog.peer.v1.AllocateProducerIds.command:type_name -> oncelog.state.v1.AllocateProducerIds
-	58, // 40: oncelog.peer.v1.ReassignPartitions.command:type_name -> oncelog.state.v1.ReassignPartitions
-	59, // 41: oncelog.peer.v1.CancelReassignments.command:type_name -> oncelog.state.v1.CancelReassignments
-	60, // 42: oncelog.peer.v1.ReportMembers.command:type_name -> oncelog.state.v1.ReportMembers
-	61, // 43: oncelog.peer.v1.SetDraining.command:type_name -> oncelog.state.v1.SetDraining
-	62, // 44: oncelog.peer.v1.AlterDefaults.command:type_name -> oncelog.state.v1.AlterDefaults
-	12, // 45: oncelog.peer.v1.ReportStatusRequest.node:type_name -> oncelog.peer.v1.Node
-	35, // 46: oncelog.peer.v1.ReportStatusRequest.leading:type_name -> oncelog.peer.v1.Leading
-	12, // 47: oncelog.peer.v1.ReportStatusResponse.node:type_name -> oncelog.peer.v1.Node
-	43, // 48: oncelog.peer.v1.PullEntriesResponse.entries:type_name -> oncelog.peer.v1.Entry
-	18, // 49: oncelog.peer.v1.TransferLeadershipResponse.failure:type_name -> oncelog.peer.v1.Failure
-	18, // 50: oncelog.peer.v1.DescribeQuorumResponse.failure:type_name -> oncelog.peer.v1.Failure
-	48, // 51: oncelog.peer.v1.DescribeQuorumResponse.members:type_name -> oncelog.peer.v1.QuorumMember
-	10, // 52: oncelog.peer.v1.PeerService.Hello:input_type -> oncelog.peer.v1.HelloRequest
-	14, // 53: oncelog.peer.v1.PeerService.Form:input_type -> oncelog.peer.v1.FormRequest
-	16, // 54: oncelog.peer.v1.PeerService.Forward:input_type -> oncelog.peer.v1.ForwardRequest
-	34, // 55: oncelog.peer.v1.PeerService.ReportStatus:input_type -> oncelog.peer.v1.ReportStatusRequest
-	41, // 56: oncelog.peer.v1.PeerService.PullEntries:input_type -> oncelog.peer.v1.PullEntriesRequest
-	37, // 57: oncelog.peer.v1.PeerService.SumEntries:input_type -> oncelog.peer.v1.SumEntriesRequest
-	39, // 58: oncelog.peer.v1.PeerService.CondemnReplica:input_type -> oncelog.peer.v1.CondemnReplicaRequest
-	1,  // 59: oncelog.peer.v1.PeerService.JoinTransaction:input_type -> oncelog.peer.v1.JoinTransactionRequest
-	4,  // 60: oncelog.peer.v1.PeerService.NoteRefusal:input_type -> oncelog.peer.v1.NoteRefusalRequest
-	6,  // 61: oncelog.peer.v1.PeerService.WriteMarkers:input_type -> oncelog.peer.v1.WriteMarkersRequest
-	44, // 62: oncelog.peer.v1.PeerService.TransferLeadership:input_type -> oncelog.peer.v1.TransferLeadershipRequest
-	46, // 63: oncelog.peer.v1.PeerService.DescribeQuorum:input_type -> oncelog.peer.v1.DescribeQuorumRequest
-	11, // 64: oncelog.peer.v1.PeerService.Hello:output_type -> oncelog.peer.v1.HelloResponse
-	15, // 65: oncelog.peer.v1.PeerService.Form:output_type -> oncelog.peer.v1.FormResponse
-	17, // 66: oncelog.peer.v1.PeerService.Forward:output_type -> oncelog.peer.v1.ForwardResponse
-	36, // 67: oncelog.peer.v1.PeerService.ReportStatus:output_type -> oncelog.peer.v1.ReportStatusResponse
-	42, // 68: oncelog.peer.v1.PeerService.PullEntries:output_type -> oncelog.peer.v1.PullEntriesResponse
-	38, // 69: oncelog.peer.v1.PeerService.SumEntries:output_type -> oncelog.peer.v1.SumEntriesResponse
-	40, // 70: oncelog.peer.v1.PeerService.CondemnReplica:output_type -> oncelog.peer.v1.CondemnReplicaResponse
-	2,  // 71: oncelog.peer.v1.PeerService.JoinTransaction:output_type -> oncelog.peer.v1.JoinTransactionResponse
-	5,  // 72: oncelog.peer.v1.PeerService.NoteRefusal:output_type -> oncelog.peer.v1.NoteRefusalResponse
-	8,  // 73: oncelog.peer.v1.PeerService.WriteMarkers:output_type -> oncelog.peer.v1.WriteMarkersResponse
-	45, // 74: oncelog.peer.v1.PeerService.TransferLeadership:output_type -> oncelog.peer.v1.TransferLeadershipResponse
-	47, // 75: oncelog.peer.v1.PeerService.DescribeQuorum:output_type -> oncelog.peer.v1.DescribeQuorumResponse
-	64, // [64:76] is the sub-list for method output_type
-	52, // [52:64] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	33, // 27: oncelog.peer.v1.ForwardRequest.alter_access:type_name -> oncelog.peer.v1.AlterAccess
+	18, // 28: oncelog.peer.v1.ForwardResponse.failure:type_name -> oncelog.peer.v1.Failure
+	19, // 29: oncelog.peer.v1.ForwardResponse.done:type_name -> oncelog.peer.v1.Done
+	13, // 30: oncelog.peer.v1.Failure.leader:type_name -> oncelog.peer.v1.Leader
+	50, // 31: oncelog.peer.v1.Failure.event:type_name -> oncelog.state.v1.TransactionEvent
+	51, // 32: oncelog.peer.v1.Done.topic:type_name -> oncelog.state.v1.TopicState
+	52, // 33: oncelog.peer.v1.CreateTopic.placements:type_name -> oncelog.state.v1.Placement
+	53, // 34: oncelog.peer.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
+	53, // 35: oncelog.peer.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
+	54, // 36: oncelog.peer.v1.RegisterBroker.command:type_name -> oncelog.state.v1.RegisterBroker
+	55, // 37: oncelog.peer.v1.UnregisterBroker.command:type_name -> oncelog.state.v1.UnregisterBroker
+	56, // 38: oncelog.peer.v1.SetFeatureLevel.command:type_name -> oncelog.state.v1.SetFeatureLevel
+	57, // 39: oncelog.peer.v1.ReportReplicas.command:type_name -> oncelog.state.v1.ReportReplicas
+	58, // 40: oncelog.peer.v1.AllocateProducerIds.command:type_name -> oncelog.state.v1.AllocateProducerIds
+	59, // 41: oncelog.peer.v1.ReassignPartitions.command:type_name -> oncelog.state.v1.ReassignPartitions
+	60, // 42: oncelog.peer.v1.CancelReassignments.command:type_name -> oncelog.state.v1.CancelReassignments
+	61, // 43: oncelog.peer.v1.ReportMembers.command:type_name -> oncelog.state.v1.ReportMembers
+	62, // 44: oncelog.peer.v1.SetDraining.command:type_name -> oncelog.state.v1.SetDraining
+	63, // 45: oncelog.peer.v1.AlterDefaults.command:type_name -> oncelog.state.v1.AlterDefaults
+	64, // 46: oncelog.peer.v1.AlterAccess.command:type_name -> oncelog.state.v1.AlterAccess
+	12, // 47: oncelog.peer.v1.ReportStatusRequest.node:type_name -> oncelog.peer.v1.Node
+	36, // 48: oncelog.peer.v1.ReportStatusRequest.leading:type_name -> oncelog.peer.v1.Leading
+	12, // 49: oncelog.peer.v1.ReportStatusResponse.node:type_name -> oncelog.peer.v1.Node
+	44, // 50: oncelog.peer.v1.PullEntriesResponse.entries:type_name -> oncelog.peer.v1.Entry
+	18, // 51: oncelog.peer.v1.TransferLeadershipResponse.failure:type_name -> oncelog.peer.v1.Failure
+	18, // 52: oncelog.peer.v1.DescribeQuorumResponse.failure:type_name -> oncelog.peer.v1.Failure
+	49, // 53: oncelog.peer.v1.DescribeQuorumResponse.members:type_name -> oncelog.peer.v1.QuorumMember
+	10, // 54: oncelog.peer.v1.PeerService.Hello:input_type -> oncelog.peer.v1.HelloRequest
+	14, // 55: oncelog.peer.v1.PeerService.Form:input_type -> oncelog.peer.v1.FormRequest
+	16, // 56: oncelog.peer.v1.PeerService.Forward:input_type -> oncelog.peer.v1.ForwardRequest
+	35, // 57: oncelog.peer.v1.PeerService.ReportStatus:input_type -> oncelog.peer.v1.ReportStatusRequest
+	42, // 58: oncelog.peer.v1.PeerService.PullEntries:input_type -> oncelog.peer.v1.PullEntriesRequest
+	38, // 59: oncelog.peer.v1.PeerService.SumEntries:input_type -> oncelog.peer.v1.SumEntriesRequest
+	40, // 60: oncelog.peer.v1.PeerService.CondemnReplica:input_type -> oncelog.peer.v1.CondemnReplicaRequest
+	1,  // 61: oncelog.peer.v1.PeerService.JoinTransaction:input_type -> oncelog.peer.v1.JoinTransactionRequest
+	4,  // 62: oncelog.peer.v1.PeerService.NoteRefusal:input_type -> oncelog.peer.v1.NoteRefusalRequest
+	6,  // 63: oncelog.peer.v1.PeerService.WriteMarkers:input_type -> oncelog.peer.v1.WriteMarkersRequest
+	45, // 64: oncelog.peer.v1.PeerService.TransferLeadership:input_type -> oncelog.peer.v1.TransferLeadershipRequest
+	47, // 65: oncelog.peer.v1.PeerService.DescribeQuorum:input_type -> oncelog.peer.v1.DescribeQuorumRequest
+	11, // 66: oncelog.peer.v1.PeerService.Hello:output_type -> oncelog.peer.v1.HelloResponse
+	15, // 67: oncelog.peer.v1.PeerService.Form:output_type -> oncelog.peer.v1.FormResponse
+	17, // 68: oncelog.peer.v1.PeerService.Forward:output_type -> oncelog.peer.v1.ForwardResponse
+	37, // 69: oncelog.peer.v1.PeerService.ReportStatus:output_type -> oncelog.peer.v1.ReportStatusResponse
+	43, // 70: oncelog.peer.v1.PeerService.PullEntries:output_type -> oncelog.peer.v1.PullEntriesResponse
+	39, // 71: oncelog.peer.v1.PeerService.SumEntries:output_type -> oncelog.peer.v1.SumEntriesResponse
+	41, // 72: oncelog.peer.v1.PeerService.CondemnReplica:output_type -> oncelog.peer.v1.CondemnReplicaResponse
+	2,  // 73: oncelog.peer.v1.PeerService.JoinTransaction:output_type -> oncelog.peer.v1.JoinTransactionResponse
+	5,  // 74: oncelog.peer.v1.PeerService.NoteRefusal:output_type -> oncelog.peer.v1.NoteRefusalResponse
+	8,  // 75: oncelog.peer.v1.PeerService.WriteMarkers:output_type -> oncelog.peer.v1.WriteMarkersResponse
+	46, // 76: oncelog.peer.v1.PeerService.TransferLeadership:output_type -> oncelog.peer.v1.TransferLeadershipResponse
+	48, // 77: oncelog.peer.v1.PeerService.DescribeQuorum:output_type -> oncelog.peer.v1.DescribeQuorumResponse
+	66, // [66:78] is the sub-list for method output_type
+	54, // [54:66] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_peer_v1_peer_proto_init() }
@@ -3668,6 +3735,7 @@ func file_peer_v1_peer_proto_init() {
 		(*ForwardRequest_CancelReassignments)(nil),
 		(*ForwardRequest_ReportMembers)(nil),
 		(*ForwardRequest_SetDraining)(nil),
+		(*ForwardRequest_AlterAccess)(nil),
 	}
 	file_peer_v1_peer_proto_msgTypes[16].OneofWrappers = []any{
 		(*ForwardResponse_Failure)(nil),
@@ -3679,7 +3747,7 @@ func file_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_v1_peer_proto_rawDesc), len(file_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   48,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

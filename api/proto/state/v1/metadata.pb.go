@@ -103,6 +103,7 @@ type MetadataCommand struct {
 	//	*MetadataCommand_ReplaceReplicas
 	//	*MetadataCommand_ReportMembers
 	//	*MetadataCommand_SetDraining
+	//	*MetadataCommand_AlterAccess
 	Command       isMetadataCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -289,6 +290,15 @@ func (x *MetadataCommand) GetSetDraining() *SetDraining {
 	return nil
 }
 
+func (x *MetadataCommand) GetAlterAccess() *AlterAccess {
+	if x != nil {
+		if x, ok := x.Command.(*MetadataCommand_AlterAccess); ok {
+			return x.AlterAccess
+		}
+	}
+	return nil
+}
+
 type isMetadataCommand_Command interface {
 	isMetadataCommand_Command()
 }
@@ -357,6 +367,11 @@ type MetadataCommand_SetDraining struct {
 	SetDraining *SetDraining `protobuf:"bytes,16,opt,name=set_draining,json=setDraining,proto3,oneof"`
 }
 
+type MetadataCommand_AlterAccess struct {
+	// From feature level 2 on.
+	AlterAccess *AlterAccess `protobuf:"bytes,17,opt,name=alter_access,json=alterAccess,proto3,oneof"`
+}
+
 func (*MetadataCommand_InitCluster) isMetadataCommand_Command() {}
 
 func (*MetadataCommand_RegisterBroker) isMetadataCommand_Command() {}
@@ -389,6 +404,319 @@ func (*MetadataCommand_ReportMembers) isMetadataCommand_Command() {}
 
 func (*MetadataCommand_SetDraining) isMetadataCommand_Command() {}
 
+func (*MetadataCommand_AlterAccess) isMetadataCommand_Command() {}
+
+// AlterAccess changes who may come in and what they may do, all of it or nothing. What is there already, or is
+// gone already, is passed over, so that it can be sent again when its outcome is not known.
+type AlterAccess struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	UpsertCredentials []*ScramCredential     `protobuf:"bytes,1,rep,name=upsert_credentials,json=upsertCredentials,proto3" json:"upsert_credentials,omitempty"`
+	DeleteCredentials []*CredentialRef       `protobuf:"bytes,2,rep,name=delete_credentials,json=deleteCredentials,proto3" json:"delete_credentials,omitempty"`
+	AddRules          []*AclRule             `protobuf:"bytes,3,rep,name=add_rules,json=addRules,proto3" json:"add_rules,omitempty"`
+	RemoveRules       []*AclRule             `protobuf:"bytes,4,rep,name=remove_rules,json=removeRules,proto3" json:"remove_rules,omitempty"`
+	// Changes nothing if there is any credential.
+	FirstCredentials bool `protobuf:"varint,5,opt,name=first_credentials,json=firstCredentials,proto3" json:"first_credentials,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *AlterAccess) Reset() {
+	*x = AlterAccess{}
+	mi := &file_state_v1_metadata_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlterAccess) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlterAccess) ProtoMessage() {}
+
+func (x *AlterAccess) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_metadata_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlterAccess.ProtoReflect.Descriptor instead.
+func (*AlterAccess) Descriptor() ([]byte, []int) {
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AlterAccess) GetUpsertCredentials() []*ScramCredential {
+	if x != nil {
+		return x.UpsertCredentials
+	}
+	return nil
+}
+
+func (x *AlterAccess) GetDeleteCredentials() []*CredentialRef {
+	if x != nil {
+		return x.DeleteCredentials
+	}
+	return nil
+}
+
+func (x *AlterAccess) GetAddRules() []*AclRule {
+	if x != nil {
+		return x.AddRules
+	}
+	return nil
+}
+
+func (x *AlterAccess) GetRemoveRules() []*AclRule {
+	if x != nil {
+		return x.RemoveRules
+	}
+	return nil
+}
+
+func (x *AlterAccess) GetFirstCredentials() bool {
+	if x != nil {
+		return x.FirstCredentials
+	}
+	return false
+}
+
+// ScramCredential is what brokers know of a user's password (RFC 5802, 3): enough to check it, not to have it.
+type ScramCredential struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// Kafka's numbers: 1 SCRAM-SHA-256, 2 SCRAM-SHA-512.
+	Mechanism     uint32 `protobuf:"varint,2,opt,name=mechanism,proto3" json:"mechanism,omitempty"`
+	Salt          []byte `protobuf:"bytes,3,opt,name=salt,proto3" json:"salt,omitempty"`
+	Iterations    uint32 `protobuf:"varint,4,opt,name=iterations,proto3" json:"iterations,omitempty"`
+	StoredKey     []byte `protobuf:"bytes,5,opt,name=stored_key,json=storedKey,proto3" json:"stored_key,omitempty"`
+	ServerKey     []byte `protobuf:"bytes,6,opt,name=server_key,json=serverKey,proto3" json:"server_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScramCredential) Reset() {
+	*x = ScramCredential{}
+	mi := &file_state_v1_metadata_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScramCredential) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScramCredential) ProtoMessage() {}
+
+func (x *ScramCredential) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_metadata_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScramCredential.ProtoReflect.Descriptor instead.
+func (*ScramCredential) Descriptor() ([]byte, []int) {
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ScramCredential) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ScramCredential) GetMechanism() uint32 {
+	if x != nil {
+		return x.Mechanism
+	}
+	return 0
+}
+
+func (x *ScramCredential) GetSalt() []byte {
+	if x != nil {
+		return x.Salt
+	}
+	return nil
+}
+
+func (x *ScramCredential) GetIterations() uint32 {
+	if x != nil {
+		return x.Iterations
+	}
+	return 0
+}
+
+func (x *ScramCredential) GetStoredKey() []byte {
+	if x != nil {
+		return x.StoredKey
+	}
+	return nil
+}
+
+func (x *ScramCredential) GetServerKey() []byte {
+	if x != nil {
+		return x.ServerKey
+	}
+	return nil
+}
+
+// CredentialRef names a credential.
+type CredentialRef struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Mechanism     uint32                 `protobuf:"varint,2,opt,name=mechanism,proto3" json:"mechanism,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CredentialRef) Reset() {
+	*x = CredentialRef{}
+	mi := &file_state_v1_metadata_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CredentialRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CredentialRef) ProtoMessage() {}
+
+func (x *CredentialRef) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_metadata_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CredentialRef.ProtoReflect.Descriptor instead.
+func (*CredentialRef) Descriptor() ([]byte, []int) {
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CredentialRef) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *CredentialRef) GetMechanism() uint32 {
+	if x != nil {
+		return x.Mechanism
+	}
+	return 0
+}
+
+// AclRule allows or denies. The numbers are those of Kafka's protocol.
+type AclRule struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ResourceType  uint32                 `protobuf:"varint,1,opt,name=resource_type,json=resourceType,proto3" json:"resource_type,omitempty"`
+	ResourceName  string                 `protobuf:"bytes,2,opt,name=resource_name,json=resourceName,proto3" json:"resource_name,omitempty"`
+	PatternType   uint32                 `protobuf:"varint,3,opt,name=pattern_type,json=patternType,proto3" json:"pattern_type,omitempty"`
+	Principal     string                 `protobuf:"bytes,4,opt,name=principal,proto3" json:"principal,omitempty"`
+	Host          string                 `protobuf:"bytes,5,opt,name=host,proto3" json:"host,omitempty"`
+	Operation     uint32                 `protobuf:"varint,6,opt,name=operation,proto3" json:"operation,omitempty"`
+	Permission    uint32                 `protobuf:"varint,7,opt,name=permission,proto3" json:"permission,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AclRule) Reset() {
+	*x = AclRule{}
+	mi := &file_state_v1_metadata_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AclRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AclRule) ProtoMessage() {}
+
+func (x *AclRule) ProtoReflect() protoreflect.Message {
+	mi := &file_state_v1_metadata_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AclRule.ProtoReflect.Descriptor instead.
+func (*AclRule) Descriptor() ([]byte, []int) {
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *AclRule) GetResourceType() uint32 {
+	if x != nil {
+		return x.ResourceType
+	}
+	return 0
+}
+
+func (x *AclRule) GetResourceName() string {
+	if x != nil {
+		return x.ResourceName
+	}
+	return ""
+}
+
+func (x *AclRule) GetPatternType() uint32 {
+	if x != nil {
+		return x.PatternType
+	}
+	return 0
+}
+
+func (x *AclRule) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *AclRule) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *AclRule) GetOperation() uint32 {
+	if x != nil {
+		return x.Operation
+	}
+	return 0
+}
+
+func (x *AclRule) GetPermission() uint32 {
+	if x != nil {
+		return x.Permission
+	}
+	return 0
+}
+
 // InitCluster gives the cluster its id. It is the first command; a second one with the same id
 // changes nothing, one with another id is refused.
 type InitCluster struct {
@@ -401,7 +729,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_state_v1_metadata_proto_msgTypes[1]
+	mi := &file_state_v1_metadata_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -413,7 +741,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[1]
+	mi := &file_state_v1_metadata_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -426,7 +754,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{1}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -458,7 +786,7 @@ type RegisterBroker struct {
 
 func (x *RegisterBroker) Reset() {
 	*x = RegisterBroker{}
-	mi := &file_state_v1_metadata_proto_msgTypes[2]
+	mi := &file_state_v1_metadata_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +798,7 @@ func (x *RegisterBroker) String() string {
 func (*RegisterBroker) ProtoMessage() {}
 
 func (x *RegisterBroker) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[2]
+	mi := &file_state_v1_metadata_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +811,7 @@ func (x *RegisterBroker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterBroker.ProtoReflect.Descriptor instead.
 func (*RegisterBroker) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{2}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RegisterBroker) GetBroker() *BrokerState {
@@ -519,7 +847,7 @@ type UnregisterBroker struct {
 
 func (x *UnregisterBroker) Reset() {
 	*x = UnregisterBroker{}
-	mi := &file_state_v1_metadata_proto_msgTypes[3]
+	mi := &file_state_v1_metadata_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +859,7 @@ func (x *UnregisterBroker) String() string {
 func (*UnregisterBroker) ProtoMessage() {}
 
 func (x *UnregisterBroker) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[3]
+	mi := &file_state_v1_metadata_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +872,7 @@ func (x *UnregisterBroker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnregisterBroker.ProtoReflect.Descriptor instead.
 func (*UnregisterBroker) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{3}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *UnregisterBroker) GetBrokerId() int32 {
@@ -573,7 +901,7 @@ type SetFeatureLevel struct {
 
 func (x *SetFeatureLevel) Reset() {
 	*x = SetFeatureLevel{}
-	mi := &file_state_v1_metadata_proto_msgTypes[4]
+	mi := &file_state_v1_metadata_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -585,7 +913,7 @@ func (x *SetFeatureLevel) String() string {
 func (*SetFeatureLevel) ProtoMessage() {}
 
 func (x *SetFeatureLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[4]
+	mi := &file_state_v1_metadata_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -598,7 +926,7 @@ func (x *SetFeatureLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFeatureLevel.ProtoReflect.Descriptor instead.
 func (*SetFeatureLevel) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{4}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SetFeatureLevel) GetLevel() uint32 {
@@ -635,7 +963,7 @@ type CreateTopic struct {
 
 func (x *CreateTopic) Reset() {
 	*x = CreateTopic{}
-	mi := &file_state_v1_metadata_proto_msgTypes[5]
+	mi := &file_state_v1_metadata_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -647,7 +975,7 @@ func (x *CreateTopic) String() string {
 func (*CreateTopic) ProtoMessage() {}
 
 func (x *CreateTopic) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[5]
+	mi := &file_state_v1_metadata_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -660,7 +988,7 @@ func (x *CreateTopic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTopic.ProtoReflect.Descriptor instead.
 func (*CreateTopic) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{5}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateTopic) GetTopicId() []byte {
@@ -708,7 +1036,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_state_v1_metadata_proto_msgTypes[6]
+	mi := &file_state_v1_metadata_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -720,7 +1048,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[6]
+	mi := &file_state_v1_metadata_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -733,7 +1061,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{6}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Placement) GetBrokerIds() []int32 {
@@ -761,7 +1089,7 @@ type AlterTopic struct {
 
 func (x *AlterTopic) Reset() {
 	*x = AlterTopic{}
-	mi := &file_state_v1_metadata_proto_msgTypes[7]
+	mi := &file_state_v1_metadata_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +1101,7 @@ func (x *AlterTopic) String() string {
 func (*AlterTopic) ProtoMessage() {}
 
 func (x *AlterTopic) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[7]
+	mi := &file_state_v1_metadata_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +1114,7 @@ func (x *AlterTopic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTopic.ProtoReflect.Descriptor instead.
 func (*AlterTopic) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{7}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AlterTopic) GetTopicId() []byte {
@@ -834,7 +1162,7 @@ type DeleteTopic struct {
 
 func (x *DeleteTopic) Reset() {
 	*x = DeleteTopic{}
-	mi := &file_state_v1_metadata_proto_msgTypes[8]
+	mi := &file_state_v1_metadata_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +1174,7 @@ func (x *DeleteTopic) String() string {
 func (*DeleteTopic) ProtoMessage() {}
 
 func (x *DeleteTopic) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[8]
+	mi := &file_state_v1_metadata_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +1187,7 @@ func (x *DeleteTopic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopic.ProtoReflect.Descriptor instead.
 func (*DeleteTopic) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{8}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteTopic) GetTopicId() []byte {
@@ -885,7 +1213,7 @@ type ReportReplicas struct {
 
 func (x *ReportReplicas) Reset() {
 	*x = ReportReplicas{}
-	mi := &file_state_v1_metadata_proto_msgTypes[9]
+	mi := &file_state_v1_metadata_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +1225,7 @@ func (x *ReportReplicas) String() string {
 func (*ReportReplicas) ProtoMessage() {}
 
 func (x *ReportReplicas) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[9]
+	mi := &file_state_v1_metadata_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +1238,7 @@ func (x *ReportReplicas) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportReplicas.ProtoReflect.Descriptor instead.
 func (*ReportReplicas) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{9}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReportReplicas) GetBrokerId() int32 {
@@ -959,7 +1287,7 @@ type ReplicaRef struct {
 
 func (x *ReplicaRef) Reset() {
 	*x = ReplicaRef{}
-	mi := &file_state_v1_metadata_proto_msgTypes[10]
+	mi := &file_state_v1_metadata_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +1299,7 @@ func (x *ReplicaRef) String() string {
 func (*ReplicaRef) ProtoMessage() {}
 
 func (x *ReplicaRef) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[10]
+	mi := &file_state_v1_metadata_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,7 +1312,7 @@ func (x *ReplicaRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaRef.ProtoReflect.Descriptor instead.
 func (*ReplicaRef) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{10}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReplicaRef) GetGroupId() uint64 {
@@ -1012,7 +1340,7 @@ type ActivatePartitions struct {
 
 func (x *ActivatePartitions) Reset() {
 	*x = ActivatePartitions{}
-	mi := &file_state_v1_metadata_proto_msgTypes[11]
+	mi := &file_state_v1_metadata_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1352,7 @@ func (x *ActivatePartitions) String() string {
 func (*ActivatePartitions) ProtoMessage() {}
 
 func (x *ActivatePartitions) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[11]
+	mi := &file_state_v1_metadata_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1365,7 @@ func (x *ActivatePartitions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivatePartitions.ProtoReflect.Descriptor instead.
 func (*ActivatePartitions) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{11}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ActivatePartitions) GetGroupIds() []uint64 {
@@ -1059,7 +1387,7 @@ type AllocateProducerIds struct {
 
 func (x *AllocateProducerIds) Reset() {
 	*x = AllocateProducerIds{}
-	mi := &file_state_v1_metadata_proto_msgTypes[12]
+	mi := &file_state_v1_metadata_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1399,7 @@ func (x *AllocateProducerIds) String() string {
 func (*AllocateProducerIds) ProtoMessage() {}
 
 func (x *AllocateProducerIds) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[12]
+	mi := &file_state_v1_metadata_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1412,7 @@ func (x *AllocateProducerIds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocateProducerIds.ProtoReflect.Descriptor instead.
 func (*AllocateProducerIds) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{12}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AllocateProducerIds) GetBrokerId() int32 {
@@ -1121,7 +1449,7 @@ type AlterDefaults struct {
 
 func (x *AlterDefaults) Reset() {
 	*x = AlterDefaults{}
-	mi := &file_state_v1_metadata_proto_msgTypes[13]
+	mi := &file_state_v1_metadata_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1461,7 @@ func (x *AlterDefaults) String() string {
 func (*AlterDefaults) ProtoMessage() {}
 
 func (x *AlterDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[13]
+	mi := &file_state_v1_metadata_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1474,7 @@ func (x *AlterDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterDefaults.ProtoReflect.Descriptor instead.
 func (*AlterDefaults) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{13}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AlterDefaults) GetSetConfigs() []*ConfigValue {
@@ -1178,7 +1506,7 @@ type ReassignPartitions struct {
 
 func (x *ReassignPartitions) Reset() {
 	*x = ReassignPartitions{}
-	mi := &file_state_v1_metadata_proto_msgTypes[14]
+	mi := &file_state_v1_metadata_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1518,7 @@ func (x *ReassignPartitions) String() string {
 func (*ReassignPartitions) ProtoMessage() {}
 
 func (x *ReassignPartitions) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[14]
+	mi := &file_state_v1_metadata_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1531,7 @@ func (x *ReassignPartitions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReassignPartitions.ProtoReflect.Descriptor instead.
 func (*ReassignPartitions) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{14}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReassignPartitions) GetTopicId() []byte {
@@ -1238,7 +1566,7 @@ type Reassignment struct {
 
 func (x *Reassignment) Reset() {
 	*x = Reassignment{}
-	mi := &file_state_v1_metadata_proto_msgTypes[15]
+	mi := &file_state_v1_metadata_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1578,7 @@ func (x *Reassignment) String() string {
 func (*Reassignment) ProtoMessage() {}
 
 func (x *Reassignment) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[15]
+	mi := &file_state_v1_metadata_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1591,7 @@ func (x *Reassignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reassignment.ProtoReflect.Descriptor instead.
 func (*Reassignment) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{15}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Reassignment) GetPartition() uint32 {
@@ -1293,7 +1621,7 @@ type CancelReassignments struct {
 
 func (x *CancelReassignments) Reset() {
 	*x = CancelReassignments{}
-	mi := &file_state_v1_metadata_proto_msgTypes[16]
+	mi := &file_state_v1_metadata_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1633,7 @@ func (x *CancelReassignments) String() string {
 func (*CancelReassignments) ProtoMessage() {}
 
 func (x *CancelReassignments) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[16]
+	mi := &file_state_v1_metadata_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1646,7 @@ func (x *CancelReassignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReassignments.ProtoReflect.Descriptor instead.
 func (*CancelReassignments) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{16}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CancelReassignments) GetTopicId() []byte {
@@ -1346,7 +1674,7 @@ type ReplaceReplicas struct {
 
 func (x *ReplaceReplicas) Reset() {
 	*x = ReplaceReplicas{}
-	mi := &file_state_v1_metadata_proto_msgTypes[17]
+	mi := &file_state_v1_metadata_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1686,7 @@ func (x *ReplaceReplicas) String() string {
 func (*ReplaceReplicas) ProtoMessage() {}
 
 func (x *ReplaceReplicas) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[17]
+	mi := &file_state_v1_metadata_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1699,7 @@ func (x *ReplaceReplicas) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceReplicas.ProtoReflect.Descriptor instead.
 func (*ReplaceReplicas) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{17}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReplaceReplicas) GetReplicas() []*ReplicaRef {
@@ -1394,7 +1722,7 @@ type ReportMembers struct {
 
 func (x *ReportMembers) Reset() {
 	*x = ReportMembers{}
-	mi := &file_state_v1_metadata_proto_msgTypes[18]
+	mi := &file_state_v1_metadata_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1734,7 @@ func (x *ReportMembers) String() string {
 func (*ReportMembers) ProtoMessage() {}
 
 func (x *ReportMembers) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[18]
+	mi := &file_state_v1_metadata_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1747,7 @@ func (x *ReportMembers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportMembers.ProtoReflect.Descriptor instead.
 func (*ReportMembers) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{18}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReportMembers) GetBrokerId() int32 {
@@ -1456,7 +1784,7 @@ type GroupMembers struct {
 
 func (x *GroupMembers) Reset() {
 	*x = GroupMembers{}
-	mi := &file_state_v1_metadata_proto_msgTypes[19]
+	mi := &file_state_v1_metadata_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1796,7 @@ func (x *GroupMembers) String() string {
 func (*GroupMembers) ProtoMessage() {}
 
 func (x *GroupMembers) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[19]
+	mi := &file_state_v1_metadata_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1809,7 @@ func (x *GroupMembers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupMembers.ProtoReflect.Descriptor instead.
 func (*GroupMembers) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{19}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GroupMembers) GetGroupId() uint64 {
@@ -1517,7 +1845,7 @@ type SetDraining struct {
 
 func (x *SetDraining) Reset() {
 	*x = SetDraining{}
-	mi := &file_state_v1_metadata_proto_msgTypes[20]
+	mi := &file_state_v1_metadata_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1529,7 +1857,7 @@ func (x *SetDraining) String() string {
 func (*SetDraining) ProtoMessage() {}
 
 func (x *SetDraining) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[20]
+	mi := &file_state_v1_metadata_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1542,7 +1870,7 @@ func (x *SetDraining) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDraining.ProtoReflect.Descriptor instead.
 func (*SetDraining) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{20}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SetDraining) GetBrokerId() int32 {
@@ -1581,14 +1909,18 @@ type MetadataState struct {
 	// Sorted by topic id; topics being deleted are among them.
 	Topics []*TopicState `protobuf:"bytes,8,rep,name=topics,proto3" json:"topics,omitempty"`
 	// Sorted by name.
-	Defaults      []*ConfigValue `protobuf:"bytes,9,rep,name=defaults,proto3" json:"defaults,omitempty"`
+	Defaults []*ConfigValue `protobuf:"bytes,9,rep,name=defaults,proto3" json:"defaults,omitempty"`
+	// Sorted by user, then mechanism.
+	Credentials []*ScramCredential `protobuf:"bytes,10,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	// Sorted by their fields, in order; names of resources before patterns.
+	AclRules      []*AclRule `protobuf:"bytes,11,rep,name=acl_rules,json=aclRules,proto3" json:"acl_rules,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MetadataState) Reset() {
 	*x = MetadataState{}
-	mi := &file_state_v1_metadata_proto_msgTypes[21]
+	mi := &file_state_v1_metadata_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1600,7 +1932,7 @@ func (x *MetadataState) String() string {
 func (*MetadataState) ProtoMessage() {}
 
 func (x *MetadataState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[21]
+	mi := &file_state_v1_metadata_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1613,7 +1945,7 @@ func (x *MetadataState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataState.ProtoReflect.Descriptor instead.
 func (*MetadataState) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{21}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MetadataState) GetClusterId() string {
@@ -1679,6 +2011,20 @@ func (x *MetadataState) GetDefaults() []*ConfigValue {
 	return nil
 }
 
+func (x *MetadataState) GetCredentials() []*ScramCredential {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
+func (x *MetadataState) GetAclRules() []*AclRule {
+	if x != nil {
+		return x.AclRules
+	}
+	return nil
+}
+
 // BrokerState is one broker.
 type BrokerState struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1702,7 +2048,7 @@ type BrokerState struct {
 
 func (x *BrokerState) Reset() {
 	*x = BrokerState{}
-	mi := &file_state_v1_metadata_proto_msgTypes[22]
+	mi := &file_state_v1_metadata_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1714,7 +2060,7 @@ func (x *BrokerState) String() string {
 func (*BrokerState) ProtoMessage() {}
 
 func (x *BrokerState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[22]
+	mi := &file_state_v1_metadata_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1727,7 +2073,7 @@ func (x *BrokerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BrokerState.ProtoReflect.Descriptor instead.
 func (*BrokerState) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{22}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *BrokerState) GetBrokerId() int32 {
@@ -1804,7 +2150,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_state_v1_metadata_proto_msgTypes[23]
+	mi := &file_state_v1_metadata_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +2162,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[23]
+	mi := &file_state_v1_metadata_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +2175,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{23}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Listener) GetName() string {
@@ -1857,7 +2203,7 @@ type ConfigValue struct {
 
 func (x *ConfigValue) Reset() {
 	*x = ConfigValue{}
-	mi := &file_state_v1_metadata_proto_msgTypes[24]
+	mi := &file_state_v1_metadata_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +2215,7 @@ func (x *ConfigValue) String() string {
 func (*ConfigValue) ProtoMessage() {}
 
 func (x *ConfigValue) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[24]
+	mi := &file_state_v1_metadata_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +2228,7 @@ func (x *ConfigValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigValue.ProtoReflect.Descriptor instead.
 func (*ConfigValue) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{24}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ConfigValue) GetName() string {
@@ -1918,7 +2264,7 @@ type TopicState struct {
 
 func (x *TopicState) Reset() {
 	*x = TopicState{}
-	mi := &file_state_v1_metadata_proto_msgTypes[25]
+	mi := &file_state_v1_metadata_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1930,7 +2276,7 @@ func (x *TopicState) String() string {
 func (*TopicState) ProtoMessage() {}
 
 func (x *TopicState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[25]
+	mi := &file_state_v1_metadata_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1943,7 +2289,7 @@ func (x *TopicState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopicState.ProtoReflect.Descriptor instead.
 func (*TopicState) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{25}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *TopicState) GetTopicId() []byte {
@@ -2012,7 +2358,7 @@ type PartitionState struct {
 
 func (x *PartitionState) Reset() {
 	*x = PartitionState{}
-	mi := &file_state_v1_metadata_proto_msgTypes[26]
+	mi := &file_state_v1_metadata_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2024,7 +2370,7 @@ func (x *PartitionState) String() string {
 func (*PartitionState) ProtoMessage() {}
 
 func (x *PartitionState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[26]
+	mi := &file_state_v1_metadata_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2037,7 +2383,7 @@ func (x *PartitionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionState.ProtoReflect.Descriptor instead.
 func (*PartitionState) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{26}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PartitionState) GetGroupId() uint64 {
@@ -2096,7 +2442,7 @@ type ReplicaState struct {
 
 func (x *ReplicaState) Reset() {
 	*x = ReplicaState{}
-	mi := &file_state_v1_metadata_proto_msgTypes[27]
+	mi := &file_state_v1_metadata_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2108,7 +2454,7 @@ func (x *ReplicaState) String() string {
 func (*ReplicaState) ProtoMessage() {}
 
 func (x *ReplicaState) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[27]
+	mi := &file_state_v1_metadata_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2121,7 +2467,7 @@ func (x *ReplicaState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaState.ProtoReflect.Descriptor instead.
 func (*ReplicaState) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{27}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReplicaState) GetBrokerId() int32 {
@@ -2186,7 +2532,7 @@ type LeavingReplica struct {
 
 func (x *LeavingReplica) Reset() {
 	*x = LeavingReplica{}
-	mi := &file_state_v1_metadata_proto_msgTypes[28]
+	mi := &file_state_v1_metadata_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2198,7 +2544,7 @@ func (x *LeavingReplica) String() string {
 func (*LeavingReplica) ProtoMessage() {}
 
 func (x *LeavingReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_state_v1_metadata_proto_msgTypes[28]
+	mi := &file_state_v1_metadata_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2557,7 @@ func (x *LeavingReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavingReplica.ProtoReflect.Descriptor instead.
 func (*LeavingReplica) Descriptor() ([]byte, []int) {
-	return file_state_v1_metadata_proto_rawDescGZIP(), []int{28}
+	return file_state_v1_metadata_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LeavingReplica) GetBrokerId() int32 {
@@ -2239,7 +2585,8 @@ var File_state_v1_metadata_proto protoreflect.FileDescriptor
 
 const file_state_v1_metadata_proto_rawDesc = "" +
 	"\n" +
-	"\x17state/v1/metadata.proto\x12\x10oncelog.state.v1\"\xfa\t\n" +
+	"\x17state/v1/metadata.proto\x12\x10oncelog.state.v1\"\xbe\n" +
+	"\n" +
 	"\x0fMetadataCommand\x12B\n" +
 	"\finit_cluster\x18\x01 \x01(\v2\x1d.oncelog.state.v1.InitClusterH\x00R\vinitCluster\x12K\n" +
 	"\x0fregister_broker\x18\x02 \x01(\v2 .oncelog.state.v1.RegisterBrokerH\x00R\x0eregisterBroker\x12Q\n" +
@@ -2258,8 +2605,39 @@ const file_state_v1_metadata_proto_rawDesc = "" +
 	"\x14cancel_reassignments\x18\r \x01(\v2%.oncelog.state.v1.CancelReassignmentsH\x00R\x13cancelReassignments\x12N\n" +
 	"\x10replace_replicas\x18\x0e \x01(\v2!.oncelog.state.v1.ReplaceReplicasH\x00R\x0freplaceReplicas\x12H\n" +
 	"\x0ereport_members\x18\x0f \x01(\v2\x1f.oncelog.state.v1.ReportMembersH\x00R\rreportMembers\x12B\n" +
-	"\fset_draining\x18\x10 \x01(\v2\x1d.oncelog.state.v1.SetDrainingH\x00R\vsetDrainingB\t\n" +
-	"\acommand\"Q\n" +
+	"\fset_draining\x18\x10 \x01(\v2\x1d.oncelog.state.v1.SetDrainingH\x00R\vsetDraining\x12B\n" +
+	"\falter_access\x18\x11 \x01(\v2\x1d.oncelog.state.v1.AlterAccessH\x00R\valterAccessB\t\n" +
+	"\acommand\"\xd2\x02\n" +
+	"\vAlterAccess\x12P\n" +
+	"\x12upsert_credentials\x18\x01 \x03(\v2!.oncelog.state.v1.ScramCredentialR\x11upsertCredentials\x12N\n" +
+	"\x12delete_credentials\x18\x02 \x03(\v2\x1f.oncelog.state.v1.CredentialRefR\x11deleteCredentials\x126\n" +
+	"\tadd_rules\x18\x03 \x03(\v2\x19.oncelog.state.v1.AclRuleR\baddRules\x12<\n" +
+	"\fremove_rules\x18\x04 \x03(\v2\x19.oncelog.state.v1.AclRuleR\vremoveRules\x12+\n" +
+	"\x11first_credentials\x18\x05 \x01(\bR\x10firstCredentials\"\xb5\x01\n" +
+	"\x0fScramCredential\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1c\n" +
+	"\tmechanism\x18\x02 \x01(\rR\tmechanism\x12\x12\n" +
+	"\x04salt\x18\x03 \x01(\fR\x04salt\x12\x1e\n" +
+	"\n" +
+	"iterations\x18\x04 \x01(\rR\n" +
+	"iterations\x12\x1d\n" +
+	"\n" +
+	"stored_key\x18\x05 \x01(\fR\tstoredKey\x12\x1d\n" +
+	"\n" +
+	"server_key\x18\x06 \x01(\fR\tserverKey\"A\n" +
+	"\rCredentialRef\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1c\n" +
+	"\tmechanism\x18\x02 \x01(\rR\tmechanism\"\xe6\x01\n" +
+	"\aAclRule\x12#\n" +
+	"\rresource_type\x18\x01 \x01(\rR\fresourceType\x12#\n" +
+	"\rresource_name\x18\x02 \x01(\tR\fresourceName\x12!\n" +
+	"\fpattern_type\x18\x03 \x01(\rR\vpatternType\x12\x1c\n" +
+	"\tprincipal\x18\x04 \x01(\tR\tprincipal\x12\x12\n" +
+	"\x04host\x18\x05 \x01(\tR\x04host\x12\x1c\n" +
+	"\toperation\x18\x06 \x01(\rR\toperation\x12\x1e\n" +
+	"\n" +
+	"permission\x18\a \x01(\rR\n" +
+	"permission\"Q\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12#\n" +
@@ -2345,7 +2723,7 @@ const file_state_v1_metadata_proto_rawDesc = "" +
 	"\vSetDraining\x12\x1b\n" +
 	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12)\n" +
 	"\x10node_incarnation\x18\x02 \x01(\x04R\x0fnodeIncarnation\x12\x1a\n" +
-	"\bdraining\x18\x03 \x01(\bR\bdraining\"\x90\x03\n" +
+	"\bdraining\x18\x03 \x01(\bR\bdraining\"\x8d\x04\n" +
 	"\rMetadataState\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
@@ -2356,7 +2734,10 @@ const file_state_v1_metadata_proto_rawDesc = "" +
 	"\x10next_producer_id\x18\x06 \x01(\x03R\x0enextProducerId\x127\n" +
 	"\abrokers\x18\a \x03(\v2\x1d.oncelog.state.v1.BrokerStateR\abrokers\x124\n" +
 	"\x06topics\x18\b \x03(\v2\x1c.oncelog.state.v1.TopicStateR\x06topics\x129\n" +
-	"\bdefaults\x18\t \x03(\v2\x1d.oncelog.state.v1.ConfigValueR\bdefaults\"\xd4\x02\n" +
+	"\bdefaults\x18\t \x03(\v2\x1d.oncelog.state.v1.ConfigValueR\bdefaults\x12C\n" +
+	"\vcredentials\x18\n" +
+	" \x03(\v2!.oncelog.state.v1.ScramCredentialR\vcredentials\x126\n" +
+	"\tacl_rules\x18\v \x03(\v2\x19.oncelog.state.v1.AclRuleR\baclRules\"\xd4\x02\n" +
 	"\vBrokerState\x12\x1b\n" +
 	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12)\n" +
 	"\x10node_incarnation\x18\x02 \x01(\x04R\x0fnodeIncarnation\x128\n" +
@@ -2422,82 +2803,93 @@ func file_state_v1_metadata_proto_rawDescGZIP() []byte {
 }
 
 var file_state_v1_metadata_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_state_v1_metadata_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_state_v1_metadata_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_state_v1_metadata_proto_goTypes = []any{
 	(PartitionPhase)(0),         // 0: oncelog.state.v1.PartitionPhase
 	(*MetadataCommand)(nil),     // 1: oncelog.state.v1.MetadataCommand
-	(*InitCluster)(nil),         // 2: oncelog.state.v1.InitCluster
-	(*RegisterBroker)(nil),      // 3: oncelog.state.v1.RegisterBroker
-	(*UnregisterBroker)(nil),    // 4: oncelog.state.v1.UnregisterBroker
-	(*SetFeatureLevel)(nil),     // 5: oncelog.state.v1.SetFeatureLevel
-	(*CreateTopic)(nil),         // 6: oncelog.state.v1.CreateTopic
-	(*Placement)(nil),           // 7: oncelog.state.v1.Placement
-	(*AlterTopic)(nil),          // 8: oncelog.state.v1.AlterTopic
-	(*DeleteTopic)(nil),         // 9: oncelog.state.v1.DeleteTopic
-	(*ReportReplicas)(nil),      // 10: oncelog.state.v1.ReportReplicas
-	(*ReplicaRef)(nil),          // 11: oncelog.state.v1.ReplicaRef
-	(*ActivatePartitions)(nil),  // 12: oncelog.state.v1.ActivatePartitions
-	(*AllocateProducerIds)(nil), // 13: oncelog.state.v1.AllocateProducerIds
-	(*AlterDefaults)(nil),       // 14: oncelog.state.v1.AlterDefaults
-	(*ReassignPartitions)(nil),  // 15: oncelog.state.v1.ReassignPartitions
-	(*Reassignment)(nil),        // 16: oncelog.state.v1.Reassignment
-	(*CancelReassignments)(nil), // 17: oncelog.state.v1.CancelReassignments
-	(*ReplaceReplicas)(nil),     // 18: oncelog.state.v1.ReplaceReplicas
-	(*ReportMembers)(nil),       // 19: oncelog.state.v1.ReportMembers
-	(*GroupMembers)(nil),        // 20: oncelog.state.v1.GroupMembers
-	(*SetDraining)(nil),         // 21: oncelog.state.v1.SetDraining
-	(*MetadataState)(nil),       // 22: oncelog.state.v1.MetadataState
-	(*BrokerState)(nil),         // 23: oncelog.state.v1.BrokerState
-	(*Listener)(nil),            // 24: oncelog.state.v1.Listener
-	(*ConfigValue)(nil),         // 25: oncelog.state.v1.ConfigValue
-	(*TopicState)(nil),          // 26: oncelog.state.v1.TopicState
-	(*PartitionState)(nil),      // 27: oncelog.state.v1.PartitionState
-	(*ReplicaState)(nil),        // 28: oncelog.state.v1.ReplicaState
-	(*LeavingReplica)(nil),      // 29: oncelog.state.v1.LeavingReplica
+	(*AlterAccess)(nil),         // 2: oncelog.state.v1.AlterAccess
+	(*ScramCredential)(nil),     // 3: oncelog.state.v1.ScramCredential
+	(*CredentialRef)(nil),       // 4: oncelog.state.v1.CredentialRef
+	(*AclRule)(nil),             // 5: oncelog.state.v1.AclRule
+	(*InitCluster)(nil),         // 6: oncelog.state.v1.InitCluster
+	(*RegisterBroker)(nil),      // 7: oncelog.state.v1.RegisterBroker
+	(*UnregisterBroker)(nil),    // 8: oncelog.state.v1.UnregisterBroker
+	(*SetFeatureLevel)(nil),     // 9: oncelog.state.v1.SetFeatureLevel
+	(*CreateTopic)(nil),         // 10: oncelog.state.v1.CreateTopic
+	(*Placement)(nil),           // 11: oncelog.state.v1.Placement
+	(*AlterTopic)(nil),          // 12: oncelog.state.v1.AlterTopic
+	(*DeleteTopic)(nil),         // 13: oncelog.state.v1.DeleteTopic
+	(*ReportReplicas)(nil),      // 14: oncelog.state.v1.ReportReplicas
+	(*ReplicaRef)(nil),          // 15: oncelog.state.v1.ReplicaRef
+	(*ActivatePartitions)(nil),  // 16: oncelog.state.v1.ActivatePartitions
+	(*AllocateProducerIds)(nil), // 17: oncelog.state.v1.AllocateProducerIds
+	(*AlterDefaults)(nil),       // 18: oncelog.state.v1.AlterDefaults
+	(*ReassignPartitions)(nil),  // 19: oncelog.state.v1.ReassignPartitions
+	(*Reassignment)(nil),        // 20: oncelog.state.v1.Reassignment
+	(*CancelReassignments)(nil), // 21: oncelog.state.v1.CancelReassignments
+	(*ReplaceReplicas)(nil),     // 22: oncelog.state.v1.ReplaceReplicas
+	(*ReportMembers)(nil),       // 23: oncelog.state.v1.ReportMembers
+	(*GroupMembers)(nil),        // 24: oncelog.state.v1.GroupMembers
+	(*SetDraining)(nil),         // 25: oncelog.state.v1.SetDraining
+	(*MetadataState)(nil),       // 26: oncelog.state.v1.MetadataState
+	(*BrokerState)(nil),         // 27: oncelog.state.v1.BrokerState
+	(*Listener)(nil),            // 28: oncelog.state.v1.Listener
+	(*ConfigValue)(nil),         // 29: oncelog.state.v1.ConfigValue
+	(*TopicState)(nil),          // 30: oncelog.state.v1.TopicState
+	(*PartitionState)(nil),      // 31: oncelog.state.v1.PartitionState
+	(*ReplicaState)(nil),        // 32: oncelog.state.v1.ReplicaState
+	(*LeavingReplica)(nil),      // 33: oncelog.state.v1.LeavingReplica
 }
 var file_state_v1_metadata_proto_depIdxs = []int32{
-	2,  // 0: oncelog.state.v1.MetadataCommand.init_cluster:type_name -> oncelog.state.v1.InitCluster
-	3,  // 1: oncelog.state.v1.MetadataCommand.register_broker:type_name -> oncelog.state.v1.RegisterBroker
-	4,  // 2: oncelog.state.v1.MetadataCommand.unregister_broker:type_name -> oncelog.state.v1.UnregisterBroker
-	5,  // 3: oncelog.state.v1.MetadataCommand.set_feature_level:type_name -> oncelog.state.v1.SetFeatureLevel
-	6,  // 4: oncelog.state.v1.MetadataCommand.create_topic:type_name -> oncelog.state.v1.CreateTopic
-	8,  // 5: oncelog.state.v1.MetadataCommand.alter_topic:type_name -> oncelog.state.v1.AlterTopic
-	9,  // 6: oncelog.state.v1.MetadataCommand.delete_topic:type_name -> oncelog.state.v1.DeleteTopic
-	10, // 7: oncelog.state.v1.MetadataCommand.report_replicas:type_name -> oncelog.state.v1.ReportReplicas
-	12, // 8: oncelog.state.v1.MetadataCommand.activate_partitions:type_name -> oncelog.state.v1.ActivatePartitions
-	13, // 9: oncelog.state.v1.MetadataCommand.allocate_producer_ids:type_name -> oncelog.state.v1.AllocateProducerIds
-	14, // 10: oncelog.state.v1.MetadataCommand.alter_defaults:type_name -> oncelog.state.v1.AlterDefaults
-	15, // 11: oncelog.state.v1.MetadataCommand.reassign_partitions:type_name -> oncelog.state.v1.ReassignPartitions
-	17, // 12: oncelog.state.v1.MetadataCommand.cancel_reassignments:type_name -> oncelog.state.v1.CancelReassignments
-	18, // 13: oncelog.state.v1.MetadataCommand.replace_replicas:type_name -> oncelog.state.v1.ReplaceReplicas
-	19, // 14: oncelog.state.v1.MetadataCommand.report_members:type_name -> oncelog.state.v1.ReportMembers
-	21, // 15: oncelog.state.v1.MetadataCommand.set_draining:type_name -> oncelog.state.v1.SetDraining
-	23, // 16: oncelog.state.v1.RegisterBroker.broker:type_name -> oncelog.state.v1.BrokerState
-	25, // 17: oncelog.state.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
-	7,  // 18: oncelog.state.v1.CreateTopic.partitions:type_name -> oncelog.state.v1.Placement
-	25, // 19: oncelog.state.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
-	7,  // 20: oncelog.state.v1.AlterTopic.add_partitions:type_name -> oncelog.state.v1.Placement
-	11, // 21: oncelog.state.v1.ReportReplicas.created:type_name -> oncelog.state.v1.ReplicaRef
-	11, // 22: oncelog.state.v1.ReportReplicas.deleted:type_name -> oncelog.state.v1.ReplicaRef
-	11, // 23: oncelog.state.v1.ReportReplicas.lost:type_name -> oncelog.state.v1.ReplicaRef
-	25, // 24: oncelog.state.v1.AlterDefaults.set_configs:type_name -> oncelog.state.v1.ConfigValue
-	16, // 25: oncelog.state.v1.ReassignPartitions.partitions:type_name -> oncelog.state.v1.Reassignment
-	11, // 26: oncelog.state.v1.ReplaceReplicas.replicas:type_name -> oncelog.state.v1.ReplicaRef
-	20, // 27: oncelog.state.v1.ReportMembers.groups:type_name -> oncelog.state.v1.GroupMembers
-	23, // 28: oncelog.state.v1.MetadataState.brokers:type_name -> oncelog.state.v1.BrokerState
-	26, // 29: oncelog.state.v1.MetadataState.topics:type_name -> oncelog.state.v1.TopicState
-	25, // 30: oncelog.state.v1.MetadataState.defaults:type_name -> oncelog.state.v1.ConfigValue
-	24, // 31: oncelog.state.v1.BrokerState.listeners:type_name -> oncelog.state.v1.Listener
-	25, // 32: oncelog.state.v1.TopicState.configs:type_name -> oncelog.state.v1.ConfigValue
-	27, // 33: oncelog.state.v1.TopicState.partitions:type_name -> oncelog.state.v1.PartitionState
-	0,  // 34: oncelog.state.v1.PartitionState.phase:type_name -> oncelog.state.v1.PartitionPhase
-	28, // 35: oncelog.state.v1.PartitionState.replicas:type_name -> oncelog.state.v1.ReplicaState
-	29, // 36: oncelog.state.v1.PartitionState.leaving:type_name -> oncelog.state.v1.LeavingReplica
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	6,  // 0: oncelog.state.v1.MetadataCommand.init_cluster:type_name -> oncelog.state.v1.InitCluster
+	7,  // 1: oncelog.state.v1.MetadataCommand.register_broker:type_name -> oncelog.state.v1.RegisterBroker
+	8,  // 2: oncelog.state.v1.MetadataCommand.unregister_broker:type_name -> oncelog.state.v1.UnregisterBroker
+	9,  // 3: oncelog.state.v1.MetadataCommand.set_feature_level:type_name -> oncelog.state.v1.SetFeatureLevel
+	10, // 4: oncelog.state.v1.MetadataCommand.create_topic:type_name -> oncelog.state.v1.CreateTopic
+	12, // 5: oncelog.state.v1.MetadataCommand.alter_topic:type_name -> oncelog.state.v1.AlterTopic
+	13, // 6: oncelog.state.v1.MetadataCommand.delete_topic:type_name -> oncelog.state.v1.DeleteTopic
+	14, // 7: oncelog.state.v1.MetadataCommand.report_replicas:type_name -> oncelog.state.v1.ReportReplicas
+	16, // 8: oncelog.state.v1.MetadataCommand.activate_partitions:type_name -> oncelog.state.v1.ActivatePartitions
+	17, // 9: oncelog.state.v1.MetadataCommand.allocate_producer_ids:type_name -> oncelog.state.v1.AllocateProducerIds
+	18, // 10: oncelog.state.v1.MetadataCommand.alter_defaults:type_name -> oncelog.state.v1.AlterDefaults
+	19, // 11: oncelog.state.v1.MetadataCommand.reassign_partitions:type_name -> oncelog.state.v1.ReassignPartitions
+	21, // 12: oncelog.state.v1.MetadataCommand.cancel_reassignments:type_name -> oncelog.state.v1.CancelReassignments
+	22, // 13: oncelog.state.v1.MetadataCommand.replace_replicas:type_name -> oncelog.state.v1.ReplaceReplicas
+	23, // 14: oncelog.state.v1.MetadataCommand.report_members:type_name -> oncelog.state.v1.ReportMembers
+	25, // 15: oncelog.state.v1.MetadataCommand.set_draining:type_name -> oncelog.state.v1.SetDraining
+	2,  // 16: oncelog.state.v1.MetadataCommand.alter_access:type_name -> oncelog.state.v1.AlterAccess
+	3,  // 17: oncelog.state.v1.AlterAccess.upsert_credentials:type_name -> oncelog.state.v1.ScramCredential
+	4,  // 18: oncelog.state.v1.AlterAccess.delete_credentials:type_name -> oncelog.state.v1.CredentialRef
+	5,  // 19: oncelog.state.v1.AlterAccess.add_rules:type_name -> oncelog.state.v1.AclRule
+	5,  // 20: oncelog.state.v1.AlterAccess.remove_rules:type_name -> oncelog.state.v1.AclRule
+	27, // 21: oncelog.state.v1.RegisterBroker.broker:type_name -> oncelog.state.v1.BrokerState
+	29, // 22: oncelog.state.v1.CreateTopic.configs:type_name -> oncelog.state.v1.ConfigValue
+	11, // 23: oncelog.state.v1.CreateTopic.partitions:type_name -> oncelog.state.v1.Placement
+	29, // 24: oncelog.state.v1.AlterTopic.set_configs:type_name -> oncelog.state.v1.ConfigValue
+	11, // 25: oncelog.state.v1.AlterTopic.add_partitions:type_name -> oncelog.state.v1.Placement
+	15, // 26: oncelog.state.v1.ReportReplicas.created:type_name -> oncelog.state.v1.ReplicaRef
+	15, // 27: oncelog.state.v1.ReportReplicas.deleted:type_name -> oncelog.state.v1.ReplicaRef
+	15, // 28: oncelog.state.v1.ReportReplicas.lost:type_name -> oncelog.state.v1.ReplicaRef
+	29, // 29: oncelog.state.v1.AlterDefaults.set_configs:type_name -> oncelog.state.v1.ConfigValue
+	20, // 30: oncelog.state.v1.ReassignPartitions.partitions:type_name -> oncelog.state.v1.Reassignment
+	15, // 31: oncelog.state.v1.ReplaceReplicas.replicas:type_name -> oncelog.state.v1.ReplicaRef
+	24, // 32: oncelog.state.v1.ReportMembers.groups:type_name -> oncelog.state.v1.GroupMembers
+	27, // 33: oncelog.state.v1.MetadataState.brokers:type_name -> oncelog.state.v1.BrokerState
+	30, // 34: oncelog.state.v1.MetadataState.topics:type_name -> oncelog.state.v1.TopicState
+	29, // 35: oncelog.state.v1.MetadataState.defaults:type_name -> oncelog.state.v1.ConfigValue
+	3,  // 36: oncelog.state.v1.MetadataState.credentials:type_name -> oncelog.state.v1.ScramCredential
+	5,  // 37: oncelog.state.v1.MetadataState.acl_rules:type_name -> oncelog.state.v1.AclRule
+	28, // 38: oncelog.state.v1.BrokerState.listeners:type_name -> oncelog.state.v1.Listener
+	29, // 39: oncelog.state.v1.TopicState.configs:type_name -> oncelog.state.v1.ConfigValue
+	31, // 40: oncelog.state.v1.TopicState.partitions:type_name -> oncelog.state.v1.PartitionState
+	0,  // 41: oncelog.state.v1.PartitionState.phase:type_name -> oncelog.state.v1.PartitionPhase
+	32, // 42: oncelog.state.v1.PartitionState.replicas:type_name -> oncelog.state.v1.ReplicaState
+	33, // 43: oncelog.state.v1.PartitionState.leaving:type_name -> oncelog.state.v1.LeavingReplica
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_state_v1_metadata_proto_init() }
@@ -2522,6 +2914,7 @@ func file_state_v1_metadata_proto_init() {
 		(*MetadataCommand_ReplaceReplicas)(nil),
 		(*MetadataCommand_ReportMembers)(nil),
 		(*MetadataCommand_SetDraining)(nil),
+		(*MetadataCommand_AlterAccess)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2529,7 +2922,7 @@ func file_state_v1_metadata_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_state_v1_metadata_proto_rawDesc), len(file_state_v1_metadata_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   29,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,178 @@
+package sasl
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+const password = "correct horse"
+
+// alice has both credentials, bob one.
+func testServer(t testing.TB) *Server {
+	t.Helper()
+	known := make(map[string]Credential)
+	for _, who := range []struct{ user, mechanism string }{{"alice", ScramSHA256}, {"alice", ScramSHA512}, {"bob", ScramSHA256}} {
+		c, err := Derive(who.mechanism, password, NewSalt(), DefaultIterations)
+		if err != nil {
+			t.Fatal(err)
+		}
+		known[who.user+who.mechanism] = c
+	}
+	return NewServer(func(user, mechanism string) (Credential, bool) { c, ok := known[user+mechanism]; return c, ok })
+}
+
+func begun(t testing.TB, s *Server, mechanism string) *Exchange {
+	t.Helper()
+	e, err := s.Begin(mechanism)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// attempt runs a whole exchange of a well-behaved client.
+func attempt(t *testing.T, s *Server, mechanism, user, pass string) (*Exchange, error) {
+	t.Helper()
+	e := begun(t, s, mechanism)
+	if mechanism == Plain {
+		_, done, err := e.Next([]byte("\x00" + user + "\x00" + pass))
+		if done != (err == nil) {
+			t.Fatalf("done %v, %v", done, err)
+		}
+		return e, err
+	}
+	_, generator, _ := hashOf(mechanism)
+	c, err := generator.NewClient(user, pass, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conv, in := c.NewConversation(), ""
+	for {
+		out, err := conv.Step(in)
+		if err != nil {
+			return e, err
+		}
+		if conv.Done() {
+			return e, nil
+		}
+		answer, done, err := e.Next([]byte(out))
+		if err != nil {
+			return e, err
+		}
+		if done && e.User() == "" {
+			t.Fatal("it is done, and nobody is proven")
+		}
+		in = string(answer)
+	}
+}
+
+// Who knows the password gets in, and nobody else; what is wrong is not told.
+func TestPasswords(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	for _, test := range []struct {
+		mechanism, user, pass string
+		ok                    bool
+	}{
+		{Plain, "alice", password, true},
+		{Plain, "bob", password, true},
+		{Plain, "alice", "x", false},
+		{Plain, "nobody", password, false},
+		{ScramSHA256, "alice", password, true},
+		{ScramSHA512, "alice", password, true},
+		{ScramSHA256, "bob", password, true},
+		{ScramSHA512, "bob", password, false},
+		{ScramSHA256, "alice", "x", false},
+		{ScramSHA512, "nobody", password, false},
+	} {
+		e, err := attempt(t, s, test.mechanism, test.user, test.pass)
+		switch {
+		case test.ok && (err != nil || e.User() != test.user):
+			t.Errorf("%s %s: %q, %v", test.mechanism, test.user, e.User(), err)
+		case !test.ok && (!errors.Is(err, ErrRefused) || e.User() != ""):
+			t.Errorf("%s %s %s: %q, %v", test.mechanism, test.user, test.pass, e.User(), err)
+		}
+	}
+}
+
+// An exchange that goes wrong proves nobody, and cannot be gone on with.
+func TestStepsOutOfOrder(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	for _, test := range []struct {
+		what, mechanism string
+		messages        []string
+		want            error
+	}{
+		{"an empty message", ScramSHA256, []string{""}, ErrMalformed},
+		{"the last message first", ScramSHA256, []string{"c=biws,r=x,p=AAAA"}, ErrMalformed},
+		{"the first message twice", ScramSHA256, []string{"n,,n=alice,r=abc", "n,,n=alice,r=abc"}, ErrMalformed},
+		{"a nonce of its own", ScramSHA256, []string{"n,,n=alice,r=abc", "c=biws,r=abc,p=AAAA"}, ErrRefused},
+		{"cut short", ScramSHA256, []string{"n,,n=alice,r=abc", "c=biws,r="}, ErrMalformed},
+		{"for somebody else", ScramSHA256, []string{"n,a=bob,n=alice,r=abc"}, ErrRefused},
+		{"with channel binding", ScramSHA256, []string{"p=tls-unique,,n=alice,r=abc"}, ErrRefused},
+		{"PLAIN without a password", Plain, []string{"\x00alice\x00"}, ErrMalformed},
+		{"PLAIN without a name", Plain, []string{"\x00\x00" + password}, ErrMalformed},
+		{"PLAIN with more", Plain, []string{"\x00alice\x00" + password + "\x00"}, ErrMalformed},
+		{"PLAIN for somebody else", Plain, []string{"bob\x00alice\x00" + password}, ErrRefused},
+		{"too long", Plain, []string{"\x00alice\x00" + strings.Repeat("x", MaxMessage)}, ErrMalformed},
+		{"after the end", Plain, []string{"\x00alice\x00" + password, "\x00alice\x00" + password}, ErrMalformed},
+	} {
+		e := begun(t, s, test.mechanism)
+		var err error
+		for i, m := range test.messages {
+			if _, _, err = e.Next([]byte(m)); err != nil && i < len(test.messages)-1 {
+				t.Fatalf("%s: message %d: %v", test.what, i, err)
+			}
+		}
+		if !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, want %v", test.what, err, test.want)
+		}
+		if _, done, err := e.Next([]byte("n,,n=alice,r=abc")); done || err == nil {
+			t.Errorf("%s: it goes on", test.what)
+		}
+		if err != nil && strings.Contains(err.Error(), password) {
+			t.Errorf("%s: the error tells the password", test.what)
+		}
+	}
+	if _, err := s.Begin("SCRAM-SHA-1"); err == nil {
+		t.Error("SCRAM-SHA-1 begins")
+	}
+}
+
+// A name that does not exist looks like one that does, and always the same.
+func TestNamesCannotBeGuessed(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	first := func(user string) string {
+		answer, _, err := begun(t, s, ScramSHA256).Next([]byte("n,,n=" + user + ",r=abc"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, after, _ := strings.Cut(string(answer), ",")
+		return after // salt and iterations
+	}
+	once, again, other, known := first("nobody"), first("nobody"), first("somebody"), first("alice")
+	if once != again || once == other || len(once) != len(known) {
+		t.Errorf("%q, %q, %q, %q", once, again, other, known)
+	}
+}
+
+// Whatever a client says proves nobody but who knows the password, and never panics.
+func FuzzExchange(f *testing.F) {
+	f.Add(0, "\x00alice\x00x", "")
+	f.Add(1, "n,,n=alice,r=abc", "c=biws,r=abc,p=AAAA")
+	f.Add(2, "n,a=x,n=al=2Cice,r=abc,ext=1", "c=biws,r=,p=")
+	s := testServer(f)
+	f.Fuzz(func(t *testing.T, mechanism int, first, second string) {
+		e := begun(t, s, Known[uint(mechanism)%3])
+		for _, m := range []string{first, second} {
+			if _, done, err := e.Next([]byte(m)); done && !strings.Contains(m, password) {
+				t.Fatalf("%q got in as %q", m, e.User())
+			} else if err != nil {
+				return
+			}
+		}
+	})
+}
