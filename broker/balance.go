@@ -10,8 +10,8 @@ import (
 	"github.com/oncelog/oncelog/record"
 )
 
-// balancer hands partitions that this broker leads back to their preferred leaders, the first of
-// their replicas. Placement spreads those evenly; after a restart, the broker that was away leads
+// balancer hands partitions, and shards of the coordinators, that this broker leads back to their
+// preferred leaders, the first of their replicas. Placement spreads those evenly; after a restart, the broker that was away leads
 // nothing, and the others too much. Kafka calls it auto.leader.rebalance.enable.
 type balancer struct {
 	self     int32
@@ -20,7 +20,7 @@ type balancer struct {
 	preferred func(raftgroup.GroupID) (int32, bool)
 	// heard is when a broker was last heard of.
 	heard    func(broker int32) time.Time
-	groups   func() []partition.GroupStatus
+	led      func() []ledGroup
 	transfer func(ctx context.Context, tp record.TopicPartition, to int32) error
 	logger   *slog.Logger
 
@@ -40,11 +40,33 @@ const (
 	transferTimeout = 2 * time.Second
 )
 
-// offer is a partition to be handed to a broker.
-type offer struct {
+// ledGroup is a partition, or a shard, that this broker leads and is ready to.
+type ledGroup struct {
 	tp    record.TopicPartition
-	to    int32
 	group raftgroup.GroupID
+}
+
+// offer is one to be handed to a broker.
+type offer struct {
+	ledGroup
+	to int32
+}
+
+// led lists what this broker leads.
+func (p *parts) led() []ledGroup {
+	var list []ledGroup
+	add := func(tp record.TopicPartition, group raftgroup.GroupID, s raftgroup.Status) {
+		if s.Role == raftgroup.RoleLeader && s.Ready {
+			list = append(list, ledGroup{tp, group})
+		}
+	}
+	for _, g := range p.partitions.Groups() {
+		add(g.Spec.TopicPartition, g.Spec.Group, g.Raft)
+	}
+	for _, g := range p.coordinators.Groups() {
+		add(record.TopicPartition{Topic: g.Spec.Kind.Topic(), Partition: g.Spec.Number}, g.Spec.Group, g.Raft)
+	}
+	return list
 }
 
 // run balances until ctx ends.
@@ -70,22 +92,19 @@ func (b *balancer) look(now time.Time) []offer {
 	b.looked = now
 	b.seen, b.tried = make(map[int32]bool), make(map[raftgroup.GroupID]time.Time)
 	var offers []offer
-	for _, g := range b.groups() {
-		if g.Raft.Role != raftgroup.RoleLeader || !g.Raft.Ready {
-			continue
-		}
-		to, ok := b.preferred(g.Spec.Group)
+	for _, g := range b.led() {
+		to, ok := b.preferred(g.group)
 		if !ok || to == b.self || !b.heard(to).After(since) {
 			continue
 		}
 		b.seen[to] = true
-		at, before := tried[g.Spec.Group]
+		at, before := tried[g.group]
 		switch {
 		case before && now.Sub(at) < offerAgain:
-			b.tried[g.Spec.Group] = at
+			b.tried[g.group] = at
 		case settled[to]:
-			b.tried[g.Spec.Group] = now
-			offers = append(offers, offer{tp: g.Spec.TopicPartition, to: to, group: g.Spec.Group})
+			b.tried[g.group] = now
+			offers = append(offers, offer{g, to})
 		}
 	}
 	return offers

@@ -13,19 +13,15 @@ import (
 	"github.com/oncelog/oncelog/record"
 )
 
-// status makes a group that this broker leads, or follows.
-func status(group raftgroup.GroupID, role string, ready bool) partition.GroupStatus {
-	return partition.GroupStatus{
-		Spec: partition.ReplicaSpec{TopicPartition: record.TopicPartition{Topic: "t", Partition: int32(group)}, Group: group},
-		Raft: raftgroup.Status{Role: role, Ready: ready},
-	}
+func ledTest(group raftgroup.GroupID) ledGroup {
+	return ledGroup{record.TopicPartition{Topic: "t", Partition: int32(group)}, group}
 }
 
 // A partition goes back to its preferred leader once that has been alive for a whole interval, is
 // offered once, and again only after a while.
 func TestBalancerOffers(t *testing.T) {
 	alive := map[int32]bool{2: true, 3: false}
-	prefers := map[raftgroup.GroupID]int32{1: 1, 2: 2, 3: 3, 4: 2, 5: 2}
+	prefers := map[raftgroup.GroupID]int32{1: 1, 2: 2, 3: 3}
 	now := time.Unix(0, 0)
 	b := &balancer{self: 1, looked: now,
 		heard: func(id int32) time.Time {
@@ -35,18 +31,16 @@ func TestBalancerOffers(t *testing.T) {
 			return time.Unix(0, 0)
 		},
 		preferred: func(g raftgroup.GroupID) (int32, bool) { to, ok := prefers[g]; return to, ok },
-		groups: func() []partition.GroupStatus {
-			return []partition.GroupStatus{
-				status(1, raftgroup.RoleLeader, true),   // ours
-				status(2, raftgroup.RoleLeader, true),   // 2 shall have it
-				status(3, raftgroup.RoleLeader, true),   // 3 shall, and is dead
-				status(4, raftgroup.RoleFollower, true), // somebody else leads
-				status(5, raftgroup.RoleLeader, false),  // has just been won
-				status(9, raftgroup.RoleLeader, true),   // no longer in the metadata
+		led: func() []ledGroup {
+			return []ledGroup{
+				ledTest(1), // ours
+				ledTest(2), // 2 shall have it
+				ledTest(3), // 3 shall, and is dead
+				ledTest(9), // no longer in the metadata
 			}
 		}}
 	offered := func(partition, to int32) []offer {
-		return []offer{{record.TopicPartition{Topic: "t", Partition: partition}, to, raftgroup.GroupID(partition)}}
+		return []offer{{ledTest(raftgroup.GroupID(partition)), to}}
 	}
 	for i, step := range []struct {
 		after  time.Duration
@@ -81,7 +75,7 @@ func TestBalancerGoesOnAfterARefusal(t *testing.T) {
 		self: 1, looked: now.Add(-time.Second), seen: map[int32]bool{2: true}, logger: slog.New(slog.DiscardHandler),
 		heard:     func(int32) time.Time { return now },
 		preferred: func(raftgroup.GroupID) (int32, bool) { return 2, true },
-		groups:    func() []partition.GroupStatus { return []partition.GroupStatus{status(7, raftgroup.RoleLeader, true)} },
+		led:       func() []ledGroup { return []ledGroup{ledTest(7)} },
 		transfer: func(ctx context.Context, _ record.TopicPartition, _ int32) error {
 			if _, bounded := ctx.Deadline(); !bounded {
 				t.Error("a hand-over has no time limit")

@@ -9,6 +9,7 @@ import (
 	"github.com/oncelog/oncelog/cluster"
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/cluster/peer"
+	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/kafka"
 	"github.com/oncelog/oncelog/partition"
@@ -44,7 +45,7 @@ func (p *parts) handOver(ctx context.Context, tp record.TopicPartition, from, to
 	if from == p.cfg.BrokerID {
 		ctx, cancel := context.WithTimeout(ctx, transferTimeout)
 		defer cancel()
-		return p.partitions.TransferLeadership(ctx, tp, to)
+		return p.handOverHere(ctx, tp, to)
 	}
 	target, ok := p.cluster.PeerTarget(from)
 	if !ok {
@@ -65,12 +66,20 @@ func (p *parts) handOver(ctx context.Context, tp record.TopicPartition, from, to
 	return nil
 }
 
+// handOverHere hands over a partition or a coordinator's shard that this broker leads.
+func (p *parts) handOverHere(ctx context.Context, tp record.TopicPartition, to int32) error {
+	if kind, ok := coordinator.KindOf(tp.Topic); ok {
+		return p.coordinators.HandOver(ctx, kind, tp.Partition, to)
+	}
+	return p.partitions.TransferLeadership(ctx, tp, to)
+}
+
 // TransferLeadership hands a partition that this broker leads to another one (peer.Handler).
 func (h peerHandler) TransferLeadership(ctx context.Context, _ peerIdentity, req *peerv1.TransferLeadershipRequest) (*peerv1.TransferLeadershipResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, transferTimeout)
 	defer cancel()
 	tp := record.TopicPartition{Topic: req.GetTopic(), Partition: req.GetPartition()}
-	err := h.p.partitions.TransferLeadership(ctx, tp, req.GetToBroker())
+	err := h.p.handOverHere(ctx, tp, req.GetToBroker())
 	if err == nil {
 		return &peerv1.TransferLeadershipResponse{}, nil
 	}

@@ -286,7 +286,7 @@ func (p *parts) serve(ctx, abort context.Context, ready chan<- struct{}) error {
 	p.background(func() error { p.health.watch(p.ctx); return nil })
 	if every := p.cfg.LeaderBalance; every > 0 {
 		balance := &balancer{self: p.cfg.BrokerID, interval: every, preferred: p.preferredLeader, heard: p.cluster.LastHeard,
-			groups: p.partitions.Groups, transfer: p.partitions.TransferLeadership, logger: p.logger}
+			led: p.led, transfer: p.handOverHere, logger: p.logger}
 		p.background(func() error { balance.run(p.ctx); return nil })
 	}
 	p.background(func() error { return p.firstUser(p.ctx) })

@@ -290,6 +290,20 @@ func (h *Host) Groups() []GroupStatus {
 	return list
 }
 
+// HandOver hands a shard that this broker leads to another replica.
+func (h *Host) HandOver(ctx context.Context, k Kind, number, to int32) error {
+	s := h.find(k, number)
+	if s == nil {
+		return location{kind: k, Number: number, host: h}.elsewhere()
+	}
+	for _, v := range s.group.Status().Voters {
+		if b, _, err := raftgroup.ParseServerID(v); err == nil && b == to {
+			return s.group.TransferLeadership(ctx, v)
+		}
+	}
+	return refused(CodeInvalidRequest, "broker %d holds no voting replica of %s", to, s.spec)
+}
+
 // TransferLeadership hands every shard that this broker leads to another one, as far as that can be done before ctx ends.
 func (h *Host) TransferLeadership(ctx context.Context) error {
 	h.mu.RLock()

@@ -2,6 +2,7 @@ package test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -71,6 +72,29 @@ func TestPreferredLeadersComeBack(t *testing.T) {
 			t.Fatalf("record %d: %v", n, res)
 		}
 	}
+}
+
+// Coordinators go back as partitions do: the brokers share that work again after one was away.
+func TestCoordinatorsComeBack(t *testing.T) {
+	t.Parallel()
+	s := beginTransactionsWith(t, func(c *broker.Config) { c.LeaderBalance = time.Second })
+	ids := make([]string, 12)
+	for i := range ids {
+		ids[i] = fmt.Sprint("tx-", i)
+		s.transactional(ids[i])
+	}
+	coordinators := func() map[int32]bool {
+		found := make(map[int32]bool)
+		for _, id := range ids {
+			found[s.coordinatorOf(id)] = true
+		}
+		return found
+	}
+	s.until("the coordinators are spread", func() bool { return len(coordinators()) == 3 })
+	s.c.Crash(1)
+	s.until("broker 1 coordinates nothing", func() bool { return !coordinators()[1] })
+	s.c.Restart(1)
+	s.until("the coordinators are spread again", func() bool { return len(coordinators()) == 3 })
 }
 
 // Any broker can be asked over the Kafka protocol to let a partition be led by its preferred leader again: whoever leads it hands it over.
