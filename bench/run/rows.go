@@ -24,6 +24,8 @@ type row struct {
 	ours, limit []string
 	goal        string
 	kind        kind
+	// measure gives figures of its own kind; then all of the above but name is empty.
+	measure func(context.Context, *bench) ([]figure, error)
 }
 
 type kind uint8
@@ -34,8 +36,11 @@ const (
 	consume             // MB/s; the duration is what reading takes
 )
 
-// rows are all of them. 64 in flight are 16 producers with 4 each: one idempotent producer has five at most.
-var rows = []row{
+// rows are all of them.
+var rows = slices.Concat(logRows, transactionRows)
+
+// logRows are measured by brokerctl bench, beside bench/limit. 64 in flight are 16 producers with 4 each: one idempotent producer has five at most.
+var logRows = []row{
 	{name: "100k-1", what: "produce, 1 partition, 100 KiB batches, 5 in flight", goal: "ratio >= 0.55", partitions: 1,
 		ours:  []string{"produce", "--batch", "102400", "--size", "1000"},
 		limit: []string{"-partitions", "1", "-in-flight", "5", "-batch-bytes", "102400"}},
@@ -106,7 +111,28 @@ type bench struct {
 }
 
 // sample is what the rounds of one row have given.
-type sample struct{ ours, limit, ratio, cpu []float64 }
+type sample struct {
+	ours, limit, ratio, cpu []float64
+	// own are those of a row's figures, whose last values stand in figures.
+	own     []sample
+	figures []figure
+}
+
+func (s *sample) add(ours, limit float64) {
+	s.ours = append(s.ours, ours)
+	if limit > 0 {
+		s.limit, s.ratio = append(s.limit, limit), append(s.ratio, ours/limit)
+	}
+}
+
+func (s *sample) result(what, unit, goal string) result {
+	r := result{What: what, Unit: unit, Ours: median(s.ours), CPU: median(s.cpu), Goal: goal}
+	if len(s.limit) > 0 {
+		r.Limit, r.Ratio = median(s.limit), median(s.ratio)
+		r.Least, r.Most = slices.Min(s.ratio), slices.Max(s.ratio)
+	}
+	return r
+}
 
 // all measures the rows in turn, round after round, so that all see the same minutes.
 func (b *bench) all(ctx context.Context, rows []row) ([]result, error) {
@@ -121,21 +147,25 @@ func (b *bench) all(ctx context.Context, rows []row) ([]result, error) {
 	var results []result
 	for i, r := range rows {
 		s := &samples[i]
-		res := result{What: r.what, Unit: "MB/s", Ours: median(s.ours), CPU: median(s.cpu), Goal: r.goal}
-		if r.kind == latency {
-			res.Unit = "us"
+		for n, f := range s.figures {
+			results = append(results, s.own[n].result(f.what, f.unit, f.goal))
 		}
-		if len(s.limit) > 0 {
-			res.Limit, res.Ratio = median(s.limit), median(s.ratio)
-			res.Least, res.Most = slices.Min(s.ratio), slices.Max(s.ratio)
+		switch {
+		case r.measure != nil:
+		case r.kind == latency:
+			results = append(results, s.result(r.what, "us", r.goal))
+		default:
+			results = append(results, s.result(r.what, "MB/s", r.goal))
 		}
-		results = append(results, res)
 	}
 	return results, nil
 }
 
 // once measures a row, the limit first.
 func (b *bench) once(ctx context.Context, r *row, s *sample) error {
+	if r.measure != nil {
+		return b.onceOwn(ctx, r, s)
+	}
 	var l limitReport
 	compare := r.limit != nil && !b.options.alone
 	if compare {
@@ -157,10 +187,28 @@ func (b *bench) once(ctx context.Context, r *row, s *sample) error {
 	if r.kind == latency {
 		ours, limit = out.Latency.P50, l.P50Micros
 	}
-	s.ours = append(s.ours, ours)
-	if compare {
-		s.limit, s.ratio = append(s.limit, limit), append(s.ratio, ours/limit)
+	s.add(ours, limit)
+	return nil
+}
+
+// onceOwn measures a row that has figures of its own.
+func (b *bench) onceOwn(ctx context.Context, r *row, s *sample) error {
+	var profiling sync.WaitGroup
+	if b.options.profiles != "" {
+		b.profile(ctx, &profiling, r)
 	}
+	figures, err := r.measure(ctx, b)
+	profiling.Wait()
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.name, err)
+	}
+	if s.figures = figures; s.own == nil {
+		s.own = make([]sample, len(figures))
+	}
+	for i, f := range figures {
+		s.own[i].add(f.ours, f.limit)
+	}
+	settle()
 	return nil
 }
 
