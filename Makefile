@@ -53,6 +53,10 @@ catch-up: ## a replica that lacks 1 GiB gets it under load and trouble; ARGS="--
 	$(GO) build -o bin/brokerd ./cmd/brokerd
 	$(GO) run ./test/catchup $(ARGS)
 
+.PHONY: upgrade
+upgrade: ## a rolling restart from the last release, or a pinned commit, to this one under load
+	scripts/upgrade.sh $(ARGS)
+
 .PHONY: monitoring
 monitoring: ## every query of the dashboard and the alert rules against a live cluster
 	cd tools/monitoring && $(GO) test -count=1 $(ARGS) ./...

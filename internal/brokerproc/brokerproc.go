@@ -3,6 +3,7 @@
 package brokerproc
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -48,6 +49,7 @@ type Process struct {
 	cluster *Cluster
 	dir     string
 	seeds   string
+	binary  string // of the next start; empty: that of the options
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
@@ -201,7 +203,7 @@ func (p *Process) Start() error {
 	for _, s := range o.Set {
 		args = append(args, "--set", s)
 	}
-	cmd := exec.Command(o.Binary, args...)
+	cmd := exec.Command(cmp.Or(p.binary, o.Binary), args...)
 	cmd.Env = append(os.Environ(), o.Env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	// A broker must not outlive the test that started it, whatever kills that.
@@ -216,6 +218,13 @@ func (p *Process) Start() error {
 		close(exited)
 	}()
 	return nil
+}
+
+// Use makes the next start run another executable.
+func (p *Process) Use(binary string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.binary = binary
 }
 
 // Signal sends a signal to the process.
