@@ -232,7 +232,7 @@ func (f *fetching) fetched(at *kmsg.FetchResponseTopicPartition, got partition.F
 	}
 	at.HighWatermark, at.LastStableOffset, at.LogStartOffset = int64(got.HighWatermark), int64(got.LastStable), int64(got.LogStart)
 	f.c.metrics.fetchBytes.Add(float64(got.Bytes))
-	if got.Aborted != nil { // nil and empty differ on the wire (L10)
+	if got.Aborted != nil || f.req.IsolationLevel == 1 { // nil and empty differ on the wire (L10)
 		at.AbortedTransactions = make([]kmsg.FetchResponseTopicPartitionAbortedTransaction, len(got.Aborted))
 		for i, a := range got.Aborted {
 			at.AbortedTransactions[i].ProducerID, at.AbortedTransactions[i].FirstOffset = int64(a.ProducerID), int64(a.First)
