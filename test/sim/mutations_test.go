@@ -36,22 +36,24 @@ func TestTransactionSeeds(t *testing.T) {
 // would miss others too.
 func TestMutations(t *testing.T) {
 	for _, m := range []struct {
-		name  string
-		bug   broker.Sabotage
+		name string
+		bug  broker.Sabotage
+		// Most bugs show themselves at once; some need time or brokers that fail.
+		lasts time.Duration
 		finds []history.Anomaly
 	}{
-		{"no deduplication", broker.Sabotage{Partition: partition.Sabotage{NoDedup: true}}, []history.Anomaly{history.Duplicate}},
-		{"producers forgotten with a snapshot", broker.Sabotage{Partition: partition.Sabotage{ForgetProducers: true}}, []history.Anomaly{history.Duplicate, history.Inconsistent, history.AbortedRead}},
-		{"readers pass open transactions", broker.Sabotage{Partition: partition.Sabotage{PassOpen: true}}, []history.Anomaly{history.Early}},
-		{"batches of a stale epoch are taken", broker.Sabotage{Partition: partition.Sabotage{StaleEpoch: true}}, []history.Anomaly{history.AbortedRead}},
-		{"a marker is skipped", broker.Sabotage{Coordinator: coordinator.Sabotage{SkipMarker: true}}, []history.Anomaly{history.Torn}},
-		{"a stale epoch ends a transaction", broker.Sabotage{Coordinator: coordinator.Sabotage{StaleEnd: true}}, []history.Anomaly{history.Lost, history.AbortedRead, history.Early}},
-		{"offsets of a transaction are lost", broker.Sabotage{Coordinator: coordinator.Sabotage{LosePending: true}}, []history.Anomaly{history.OffsetBack}},
+		{"no deduplication", broker.Sabotage{Partition: partition.Sabotage{NoDedup: true}}, 10 * time.Second, []history.Anomaly{history.Duplicate}},
+		{"producers forgotten with a snapshot", broker.Sabotage{Partition: partition.Sabotage{ForgetProducers: true}}, 10 * time.Second, []history.Anomaly{history.Duplicate, history.Inconsistent, history.AbortedRead}},
+		{"readers pass open transactions", broker.Sabotage{Partition: partition.Sabotage{PassOpen: true}}, 4 * time.Second, []history.Anomaly{history.Early}},
+		{"batches of a stale epoch are taken", broker.Sabotage{Partition: partition.Sabotage{StaleEpoch: true}}, 4 * time.Second, []history.Anomaly{history.AbortedRead}},
+		{"a marker is skipped", broker.Sabotage{Coordinator: coordinator.Sabotage{SkipMarker: true}}, 4 * time.Second, []history.Anomaly{history.Torn}},
+		{"a stale epoch ends a transaction", broker.Sabotage{Coordinator: coordinator.Sabotage{StaleEnd: true}}, 10 * time.Second, []history.Anomaly{history.Lost, history.AbortedRead, history.Early}},
+		{"offsets of a transaction are lost", broker.Sabotage{Coordinator: coordinator.Sabotage{LosePending: true}}, 4 * time.Second, []history.Anomaly{history.OffsetBack}},
 	} {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
 			for seed := uint64(1); seed <= plantedSeeds; seed++ {
-				r := RunTransactions(t, Options{Seed: seed, Sabotage: m.bug, Lasts: 10 * time.Second})
+				r := RunTransactions(t, Options{Seed: seed, Sabotage: m.bug, Lasts: m.lasts})
 				t.Logf("seed %d: %s", seed, r)
 				if r.Report != nil && slices.ContainsFunc(m.finds, func(a history.Anomaly) bool { return r.Report.Counts[a] > 0 }) {
 					return

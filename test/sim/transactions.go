@@ -92,7 +92,11 @@ func (s *run) transactions(forgetful bool) {
 	s.settle(admin)
 	stopProducers()
 	s.note(fmt.Sprintf("%d transactions have ended, %d by zombies", txns.Counts().Begun.Load(), txns.Counts().Zombies.Load()))
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	patience := time.Minute
+	if s.o.Sabotage != (broker.Sabotage{}) {
+		patience = 5 * time.Second // what a bug holds up, it holds up for ever
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := workload.AwaitEnds(ctx, admin, topic+"-"); err != nil {
 		s.problem("%v", err)
