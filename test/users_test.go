@@ -3,9 +3,12 @@ package test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -91,7 +94,8 @@ func loginKafka(t *testing.T, c *brokertest.Cluster, addr, user, password string
 // broker; a new password counts at once, and who is deleted is out.
 func TestUsersComeInByBothDoors(t *testing.T) {
 	t.Parallel()
-	c, admin := guarded(t, brokertest.Options{}, nil)
+	said, audit := new(lockedLog), filepath.Join(t.TempDir(), "audit")
+	c, admin := guarded(t, brokertest.Options{Log: said, LogLevel: slog.LevelDebug}, func(c *broker.Config) { c.Security.AuditLog = fmt.Sprint(audit, c.BrokerID) })
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	s := &scenario{t: t, ctx: ctx, c: c, cl: admin}
@@ -151,4 +155,43 @@ func TestUsersComeInByBothDoors(t *testing.T) {
 	if err := admin.SetPassword(ctx, "x", "y", 100); !strings.Contains(err.Error(), "UNACCEPTABLE_CREDENTIAL") {
 		t.Errorf("100 iterations: %v", err)
 	}
+
+	// What was planted is in no log, nor what could replace it; the audit log has who failed.
+	written := said.String()
+	for id := int32(1); id <= 3; id++ {
+		lines, err := os.ReadFile(fmt.Sprint(audit, id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		written += string(lines)
+	}
+	for _, secret := range []string{adminPassword, alicesPassword, "Bearer ", "stored_key"} {
+		if strings.Contains(written, secret) {
+			t.Errorf("a log holds %q", secret)
+		}
+	}
+	for _, line := range []string{`"msg":"login","outcome":"failed","principal":"User:alice","address":"client","door":"kafka","mechanism":"SCRAM-SHA-512"`,
+		`"msg":"login","outcome":"succeeded","principal":"User:admin","address":"client","door":"grpc","mechanism":"SCRAM-SHA-512"`} {
+		if !strings.Contains(written, line) {
+			t.Errorf("no log holds %s", line)
+		}
+	}
+}
+
+// lockedLog is a log that can be read while it is written.
+type lockedLog struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

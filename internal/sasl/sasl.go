@@ -15,8 +15,6 @@ import (
 	"hash"
 	"slices"
 	"unicode/utf8"
-
-	"github.com/xdg-go/scram"
 )
 
 // Mechanisms that are known.
@@ -50,19 +48,19 @@ func (c Credential) String() string { return fmt.Sprintf("credential of %d itera
 func (c Credential) GoString() string { return c.String() }
 
 // hashOf is the hash of a SCRAM mechanism.
-func hashOf(mechanism string) (func() hash.Hash, scram.HashGeneratorFcn, bool) {
+func hashOf(mechanism string) (func() hash.Hash, bool) {
 	switch mechanism {
 	case ScramSHA256:
-		return sha256.New, scram.SHA256, true
+		return sha256.New, true
 	case ScramSHA512:
-		return sha512.New, scram.SHA512, true
+		return sha512.New, true
 	}
-	return nil, nil, false
+	return nil, false
 }
 
 // Derive makes a credential of a password.
 func Derive(mechanism, password string, salt []byte, iterations int) (Credential, error) {
-	h, _, ok := hashOf(mechanism)
+	h, ok := hashOf(mechanism)
 	if !ok {
 		return Credential{}, fmt.Errorf("%q is no SCRAM mechanism", mechanism)
 	}
@@ -75,7 +73,7 @@ func Derive(mechanism, password string, salt []byte, iterations int) (Credential
 
 // FromSalted makes a credential of a password that has been salted and hashed already, as Kafka's tools send it.
 func FromSalted(mechanism string, salted, salt []byte, iterations int) (Credential, error) {
-	h, _, ok := hashOf(mechanism)
+	h, ok := hashOf(mechanism)
 	if !ok {
 		return Credential{}, fmt.Errorf("%q is no SCRAM mechanism", mechanism)
 	}
@@ -123,7 +121,7 @@ var ErrMalformed = errors.New("malformed SASL message")
 type Exchange struct {
 	server    *Server
 	mechanism string
-	conv      *scram.ServerConversation // nil for PLAIN
+	scram     *scramServer // nil for PLAIN
 	user      string
 	ended     bool
 }
@@ -134,15 +132,8 @@ func (s *Server) Begin(mechanism string) (*Exchange, error) {
 		return nil, fmt.Errorf("unknown SASL mechanism %.32q", mechanism)
 	}
 	e := &Exchange{server: s, mechanism: mechanism}
-	if _, generator, ok := hashOf(mechanism); ok {
-		server, err := generator.NewServer(func(user string) (scram.StoredCredentials, error) {
-			c := s.find(user, mechanism)
-			return scram.StoredCredentials{KeyFactors: scram.KeyFactors{Salt: string(c.Salt), Iters: c.Iterations}, StoredKey: c.StoredKey, ServerKey: c.ServerKey}, nil
-		})
-		if err != nil {
-			return nil, err
-		}
-		e.conv = server.NewConversation()
+	if h, ok := hashOf(mechanism); ok {
+		e.scram = &scramServer{hash: h, find: func(user string) Credential { return s.find(user, mechanism) }}
 	}
 	return e, nil
 }
@@ -155,8 +146,8 @@ func (e *Exchange) User() string { return e.user }
 
 // Attempted is the name that the client claims, for logs; empty: it has not said yet.
 func (e *Exchange) Attempted() string {
-	if e.user == "" && e.conv != nil {
-		return e.conv.Username()
+	if e.user == "" && e.scram != nil {
+		return e.scram.user
 	}
 	return e.user
 }
@@ -169,30 +160,22 @@ func (e *Exchange) Next(message []byte) (answer []byte, done bool, err error) {
 	case len(message) > MaxMessage:
 		e.ended = true
 		return nil, false, fmt.Errorf("%w: %d bytes; at most %d", ErrMalformed, len(message), MaxMessage)
-	case e.conv == nil:
+	case e.scram == nil:
 		e.ended = true
 		return e.plain(message)
 	}
-	text, err := e.conv.Step(string(message))
-	switch {
-	case err != nil && text != "":
-		e.ended = true
-		return []byte(text), false, ErrRefused
-	case err != nil:
-		e.ended = true
-		return nil, false, ErrMalformed
-	case e.conv.AuthzID() != "" && e.conv.AuthzID() != e.conv.Username():
-		e.ended = true
-		return nil, false, ErrRefused // nobody acts for somebody else
-	case e.conv.Done():
-		e.ended = true
-		if !e.conv.Valid() {
-			return nil, false, ErrRefused
-		}
-		e.user = e.conv.Username()
-		return []byte(text), true, nil
+	text, done, err := e.scram.next(string(message))
+	if err == nil && e.scram.authz != "" && e.scram.authz != e.scram.user {
+		err = ErrRefused // nobody acts for somebody else
 	}
-	return []byte(text), false, nil
+	if err != nil {
+		e.ended = true
+		return nil, false, err
+	}
+	if done {
+		e.ended, e.user = true, e.scram.user
+	}
+	return []byte(text), done, nil
 }
 
 // plain takes the one message of PLAIN: authorization identity, user, password, with NULs between.
@@ -227,7 +210,7 @@ func (s *Server) find(user, mechanism string) Credential {
 	mac := hmac.New(sha512.New, s.secret[:])
 	mac.Write([]byte(mechanism + "\x00" + user))
 	sum := mac.Sum(nil)
-	h, _, _ := hashOf(mechanism)
+	h, _ := hashOf(mechanism)
 	n := h().Size()
 	keys := make([]byte, 2*n)
 	_, _ = rand.Read(keys) // never fails

@@ -1,9 +1,16 @@
 package sasl
 
 import (
+	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/xdg-go/scram"
 )
 
 const password = "correct horse"
@@ -42,7 +49,10 @@ func attempt(t *testing.T, s *Server, mechanism, user, pass string) (*Exchange, 
 		}
 		return e, err
 	}
-	_, generator, _ := hashOf(mechanism)
+	generator := scram.SHA512
+	if mechanism == ScramSHA256 {
+		generator = scram.SHA256
+	}
 	c, err := generator.NewClient(user, pass, "")
 	if err != nil {
 		t.Fatal(err)
@@ -138,6 +148,35 @@ func TestStepsOutOfOrder(t *testing.T) {
 	}
 	if _, err := s.Begin("SCRAM-SHA-1"); err == nil {
 		t.Error("SCRAM-SHA-1 begins")
+	}
+}
+
+// librdkafka before 2.8 says its own nonce twice in its last message.
+func TestNonceSaidTwice(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	e := begun(t, s, ScramSHA256)
+	answer, _, err := e.Next([]byte("n,,n=alice,r=abc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := string(answer)
+	nonce, _, _ := strings.Cut(strings.TrimPrefix(first, "r="), ",")
+	without := "c=biws,r=abc" + nonce
+	known := s.find("alice", ScramSHA256)
+	salted, err := pbkdf2.Key(sha256.New, password, known.Salt, known.Iterations, sha256.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac := func(key []byte, text string) []byte {
+		m := hmac.New(sha256.New, key)
+		m.Write([]byte(text))
+		return m.Sum(nil)
+	}
+	proof := mac(known.StoredKey, "n=alice,r=abc,"+first+","+without)
+	subtle.XORBytes(proof, proof, mac(salted, "Client Key"))
+	if _, done, err := e.Next([]byte(without + ",p=" + base64.StdEncoding.EncodeToString(proof))); err != nil || !done || e.User() != "alice" {
+		t.Fatalf("done %v, %v", done, err)
 	}
 }
 
