@@ -134,7 +134,7 @@ type group interface {
 	Propose(ctx context.Context, c raftgroup.Command) (any, error)
 	Leader() (raftgroup.ServerID, record.Term)
 	IsReady() (record.Term, bool)
-	Confirm(ctx context.Context) error
+	ConfirmTerm(ctx context.Context, term record.Term) error
 	Reshape(ctx context.Context, p raftgroup.Plan) (raftgroup.Shape, error)
 	TransferLeadership(ctx context.Context, to raftgroup.ServerID) error
 	Status() raftgroup.Status

@@ -147,9 +147,9 @@ func doneOf(r metadata.Result) (*peerv1.Done, error) {
 	return d, nil
 }
 
-// confirm shows that this broker still leads, so that what its image says is what is agreed.
+// confirm shows that this broker still leads in a term, so that what its image said in it is what is agreed.
 func (c *Cluster) confirm(ctx context.Context, t term) error {
-	if err := t.group.Confirm(ctx); err != nil {
+	if err := t.group.ConfirmTerm(ctx, t.term); err != nil {
 		return notController(c.leaderHint(), "leadership not confirmed: %v", err)
 	}
 	return nil

@@ -176,7 +176,7 @@ func (g *Groups) classicLeader(ctx context.Context, id, member, instance string)
 	if err != nil {
 		return nil, err
 	}
-	s, err := g.leading(ctx, id, true)
+	s, _, err := g.leading(ctx, id, true)
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +198,7 @@ func (l *groupLeader) told(ctx context.Context, id string, a classic.Answer) err
 	case a.Err != nil:
 		return errorOf(a.Err)
 	case a.Confirm:
-		if err := l.s.confirm(ctx); err != nil {
+		if err := l.s.confirm(ctx, l.term); err != nil {
 			return err
 		}
 	}
@@ -224,7 +224,7 @@ func (g *Groups) mayCommit(ctx context.Context, s *groupShard, id string, by gro
 	if code == group.OK {
 		return nil
 	}
-	return cmp.Or(s.confirm(ctx), groupAnswer(id, group.Result{Code: code}))
+	return cmp.Or(s.confirm(ctx, l.term), groupAnswer(id, group.Result{Code: code}))
 }
 
 // classicLive says that members of the classic protocol have the group, or are about to (G18, G30).

@@ -29,7 +29,8 @@ func (g *Groups) List(ctx context.Context, f GroupFilter, limit int) (list []gro
 	ctx, cancel := g.bounded(ctx)
 	defer cancel()
 	for _, s := range g.led() {
-		if _, err := s.ready(); err != nil {
+		term, err := s.ready()
+		if err != nil {
 			if err.Code == CodeLoading {
 				return nil, false, err
 			}
@@ -38,7 +39,7 @@ func (g *Groups) List(ctx context.Context, f GroupFilter, limit int) (list []gro
 		var all []group.Description
 		s.machine.read(func(m *group.State) { all = m.List() })
 		all = s.listClassic(all)
-		if err := s.confirm(ctx); err != nil {
+		if err := s.confirm(ctx, term); err != nil {
 			continue // another broker has it, and answers for it
 		}
 		for i := range all {
@@ -61,7 +62,7 @@ func (g *Groups) Describe(ctx context.Context, id string) (group.Description, er
 	if err := checkGroup(id, "", ""); err != nil {
 		return group.Description{}, err
 	}
-	s, err := g.leading(ctx, id, false)
+	s, term, err := g.leading(ctx, id, false)
 	if err != nil {
 		return group.Description{}, err
 	}
@@ -69,7 +70,7 @@ func (g *Groups) Describe(ctx context.Context, id string) (group.Description, er
 	var found bool
 	s.machine.read(func(m *group.State) { d, found = m.Describe(id) })
 	found = s.describeClassic(id, &d) || found
-	if err := s.confirm(ctx); err != nil {
+	if err := s.confirm(ctx, term); err != nil {
 		return d, err
 	}
 	if !found {
@@ -80,9 +81,9 @@ func (g *Groups) Describe(ctx context.Context, id string) (group.Description, er
 
 // Delete deletes a group that has no members, with its offsets (G30).
 func (g *Groups) Delete(ctx context.Context, id string) error {
-	s, err := g.leading(ctx, id, false)
+	s, term, err := g.leading(ctx, id, false)
 	if err == nil && s.classicLive(id) {
-		return cmp.Or(s.confirm(ctx), groupAnswer(id, group.Result{Code: group.NonEmptyGroup}))
+		return cmp.Or(s.confirm(ctx, term), groupAnswer(id, group.Result{Code: group.NonEmptyGroup}))
 	}
 	_, err = g.do(ctx, &statev1.GroupCommand{GroupId: id, Command: &statev1.GroupCommand_DeleteGroup{DeleteGroup: &statev1.DeleteGroup{}}})
 	return asError(err)
@@ -118,7 +119,7 @@ func (g *Groups) do(ctx context.Context, c *statev1.GroupCommand) (group.Result,
 	if err := checkGroup(c.GetGroupId(), "", ""); err != nil {
 		return group.Result{}, err
 	}
-	s, err := g.leading(ctx, c.GetGroupId(), false)
+	s, _, err := g.leading(ctx, c.GetGroupId(), false)
 	if err != nil {
 		return group.Result{}, err
 	}

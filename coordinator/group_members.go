@@ -137,7 +137,7 @@ func (g *Groups) openMember(ctx context.Context, r MemberRequest) (*Membership, 
 	if err := checkMember(&r); err != nil {
 		return nil, err
 	}
-	s, err := g.leading(ctx, r.Group, true)
+	s, _, err := g.leading(ctx, r.Group, true)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func (g *Groups) openMember(ctx context.Context, r MemberRequest) (*Membership, 
 		return nil, refused(CodeLoading, "this broker has just begun to lead %s", s.spec)
 	}
 	if r.Epoch == group.JoinEpoch && s.classicLive(r.Group) {
-		return nil, cmp.Or(s.confirm(ctx), refused(CodeGroupIDNotFound, "group %q has members of the classic protocol; it takes another one only when it is empty", r.Group)) // G18
+		return nil, cmp.Or(s.confirm(ctx, l.term), refused(CodeGroupIDNotFound, "group %q has members of the classic protocol; it takes another one only when it is empty", r.Group)) // G18
 	}
 	m := &Membership{g: g, l: l, group: r.Group, ticket: l.ticket(), s: &stream{news: make(chan struct{}, 1)}}
 	var refusal *Error
@@ -211,7 +211,7 @@ func (m *Membership) ended(ctx context.Context, e *session.End) error {
 	case e.Err != nil:
 		return errorOf(e.Err)
 	case e.Confirm:
-		if err := m.l.s.confirm(ctx); err != nil {
+		if err := m.l.s.confirm(ctx, m.l.term); err != nil {
 			return err
 		}
 	}

@@ -52,7 +52,7 @@ func (g *Groups) CommitOffsets(ctx context.Context, r CommitRequest) ([]RefusedO
 	if err != nil {
 		return nil, err
 	}
-	s, err := g.leading(ctx, r.Group, true)
+	s, _, err := g.leading(ctx, r.Group, true)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +165,7 @@ func (g *Groups) FetchOffsets(ctx context.Context, r FetchRequest) ([]group.Fetc
 			return nil, badField(CodeInvalidRequest, "topics", strconv.Itoa(maxWanted), "more than %d partitions are asked for", maxWanted)
 		}
 	}
-	s, err := g.leading(ctx, r.Group, true)
+	s, term, err := g.leading(ctx, r.Group, true)
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +179,7 @@ func (g *Groups) FetchOffsets(ctx context.Context, r FetchRequest) ([]group.Fetc
 		}
 		found, code, _ = g.lookUp(s, &r)
 	}
-	if err := s.confirm(ctx); err != nil {
+	if err := s.confirm(ctx, term); err != nil {
 		return nil, err
 	}
 	return found, asError(groupAnswer(r.Group, group.Result{Code: code}))
@@ -252,7 +252,7 @@ func (g *Groups) CommitInTransaction(ctx context.Context, r TransactionalCommit)
 	if err != nil {
 		return nil, err
 	}
-	s, err := g.leading(ctx, r.Group, true)
+	s, term, err := g.leading(ctx, r.Group, true)
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +271,7 @@ func (g *Groups) CommitInTransaction(ctx context.Context, r TransactionalCommit)
 	})
 	switch {
 	case !seen.Changed: // nothing to write, or nothing that may be written
-		if err := s.confirm(ctx); err != nil {
+		if err := s.confirm(ctx, term); err != nil {
 			return nil, err
 		}
 		g.metrics.answered(c, seen)

@@ -28,22 +28,22 @@ func (s *groupShard) partition() record.TopicPartition {
 	return record.TopicPartition{Topic: KindGroups.Topic(), Partition: s.spec.Number}
 }
 
-// leading finds the shard of a group, if this broker leads it. With create, shards that do not exist yet are made.
-func (g *Groups) leading(ctx context.Context, id string, create bool) (*groupShard, *Error) {
+// leading finds the shard of a group, if this broker leads it, and in which term. With create, shards that do not exist yet are made.
+func (g *Groups) leading(ctx context.Context, id string, create bool) (*groupShard, record.Term, *Error) {
 	at, err := g.host.locate(ctx, KindGroups, id, create)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	s := g.host.find(KindGroups, at.Number)
 	if s == nil {
-		return nil, at.elsewhere()
+		return nil, 0, at.elsewhere()
 	}
 	gs := g.shardOf(s)
 	if gs == nil {
-		return nil, at.elsewhere()
+		return nil, 0, at.elsewhere()
 	}
-	_, err = s.ready()
-	return gs, err
+	term, err := s.ready()
+	return gs, term, err
 }
 
 // execute carries a command to its answer: it looks at the applied state, and proposes if something is to be written. Nothing is
@@ -58,7 +58,7 @@ func (g *Groups) execute(ctx context.Context, s *groupShard, c *statev1.GroupCom
 	if r.Changed {
 		r, err = s.proposeCommand(ctx, term, c)
 	} else {
-		err = s.confirm(ctx)
+		err = s.confirm(ctx, term)
 	}
 	if err != nil {
 		return r, err

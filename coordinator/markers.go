@@ -149,7 +149,7 @@ func (l *txnLeader) settled(t *txn.Transaction, m Marker, r MarkerResult) bool {
 	if r.State != MarkerEpochFenced && r.State != MarkerCoordinatorFenced {
 		return false
 	}
-	if err := l.s.confirm(l.ctx); err != nil {
+	if err := l.s.confirm(l.ctx, l.term); err != nil {
 		return false
 	}
 	if now := l.s.find(t.ID); now == nil || now.Version != t.Version {

@@ -58,10 +58,10 @@ func (s *shard) ready() (record.Term, *Error) {
 	return term, nil
 }
 
-// confirm proves by a quorum round sent after the call that this replica still leads: it comes before every answer that was
-// found without a proposal (R1).
-func (s *shard) confirm(ctx context.Context) *Error {
-	if err := s.group.Confirm(ctx); err != nil {
+// confirm proves by a quorum round sent after the call that this replica still leads in a term: it comes before every answer that
+// was found, in that term, without a proposal (R1).
+func (s *shard) confirm(ctx context.Context, term record.Term) *Error {
+	if err := s.group.ConfirmTerm(ctx, term); err != nil {
 		return s.notLeading(err)
 	}
 	return nil

@@ -152,7 +152,7 @@ func (t *Transactions) do(ctx context.Context, c *statev1.TransactionCommand) (t
 	if err := checkID(c.GetTransactionalId()); err != nil {
 		return txn.Result{}, err
 	}
-	s, err := t.leading(ctx, c.GetTransactionalId(), c.GetInit() != nil)
+	s, _, err := t.leading(ctx, c.GetTransactionalId(), c.GetInit() != nil)
 	if err != nil {
 		return txn.Result{}, err
 	}
@@ -244,13 +244,13 @@ func (t *Transactions) VerifyPartition(ctx context.Context, id string, p Produce
 	if err := checkID(id); err != nil {
 		return err
 	}
-	s, err := t.leading(ctx, id, false)
+	s, term, err := t.leading(ctx, id, false)
 	if err != nil {
 		return err
 	}
 	var r txn.Result
 	s.machine.read(func(m *txn.State) { r = m.Verify(id, p.ID, p.Epoch, tp) })
-	if err := s.confirm(ctx); err != nil {
+	if err := s.confirm(ctx, term); err != nil {
 		return err
 	}
 	return asError(answer(id, r))
@@ -290,7 +290,7 @@ func (t *Transactions) Abort(ctx context.Context, id string, p Producer, by txn.
 	if err := checkID(id); err != nil {
 		return err
 	}
-	s, err := t.leading(ctx, id, false)
+	s, term, err := t.leading(ctx, id, false)
 	if err != nil {
 		return err
 	}
@@ -298,6 +298,9 @@ func (t *Transactions) Abort(ctx context.Context, id string, p Producer, by txn.
 	switch {
 	case now == nil, p == NoProducer:
 	case p.ID != now.ProducerID || p.Epoch != now.Epoch:
+		if err := s.confirm(ctx, term); err != nil {
+			return err
+		}
 		return refused(CodeInvalidTxnState, "transactional id %q is at producer %d epoch %d now, not at %d epoch %d: look again", id, now.ProducerID, now.Epoch, p.ID, p.Epoch)
 	}
 	cmd := &statev1.AbortTransaction{Reason: statev1.AbortReason_ABORT_REASON_OPERATOR, ServerVersion: serverVersion, FreshProducerId: int64(record.NoProducerID)}

@@ -313,6 +313,44 @@ func TestDeposedCoordinatorDoesNotAnswer(t *testing.T) {
 	})
 }
 
+// Nor does one that leads again answer from what it knew when it led before: another has gone on between (R1).
+func TestCoordinatorThatIsBackDoesNotAnswerFromBefore(t *testing.T) {
+	run(t, 3, nil, func(t *testing.T, r *rig) {
+		b := r.leader()
+		r.mustInit(b, "tx", NoProducer)
+		s, before, err := b.txns.leading(t.Context(), "tx", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.confirm(t.Context(), before); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.group.TransferLeadership(t.Context(), ""); err != nil {
+			t.Fatal(err)
+		}
+		other := r.leader(b)
+		r.mustInit(other, "tx", NoProducer)
+		between, _, err := other.txns.leading(t.Context(), "tx", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := between.group.TransferLeadership(t.Context(), s.spec.Self); err != nil {
+			t.Fatal(err)
+		}
+		if r.leader(other) != b {
+			t.Fatal("it does not lead again")
+		}
+		_, now, err := b.txns.leading(t.Context(), "tx", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.confirm(t.Context(), now); err != nil {
+			t.Error(err)
+		}
+		wantCode(t, asError(s.confirm(t.Context(), before)), CodeNotCoordinator)
+	})
+}
+
 // Whoever is not the leader says who is.
 func TestFollowerNamesTheCoordinator(t *testing.T) {
 	run(t, 3, nil, func(t *testing.T, r *rig) {

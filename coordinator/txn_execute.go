@@ -11,24 +11,24 @@ import (
 	"github.com/oncelog/oncelog/record"
 )
 
-// leading finds the shard of an id, if this broker leads it. With create, shards that do not exist yet are made (T36).
-func (t *Transactions) leading(ctx context.Context, id string, create bool) (*txnShard, *Error) {
+// leading finds the shard of an id, if this broker leads it, and in which term. With create, shards that do not exist yet are made (T36).
+func (t *Transactions) leading(ctx context.Context, id string, create bool) (*txnShard, record.Term, *Error) {
 	at, err := t.host.locate(ctx, KindTransactions, id, create)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	s := t.host.find(KindTransactions, at.Number)
 	if s == nil {
-		return nil, at.elsewhere()
+		return nil, 0, at.elsewhere()
 	}
 	t.mu.RLock()
 	ts := t.shards[s]
 	t.mu.RUnlock()
 	if ts == nil {
-		return nil, at.elsewhere()
+		return nil, 0, at.elsewhere()
 	}
-	_, err = s.ready()
-	return ts, err
+	term, err := s.ready()
+	return ts, term, err
 }
 
 // execute carries a command to its answer: it looks at the applied state, proposes if something is to be written, and looks
@@ -73,7 +73,7 @@ func (t *Transactions) attempt(ctx context.Context, s *txnShard, c *statev1.Tran
 	case r.Code == txn.NeedsProducerID:
 		return r, nil
 	case !r.Changed:
-		return r, s.confirm(ctx)
+		return r, s.confirm(ctx, term)
 	}
 	c.Version = r.Version()
 	data, invalid := txn.EncodeCommand(c)

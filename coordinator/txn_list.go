@@ -44,7 +44,8 @@ func (t *Transactions) List(ctx context.Context, f TransactionFilter, limit int)
 	defer cancel()
 	now := t.host.nowMS()
 	for _, s := range t.led() {
-		if _, err := s.ready(); err != nil {
+		term, err := s.ready()
+		if err != nil {
 			if err.Code == CodeLoading {
 				return nil, false, err
 			}
@@ -52,7 +53,7 @@ func (t *Transactions) List(ctx context.Context, f TransactionFilter, limit int)
 		}
 		var all []*txn.Transaction
 		s.machine.read(func(m *txn.State) { all = m.All() })
-		if err := s.confirm(ctx); err != nil {
+		if err := s.confirm(ctx, term); err != nil {
 			continue // another broker has it, and answers for it
 		}
 		for _, one := range all {
@@ -89,12 +90,12 @@ func (t *Transactions) Describe(ctx context.Context, id string) (*txn.Transactio
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
-	s, err := t.leading(ctx, id, false)
+	s, term, err := t.leading(ctx, id, false)
 	if err != nil {
 		return nil, err
 	}
 	found := s.find(id)
-	if err := s.confirm(ctx); err != nil {
+	if err := s.confirm(ctx, term); err != nil {
 		return nil, err
 	}
 	if found == nil {

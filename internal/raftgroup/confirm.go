@@ -53,6 +53,18 @@ func (g *Group) Confirm(ctx context.Context) error {
 	}
 }
 
+// ConfirmTerm is Confirm for one who has read something in a term (IsReady) and asks afterwards whether that was the newest. A
+// leader that was deposed meanwhile, and leads again, is not told yes: what it read before knows nothing of the terms between.
+func (g *Group) ConfirmTerm(ctx context.Context, term record.Term) error {
+	if err := g.Confirm(ctx); err != nil {
+		return err
+	}
+	if now, ok := g.IsReady(); !ok || now != term {
+		return g.notLeader()
+	}
+	return nil // it led in the term before and after the round, and nobody leads twice in a term
+}
+
 // run makes rounds while somebody waits.
 func (c *confirmer) run() {
 	for {

@@ -113,6 +113,36 @@ func TestConfirmSeesLaterTerm(t *testing.T) {
 	})
 }
 
+// A leader that was deposed and leads again is confirmed in its new term, and not in the one before: what it read in that may be
+// older than what others wrote between.
+func TestConfirmTermOfALeaderThatIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		c.openAll(7)
+		n, r := c.leader(7)
+		before, ok := r.group.IsReady()
+		if err := r.group.ConfirmTerm(t.Context(), before); err != nil || !ok {
+			t.Fatalf("ConfirmTerm of a leader: %v", err)
+		}
+		if err := r.group.TransferLeadership(t.Context(), ""); err != nil {
+			t.Fatal(err)
+		}
+		_, other := c.leader(7, c.others(n)...)
+		other.propose(t, "between")
+		if err := other.group.TransferLeadership(t.Context(), r.group.config.Self); err != nil {
+			t.Fatal(err)
+		}
+		if back, _ := c.leader(7, n); back != n {
+			t.Fatal("it does not lead again")
+		}
+		now, _ := r.group.IsReady()
+		if err := r.group.ConfirmTerm(t.Context(), now); err != nil || now <= before {
+			t.Errorf("term %d after %d: %v", now, before, err)
+		}
+		wantNotLeader(t, r.group.ConfirmTerm(t.Context(), before))
+	})
+}
+
 // A replica whose group is closed or not open yet confirms nobody.
 func TestConfirmNeedsAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
