@@ -113,15 +113,15 @@ func (s *service) ofPartition(tp record.TopicPartition, err error) *clientv1.Err
 	if e.Reason != reasonNotLeader || e.Leader != nil {
 		return e
 	}
-	t, ok := s.c.Cluster.Image().Topic(tp.Topic)
-	if !ok || int(tp.Partition) >= len(t.Partitions) || tp.Partition < 0 {
+	p, ok := s.c.Cluster.Image().Partition(tp)
+	if !ok {
 		if e.Outcome == clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN {
 			return s.unknownPartition(tp)
 		}
 		return e
 	}
 	e.Leader = &clientv1.Leader{BrokerId: -1, Epoch: -1}
-	if l, ok := s.c.Cluster.Leader(t.Partitions[tp.Partition].Group); ok {
+	if l, ok := s.c.Cluster.Leader(p.Group); ok {
 		e.Leader = s.leader(l)
 	}
 	return e

@@ -50,11 +50,11 @@ func (d directory) Leader(k coordinator.Kind, number int32) (int32, bool) {
 
 // leaderOf is who leads a partition and is ready, as far as this broker has heard.
 func (p *parts) leaderOf(tp record.TopicPartition) (int32, bool) {
-	t, ok := p.cluster.Image().Topic(tp.Topic)
-	if !ok || int(tp.Partition) >= len(t.Partitions) {
+	partition, ok := p.cluster.Image().Partition(tp)
+	if !ok {
 		return -1, false
 	}
-	lead, ok := p.cluster.Leader(t.Partitions[tp.Partition].Group)
+	lead, ok := p.cluster.Leader(partition.Group)
 	return lead.Broker, ok && lead.Ready
 }
 
@@ -172,8 +172,8 @@ func (g txnGlue) Write(ctx context.Context, markers []coordinator.Marker) []coor
 }
 
 func (g txnGlue) exists(img *metadata.Image, tp record.TopicPartition) bool {
-	t, ok := img.Topic(tp.Topic)
-	return ok && int(tp.Partition) < len(t.Partitions)
+	_, ok := img.Partition(tp)
+	return ok
 }
 
 func (g txnGlue) confirmGone(ctx context.Context, markers []coordinator.Marker, missing []int, results []coordinator.MarkerResult) {

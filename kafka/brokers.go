@@ -83,8 +83,8 @@ func (l *leaders) hint(leader *partition.Leader) (id, epoch int32) {
 
 // exists says whether the metadata has a partition.
 func exists(img *metadata.Image, tp record.TopicPartition) bool {
-	t, ok := img.Topic(tp.Topic)
-	return ok && tp.Partition >= 0 && int(tp.Partition) < len(t.Partitions)
+	_, ok := img.Partition(tp)
+	return ok
 }
 
 // topicByID finds a topic that exists under its id; one that is being deleted does not.

@@ -41,13 +41,13 @@ func (c *conn) partitionFailure(r *request, tp record.TopicPartition, err error)
 	if f.Kind.Reason != frontdoor.ReasonNotLeader {
 		return f
 	}
-	t, ok := c.c.Cluster.Image().Topic(tp.Topic)
-	if !ok || int(tp.Partition) >= len(t.Partitions) || tp.Partition < 0 {
+	p, ok := c.c.Cluster.Image().Partition(tp)
+	if !ok {
 		f.code = frontdoor.KindOf(frontdoor.ReasonUnknownTopic).Kafka
 		return f
 	}
 	if f.Leader == nil {
-		if l, ok := c.c.Cluster.Leader(t.Partitions[tp.Partition].Group); ok {
+		if l, ok := c.c.Cluster.Leader(p.Group); ok {
 			f.Leader = &l
 		}
 	}

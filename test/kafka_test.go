@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
+	"math"
 	"net"
 	"testing"
 	"time"
@@ -143,6 +144,19 @@ func TestKafkaAndGRPCShareTheLog(t *testing.T) {
 	refused := elsewhere.ask(batch).(*kmsg.ProduceResponse)
 	if p := refused.Topics[0].Partitions[0]; p.ErrorCode != 6 || p.CurrentLeader.LeaderID != leader || len(refused.Brokers) != 1 || refused.Brokers[0].Port != 9092 {
 		t.Errorf("at another broker: %+v, %+v", p, refused.Brokers)
+	}
+
+	// Partitions that cannot be are not there; the connection goes on.
+	markers := kmsg.NewPtrWriteTxnMarkersRequest()
+	markers.Version = 1
+	marker := kmsg.NewWriteTxnMarkersRequestMarker()
+	marker.ProducerID = int64(pid)
+	marker.Topics = []kmsg.WriteTxnMarkersRequestMarkerTopic{{Topic: "t", Partitions: []int32{-1, math.MinInt32, 1, math.MaxInt32}}}
+	markers.Markers = []kmsg.WriteTxnMarkersRequestMarker{marker}
+	for _, p := range at.ask(markers).(*kmsg.WriteTxnMarkersResponse).Markers[0].Topics[0].Partitions {
+		if p.ErrorCode != 3 {
+			t.Errorf("a marker for partition %d: error %d", p.Partition, p.ErrorCode)
+		}
 	}
 
 	// The other door: one record more wakes the fetch that waits for it.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/oncelog/oncelog/cluster/metadata/acl"
+	"github.com/oncelog/oncelog/record"
 )
 
 // Image is the metadata at one moment. It never changes: whoever holds one may read it without a lock
@@ -85,6 +86,15 @@ func (img *Image) Topic(name string) (*Topic, bool) {
 		return nil, false
 	}
 	return t, true
+}
+
+// Partition finds a partition of a topic that Topic finds. The number may be any, as clients send them.
+func (img *Image) Partition(tp record.TopicPartition) (*Partition, bool) {
+	t, ok := img.Topic(tp.Topic)
+	if !ok || tp.Partition < 0 || int(tp.Partition) >= len(t.Partitions) {
+		return nil, false
+	}
+	return &t.Partitions[tp.Partition], true
 }
 
 // topicByKey finds the topic that has the name or collides with it.
