@@ -250,11 +250,23 @@ func (g txnGlue) writeThere(ctx context.Context, broker int32, markers []coordin
 	if err != nil {
 		return failed(err)
 	}
-	errs := make([]*partition.Error, len(list))
+	errs, err := markerFailures(resp, len(list))
+	if err != nil {
+		return failed(err)
+	}
+	return errs
+}
+
+// markerFailures reads what became of n markers; nil: written. An answer of another length says of none what became of it.
+func markerFailures(resp *peerv1.WriteMarkersResponse, n int) ([]*partition.Error, error) {
+	if got := len(resp.GetResults()); got != n {
+		return nil, fmt.Errorf("it answers for %d markers of %d", got, n)
+	}
+	errs := make([]*partition.Error, n)
 	for k, r := range resp.GetResults() {
 		errs[k] = failureToPartition(r.GetFailure())
 	}
-	return errs
+	return errs, nil
 }
 
 func markerResult(e *partition.Error) coordinator.MarkerResult {
