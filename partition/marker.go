@@ -37,7 +37,7 @@ func (h *Host) WriteMarkers(ctx context.Context, markers []Marker) []*Error {
 	}
 	answers := make(chan answer, len(markers))
 	for i, m := range markers {
-		h.writeMarker(m, func(err *Error) { answers <- answer{i, err} })
+		h.writeMarker(ctx, m, func(err *Error) { answers <- answer{i, err} })
 	}
 	errs := make([]*Error, len(markers))
 	for i, m := range markers {
@@ -48,15 +48,29 @@ func (h *Host) WriteMarkers(ctx context.Context, markers []Marker) []*Error {
 		case a := <-answers:
 			errs[a.i] = a.err
 		case <-ctx.Done():
-			return errs
+			for { // what has been said by now counts
+				select {
+				case a := <-answers:
+					errs[a.i] = a.err
+				default:
+					return errs
+				}
+			}
 		}
 	}
 	return errs
 }
 
-// writeMarker proposes one marker and calls done exactly once.
-func (h *Host) writeMarker(m Marker, done func(*Error)) {
-	r, refusal := h.leading(m.TopicPartition)
+// writeMarker proposes one marker and calls done exactly once. A marker that comes late does harm: the coordinator sends it again
+// when its time is up, and under version 1 of transactions the producer may be in its next one by then, at the same epoch, which a
+// marker from before would end (KIP-890). Therefore none is proposed once ctx has ended, nor in another term than that in which it came.
+func (h *Host) writeMarker(ctx context.Context, m Marker, done func(*Error)) {
+	r := h.replica(m.TopicPartition)
+	if r == nil {
+		done(h.unknown(m.TopicPartition))
+		return
+	}
+	term, refusal := r.ready()
 	if refusal != nil {
 		done(refusal)
 		return
@@ -67,11 +81,17 @@ func (h *Host) writeMarker(m Marker, done func(*Error)) {
 			return
 		}
 	}
+	if err := ctx.Err(); err != nil {
+		e := refused(CodeRequestTimedOut, "the time for a marker of %s was over before it was looked at", m.TopicPartition)
+		e.Cause = err
+		done(e)
+		return
+	}
 	stamp := h.config.Wall().UnixMilli()
 	batch := record.ControlBatch(record.Marker{
 		ProducerID: m.ProducerID, Epoch: m.Epoch, CoordinatorEpoch: m.CoordinatorEpoch, Commit: m.Commit, Timestamp: stamp,
 	})
-	r.group.ProposeAsync(raftgroup.Command{Meta: metaOfMarker(m.Version), Data: batch, AppendTime: stamp}, func(result any, err error) {
+	r.group.ProposeAsync(raftgroup.Command{Meta: metaOfMarker(m.Version), Data: batch, AppendTime: stamp, Term: term}, func(result any, err error) {
 		if err != nil {
 			done(r.proposalError(err))
 			return

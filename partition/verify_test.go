@@ -329,6 +329,25 @@ func TestReaderWaitsForTheMarker(t *testing.T) {
 	}
 }
 
+// A marker whose time is over is not written: its coordinator has sent it again, and the next transaction may have begun (KIP-890).
+func TestALateMarkerIsNotWritten(t *testing.T) {
+	r := txnRig(t)
+	if o := await(t, r.sendTxn(txnBatch(5, 3, 0, 2), 2, 0)); o.err != nil {
+		t.Fatal(o.err)
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	late := Marker{TopicPartition: testTP, ProducerID: 5, Epoch: 3, CoordinatorEpoch: 1, Commit: true, Version: 1}
+	if errs := r.host.WriteMarkers(over, []Marker{late}); codeOf(errs[0]) != CodeRequestTimedOut || errs[0].Outcome != raftgroup.DidNotHappen {
+		t.Errorf("told %v", errs[0])
+	}
+	r.mustWriteMarker(Marker{ProducerID: 5, Epoch: 3, CoordinatorEpoch: 1, Commit: false, Version: 1})
+	f := r.host.Fetch(t.Context(), FetchRequest{Committed: true, MaxBytes: 1 << 20, Partitions: []FetchPartition{{TopicPartition: testTP, MaxBytes: 1 << 20, LeaderEpoch: -1}}})[0]
+	if f.LastStable != 3 || len(f.Aborted) != 1 {
+		t.Errorf("the late marker was written: %+v", f)
+	}
+}
+
 // A plain batch in the middle of a transaction is refused (P16), and what names no transaction cannot be part of one.
 func TestPlainBatchInTransaction(t *testing.T) {
 	r := txnRig(t)
