@@ -108,7 +108,16 @@ func (g *Groups) SyncGroup(ctx context.Context, r SyncRequest) (SyncAnswer, erro
 		return SyncAnswer{}, err
 	}
 	s := classic.Sync{MemberID: r.MemberID, InstanceID: r.InstanceID, Generation: r.Generation, ProtocolType: r.ProtocolType, Protocol: r.Protocol, Assignments: r.Assignments}
-	e, err := l.ask(ctx, r.Group, false, func(now int64, t *classicTalk, ticket classic.Ticket) { t.conv.Sync(now, ticket, s) })
+	e, err := l.ask(ctx, r.Group, false, func(now int64, t *classicTalk, ticket classic.Ticket) {
+		if t.conv.Deciding() && l.full() {
+			t.answer(ticket, classic.Synced{Answer: classic.Answer{Err: classic.ErrBusy}})
+			return
+		}
+		t.conv.Sync(now, ticket, s)
+		if t.conv.Deciding() {
+			t.count()
+		}
+	})
 	if err != nil {
 		return SyncAnswer{}, err
 	}
@@ -145,6 +154,10 @@ func (g *Groups) LeaveGroup(ctx context.Context, id string, members []classic.Le
 		return nil, err
 	}
 	e, err := l.ask(ctx, id, false, func(now int64, t *classicTalk, ticket classic.Ticket) {
+		if t.conv.Deciding() && l.full() {
+			t.answer(ticket, classic.Left{Err: classic.ErrBusy})
+			return
+		}
 		t.conv.Leave(now, ticket, members)
 		t.count()
 	})
@@ -205,7 +218,7 @@ func (l *groupLeader) told(ctx context.Context, id string, a classic.Answer) err
 	return asError(groupAnswer(id, group.Result{Code: a.Code}))
 }
 
-// full: those who join hold as much memory as there may be in all groups of a shard.
+// full: those who join, or wait to, hold as much memory as there may be in all groups of a shard.
 func (l *groupLeader) full() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

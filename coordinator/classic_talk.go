@@ -22,7 +22,7 @@ type classicTalk struct {
 	waiting map[classic.Ticket]chan classic.Effect
 	tickets classic.Ticket
 	timer   *time.Timer
-	// bytes is what the members hold in memory, as it was counted last in the leader's.
+	// bytes is what the members, and the requests that wait, hold in memory, as it was counted last in the leader's.
 	bytes int64
 	over  bool
 }
@@ -91,7 +91,7 @@ func (t *classicTalk) schedule() {
 	t.timer.Reset(time.Duration(max(0, next-t.l.now())) * time.Millisecond)
 }
 
-// count counts what the members hold in memory. Held: mu.
+// count counts what the members, and the requests that wait, hold in memory. Held: mu.
 func (t *classicTalk) count() {
 	n := t.conv.Bytes()
 	t.l.mu.Lock()
@@ -157,7 +157,10 @@ func (t *classicTalk) propose(p classic.Propose) {
 			t.l.s.logger.Info("generation began", "group", t.id, "generation", b.GetPrevious()+1, "members", len(b.GetMembers()), "protocol", b.GetProtocol())
 		}
 	}
-	t.do(func(now int64) { t.conv.Proposed(now, r, asError(err)) })
+	t.do(func(now int64) {
+		t.conv.Proposed(now, r, asError(err))
+		t.count()
+	})
 }
 
 // classic lets f say something in the talk with a group of the classic protocol, which begins if there is none. found: the group has members

@@ -31,7 +31,8 @@ type groupLeader struct {
 	mu      sync.Mutex
 	talks   map[string]*talk
 	tickets session.Ticket
-	// classics are the talks with groups of the classic protocol, classicBytes what their members hold in memory.
+	// classics are the talks with groups of the classic protocol, classicBytes what their members, and
+	// the requests that wait for a proposal, hold in memory.
 	classics     map[string]*classicTalk
 	classicBytes int64
 	over         bool

@@ -19,7 +19,7 @@ type groupMetrics struct {
 	computed prometheus.Histogram
 	fenced   prometheus.Counter
 	expired  *prometheus.CounterVec
-	// joining is what members of the classic protocol hold in memory.
+	// joining is what members of the classic protocol, and their requests that wait, hold in memory.
 	joining *prometheus.GaugeVec
 }
 
@@ -41,7 +41,7 @@ func newGroupMetrics(reg prometheus.Registerer) *groupMetrics {
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_group_requests_total", Help: "Requests to the group coordinator, by what was asked and the answer."}, []string{"request", "answer"}),
 		computed: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "brokerd_group_assignment_seconds", Help: "How long it took to compute an assignment.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}),
 		fenced:   prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_group_members_fenced_total", Help: "Members removed because they were silent for too long, or did not give partitions back in time."}),
-		joining:  gauge("brokerd_group_joining_bytes", "What members of the classic protocol have said of themselves, in the memory of the shards this broker leads; limits.max_group_bytes bounds it, too."),
+		joining:  gauge("brokerd_group_joining_bytes", "What members of the classic protocol have said of themselves, and their requests that wait, in the memory of the shards this broker leads; limits.max_group_bytes bounds it, too."),
 		expired:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_group_expired_total", Help: "Offsets and producers forgotten because they were not used, or their topic is gone."}, []string{"what"}),
 	}
 	if reg != nil {

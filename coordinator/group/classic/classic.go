@@ -156,12 +156,23 @@ type Conversation struct {
 	// pending are ids that were given to clients who have to join with them, until when (KIP-394).
 	pending map[string]int64
 
-	// flight is called with what came of the proposal in flight; nil: there is none. queue waits for it.
-	flight func(now int64, r group.Result, err error)
-	queue  []func(now int64)
+	// flight is called with what came of the proposal in flight; nil: there is none. queue waits for it, queuedBytes is what it
+	// holds in memory.
+	flight      func(now int64, r group.Result, err error)
+	queue       []queued
+	queuedBytes int64
 
 	effects []Effect
 }
+
+// queued is a request that waits for a proposal, and what it holds in memory.
+type queued struct {
+	request func(now int64)
+	bytes   int64
+}
+
+// maxQueuedBytes is what the requests of a group that wait for a proposal may hold: all members can join again at once.
+const maxQueuedBytes = maxMemoryBytes
 
 // New begins a conversation with what a new leader finds. Sessions begin anew, and a rebalance that was not over does, too (G11).
 func New(config Config, id string, shard Shard, now int64) *Conversation {
@@ -224,9 +235,9 @@ func (c *Conversation) Waiting() int {
 	return n
 }
 
-// Bytes is what the members hold in memory.
+// Bytes is what the members hold in memory, and those requests that wait for a proposal.
 func (c *Conversation) Bytes() int64 {
-	n := 0
+	n := int(c.queuedBytes)
 	for _, m := range c.members {
 		_, sum := sizes(&m.ClassicMember, m.protocols)
 		n += sum + len(m.Assignment)
@@ -280,17 +291,26 @@ func (c *Conversation) Tick(now int64) {
 	}
 }
 
-// later runs a request at once, or when the proposal in flight is decided. False: too many wait already.
-func (c *Conversation) later(now int64, request func(now int64)) bool {
+// Deciding says that a proposal is in flight, for which requests wait.
+func (c *Conversation) Deciding() bool { return c.flight != nil }
+
+// later runs a request, of so many bytes, at once, or when the proposal in flight is decided. False: too many wait already, or
+// hold too much.
+func (c *Conversation) later(now int64, bytes int, request func(now int64)) bool {
 	switch {
 	case c.flight == nil:
 		request(now)
-	case len(c.queue) >= 2*c.config.MaxMembers:
+	case len(c.queue) >= 2*c.config.MaxMembers || c.queuedBytes+int64(bytes) > maxQueuedBytes:
 		return false
 	default:
-		c.queue = append(c.queue, request)
+		c.enqueue(bytes, request)
 	}
 	return true
+}
+
+func (c *Conversation) enqueue(bytes int, request func(now int64)) {
+	c.queue = append(c.queue, queued{request, int64(bytes)})
+	c.queuedBytes += int64(bytes)
 }
 
 // propose has a command applied. Until then nothing else is decided.
@@ -310,8 +330,10 @@ func (c *Conversation) Proposed(now int64, r group.Result, err error) {
 	then(now, r, err)
 	for c.flight == nil && len(c.queue) > 0 {
 		next := c.queue[0]
+		c.queue[0] = queued{} // the list may keep its place
 		c.queue = c.queue[1:]
-		next(now)
+		c.queuedBytes -= next.bytes
+		next.request(now)
 	}
 }
 

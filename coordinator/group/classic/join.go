@@ -37,9 +37,18 @@ const maxMemoryBytes = 4 * group.MaxGenerationBytes
 
 // Join takes a JoinGroup request. The answer may have to wait until everyone has joined, or time is up.
 func (c *Conversation) Join(now int64, t Ticket, j Join) {
-	if !c.later(now, func(now int64) { c.join(now, t, j) }) {
+	if !c.later(now, j.bytes(), func(now int64) { c.join(now, t, j) }) {
 		c.do(Joined{Ticket: t, Answer: Answer{Err: ErrBusy}})
 	}
+}
+
+// bytes is what the request holds in memory.
+func (j *Join) bytes() int {
+	n := len(j.MemberID) + len(j.InstanceID) + len(j.NewID) + len(j.Client.ID) + len(j.Client.Address) + len(j.ProtocolType)
+	for _, p := range j.Protocols {
+		n += len(p.Name) + len(p.Metadata)
+	}
+	return n
 }
 
 func (c *Conversation) join(now int64, t Ticket, j Join) {

@@ -12,7 +12,11 @@ type Leaving struct{ MemberID, InstanceID string }
 
 // Leave takes a LeaveGroup request.
 func (c *Conversation) Leave(now int64, t Ticket, list []Leaving) {
-	if !c.later(now, func(now int64) { c.leave(now, t, list) }) {
+	bytes := 0
+	for _, l := range list {
+		bytes += len(l.MemberID) + len(l.InstanceID)
+	}
+	if !c.later(now, bytes, func(now int64) { c.leave(now, t, list) }) {
 		c.do(Left{Ticket: t, Err: ErrBusy})
 	}
 }
@@ -46,7 +50,7 @@ func (c *Conversation) leave(now int64, t Ticket, list []Leaving) {
 		c.maybeComplete(now)
 	}
 	if c.flight != nil && len(c.members) == 0 { // once it hears, the group is empty for everyone
-		c.queue = append(c.queue, func(int64) { c.do(answer) })
+		c.enqueue(0, func(int64) { c.do(answer) })
 		return
 	}
 	c.do(answer)

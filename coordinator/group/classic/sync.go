@@ -27,9 +27,18 @@ type Assignment struct {
 
 // Sync takes a SyncGroup request. The answer waits for the leader's, and until that is committed (G7).
 func (c *Conversation) Sync(now int64, t Ticket, s Sync) {
-	if !c.later(now, func(now int64) { c.sync(now, t, s) }) {
+	if !c.later(now, s.bytes(), func(now int64) { c.sync(now, t, s) }) {
 		c.do(Synced{Ticket: t, Answer: Answer{Err: ErrBusy}})
 	}
+}
+
+// bytes is what the request holds in memory.
+func (s *Sync) bytes() int {
+	n := len(s.MemberID) + len(s.InstanceID) + len(s.ProtocolType) + len(s.Protocol)
+	for _, a := range s.Assignments {
+		n += len(a.MemberID) + len(a.Assignment)
+	}
+	return n
 }
 
 func (c *Conversation) sync(now int64, t Ticket, s Sync) {
