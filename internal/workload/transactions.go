@@ -128,7 +128,8 @@ func (s *txnSeat) run(ctx context.Context, stop <-chan struct{}) error {
 		close(replaced)
 		replaced = make(chan struct{})
 		for life := 1 + s.rng.IntN(30); life > 0; life-- {
-			if !waitUntil(ctx, s.due(), stop) {
+			first := s.n == 0 // is made in any case
+			if !waitUntil(ctx, s.due(), stop) && !(first && ctx.Err() == nil) {
 				return errors.Join(ctx.Err(), p.p.Close(ctx))
 			}
 			if err := p.transaction(ctx); err != nil {
