@@ -46,6 +46,7 @@ var mayImport = map[string][]string{
 
 	// Machines: pure and deterministic.
 	"partition/producer":        {"record", "api/proto/state"},
+	"partition/compaction":      {"record"},
 	"cluster/metadata":          {"record", "api/proto/state", "cluster/metadata/acl"},
 	"cluster/metadata/acl":      {},
 	"coordinator/txn":           {"record", "api/proto/state"},
@@ -60,7 +61,7 @@ var mayImport = map[string][]string{
 	"internal/raftgroup":  {"record", "partition/recordlog", "internal/mux", "internal/vfs", "internal/watermark", "internal/lifecycle"},
 
 	// Domains never import each other.
-	"partition":    {"record", "api/proto/state", "partition/producer", "partition/recordlog", "internal"},
+	"partition":    {"record", "api/proto/state", "partition/producer", "partition/compaction", "partition/recordlog", "internal"},
 	"cluster/peer": {"record", "api/proto/peer", "api/proto/state", "internal"},
 	"coordinator":  {"record", "api/proto/state", "coordinator/txn", "coordinator/group", "internal"},
 	"cluster":      {"record", "api/proto/peer", "api/proto/state", "cluster/metadata", "cluster/peer", "internal"},
@@ -92,7 +93,7 @@ var whole = []string{"test", "bench"}
 
 // machines decide for all replicas alike: the same command in the same state
 // must give the same answer on every machine, for ever.
-var machines = []string{"partition/producer", "cluster/metadata", "cluster/metadata/acl", "coordinator/txn", "coordinator/group", "coordinator/group/assign", "coordinator/group/session", "coordinator/group/classic"}
+var machines = []string{"partition/producer", "partition/compaction", "cluster/metadata", "cluster/metadata/acl", "coordinator/txn", "coordinator/group", "coordinator/group/assign", "coordinator/group/session", "coordinator/group/classic"}
 
 // notForMachines are where differences come from: clocks, disks, networks,
 // chance, schedulers.

@@ -1,0 +1,238 @@
+package compaction
+
+import (
+	"slices"
+	"sort"
+
+	"github.com/oncelog/oncelog/record"
+)
+
+// Pass is what all replicas agree on.
+type Pass struct {
+	// Below bounds what is compacted: batches that end below it (L31). A batch ends right before it.
+	Below record.Offset
+	// Horizon bounds which tombstones and markers go: those below it, which an earlier pass has reached long
+	// enough ago that every reader has seen them (L33). It is never above what that pass reached.
+	Horizon record.Offset
+	// Last holds the last offsets of the batches and markers that stand for what the partition remembers of its
+	// producers; those batches stay, emptied if need be (L35). It rises.
+	Last []record.Offset
+}
+
+// Cleaner carries out a pass, or as much of it as its memory allows, in three steps, each with the log's
+// batches in order:
+//
+//   - Settle, with those that no pass has seen, finds out how their transactions ended;
+//   - Index, with those that are not compacted yet, notes the last record of each key. When its memory is
+//     full it lowers the bound: what lies above is for the next round;
+//   - Clean, with all below the bound, says what stays.
+//
+// Base offsets are those of the log. A batch is settled if a pass has taken it in before: then it was
+// committed, for what was aborted went in the first (L32). Settled batches lie below all others.
+type Cleaner struct {
+	pass   Pass
+	limit  int
+	latest table
+	// aborted holds the aborted transactions, open those whose end is still to be seen, by producer.
+	aborted map[record.ProducerID][]span
+	open    map[record.ProducerID]record.Offset
+	spans   int
+	indexed bool // at least one batch
+	// alive are the producers with records, kept, of a transaction whose marker is still to come.
+	alive  map[record.ProducerID]struct{}
+	keys   record.Keys
+	retain record.Retainer
+	stats  Stats
+}
+
+// span is where an aborted transaction has its batches.
+type span struct{ first, marker record.Offset }
+
+// Stats say what Clean did.
+type Stats struct {
+	// Records were looked at, of which these were kept. Aborted and Tombstones are among those that were not.
+	Records, Kept, Aborted, Tombstones int64
+	// Unreadable batches stay as they are.
+	Unreadable int64
+}
+
+// entryBytes is the most that a key takes in the table, with the room that the table leaves.
+const entryBytes = 64
+
+// minKeys is how many keys fit in any case.
+const minKeys = 1024
+
+// New makes a cleaner that takes about memory bytes for keys and transactions, and more only if one batch
+// alone has more keys.
+func New(p Pass, memory int64) *Cleaner {
+	return &Cleaner{
+		pass: p, limit: int(max(memory/entryBytes, minKeys)),
+		aborted: map[record.ProducerID][]span{}, open: map[record.ProducerID]record.Offset{}, alive: map[record.ProducerID]struct{}{},
+	}
+}
+
+// Bound is where this round ends: Pass.Below, or lower where the memory did not suffice. A batch ends right before it.
+func (c *Cleaner) Bound() record.Offset { return c.pass.Below }
+
+// Settle takes a batch that is not settled, from the first one on, and says whether it wants the next: until all
+// transactions with batches below the bound have ended.
+func (c *Cleaner) Settle(b record.Batch) (more bool, err error) {
+	below := b.BaseOffset() < c.pass.Below
+	if !below && len(c.open) == 0 {
+		return false, nil
+	}
+	a, pid := b.Attributes(), b.ProducerID()
+	switch {
+	case a.Control():
+		m, ok, err := record.ParseMarker(b)
+		if err != nil {
+			return false, err
+		}
+		first, open := c.open[pid]
+		if !ok || !open {
+			break
+		}
+		if !m.Commit {
+			c.aborted[pid] = append(c.aborted[pid], span{first, b.BaseOffset()})
+			c.spans++
+		}
+		delete(c.open, pid)
+	case a.Transactional() && below:
+		if _, open := c.open[pid]; open {
+			break
+		}
+		if c.spans+len(c.open) >= c.limit && b.BaseOffset() > 0 {
+			c.pass.Below = b.BaseOffset() // the rest is for the next round
+			return len(c.open) > 0, nil
+		}
+		c.open[pid] = b.BaseOffset()
+	}
+	return b.LastOffset()+1 < c.pass.Below || len(c.open) > 0, nil
+}
+
+// Unsettled says whether Settle has not seen the end of a transaction with batches below the bound.
+func (c *Cleaner) Unsettled() bool { return len(c.open) > 0 }
+
+// isAborted says whether a batch belongs to an aborted transaction.
+func (c *Cleaner) isAborted(b record.Batch) bool {
+	if !b.Attributes().Transactional() {
+		return false
+	}
+	spans := c.aborted[b.ProducerID()]
+	k := sort.Search(len(spans), func(k int) bool { return spans[k].marker > b.BaseOffset() })
+	return k < len(spans) && spans[k].first <= b.BaseOffset()
+}
+
+// Index notes the keys of a batch and says whether it wants the next. A batch that cannot be read counts as one
+// without keys.
+func (c *Cleaner) Index(b record.Batch) (more bool) {
+	if b.LastOffset() >= c.pass.Below {
+		return false
+	}
+	if b.Attributes().Control() || b.Count() == 0 || c.isAborted(b) {
+		return true
+	}
+	if c.indexed && c.latest.used+int(b.Count()) > c.limit {
+		c.pass.Below = b.BaseOffset()
+		return false
+	}
+	c.indexed = true
+	if c.keys.Reset(b, 0) != nil {
+		return true
+	}
+	defer c.keys.Close()
+	for c.keys.Next() {
+		if key := c.keys.Key(); key != nil {
+			c.latest.put(digestOf(key), c.keys.Offset())
+		}
+	}
+	return true
+}
+
+// Clean says what stays of a batch below the bound: nil, the batch itself, or one that is good until the next
+// call.
+func (c *Cleaner) Clean(b record.Batch) record.Batch {
+	if b.Attributes().Control() {
+		return c.marker(b)
+	}
+	kept := c.records(b)
+	if kept != nil {
+		if b.Attributes().Transactional() && kept.Count() > 0 {
+			c.alive[b.ProducerID()] = struct{}{}
+		}
+		return kept
+	}
+	if c.stays(b) {
+		return b.Emptied()
+	}
+	return nil
+}
+
+// records gives a batch with the records that stay; nil: none does.
+func (c *Cleaner) records(b record.Batch) record.Batch {
+	count := int64(b.Count())
+	c.stats.Records += count
+	if count == 0 {
+		return nil
+	}
+	if c.isAborted(b) {
+		c.stats.Aborted += count
+		return nil
+	}
+	tombstones := int64(0)
+	kept, err := c.retain.Retain(b, func(offset record.Offset, key []byte, tombstone bool) bool {
+		if key == nil {
+			return false // L38
+		}
+		if last, ok := c.latest.get(digestOf(key)); ok && last > offset {
+			return false
+		}
+		if tombstone && offset < c.pass.Horizon {
+			tombstones++
+			return false
+		}
+		return true
+	})
+	if err != nil {
+		c.stats.Unreadable++
+		c.stats.Kept += count
+		return b
+	}
+	c.stats.Tombstones += tombstones
+	if kept != nil {
+		c.stats.Kept += int64(kept.Count())
+	}
+	return kept
+}
+
+// marker gives a control batch that stays: one of a transaction with records that stay (L33), one that has not
+// been there long enough, one that stands for its producer, or one of a kind that is not known.
+func (c *Cleaner) marker(b record.Batch) record.Batch {
+	pid := b.ProducerID()
+	_, alive := c.alive[pid]
+	_, ok, err := record.ParseMarker(b)
+	if ok {
+		delete(c.alive, pid)
+	}
+	if alive || b.LastOffset() >= c.pass.Horizon || c.stays(b) || err != nil || !ok && b.Count() > 0 {
+		return b
+	}
+	return nil
+}
+
+// stays says whether a batch keeps its place even if it is empty: for its producer (L35), or because
+// it is the last one of the pass, so that readers get to where it ends (L36).
+func (c *Cleaner) stays(b record.Batch) bool {
+	last := b.LastOffset()
+	if last+1 == c.pass.Below {
+		return true
+	}
+	_, found := slices.BinarySearch(c.pass.Last, last)
+	return found
+}
+
+// Stats are those of all calls of Clean so far.
+func (c *Cleaner) Stats() Stats { return c.stats }
+
+// Keys is how many keys are noted.
+func (c *Cleaner) Keys() int { return c.latest.used }
