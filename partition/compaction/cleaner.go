@@ -75,8 +75,9 @@ func New(p Pass, memory int64) *Cleaner {
 func (c *Cleaner) Bound() record.Offset { return c.pass.Below }
 
 // Settle takes a batch that is not settled, from the first one on, and says whether it wants the next: until all
-// transactions with batches below the bound have ended.
-func (c *Cleaner) Settle(b record.Batch) (more bool, err error) {
+// transactions with batches below the bound have ended. head: it is the first one of its entry; a round ends
+// before such a one.
+func (c *Cleaner) Settle(b record.Batch, head bool) (more bool, err error) {
 	below := b.BaseOffset() < c.pass.Below
 	if !below && len(c.open) == 0 {
 		return false, nil
@@ -101,7 +102,7 @@ func (c *Cleaner) Settle(b record.Batch) (more bool, err error) {
 		if _, open := c.open[pid]; open {
 			break
 		}
-		if c.spans+len(c.open) >= c.limit && b.BaseOffset() > 0 {
+		if head && c.spans+len(c.open) >= c.limit {
 			c.pass.Below = b.BaseOffset() // the rest is for the next round
 			return len(c.open) > 0, nil
 		}
@@ -124,15 +125,15 @@ func (c *Cleaner) isAborted(b record.Batch) bool {
 }
 
 // Index notes the keys of a batch and says whether it wants the next. A batch that cannot be read counts as one
-// without keys.
-func (c *Cleaner) Index(b record.Batch) (more bool) {
+// without keys. head is as in Settle.
+func (c *Cleaner) Index(b record.Batch, head bool) (more bool) {
 	if b.LastOffset() >= c.pass.Below {
 		return false
 	}
 	if b.Attributes().Control() || b.Count() == 0 || c.isAborted(b) {
 		return true
 	}
-	if c.indexed && c.latest.used+int(b.Count()) > c.limit {
+	if head && c.indexed && c.latest.used+int(b.Count()) > c.limit {
 		c.pass.Below = b.BaseOffset()
 		return false
 	}

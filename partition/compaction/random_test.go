@@ -21,6 +21,8 @@ var (
 type item struct {
 	record.Batch
 	settled bool
+	// head: it begins an entry, of which the bounds of passes and rounds respect the ends.
+	head bool
 }
 
 // world is a log that grows, what replicas made of it, and the passes that were agreed.
@@ -58,7 +60,7 @@ func (w *world) append(b record.Batch) {
 	b = bytes.Clone(b)
 	b.SetBaseOffset(w.end)
 	b.SetLeaderEpoch(3)
-	w.original = append(w.original, item{Batch: b})
+	w.original = append(w.original, item{Batch: b, head: w.rng.IntN(3) > 0})
 	w.end = b.LastOffset() + 1
 	if b.ProducerID() >= 0 {
 		w.last[b.ProducerID()] = b.LastOffset()
@@ -139,7 +141,7 @@ func (w *world) agree() {
 	}
 	var ends []record.Offset
 	for _, b := range w.original {
-		if e := b.LastOffset() + 1; e > p.Below && e <= stable {
+		if e := b.BaseOffset(); b.head && e > p.Below && e <= stable {
 			ends = append(ends, e)
 		}
 	}
@@ -170,7 +172,7 @@ func (w *world) round(r *replica, p Pass, memory int64, crash bool) (done bool) 
 	c := New(p, memory)
 	c.limit = int(memory)
 	for i := slices.IndexFunc(r.items, func(i item) bool { return !i.settled }); i >= 0 && i < len(r.items); i++ {
-		more, err := c.Settle(r.items[i].Batch)
+		more, err := c.Settle(r.items[i].Batch, r.items[i].head)
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -182,7 +184,7 @@ func (w *world) round(r *replica, p Pass, memory int64, crash bool) (done bool) 
 		w.t.Fatalf("a transaction below %d has not ended", c.Bound())
 	}
 	for _, i := range r.items {
-		if i.BaseOffset() >= r.cleaned && !c.Index(i.Batch) {
+		if i.BaseOffset() >= r.cleaned && !c.Index(i.Batch, i.head) {
 			break
 		}
 	}
@@ -197,7 +199,7 @@ func (w *world) round(r *replica, p Pass, memory int64, crash bool) (done bool) 
 			continue
 		}
 		if kept := c.Clean(i.Batch); kept != nil {
-			out = append(out, item{bytes.Clone(kept), true})
+			out = append(out, item{bytes.Clone(kept), true, true})
 		}
 	}
 	r.items = out

@@ -104,6 +104,9 @@ func (l *Log) AppendCatchUp(entries []Entry) error {
 	}
 	for len(entries) > 0 && entries[0].Index <= c.last() {
 		e := &entries[0]
+		if e.First != 0 {
+			return fmt.Errorf("%w: entry %d is compacted, and the log holds it", ErrGap, e.Index)
+		}
 		k := c.find(e.Index)
 		if k < 0 {
 			return fmt.Errorf("%w: got entry %d, log begins with %d", ErrGap, e.Index, c.begin)
@@ -126,8 +129,8 @@ func (l *Log) AppendCatchUp(entries []Entry) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	if entries[0].Index != c.last()+1 {
-		return fmt.Errorf("%w: got entry %d, want %d", ErrGap, entries[0].Index, c.last()+1)
+	if entries[0].begins() != c.last()+1 {
+		return fmt.Errorf("%w: got entry %d, want %d", ErrGap, entries[0].begins(), c.last()+1)
 	}
 	if term, _ := c.tail(); entries[0].Term < term {
 		return fmt.Errorf("%w: entry %d is of term %d, the one before of term %d", ErrInvalidEntry, entries[0].Index, entries[0].Term, term)
@@ -173,6 +176,9 @@ func (l *Log) adoptStaged() error {
 	l.mu.Unlock()
 	l.durable.advance(last)
 	l.note(last, window)
+	if err := l.findCleaned(); err != nil {
+		return err
+	}
 	for _, s := range old {
 		if err := l.removeSegment(s); err != nil {
 			l.logger.Warn("replaced segment not removed", "segment", s.name, "err", err)
@@ -183,8 +189,8 @@ func (l *Log) adoptStaged() error {
 }
 
 // EntriesForPeer reads entries from..through for a peer's catch-up, below the raft window too, up
-// to maxBytes of data but at least one. It may give fewer. ErrNotFound: from is outside the log, or
-// not on disk yet.
+// to maxBytes of data but at least one. It may give fewer; the first may be compacted, and begin below from.
+// ErrNotFound: from is outside the log, or not on disk yet, or compaction has left one entry of those around through.
 func (l *Log) EntriesForPeer(from, through record.Index, maxBytes int) ([]Entry, error) {
 	if l.closed.Load() {
 		return nil, ErrClosed
@@ -200,6 +206,9 @@ func (l *Log) EntriesForPeer(from, through record.Index, maxBytes int) ([]Entry,
 			}
 			if len(entries) > 0 && bytes+h.dataLen() > maxBytes {
 				return nil
+			}
+			if h.index > through {
+				return fmt.Errorf("%w: entries up to %d are compacted, beyond %d", ErrNotFound, h.index, through)
 			}
 			e, _, err := c.take()
 			if err != nil {

@@ -82,8 +82,8 @@ func (f *frames) header() (frameHeader, error) {
 	if err != nil {
 		return frameHeader{}, err
 	}
-	if h.index != f.next {
-		return frameHeader{}, differ(fmt.Sprintf("entry %d", f.next), fmt.Sprintf("entry %d", h.index))
+	if h.first() != f.next {
+		return frameHeader{}, differ(fmt.Sprintf("entry %d", f.next), fmt.Sprintf("entry %d", h.first()))
 	}
 	if f.position+int64(h.length) > f.end {
 		return frameHeader{}, differ(fmt.Sprintf("a frame of %d bytes", h.length), fmt.Sprintf("%d bytes to the end", f.end-f.position))
@@ -94,7 +94,7 @@ func (f *frames) header() (frameHeader, error) {
 // skip moves past a frame whose header was read. Its body is not checked.
 func (f *frames) skip(h *frameHeader) {
 	f.position += int64(h.length)
-	f.next++
+	f.next = h.index + 1
 }
 
 // body reads the body of the frame whose header was read, and moves on.
@@ -184,12 +184,15 @@ func (c *cursor) seekIndex(i record.Index) error {
 	return c.passTo(i)
 }
 
-// passTo passes the frames before entry i.
+// passTo passes the frames before the one that holds entry i.
 func (c *cursor) passTo(i record.Index) error {
 	for c.frames.next < i {
 		h, err := c.header()
 		if err != nil {
 			return c.damage(err)
+		}
+		if h.index >= i {
+			return nil
 		}
 		c.pass(&h)
 	}

@@ -13,6 +13,11 @@ import (
 //
 //	00000001-00000000000000000001-9f86d081884c7d65.seg
 //
+// That of a segment that compaction made ends with its last index and its revision. It replaces those of
+// lower revisions in its range:
+//
+//	00000001-00000000000000000001-9f86d081884c7d65-00000000000000000900-00000001.seg
+//
 // It begins with a header of 64 bytes:
 //
 //	 0 magic          8 bytes "oncelog\n"
@@ -32,13 +37,13 @@ import (
 //	 0 length         uint32  of the frame, a multiple of 8
 //	 4 previous       uint32  header CRC of the frame before, of the segment's header for the first
 //	 8 type           uint8   Raft's log type
-//	 9 kind           uint8   1: Raft entry. 2 is for compaction, see the document
+//	 9 kind           uint8   1: Raft entry. 2: what compaction left of several
 //	10 padding        uint8   zero bytes at the end, 0 to 7
 //	11 reserved       uint8   0
 //	12 records        int32   in the batches, if all are accepted
 //	16 index          uint64
 //	24 term           uint64
-//	32 synced through uint64  the last index known to be on disk when the frame was written
+//	32 synced through uint64  the last index known to be on disk when the frame was written; kind 2: first index - 1
 //	40 appended at    int64   unix ns by the leader's clock, 0: unknown
 //	48 max timestamp  int64   ms, of the records
 //	56 ext length     uint32
@@ -57,6 +62,10 @@ const (
 	frameAlign      = 8
 	minFrameSize    = 72
 	kindEntry       = 1
+	// kindCompacted stands for the entries from synced + 1 to index. ext is the Mark of the pass. data
+	// holds what is left of their accepted batches, with their base offsets, and their term as leader epoch. records
+	// is the sum of theirs, refused or not, so that the offsets of what follows are what they were.
+	kindCompacted = 2
 
 	// maxFrameSize bounds every length that is read. Appends are bounded by Options.MaxEntryBytes.
 	maxFrameSize = 1 << 30
@@ -160,6 +169,14 @@ func frameSize(ext, data int) int {
 	return (frameHeaderSize + ext + data + frameAlign - 1) &^ (frameAlign - 1)
 }
 
+// first is the first index that the frame stands for.
+func (h *frameHeader) first() record.Index {
+	if h.kind == kindCompacted {
+		return h.synced + 1
+	}
+	return h.index
+}
+
 // dataLen is how many bytes of the body are data.
 func (h *frameHeader) dataLen() int { return h.length - frameHeaderSize - h.ext - h.padding }
 
@@ -209,10 +226,10 @@ func decodeFrameHeader(b []byte, seed uint32) (frameHeader, error) {
 	if got := sum(seed, b[:64]); got != h.crc {
 		return frameHeader{}, differ(fmt.Sprintf("frame header CRC %08x", got), fmt.Sprintf("%08x", h.crc))
 	}
-	if h.kind != kindEntry {
-		return frameHeader{}, &FormatError{What: "frame", Found: int(h.kind), Known: kindEntry}
+	if h.kind != kindEntry && h.kind != kindCompacted {
+		return frameHeader{}, &FormatError{What: "frame", Found: int(h.kind), Known: kindCompacted}
 	}
-	if h.padding >= frameAlign || h.ext < 0 || h.ext > maxExtBytes || h.dataLen() < 0 || h.records < 0 || h.synced >= h.index {
+	if h.padding >= frameAlign || h.ext < 0 || h.ext > maxExtBytes || h.dataLen() < 0 || h.records < 0 || h.synced >= h.index || h.kind == kindCompacted && h.ext != markBytes {
 		return frameHeader{}, differ("lengths that fit the frame", fmt.Sprintf("frame of %d with padding %d, ext %d, records %d, synced %d, index %d",
 			h.length, h.padding, h.ext, h.records, h.synced, h.index))
 	}
@@ -229,10 +246,14 @@ func (h *frameHeader) checkBody(body []byte, seed uint32) error {
 
 // bare makes the entry of a frame, without Ext and Data.
 func (h *frameHeader) bare() Entry {
-	return Entry{
+	e := Entry{
 		Index: h.index, Term: h.term, Type: h.typ, AppendedAt: h.appendedAt,
 		Records: h.records, MaxTimestamp: h.maxTimestamp,
 	}
+	if h.kind == kindCompacted {
+		e.First = h.first()
+	}
+	return e
 }
 
 // entry makes the entry of a frame; it aliases body.

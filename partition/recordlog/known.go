@@ -63,6 +63,6 @@ func knownBelow(h *handle, s *segment, side *sidecarHeader, blocks []block, snap
 	for _, b := range blocks[:k] {
 		known.maxTimestamp = max(known.maxTimestamp, b.maxTimestamp)
 	}
-	known.last, known.size, known.records, known.chained = first.index-1, blocks[k].position, blocks[k].records, first.previous
+	known.last, known.size, known.records, known.chained = first.first()-1, blocks[k].position, blocks[k].records, first.previous
 	return known, true
 }

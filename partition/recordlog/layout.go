@@ -200,18 +200,19 @@ func (l *Log) basesBelow(y *Layout, begin record.Index) ([]record.Offset, error)
 		if s.last > y.Index {
 			through = y.Index + 1
 			var err error
-			if records, err = l.recordsBefore(s, through); err != nil {
+			if records, _, err = l.recordsBefore(s, through); err != nil {
 				return nil, err
 			}
 		}
 		bases[k] = end - record.Offset(records-refused.between(s.first, through))
 		end = bases[k]
 		if s.first <= y.StartIndex && y.StartIndex <= s.last && y.StartIndex <= y.Index {
-			records, err := l.recordsBefore(s, y.StartIndex)
+			records, compacted, err := l.recordsBefore(s, y.StartIndex)
 			if err != nil {
 				return nil, err
 			}
-			if base := bases[k] + record.Offset(records-refused.between(s.first, y.StartIndex)); base != y.StartBase {
+			// Where compaction has been, the entry may lie inside of a frame.
+			if base := bases[k] + record.Offset(records-refused.between(s.first, y.StartIndex)); base != y.StartBase && !compacted {
 				return nil, corrupt(s.name, 0, y.StartIndex, differ(fmt.Sprintf("offset %d of the state snapshot", y.StartBase), fmt.Sprintf("offset %d", base)))
 			}
 		}
@@ -219,20 +220,28 @@ func (l *Log) basesBelow(y *Layout, begin record.Index) ([]record.Offset, error)
 	return bases, nil
 }
 
-// recordsBefore is how many offsets the batches of a segment before entry i would take.
-func (l *Log) recordsBefore(s *segment, i record.Index) (int64, error) {
+// recordsBefore is how many offsets the batches of a segment before the frame that holds entry i would take, and
+// whether that frame is compacted.
+func (l *Log) recordsBefore(s *segment, i record.Index) (records int64, compacted bool, err error) {
 	l.mu.RLock()
 	x := l.extentOf(s)
 	l.mu.RUnlock()
 	c, err := l.openCursor(x, lookChunk)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	defer c.close()
 	if err := c.seekIndex(i); err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	return c.records, nil
+	if c.more() {
+		h, err := c.header()
+		if err != nil {
+			return 0, false, c.damage(err)
+		}
+		compacted = h.kind == kindCompacted
+	}
+	return c.records, compacted, nil
 }
 
 // takeLayout publishes a layout that was checked. l.mu is held.

@@ -89,7 +89,11 @@ func (l *Log) open() error {
 		return corrupt(metaName, 0, 1, differ("a state snapshot, since the log begins later", fmt.Sprintf("none, log begins at %d", l.live.begin)))
 	}
 	l.windowFirst, l.windowLast = max(l.meta.mark.window, l.live.begin), last
-	l.windowFirst = min(l.windowFirst, last+1)
+	if err := l.findCleaned(); err != nil {
+		return err
+	}
+	// What is compacted is no entry of Raft's any more. The mark that tells the window may be old.
+	l.windowFirst = min(max(l.windowFirst, l.cleanedThrough+1), last+1)
 	l.durable.advance(last)
 	l.restored = l.snapshot == 0
 	l.start.floating = true
@@ -104,8 +108,8 @@ func (l *Log) findMeta(names []string) error {
 		return err
 	}
 	for _, n := range names {
-		if _, first, _, ok := parseSegmentName(n); ok {
-			return corrupt(metaName, 0, first, differ("a meta file beside the segments", "none"))
+		if s := segmentNamed(n); s != nil {
+			return corrupt(metaName, 0, s.first, differ("a meta file beside the segments", "none"))
 		}
 	}
 	if l.o.MustExist {
@@ -131,26 +135,57 @@ func (l *Log) sortOut(names []string) (map[uint32][]*segment, error) {
 	live := l.meta.decision.generation
 	found := map[uint32][]*segment{}
 	for _, n := range names {
-		generation, first, salt, ok := parseSegmentName(n)
-		switch {
-		case !ok:
+		s := segmentNamed(n)
+		if s == nil {
+			if strings.HasSuffix(n, rewriteSuffix) { // a pass did not get to its end
+				if err := removeIfThere(l.o.FS, l.path(n)); err != nil {
+					return nil, err
+				}
+			}
+			continue
+		}
+		switch generation := s.generation; {
 		case generation < live:
 			if err := removeIfThere(l.o.FS, l.path(n)); err != nil {
 				return nil, err
 			}
 		case generation > live+1:
-			return nil, corrupt(n, 0, first, differ(fmt.Sprintf("generation %d or %d", live, live+1), fmt.Sprintf("generation %d", generation)))
+			return nil, corrupt(n, 0, s.first, differ(fmt.Sprintf("generation %d or %d", live, live+1), fmt.Sprintf("generation %d", generation)))
 		default:
-			found[generation] = append(found[generation], newSegment(generation, first, salt))
+			found[generation] = append(found[generation], s)
 		}
 	}
 	if err := l.removeOrphans(names, found); err != nil {
 		return nil, err
 	}
-	for _, g := range found {
-		sort.Slice(g, func(i, j int) bool { return g[i].first < g[j].first })
+	for k := range found {
+		var err error
+		if found[k], err = l.newest(found[k]); err != nil {
+			return nil, err
+		}
 	}
 	return found, nil
+}
+
+// newest sorts segments and removes those that compaction has replaced.
+func (l *Log) newest(g []*segment) ([]*segment, error) {
+	sort.Slice(g, func(i, j int) bool {
+		return g[i].first < g[j].first || g[i].first == g[j].first && g[i].revision > g[j].revision
+	})
+	kept := g[:0:0]
+	for _, s := range g {
+		if n := len(kept); n > 0 && s.first <= kept[n-1].through {
+			if s.revision >= kept[n-1].revision {
+				return nil, corrupt(s.name, 0, s.first, differ(fmt.Sprintf("a segment that begins after entry %d", kept[n-1].through), fmt.Sprintf("entry %d", s.first)))
+			}
+			if err := l.removeSegment(s); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		kept = append(kept, s)
+	}
+	return kept, nil
 }
 
 // removeOrphans removes sidecars whose segment is gone.
@@ -244,7 +279,7 @@ func (r *recovery) chain(segments []*segment) (chain, error) {
 			// The name of the next segment proves it: it is made after all before it is on disk.
 			r.claimed = max(r.claimed, segments[k+1].first-1)
 		}
-		torn, err := r.segment(s, scanLimits{previousTerm: term, chained: chained}, k, closed)
+		torn, err := r.segment(s, scanLimits{previousTerm: term, chained: chained, linked: k > 0 && s.revision == 0 && segments[k-1].revision == 0}, k, closed)
 		if err != nil {
 			return c, err
 		}
@@ -304,7 +339,7 @@ func (r *recovery) segment(s *segment, from scanLimits, k int, closed bool) (tor
 		return false, err
 	}
 	header, err := decodeSegmentHeader(head, s.salt)
-	if err == nil && (header.first != s.first || header.generation != s.generation || (k > 0 && header.previous != from.chained)) {
+	if err == nil && (header.first != s.first || header.generation != s.generation || (from.linked && header.previous != from.chained)) {
 		err = differ(fmt.Sprintf("a segment that continues the one before: generation %d, entry %d, chained to %08x", s.generation, s.first, from.chained),
 			fmt.Sprintf("generation %d, entry %d, chained to %08x", header.generation, header.first, header.previous))
 	}

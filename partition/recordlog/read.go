@@ -59,33 +59,47 @@ func (l *Log) read(from, limit record.Offset, maxBytes int) (Chunk, error) {
 		l.metrics.cacheHits.Inc()
 		return a.fill(entries)
 	}
-	extents := l.covering(from, maxBytes)
+	_, k := l.holding(from)
+	extents := l.covering(k, from, maxBytes)
 	assigned := l.assigned
 	a.refused = l.refused
 	l.mu.RUnlock()
 	l.metrics.cacheMisses.Inc()
-	for _, x := range extents {
-		a.available += x.size
-	}
-	for _, x := range extents {
-		if a.full || x.segment.first > assigned {
+	for len(extents) > 0 {
+		for _, x := range extents {
+			a.available += x.size
+		}
+		for _, x := range extents {
+			if a.full || x.segment.first > assigned {
+				return a.chunk(), nil
+			}
+			if err := a.scan(x, assigned); err != nil {
+				if l.dropped(err, x.segment) {
+					return Chunk{}, errMoved
+				}
+				return Chunk{}, err
+			}
+		}
+		if len(a.ends) > 0 {
 			break
 		}
-		if err := a.scan(x, assigned); err != nil {
-			if l.dropped(err, x.segment) {
-				return Chunk{}, errMoved
-			}
-			return Chunk{}, err
+		// Compaction has left nothing there; what is next lies further on.
+		l.mu.RLock()
+		_, k := l.after(extents[len(extents)-1].segment)
+		extents = l.covering(k, from, maxBytes)
+		same := a.refused.len() == l.refused.len()
+		l.mu.RUnlock()
+		if !same {
+			return Chunk{}, errMoved
 		}
 	}
 	return a.chunk(), nil
 }
 
-// covering gives the segments that answer a read: the one that holds the offset and those after it,
-// until at least one batch and about maxBytes are among them. They are taken at once, and with
+// covering gives the segments that answer a read: one of which the offset is known and those after it,
+// until about maxBytes are among them, and at least one batch unless compaction took it. They are taken at once, and with
 // them the refusals, since both change together when the log start moves. l.mu is held.
-func (l *Log) covering(from record.Offset, maxBytes int) []extent {
-	_, k := l.holding(from)
+func (l *Log) covering(k int, from record.Offset, maxBytes int) []extent {
 	if k < 0 {
 		return nil
 	}
@@ -170,6 +184,8 @@ type stored struct {
 	term  record.Term
 	base  record.Offset
 	data  []byte
+	// compacted: the batches know their offsets and their terms.
+	compacted bool
 }
 
 // answer gathers batches.
@@ -244,7 +260,7 @@ func (a *answer) scan(x extent, assigned record.Index) error {
 			left := a.available - (c.position - int64(len(e.Data)))
 			a.out = make([]byte, 0, max(int(min(int64(a.maxBytes), left)), len(e.Data)))
 		}
-		if err := a.take(&stored{index: e.Index, term: e.Term, base: base, data: e.Data}); err != nil {
+		if err := a.take(&stored{index: e.Index, term: e.Term, base: base, data: e.Data, compacted: e.First != 0}); err != nil {
 			return corrupt(x.segment.name, c.position, e.Index, err)
 		}
 	}
@@ -266,6 +282,9 @@ func (a *answer) take(e *stored) error {
 		a.out = append(a.out, b...)
 		mine := record.Batch(a.out[start:])
 		mine.SetBaseOffset(at)
+		if e.compacted {
+			epoch = a.log.o.LeaderEpoch(record.Term(b.LeaderEpoch()))
+		}
 		mine.SetLeaderEpoch(epoch)
 		a.ends = append(a.ends, len(a.out))
 		a.end = next
@@ -298,6 +317,12 @@ func eachBatch(e *stored, refused []countedRefusal, use func(b record.Batch, at,
 			return differ("whole batches", err)
 		}
 		rest = r
+		if e.compacted {
+			if !use(b, b.BaseOffset(), b.LastOffset()+1) {
+				return nil
+			}
+			continue
+		}
 		if len(refused) > 0 && refused[0].Ordinal == ordinal {
 			refused = refused[1:]
 			continue

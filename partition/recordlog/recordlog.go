@@ -46,6 +46,17 @@ type Entry struct {
 	// Ext is the envelope, Data the payload: one or more record batches back to back if Records is
 	// not 0.
 	Ext, Data []byte
+	// First is not 0 if compaction has been here: Data is what it left of the batches of entries First to
+	// Index, with their base offsets, Ext the encoded Mark, and Records the sum of theirs.
+	First record.Index
+}
+
+// begins is the first index that an entry stands for.
+func (e *Entry) begins() record.Index {
+	if e.First != 0 {
+		return e.First
+	}
+	return e.Index
 }
 
 // Options say where a log lies and how it behaves.
@@ -185,6 +196,10 @@ type Log struct {
 	cuts                    uint64 // counts tail truncations, so that readers notice
 	cache                   cache
 	holds                   map[*Hold]struct{}
+	// cleaned is the mark of the last compacted frame of the live chain, which ends with cleanedThrough; 0: there
+	// is none.
+	cleaned        Mark
+	cleanedThrough record.Index
 
 	// The applier's fields.
 	restored bool         // offsets are known: there was no snapshot, or Restore ran

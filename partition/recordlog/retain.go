@@ -87,7 +87,7 @@ func (l *Log) pointIn(x extent, to record.Offset, refused *refusals) (startPoint
 		}
 		c.pass(&h)
 		if c.offset(refused) > to {
-			return startPoint{offset: to, index: h.index, base: base}, true, nil
+			return startPoint{offset: to, index: h.first(), base: base}, true, nil
 		}
 	}
 	return startPoint{}, false, nil

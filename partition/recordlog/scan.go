@@ -25,6 +25,8 @@ type scanned struct {
 type scanLimits struct {
 	previousTerm record.Term
 	chained      uint32
+	// linked: the segment's header names what it is chained to.
+	linked bool
 }
 
 // scan checks every frame of a segment file of size bytes, heads and bodies. The error is one of

@@ -19,6 +19,10 @@ type segment struct {
 	salt       uint64
 	seed       uint32 // CRC start, of the salt
 	header     uint32 // CRC of the header, start of the chain of frames
+	// revision is not 0 if compaction made the segment; then it holds what is left up to through, and is not chained
+	// to its neighbours.
+	revision uint32
+	through  record.Index
 
 	summary
 	// index is the sparse index while the segment is the last one. Empty for closed segments, whose
@@ -74,6 +78,41 @@ func parseSegmentName(name string) (generation uint32, first record.Index, salt 
 	return uint32(g), record.Index(i), s, true
 }
 
+// compactedName is the name of a segment that compaction made.
+func compactedName(generation uint32, first record.Index, salt uint64, through record.Index, revision uint32) string {
+	return fmt.Sprintf("%s-%020d-%08x%s", strings.TrimSuffix(segmentName(generation, first, salt), segmentSuffix), uint64(through), revision, segmentSuffix)
+}
+
+// parseCompactedName reads what compactedName made.
+func parseCompactedName(name string) (*segment, bool) {
+	stem, isSegment := strings.CutSuffix(name, segmentSuffix)
+	parts := strings.Split(stem, "-")
+	if !isSegment || len(parts) != 5 {
+		return nil, false
+	}
+	generation, first, salt, ok := parseSegmentName(strings.Join(parts[:3], "-") + segmentSuffix)
+	through, err1 := strconv.ParseUint(parts[3], 10, 64)
+	revision, err2 := strconv.ParseUint(parts[4], 16, 32)
+	if !ok || err1 != nil || err2 != nil || revision == 0 || record.Index(through) < first {
+		return nil, false
+	}
+	s := newSegment(generation, first, salt)
+	s.revision, s.through = uint32(revision), record.Index(through)
+	s.name = compactedName(generation, first, salt, s.through, s.revision)
+	return s, s.name == name
+}
+
+// segmentNamed gives the segment of a file name, nil if it is not one's.
+func segmentNamed(name string) *segment {
+	if generation, first, salt, ok := parseSegmentName(name); ok {
+		return newSegment(generation, first, salt)
+	}
+	if s, ok := parseCompactedName(name); ok {
+		return s
+	}
+	return nil
+}
+
 func newSegment(generation uint32, first record.Index, salt uint64) *segment {
 	return &segment{
 		name: segmentName(generation, first, salt), generation: generation, first: first, salt: salt, seed: seedOf(salt),
@@ -125,7 +164,7 @@ func (s *summary) add(x *sparse, h *frameHeader, position int64, every int) {
 		if x.open.index != 0 {
 			x.blocks = append(x.blocks, x.open) // beyond what copies see
 		}
-		x.open = block{index: h.index, position: position, records: s.records, maxTimestamp: math.MinInt64}
+		x.open = block{index: h.first(), position: position, records: s.records, maxTimestamp: math.MinInt64}
 	}
 	if h.records > 0 {
 		s.records += int64(h.records)

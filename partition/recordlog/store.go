@@ -94,13 +94,13 @@ func (l *Log) makeRoom(first record.Index) error {
 // check looks at entries before anything is written, and fills in what Classify says.
 func (l *Log) check(entries []Entry) error {
 	total, term := 0, record.Term(0)
-	next := entries[0].Index
+	next := entries[0].begins()
 	for i := range entries {
 		e := &entries[i]
-		if e.Index != next {
-			return fmt.Errorf("%w: got entry %d after %d", ErrGap, e.Index, next-1)
+		if e.begins() != next || e.Index < next {
+			return fmt.Errorf("%w: got entry %d after %d", ErrGap, e.begins(), next-1)
 		}
-		next++
+		next = e.Index + 1
 		if e.Term < term {
 			return fmt.Errorf("%w: entry %d is of term %d, the one before of term %d", ErrInvalidEntry, e.Index, e.Term, term)
 		}
@@ -111,6 +111,12 @@ func (l *Log) check(entries []Entry) error {
 		}
 		if total += frameSize(len(e.Ext), len(e.Data)); total > maxAppendBytes {
 			return fmt.Errorf("%w: more than %d bytes at once", ErrInvalidEntry, maxAppendBytes)
+		}
+		if e.First != 0 {
+			if err := checkCompacted(e); err != nil {
+				return err
+			}
+			continue
 		}
 		if l.o.Classify != nil {
 			e.Records, e.MaxTimestamp = l.o.Classify(e.Ext, e.Data)
@@ -170,7 +176,7 @@ const (
 // the space, writes, syncs, publishes. The gate is held.
 func (l *Log) write(c *chain, entries []Entry, from source) error {
 	bytes, records := sizes(entries)
-	if err := l.rollIfFull(c, entries[0].Index, bytes, records, from); err != nil {
+	if err := l.rollIfFull(c, entries[0].begins(), bytes, records, from); err != nil {
 		return err
 	}
 	s := c.active()
@@ -324,6 +330,9 @@ func encode(s *segment, synced record.Index, entries []Entry) *frameBatch {
 			length: frameSize(len(e.Ext), len(e.Data)), previous: chained, typ: e.Type, kind: kindEntry,
 			records: e.Records, index: e.Index, term: e.Term, synced: synced,
 			appendedAt: e.AppendedAt, maxTimestamp: e.MaxTimestamp, ext: len(e.Ext),
+		}
+		if e.First != 0 {
+			h.kind, h.synced = kindCompacted, e.First-1
 		}
 		h.padding = h.length - frameHeaderSize - len(e.Ext) - len(e.Data)
 		h.body = sum(sum(sum(s.seed, e.Ext), e.Data), zeros[:h.padding])

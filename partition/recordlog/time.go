@@ -200,9 +200,13 @@ func (r *timeReader) eachIn(c *cursor, k int, use func(record.Batch, record.Offs
 			continue
 		}
 		var failed error
-		err = eachBatch(&stored{index: e.Index, term: e.Term, base: base, data: e.Data}, r.refused.of(e.Index), func(b record.Batch, at, next record.Offset) bool {
+		err = eachBatch(&stored{index: e.Index, term: e.Term, base: base, data: e.Data, compacted: e.First != 0}, r.refused.of(e.Index), func(b record.Batch, at, next record.Offset) bool {
+			term := e.Term
+			if e.First != 0 {
+				term = record.Term(b.LeaderEpoch())
+			}
 			if next > r.start {
-				failed = use(b, at, e.Term)
+				failed = use(b, at, term)
 			}
 			return failed == nil
 		})
