@@ -60,6 +60,18 @@ func protoShard(g coordinator.GroupStatus) *clientv1.RaftGroup {
 	return p
 }
 
+func protoCompaction(c *partition.CompactionStatus) *clientv1.Compaction {
+	if c == nil {
+		return nil
+	}
+	p := &clientv1.Compaction{AgreedOffset: int64(c.Agreed), HorizonOffset: int64(c.Horizon), CompactedOffset: int64(c.Compacted),
+		CleanBytes: c.CleanBytes, DirtyBytes: c.DirtyBytes, DirtyRatio: c.DirtyRatio, Due: c.Due, Done: c.Done, Running: c.Running, ReadBytes: c.Read, TotalBytes: c.Total}
+	if l := c.Last; l != nil {
+		p.LastEndedMs, p.LastTookMs, p.LastReadBytes, p.LastWrittenBytes = l.Ended.UnixMilli(), l.Took.Milliseconds(), l.Read, l.Written
+	}
+	return p
+}
+
 func protoGroup(st raftgroup.Status) *clientv1.RaftGroup {
 	return &clientv1.RaftGroup{
 		GroupId: uint64(st.ID), Name: st.Name, Role: st.Role, Term: uint64(st.Term),
@@ -75,6 +87,7 @@ func protoReplica(g partition.GroupStatus) *clientv1.RaftGroup {
 	p.GroupId, p.Name = uint64(g.Spec.Group), g.Spec.TopicPartition.String()
 	p.LogStartOffset, p.HighWatermark, p.LastStableOffset = int64(g.LogStart), int64(g.HighWater), int64(g.Stable)
 	p.LogBytes, p.Producers, p.Problem = g.LogBytes, uint32(g.Producers), valid(g.Problem)
+	p.Compaction = protoCompaction(g.Compaction)
 	if p.Role == "" {
 		p.Role = "quarantined" // its group was never opened
 	}

@@ -68,6 +68,8 @@ type Config struct {
 	Scrub ScrubConfig `koanf:"scrub"`
 	// CatchUp says how new replicas, and those that were away for long, get what they lack.
 	CatchUp CatchUpConfig `koanf:"catch_up"`
+	// Compaction says how compacted logs are rewritten.
+	Compaction CompactionConfig `koanf:"compaction"`
 	// Transactions is about the transaction coordinator.
 	Transactions TransactionsConfig `koanf:"transactions"`
 	// Groups is about the group coordinator.
@@ -91,6 +93,17 @@ type ScrubConfig struct {
 	Interval time.Duration `koanf:"interval"`
 	// BytesPerSecond is how much is read at most, 64 KiB to 64 GiB.
 	BytesPerSecond Bytes `koanf:"bytes_per_second"`
+}
+
+// CompactionConfig says how the logs of topics with cleanup.policy=compact are rewritten.
+type CompactionConfig struct {
+	// Interval is how often is looked for logs to compact, 10 ms to 1 day (Kafka: log.cleaner.backoff.ms).
+	Interval time.Duration `koanf:"interval"`
+	// BytesPerSecond is how much is read for it at most, 64 KiB to 64 GiB (Kafka: log.cleaner.io.max.bytes.per.second).
+	BytesPerSecond Bytes `koanf:"bytes_per_second"`
+	// MemoryBytes is what the table of keys may take, 1 MiB to 64 GiB (Kafka: log.cleaner.dedupe.buffer.size). Where it
+	// does not suffice for a log, that is read more than once.
+	MemoryBytes Bytes `koanf:"memory_bytes"`
 }
 
 // ListenerConfig is one address to listen on, and the address others are told.
@@ -428,6 +441,7 @@ func DefaultConfig() Config {
 		RetentionCheck:            5 * time.Minute,
 		Scrub:                     ScrubConfig{Interval: 24 * time.Hour, BytesPerSecond: 8 * MiB},
 		CatchUp:                   CatchUpConfig{BytesPerSecond: 64 * MiB},
+		Compaction:                CompactionConfig{Interval: 15 * time.Second, BytesPerSecond: 64 * MiB, MemoryBytes: 64 * MiB},
 		Transactions: TransactionsConfig{
 			Shards:            16,
 			MaxTimeout:        15 * time.Minute,

@@ -53,6 +53,12 @@ func (c Config) Validate() error {
 	v.size("catch_up.bytes_per_second", c.CatchUp.BytesPerSecond, 1*MiB, 64*GiB,
 		"replicas that copy share disk and network with clients")
 	c.Security.validate(&v)
+	v.duration("compaction.interval", c.Compaction.Interval, 10*time.Millisecond, 24*time.Hour,
+		"what compaction could remove stays until the next look")
+	v.size("compaction.bytes_per_second", c.Compaction.BytesPerSecond, 64*KiB, 64*GiB,
+		"compaction shares the disk with clients")
+	v.size("compaction.memory_bytes", c.Compaction.MemoryBytes, MiB, 64*GiB,
+		"with less, logs with many keys are read many times")
 	c.Transactions.validate(&v)
 	c.Groups.validate(&v)
 	v.duration("shutdown_timeout", c.ShutdownTimeout, 0, 10*time.Minute,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -185,6 +186,44 @@ type RaftGroup struct {
 	Producers        uint32
 	// Problem says why a replica stopped or is quarantined.
 	Problem string
+	// Compaction is nil for a log that is not compacted.
+	Compaction *Compaction
+}
+
+// Compaction is how far a replica's log is compacted.
+type Compaction struct {
+	// Agreed is below which it is to be, Horizon below which tombstones and transaction markers go, Compacted how far
+	// this replica is.
+	Agreed, Horizon, Compacted record.Offset
+	// CleanBytes are compacted, DirtyBytes could be. At DirtyRatio of the latter the next pass is agreed; Due: it will be at the
+	// leader's next look.
+	CleanBytes, DirtyBytes int64
+	DirtyRatio             float64
+	Due                    bool
+	// Done: this replica has done what was agreed.
+	Done bool
+	// Running: a pass is under way, and has read so many of about Total bytes.
+	Running     bool
+	Read, Total int64
+	// LastEnded is when the last pass since the replica was opened ended, zero for none, LastTook how long it took;
+	// it made LastWritten bytes of LastRead.
+	LastEnded             time.Time
+	LastTook              time.Duration
+	LastRead, LastWritten int64
+}
+
+func compactionFromProto(p *clientv1.Compaction) *Compaction {
+	if p == nil {
+		return nil
+	}
+	c := &Compaction{Agreed: record.Offset(p.GetAgreedOffset()), Horizon: record.Offset(p.GetHorizonOffset()), Compacted: record.Offset(p.GetCompactedOffset()),
+		CleanBytes: p.GetCleanBytes(), DirtyBytes: p.GetDirtyBytes(), DirtyRatio: p.GetDirtyRatio(), Due: p.GetDue(), Done: p.GetDone(),
+		Running: p.GetRunning(), Read: p.GetReadBytes(), Total: p.GetTotalBytes()}
+	if ms := p.GetLastEndedMs(); ms != 0 {
+		c.LastEnded, c.LastTook = time.UnixMilli(ms), time.Duration(p.GetLastTookMs())*time.Millisecond
+		c.LastRead, c.LastWritten = p.GetLastReadBytes(), p.GetLastWrittenBytes()
+	}
+	return c
 }
 
 // BrokerError is the failure of one broker out of several that were asked.
@@ -213,6 +252,7 @@ func (c *Client) RaftGroups(ctx context.Context, topic string) (groups []RaftGro
 				Leader: g.GetLeader(), Voters: g.GetVoters(), Learners: g.GetLearners(), Ready: g.GetReady(),
 				LogStart: record.Offset(g.GetLogStartOffset()), HighWatermark: record.Offset(g.GetHighWatermark()),
 				LastStable: record.Offset(g.GetLastStableOffset()), LogBytes: g.GetLogBytes(), Producers: g.GetProducers(), Problem: g.GetProblem(),
+				Compaction: compactionFromProto(g.GetCompaction()),
 			})
 		}
 		return nil

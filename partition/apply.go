@@ -21,6 +21,7 @@ type state struct {
 	next      record.Offset // log end offset = high watermark (R8)
 	epochs    epochs
 	producers *producer.State
+	compacted compacted
 }
 
 func newState() state {
@@ -95,6 +96,8 @@ func (r *Replica) applyEntry(e *raftgroup.Entry) any {
 			return r.applySettings(e)
 		case cmdEndTransaction:
 			return r.applyEndTransaction(e, meta)
+		case cmdCompact:
+			return r.applyCompact(e)
 		default:
 			err = fmt.Errorf("unknown command kind %d", kind)
 		}

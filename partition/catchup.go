@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition/recordlog"
@@ -40,7 +41,7 @@ func (r *Replica) catchUp(ctx context.Context, info raftgroup.SnapshotInfo, stat
 	p.joined = p.next == r.Applied()+1
 	r.logger.Info("catching up", "from", uint64(p.next), "through", uint64(info.Index), "source", string(info.Source))
 	for p.next <= info.Index {
-		at := p.next
+		at, whole := p.next, p.whole
 		err := r.host.config.Pull(ctx, info.Source, r.spec.Group, p.next, info.Index, func(batch []recordlog.Entry) error {
 			var bytes int64
 			for i := range batch {
@@ -55,13 +56,18 @@ func (r *Replica) catchUp(ctx context.Context, info raftgroup.SnapshotInfo, stat
 		})
 		switch {
 		case err == nil:
+		case errors.Is(err, errCompacted) && !p.whole:
+			if err := p.beginAnew(info, s.layout.StartIndex); err != nil {
+				return fmt.Errorf("catch up %s: %w", r.spec, err)
+			}
+			continue
 		case p.next > at && ctx.Err() == nil:
 			// The link broke, or the peer has deleted meanwhile what comes next: ask for the rest.
 			r.logger.Info("catching up goes on", "from", uint64(p.next), "through", uint64(info.Index), "err", err)
 		default:
 			return fmt.Errorf("catch up %s from index %d: %w", r.spec, p.next, err)
 		}
-		if p.next == at {
+		if p.next == at && p.whole == whole {
 			return fmt.Errorf("catch up %s: %s has no entry %d", r.spec, info.Source, p.next)
 		}
 	}
@@ -76,18 +82,80 @@ type puller struct {
 	start record.Offset
 	// joined: what the log holds below next is what the peer has committed there.
 	joined bool
+	// whole: the peer's log is pulled from its begin, since it is compacted; begun: entries of it have come, and the last one
+	// had this mark.
+	whole, begun bool
+	mark         recordlog.Mark
+}
+
+// errCompacted says that the peer has compacted what is wanted.
+var errCompacted = errors.New("the peer has compacted its log there")
+
+// beginAnew turns to pulling the peer's log from its begin. A part of this log, which may hold records that are gone there,
+// is never joined to a compacted part of the peer's, from which the tombstones may be gone that would tell (R9, F20).
+func (p *puller) beginAnew(info raftgroup.SnapshotInfo, first record.Index) error {
+	log := p.r.log
+	if info.Index <= log.LastIndex() {
+		term, err := log.Term(info.Index)
+		if err != nil {
+			return err
+		}
+		if term == info.Term {
+			p.next = info.Index + 1 // it holds all entries itself, as they were written
+			return nil
+		}
+		// What lies there conflicts with a committed entry, and nothing from there on was ever committed.
+		if err := log.TruncateTail(info.Index); err != nil {
+			return err
+		}
+	}
+	p.r.logger.Info("the peer's log is compacted and pulled anew", "from", uint64(first), "log_ends", uint64(log.LastIndex()))
+	p.next, p.whole, p.mark = first, true, recordlog.Mark{Below: math.MaxInt64, Horizon: math.MaxInt64}
+	return nil
+}
+
+// takeWhole puts entries into a log of their own, beside the present one.
+func (p *puller) takeWhole(batch []recordlog.Entry) error {
+	for i := range batch {
+		m := batch[i].Mark()
+		if !p.mark.Reaches(m) {
+			return fmt.Errorf("the peer compacts its log while it is pulled: what comes with entry %d is compacted below %d, what came before below %d",
+				batch[i].Index, m.Below, p.mark.Below)
+		}
+		p.mark = m
+	}
+	if !p.begun {
+		if err := p.r.log.Reset(batch[0].Begins(), p.start); err != nil {
+			return err
+		}
+		p.begun = true
+	}
+	if err := p.r.log.AppendCatchUp(batch); err != nil {
+		return err
+	}
+	p.next = batch[len(batch)-1].Index + 1
+	return nil
 }
 
 // take puts entries into the log, which skips those that it has and cuts a tail that conflicts.
 func (p *puller) take(batch []recordlog.Entry) error {
-	for i := range batch {
-		// The first may lie above what was asked for: below it the peer has deleted everything.
-		if want := batch[0].Index + record.Index(i); batch[i].Index != want || want < p.next {
-			return fmt.Errorf("peer sent entry %d, want %d", batch[i].Index, max(want, p.next))
-		}
-	}
 	if len(batch) == 0 {
 		return nil
+	}
+	want := batch[0].Begins()
+	for i := range batch {
+		e := &batch[i]
+		if e.First != 0 && !p.whole {
+			return errCompacted
+		}
+		// The first may lie above what was asked for: below it the peer has deleted everything. A compacted one may begin below.
+		if e.Begins() != want || e.Index < e.Begins() || want < p.next && (p.begun || e.Index < p.next) {
+			return fmt.Errorf("peer sent entries %d to %d, want %d", e.Begins(), e.Index, max(want, p.next))
+		}
+		want = e.Index + 1
+	}
+	if p.whole {
+		return p.takeWhole(batch)
 	}
 	if !p.joined || batch[0].Index > p.next {
 		if err := p.join(&batch[0]); err != nil {

@@ -25,6 +25,8 @@ const (
 	// cmdEndTransaction: the payload is one control batch (L1), the meta goes on with the
 	// transaction version that sent the marker (P20).
 	cmdEndTransaction byte = 5
+	// cmdCompact: the payload is the bound of a pass of compaction and its horizon (L31, L33), two offsets.
+	cmdCompact byte = 6
 )
 
 // maxExpiredPerCommand bounds one cmdExpireProducers.

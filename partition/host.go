@@ -57,6 +57,11 @@ type HostConfig struct {
 	// CatchUpBytes is how much all replicas here together pull from peers in a second, because they lie behind
 	// Raft's window or are new; 0: no bound.
 	CatchUpBytes int64
+	// CompactionInterval is how often a leader looks for logs to compact, and every replica for passes to carry out, default
+	// 15 s. CompactionBytes is how much of a log is read for that in a second, default 64 MiB, CompactionMemory what the
+	// table of keys may take, default 64 MiB.
+	CompactionInterval                time.Duration
+	CompactionBytes, CompactionMemory int64
 	// Wall gives the time of day, for stamps and ages; nil: time.Now. What waits goes by the
 	// process's own time.
 	Wall       func() time.Time
@@ -74,6 +79,9 @@ type Host struct {
 	logs    *recordlog.Metrics
 	clock   *timeofday.Clock
 	jump    atomic.Int64 // what clock said last, ns
+
+	// compact says that a pass was agreed.
+	compact chan struct{}
 
 	stopping chan struct{}
 	owned    sync.WaitGroup
@@ -116,6 +124,15 @@ func NewHost(c HostConfig) *Host {
 	if c.ScrubInterval <= 0 {
 		c.ScrubInterval = 24 * time.Hour
 	}
+	if c.CompactionInterval <= 0 {
+		c.CompactionInterval = 15 * time.Second
+	}
+	if c.CompactionBytes <= 0 {
+		c.CompactionBytes = 64 << 20
+	}
+	if c.CompactionMemory <= 0 {
+		c.CompactionMemory = 64 << 20
+	}
 	if c.MaxReplicas <= 0 {
 		c.MaxReplicas = 4000
 	}
@@ -128,6 +145,7 @@ func NewHost(c HostConfig) *Host {
 		metrics:  newMetrics(c.Registerer),
 		logs:     recordlog.NewMetrics(c.Registerer),
 		clock:    timeofday.NewClock(c.Wall),
+		compact:  make(chan struct{}, 1),
 		stopping: make(chan struct{}),
 		pulling:  throttle{perSecond: c.CatchUpBytes},
 		telling:  make(chan struct{}, maxTelling),
@@ -145,6 +163,7 @@ func NewHost(c HostConfig) *Host {
 	h.background(h.sweepTimeouts)
 	h.background(h.sweepSpace)
 	h.background(h.scrub)
+	h.background(h.runCompactor)
 	return h
 }
 
@@ -482,6 +501,8 @@ type GroupStatus struct {
 	Stable    record.Offset
 	LogBytes  int64
 	Producers int
+	// Compaction is nil for a log that is not compacted, and was not.
+	Compaction *CompactionStatus
 	// Problem is why the replica is stopped or quarantined; empty for a healthy one.
 	Problem string
 }
@@ -567,6 +588,7 @@ func (r *Replica) status() GroupStatus {
 	r.mu.RLock()
 	s.Producers = r.state.producers.Len()
 	r.mu.RUnlock()
+	s.Compaction = r.compactionStatus()
 	return s
 }
 

@@ -27,6 +27,8 @@ type rig struct {
 	ahead time.Duration
 	// coordinator answers for transaction coordinators; nil: there are none.
 	coordinator *fakeCoordinator
+	// configure changes how the host behaves; nil: nothing.
+	configure func(*HostConfig)
 }
 
 var testTP = record.TopicPartition{Topic: "orders", Partition: 3}
@@ -74,6 +76,9 @@ func (r *rig) startHosts() {
 		Wall: func() time.Time { return time.Now().Add(r.ahead) }}
 	if r.coordinator != nil {
 		c.Transactions = r.coordinator
+	}
+	if r.configure != nil {
+		r.configure(&c)
 	}
 	r.host = NewHost(c)
 }

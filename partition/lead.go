@@ -10,7 +10,7 @@ import (
 )
 
 // lead does what only the leader does, until its term ends: it brings the replicated settings in
-// line with the configuration, forgets idle producers and lets old records go.
+// line with the configuration, forgets idle producers, lets old records go and has logs compacted.
 func (r *Replica) lead(ctx context.Context) {
 	select {
 	case <-r.opened:
@@ -21,6 +21,9 @@ func (r *Replica) lead(ctx context.Context) {
 	defer ticker.Stop()
 	retention := time.NewTicker(r.host.config.RetentionCheckInterval)
 	defer retention.Stop()
+	compaction := time.NewTicker(r.host.config.CompactionInterval)
+	defer compaction.Stop()
+	r.looks.Store(0)
 	r.proposeSettings(ctx)
 	var seen timeofday.Marks[record.Offset]
 	seen.Note(time.Now(), r.bounds.Load().highWatermark, 0)
@@ -38,6 +41,8 @@ func (r *Replica) lead(ctx context.Context) {
 			r.expireProducers(ctx, r.host.judge(), seen.Note(time.Now(), r.bounds.Load().highWatermark, watch))
 		case <-retention.C:
 			r.retain(ctx, r.host.judge())
+		case <-compaction.C:
+			r.proposeCompaction(ctx, r.host.judge())
 		}
 	}
 }

@@ -28,6 +28,12 @@ type metrics struct {
 	pulled      prometheus.Counter
 	markers     *prometheus.CounterVec
 	joins       *prometheus.CounterVec
+
+	compacting        prometheus.Gauge
+	compactions       *prometheus.CounterVec
+	compactionSeconds prometheus.Histogram
+	compactedBytes    *prometheus.CounterVec
+	compactedRecords  prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -52,11 +58,16 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.pulled = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_catch_up_bytes_total", Help: "Bytes of log entries pulled from peers."})
 	m.markers = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_partition_markers_total", Help: "Transaction markers that partitions led here decided, by verdict."}, []string{"verdict"})
 	m.joins = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_partition_joins_total", Help: "First batches of transactions whose coordinator partitions led here have asked, by its answer."}, []string{"answer"})
+	m.compacting = prometheus.NewGauge(prometheus.GaugeOpts{Name: "brokerd_compaction_running", Help: "Passes of compaction that this broker is carrying out."})
+	m.compactions = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_compactions_total", Help: "Passes of compaction that replicas of this broker carried out, by how they ended: done, failed."}, []string{"end"})
+	m.compactionSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "brokerd_compaction_seconds", Help: "Time of one pass of compaction on one replica.", Buckets: prometheus.ExponentialBuckets(0.01, 4, 10)})
+	m.compactedBytes = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_compaction_bytes_total", Help: "Bytes of segments that compaction read, and that it wrote in their place."}, []string{"direction"})
+	m.compactedRecords = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_compaction_records_removed_total", Help: "Records that compaction removed from the replicas of this broker."})
 	m.accepted = m.batches.WithLabelValues("accepted")
 	m.duplicates = m.batches.WithLabelValues("duplicate")
 	if reg != nil {
 		reg.MustRegister(m.replicas, m.quarantined, m.batches, m.refusedBusy, m.timedOut, m.inFlight, m.evicted, m.expired, m.clockJump, m.retained, m.damaged, m.scrubs,
-			m.catchingUp, m.catchUps, m.compared, m.pulled, m.markers, m.joins)
+			m.catchingUp, m.catchUps, m.compared, m.pulled, m.markers, m.joins, m.compacting, m.compactions, m.compactionSeconds, m.compactedBytes, m.compactedRecords)
 	}
 	return m
 }

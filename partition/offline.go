@@ -88,7 +88,11 @@ func (p *Replay) LatestEpoch() int32 { return p.state.epochs.latest() }
 func (p *Replay) Next(e *recordlog.Entry) (Change, error) {
 	before := p.seen
 	p.seen = e.Index
-	p.gap = p.gap || e.Index > max(before, p.state.applied)+1
+	p.gap = p.gap || e.Begins() > max(before, p.state.applied)+1
+	if e.First != 0 {
+		c, err := p.compacted(e)
+		return p.passed(e, c), err
+	}
 	if raftgroup.LogTypeName(e.Type) != "command" {
 		return p.passed(e, Change{What: raftgroup.LogTypeName(e.Type)}), nil
 	}
@@ -120,7 +124,7 @@ func (p *Replay) Next(e *recordlog.Entry) (Change, error) {
 	case refused != "":
 		c = Change{What: refused}
 	default:
-		c, err = p.command(e, kind)
+		c, err = p.command(e, kind, head.AppendTime)
 	}
 	return p.passed(e, c), err
 }
@@ -133,8 +137,36 @@ func (p *Replay) passed(e *recordlog.Entry, c Change) Change {
 	return c
 }
 
+// compacted shows what compaction has left of entries, all of them below the snapshot.
+func (p *Replay) compacted(e *recordlog.Entry) (Change, error) {
+	c := Change{What: fmt.Sprintf("entries %d to %d, compacted below offset %d", e.First, e.Index, e.Mark().Below)}
+	for rest := e.Data; len(rest) > 0; {
+		b, r, err := record.Parse(rest)
+		if err != nil {
+			return c, err
+		}
+		rest = r
+		f := BatchFate{Batch: b, Base: b.BaseOffset(), Verdict: "written"}
+		if m, ok, err := record.ParseMarker(b); err == nil && ok {
+			f.Marker = &m
+		}
+		c.Batches = append(c.Batches, f)
+	}
+	// Where the next entry's offsets begin.
+	if y := &p.layout; e.First <= y.StartIndex && y.StartIndex <= e.Index {
+		p.known, p.base = y.StartOffset == 0 || y.StartIndex == e.First, y.StartBase
+	}
+	p.base += record.Offset(e.Records)
+	for _, f := range p.layout.Refused {
+		if e.First <= f.Index && f.Index <= e.Index {
+			p.base -= record.Offset(f.Records)
+		}
+	}
+	return c, nil
+}
+
 // command applies what holds no batches.
-func (p *Replay) command(e *recordlog.Entry, kind byte) (Change, error) {
+func (p *Replay) command(e *recordlog.Entry, kind byte, at int64) (Change, error) {
 	fresh := e.Index > p.state.applied && !p.gap
 	s := &p.state
 	switch kind {
@@ -159,6 +191,12 @@ func (p *Replay) command(e *recordlog.Entry, kind byte) (Change, error) {
 			s.producers.SetLimits(t.limits())
 		}
 		return Change{What: fmt.Sprintf("settings: %d producers, %d ms", t.maxProducers, t.minIdle)}, err
+	case cmdCompact:
+		m, err := decodeCompact(e.Data)
+		if err == nil && fresh {
+			s.compact(m, at)
+		}
+		return Change{What: fmt.Sprintf("compact below %d, tombstones below %d", m.Below, m.Horizon)}, err
 	}
 	return Change{}, fmt.Errorf("unknown command kind %d", kind)
 }

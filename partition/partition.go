@@ -39,8 +39,12 @@ type Config struct {
 	// TimestampBeforeMax and TimestampAfterMax bound how far a record's timestamp may lie from
 	// the leader's clock, in ms; math.MaxInt64 for no bound (P29).
 	TimestampBeforeMax, TimestampAfterMax int64
-	// Compacted: records need a key (P29).
+	// Compacted: records need a key (P29), and the last one of each is kept.
 	Compacted bool
+	// DirtyRatio is how much of a compacted log must be uncompacted before it is compacted again, MinCompactionLagMS
+	// and MaxCompactionLagMS how long a record stays so at least and at most, DeleteRetentionMS how long tombstones stay.
+	DirtyRatio                                                float64
+	MinCompactionLagMS, MaxCompactionLagMS, DeleteRetentionMS int64
 	// Deletes: old records go by time and size (cleanup.policy holds delete).
 	Deletes bool
 	// RetentionMS and RetentionBytes bound what is kept, -1: no bound (L28).
@@ -69,6 +73,9 @@ func DefaultConfig() Config {
 		SegmentBytes:       64 << 20,
 		ProducerExpiration: 24 * time.Hour,
 		MaxProducers:       10_000,
+		DirtyRatio:         0.5,
+		MaxCompactionLagMS: never,
+		DeleteRetentionMS:  int64(24 * time.Hour / time.Millisecond),
 	}
 }
 

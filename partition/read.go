@@ -56,6 +56,10 @@ func (r *Replica) read(ctx context.Context, q FetchPartition, committed bool, ma
 	if q.Offset >= limit || maxBytes <= 0 {
 		return f
 	}
+	if committed && !r.readableFrom(q.Offset, b.horizon) {
+		f.Err = refused(CodeOffsetNotAvailable, "this replica of %s has not compacted yet what lies below offset %d: try again", q.TopicPartition, b.horizon)
+		return f
+	}
 	chunk, err := r.log.Read(q.Offset, limit, min(maxBytes, q.MaxBytes))
 	switch {
 	case errors.Is(err, recordlog.ErrOffsetOutOfRange):

@@ -40,6 +40,13 @@ type Replica struct {
 
 	admission admission
 
+	// cleaned is below which the log is compacted, as far as was looked at last. passing is the pass that is under way,
+	// lastPass the last one that was done since the start; nil: none. looks counts the leader's since then.
+	cleaned  atomic.Int64
+	passing  atomic.Pointer[pass]
+	lastPass atomic.Pointer[LastPass]
+	looks    atomic.Uint32
+
 	// fetchMu guards fetches: the long polls to wake when the bounds move.
 	fetchMu sync.Mutex
 	fetches map[*fetchWaiter]struct{}
@@ -49,12 +56,14 @@ type Replica struct {
 type bounds struct {
 	start, lastStable, highWatermark record.Offset
 	epoch                            int32
+	// horizon is below which the state knows aborted transactions no more.
+	horizon record.Offset
 }
 
 // publish makes the new bounds visible to readers. Held: mu.
 func (r *Replica) publish() {
 	s := &r.state
-	b := bounds{start: s.start, lastStable: r.host.config.Sabotage.stable(s), highWatermark: s.next, epoch: s.epochs.latest()}
+	b := bounds{start: s.start, lastStable: r.host.config.Sabotage.stable(s), highWatermark: s.next, epoch: s.epochs.latest(), horizon: s.compacted.horizon}
 	if old := r.bounds.Load(); old == nil || *old != b {
 		r.bounds.Store(&b)
 	}

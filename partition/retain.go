@@ -206,18 +206,16 @@ func (r *Replica) freeSpace(ctx context.Context, now time.Time) error {
 
 // isOld says whether segment.ms has passed since a segment's first entry (L30).
 func (r *Replica) isOld(s recordlog.SegmentInfo, now time.Time) (bool, error) {
-	ms := r.config.Load().SegmentMS
+	c := r.config.Load()
+	ms := c.SegmentMS
+	if c.Compacted {
+		ms = min(ms, c.MaxCompactionLagMS) // what is written to is not compacted
+	}
 	if ms <= 0 || s.End == s.Base {
 		return false, nil
 	}
-	// The first entry of a group, its first configuration, has no time.
-	for index := s.FirstIndex; index <= min(s.LastIndex, s.FirstIndex+1); index++ {
-		ns, err := r.log.AppendedAt(index)
-		if ns != 0 || err != nil {
-			return err == nil && now.UnixMilli()-ns/int64(time.Millisecond) > ms, err
-		}
-	}
-	return false, nil
+	first, err := r.firstAppend(s)
+	return err == nil && first != math.MaxInt64 && now.UnixMilli()-first > ms, err
 }
 
 // moveWindow works towards a raft window above what is to go. Raft keeps the entries since the

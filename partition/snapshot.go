@@ -22,12 +22,14 @@ import (
 //	20 log start      int64
 //	28 log end        int64
 //	   then four sections, each uint32 length and bytes:
-//	   settings, epoch table, record log layout, producers
+//	   settings, epoch table, record log layout, producers; in version 2 a fifth, compaction
 //	   CRC32C of all before  uint32
 const (
 	snapshotMagic   = "OLST"
 	snapshotVersion = 1
-	snapshotHeader  = 36
+	// compactedVersion is that of a snapshot of a log that was compacted.
+	compactedVersion = 2
+	snapshotHeader   = 36
 
 	// maxSnapshotBytes bounds what Restore reads.
 	maxSnapshotBytes = 1 << 30
@@ -64,7 +66,11 @@ func (s *stateSnapshot) encode() []byte {
 	st := &s.state
 	b := make([]byte, 0, 4096)
 	b = append(b, snapshotMagic...)
-	b = binary.BigEndian.AppendUint16(b, snapshotVersion)
+	version := uint16(snapshotVersion)
+	if st.compacted.below > 0 {
+		version = compactedVersion
+	}
+	b = binary.BigEndian.AppendUint16(b, version)
 	b = binary.BigEndian.AppendUint16(b, st.level)
 	b = binary.BigEndian.AppendUint64(b, uint64(st.applied))
 	b = binary.BigEndian.AppendUint32(b, uint32(st.epochBase))
@@ -74,6 +80,9 @@ func (s *stateSnapshot) encode() []byte {
 	b = appendSection(b, st.epochs.appendTo(nil))
 	b = appendSection(b, s.layout.AppendTo(nil))
 	b = appendSection(b, st.producers.AppendTo(nil))
+	if version == compactedVersion {
+		b = appendSection(b, st.compacted.appendTo(nil))
+	}
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
@@ -87,8 +96,9 @@ func decodeSnapshot(b []byte) (*stateSnapshot, error) {
 	if len(b) < snapshotHeader+4 || string(b[:4]) != snapshotMagic {
 		return nil, fmt.Errorf("state snapshot of %d bytes does not begin with %q", len(b), snapshotMagic)
 	}
-	if v := binary.BigEndian.Uint16(b[4:]); v != snapshotVersion {
-		return nil, fmt.Errorf("state snapshot has format %d, this broker reads %d", v, snapshotVersion)
+	version := binary.BigEndian.Uint16(b[4:])
+	if version != snapshotVersion && version != compactedVersion {
+		return nil, fmt.Errorf("state snapshot has format %d, this broker reads %d and %d", version, snapshotVersion, compactedVersion)
 	}
 	body, sum := b[:len(b)-4], binary.BigEndian.Uint32(b[len(b)-4:])
 	if got := crc32.Checksum(body, castagnoli); got != sum {
@@ -101,7 +111,10 @@ func decodeSnapshot(b []byte) (*stateSnapshot, error) {
 		start:     record.Offset(binary.BigEndian.Uint64(b[20:])),
 		next:      record.Offset(binary.BigEndian.Uint64(b[28:])),
 	}}
-	var sections [4][]byte
+	sections := make([][]byte, 4)
+	if version == compactedVersion {
+		sections = make([][]byte, 5)
+	}
 	rest := body[snapshotHeader:]
 	for i := range sections {
 		if len(rest) < 4 || uint64(binary.BigEndian.Uint32(rest)) > uint64(len(rest)-4) {
@@ -123,6 +136,11 @@ func decodeSnapshot(b []byte) (*stateSnapshot, error) {
 	s.state.producers, err = producer.Decode(sections[3], s.state.settings.limits())
 	if err != nil {
 		return nil, err
+	}
+	if version == compactedVersion {
+		if s.state.compacted, err = decodeCompacted(sections[4]); err != nil {
+			return nil, err
+		}
 	}
 	return s, nil
 }
@@ -153,6 +171,7 @@ func (r *Replica) Restore(index record.Index, src io.Reader) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.advance = 0
+	r.cleaned.Store(0) // the log may be another one
 	r.state = r.host.config.Sabotage.restored(s.state)
 	r.publish()
 	r.wakeFetches()

@@ -48,11 +48,12 @@ prepare() {
 
 simulate() {
 	if [ "$only" = sim ] && [ -n "$seed" ] && [ -z "$hours" ]; then
-		bin/sim.test -test.run '^(TestSeeds|TestTransformSeeds|TestTransactionSeeds)$' -test.v -seed "$seed"
+		bin/sim.test -test.run '^(TestSeeds|TestTransformSeeds|TestTransactionSeeds|TestCompactedSeeds)$' -test.v -seed "$seed"
 		return
 	fi
 	bin/sim.test -test.run '^(TestSeeds|TestWithoutIdempotence)$' -for "$for"
 	bin/sim.test -test.run '^(TestTransformSeeds|TestTransactionSeeds)$' -seeds 24 -first "$1"
+	bin/sim.test -test.run '^TestCompactedSeeds$' -compacted 12 -first "$1"
 }
 
 # containers runs inside scripts/engine.sh: an engine answers.

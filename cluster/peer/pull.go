@@ -29,6 +29,8 @@ type Entry struct {
 	Records      int32
 	MaxTimestamp int64
 	Ext, Data    []byte
+	// First is 0, or the first of the entries that compaction has made one of, up to Index.
+	First record.Index
 }
 
 const (
@@ -76,7 +78,7 @@ func (w *entryWriter) add(e *Entry) error {
 	}
 	p := &peerv1.Entry{
 		Index: uint64(e.Index), Term: uint64(e.Term), Type: uint32(e.Type), AppendedAtNs: e.AppendedAt,
-		Records: e.Records, MaxTimestampMs: e.MaxTimestamp, Ext: e.Ext,
+		Records: e.Records, MaxTimestampMs: e.MaxTimestamp, Ext: e.Ext, FirstIndex: uint64(e.First),
 	}
 	data := e.Data
 	for {
@@ -121,18 +123,22 @@ func (r *entryReader) read(m *peerv1.PullEntriesResponse) ([]Entry, error) {
 	out := make([]Entry, 0, len(m.GetEntries()))
 	for _, p := range m.GetEntries() {
 		if r.part == nil {
-			if i := record.Index(p.GetIndex()); !r.begun && i > r.next && i <= r.through {
-				r.next = i // below it the sender has deleted everything
+			first, last := record.Index(p.GetFirstIndex()), record.Index(p.GetIndex())
+			if first == 0 {
+				first = last
 			}
-			r.begun = true
-			if p.GetIndex() != uint64(r.next) || r.next > r.through {
-				return nil, fmt.Errorf("entry %d came, not %d", p.GetIndex(), r.next)
+			if !r.begun && first > r.next && first <= r.through {
+				r.next = first // below it the sender has deleted everything
 			}
+			if first != r.next && (r.begun || first > r.next) || last < r.next || last > r.through {
+				return nil, fmt.Errorf("entry %d to %d came, not %d", first, last, r.next)
+			}
+			r.begun, r.next = true, last
 			if p.GetType() > 255 || p.GetRecords() < 0 {
 				return nil, fmt.Errorf("entry %d has type %d and %d records", p.GetIndex(), p.GetType(), p.GetRecords())
 			}
 			r.part = &Entry{
-				Index: r.next, Term: record.Term(p.GetTerm()), Type: uint8(p.GetType()), AppendedAt: p.GetAppendedAtNs(),
+				Index: last, First: record.Index(p.GetFirstIndex()), Term: record.Term(p.GetTerm()), Type: uint8(p.GetType()), AppendedAt: p.GetAppendedAtNs(),
 				Records: p.GetRecords(), MaxTimestamp: p.GetMaxTimestampMs(), Ext: p.GetExt(), Data: p.GetData(),
 			}
 		} else {

@@ -169,7 +169,7 @@ func (r *replicaDir) verify(ctx context.Context, fsys vfs.FS, read *atomic.Int64
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if whole && f.Entry.Index > replay.Applied()+1 {
+		if whole && f.Entry.Begins() > replay.Applied()+1 {
 			whole = false
 		}
 		batches, bad := checkEntry(replay, &f.Entry, whole)

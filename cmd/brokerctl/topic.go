@@ -102,6 +102,8 @@ type partitionJSON struct {
 	LogStart    *int64  `json:"log_start,omitempty"`
 	LogEnd      *int64  `json:"log_end,omitempty"`
 	Error       string  `json:"error,omitempty"`
+	// Compaction is how far each replica of a compacted topic is.
+	Compaction []compactionJSON `json:"compaction,omitempty"`
 }
 
 type configJSON struct {
@@ -230,7 +232,11 @@ func (p *program) topicDescribe() *cobra.Command {
 		Short: "Show a topic's partitions, offsets and settings",
 		Long: `Show who leads each partition, its replicas, and the range of its offsets, then the
 settings that differ from the defaults. OFFSETS is END minus START and not a count
-of records: offsets may have holes.`,
+of records: offsets may have holes.
+
+Of a compacted topic each replica is shown, too: below which offset it is compacted,
+how much of its log could be and is not, what the last pass made of how much, and
+when the next one comes.`,
 		Example: `  brokerctl topic describe orders
   brokerctl topic describe orders --configs`,
 		Args:              exactly("TOPIC"),
@@ -255,8 +261,15 @@ func (p *program) printTopic(ctx context.Context, c *client.Client, name string,
 		return err
 	}
 	slices.SortFunc(configs, func(a, b client.ConfigEntry) int { return strings.Compare(a.Name, b.Name) })
+	compaction, err := lookUpCompaction(ctx, c, topic, configs)
+	if err != nil {
+		return err
+	}
 	if p.json() {
 		out := describedTopic(topic)
+		for i := range out.Partitions {
+			out.Partitions[i].Compaction = compaction.of(out.Partitions[i].GroupID)
+		}
 		for i := range out.Partitions {
 			part := &out.Partitions[i]
 			start, end := e[part.Partition][0], e[part.Partition][1]
@@ -275,6 +288,9 @@ func (p *program) printTopic(ctx context.Context, c *client.Client, name string,
 		return err
 	}
 	if err := partitionTable(topic, e).write(p.stdout); err != nil {
+		return err
+	}
+	if err := compaction.print(p.stdout, topic); err != nil {
 		return err
 	}
 	return p.printConfigs(configs, allConfigs)

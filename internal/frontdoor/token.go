@@ -14,7 +14,7 @@ import (
 	"github.com/oncelog/oncelog/cluster/metadata"
 )
 
-// A token stands for a user who has proven a password (docs/decisions/0010). It is made and checked by one broker, with a key that
+// A token stands for a user who has proven a password (docs/decisions/0011). It is made and checked by one broker, with a key that
 // dies with the process:
 //
 //	 0 expires      int64  ms since 1970

@@ -14,7 +14,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("compaction.seed", 0, "run one seed of the random tests; 0: several")
-	seedsFlag = flag.Int("compaction.seeds", 40, "how many seeds")
+	seedsFlag = flag.Int("compaction.seeds", 15, "how many seeds")
 )
 
 // item is a batch of a log and whether a pass has taken it in.

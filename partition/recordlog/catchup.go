@@ -129,8 +129,8 @@ func (l *Log) AppendCatchUp(entries []Entry) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	if entries[0].begins() != c.last()+1 {
-		return fmt.Errorf("%w: got entry %d, want %d", ErrGap, entries[0].begins(), c.last()+1)
+	if entries[0].Begins() != c.last()+1 {
+		return fmt.Errorf("%w: got entry %d, want %d", ErrGap, entries[0].Begins(), c.last()+1)
 	}
 	if term, _ := c.tail(); entries[0].Term < term {
 		return fmt.Errorf("%w: entry %d is of term %d, the one before of term %d", ErrInvalidEntry, entries[0].Index, entries[0].Term, term)

@@ -51,7 +51,7 @@ func (l *Log) Reachable(below record.Offset) error {
 	return err
 }
 
-// closedBelow gives the segments that hold offsets below one. l.mu is held.
+// closedBelow gives the segments that hold offsets below one. What the state snapshot covers has its fate. l.mu is held.
 func (l *Log) closedBelow(below record.Offset) ([]*segment, error) {
 	segments := l.live.segments
 	n := 0
@@ -61,7 +61,7 @@ func (l *Log) closedBelow(below record.Offset) ([]*segment, error) {
 	if n == 0 {
 		return nil, nil
 	}
-	if last := segments[n-1].last; n == len(segments) || last > l.snapshot || last >= l.windowFirst || last > l.assigned {
+	if last := segments[n-1].last; n == len(segments) || last > l.snapshot || last >= l.windowFirst {
 		return nil, fmt.Errorf("%w: entries up to %d, of %d segments; snapshot is of %d, window begins with %d",
 			ErrNotClosed, last, n, l.snapshot, l.windowFirst)
 	}
@@ -319,7 +319,7 @@ func (w *rewriter) clean(e *Entry, base record.Offset, refused []countedRefusal)
 		}
 	}
 	if p.First == 0 {
-		*p = Entry{First: e.begins(), Ext: mark.encode(), MaxTimestamp: math.MinInt64, Data: make([]byte, 0, compactionChunk)}
+		*p = Entry{First: e.Begins(), Ext: mark.encode(), MaxTimestamp: math.MinInt64, Data: make([]byte, 0, compactionChunk)}
 	}
 	p.Index, p.Term, p.Type, p.AppendedAt = e.Index, e.Term, e.Type, e.AppendedAt
 	p.Records += e.Records

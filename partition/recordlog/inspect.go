@@ -110,13 +110,16 @@ func (n *Inspector) Inspect() (Inspection, error) {
 func segmentsIn(names []string) []*segment {
 	var found []*segment
 	for _, name := range names {
-		if generation, first, salt, ok := parseSegmentName(name); ok {
-			found = append(found, newSegment(generation, first, salt))
+		if s := segmentNamed(name); s != nil {
+			found = append(found, s)
 		}
 	}
 	sort.Slice(found, func(i, j int) bool {
 		a, b := found[i], found[j]
-		return a.generation < b.generation || a.generation == b.generation && a.first < b.first
+		if a.generation != b.generation {
+			return a.generation < b.generation
+		}
+		return before(a, b)
 	})
 	return found
 }
@@ -152,6 +155,18 @@ func (n *Inspector) meta(found []*segment) error {
 // sortOut notes what is not live and gives what is.
 func (n *Inspector) sortOut(found []*segment) []*segment {
 	var live []*segment
+	current, replaced := found[:0:0], found[:0:0]
+	for _, s := range found {
+		if k := len(current) - 1; k >= 0 && current[k].generation == s.generation && s.first <= current[k].through && s.revision < current[k].revision {
+			replaced = append(replaced, s) // by compaction
+		} else {
+			current = append(current, s)
+		}
+	}
+	for _, s := range replaced {
+		n.note(s, "garbage")
+	}
+	found = current
 	for k, s := range found {
 		last := k == len(found)-1 || found[k+1].generation != s.generation
 		switch {
@@ -244,7 +259,7 @@ func (n *Inspector) header(file io.ReaderAt, s *segment, size int64, closed bool
 		return nil, err
 	}
 	h, err := decodeSegmentHeader(head, s.salt)
-	if err == nil && (h.first != s.first || h.generation != s.generation || n.previous != nil && h.previous != n.previous.chained) {
+	if err == nil && (h.first != s.first || h.generation != s.generation || n.previous != nil && linked(n.previous, s) && h.previous != n.previous.chained) {
 		err = differ(fmt.Sprintf("the header of %s, chained to the segment before", s.name),
 			fmt.Sprintf("one of generation %d, entry %d, chained to %08x", h.generation, h.first, h.previous))
 	}
@@ -284,7 +299,7 @@ func (n *Inspector) frames(file io.ReaderAt, s *segment, f *SegmentFile, closed 
 		n.out.Entries++
 		n.out.Bytes += int64(h.length)
 		if n.out.Entries == 1 {
-			n.out.First = h.index
+			n.out.First = h.first()
 		}
 		n.out.Last = h.index
 		if n.Read != nil {

@@ -169,9 +169,7 @@ func (l *Log) sortOut(names []string) (map[uint32][]*segment, error) {
 
 // newest sorts segments and removes those that compaction has replaced.
 func (l *Log) newest(g []*segment) ([]*segment, error) {
-	sort.Slice(g, func(i, j int) bool {
-		return g[i].first < g[j].first || g[i].first == g[j].first && g[i].revision > g[j].revision
-	})
+	sort.Slice(g, func(i, j int) bool { return before(g[i], g[j]) })
 	kept := g[:0:0]
 	for _, s := range g {
 		if n := len(kept); n > 0 && s.first <= kept[n-1].through {
@@ -279,7 +277,7 @@ func (r *recovery) chain(segments []*segment) (chain, error) {
 			// The name of the next segment proves it: it is made after all before it is on disk.
 			r.claimed = max(r.claimed, segments[k+1].first-1)
 		}
-		torn, err := r.segment(s, scanLimits{previousTerm: term, chained: chained, linked: k > 0 && s.revision == 0 && segments[k-1].revision == 0}, k, closed)
+		torn, err := r.segment(s, scanLimits{previousTerm: term, chained: chained, linked: k > 0 && linked(segments[k-1], s)}, k, closed)
 		if err != nil {
 			return c, err
 		}

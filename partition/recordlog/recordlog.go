@@ -51,8 +51,8 @@ type Entry struct {
 	First record.Index
 }
 
-// begins is the first index that an entry stands for.
-func (e *Entry) begins() record.Index {
+// Begins is the first index that an entry stands for.
+func (e *Entry) Begins() record.Index {
 	if e.First != 0 {
 		return e.First
 	}

@@ -102,6 +102,14 @@ func parseCompactedName(name string) (*segment, bool) {
 	return s, s.name == name
 }
 
+// before orders segments of a generation; what replaces others comes before them.
+func before(a, b *segment) bool {
+	return a.first < b.first || a.first == b.first && a.revision > b.revision
+}
+
+// linked says whether a segment's header names what the one before ends with.
+func linked(before, s *segment) bool { return before.revision == 0 && s.revision == 0 }
+
 // segmentNamed gives the segment of a file name, nil if it is not one's.
 func segmentNamed(name string) *segment {
 	if generation, first, salt, ok := parseSegmentName(name); ok {

@@ -94,11 +94,11 @@ func (l *Log) makeRoom(first record.Index) error {
 // check looks at entries before anything is written, and fills in what Classify says.
 func (l *Log) check(entries []Entry) error {
 	total, term := 0, record.Term(0)
-	next := entries[0].begins()
+	next := entries[0].Begins()
 	for i := range entries {
 		e := &entries[i]
-		if e.begins() != next || e.Index < next {
-			return fmt.Errorf("%w: got entry %d after %d", ErrGap, e.begins(), next-1)
+		if e.Begins() != next || e.Index < next {
+			return fmt.Errorf("%w: got entry %d after %d", ErrGap, e.Begins(), next-1)
 		}
 		next = e.Index + 1
 		if e.Term < term {
@@ -176,7 +176,7 @@ const (
 // the space, writes, syncs, publishes. The gate is held.
 func (l *Log) write(c *chain, entries []Entry, from source) error {
 	bytes, records := sizes(entries)
-	if err := l.rollIfFull(c, entries[0].begins(), bytes, records, from); err != nil {
+	if err := l.rollIfFull(c, entries[0].Begins(), bytes, records, from); err != nil {
 		return err
 	}
 	s := c.active()

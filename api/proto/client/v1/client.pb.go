@@ -6078,8 +6078,10 @@ type RaftGroup struct {
 	LastStableOffset int64 `protobuf:"varint,16,opt,name=last_stable_offset,json=lastStableOffset,proto3" json:"last_stable_offset,omitempty"`
 	LogBytes         int64 `protobuf:"varint,17,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`
 	// Why the replica stopped or is quarantined.
-	Problem       string `protobuf:"bytes,18,opt,name=problem,proto3" json:"problem,omitempty"`
-	Producers     uint32 `protobuf:"varint,19,opt,name=producers,proto3" json:"producers,omitempty"`
+	Problem   string `protobuf:"bytes,18,opt,name=problem,proto3" json:"problem,omitempty"`
+	Producers uint32 `protobuf:"varint,19,opt,name=producers,proto3" json:"producers,omitempty"`
+	// Absent for a log that is not compacted.
+	Compaction    *Compaction `protobuf:"bytes,20,opt,name=compaction,proto3" json:"compaction,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6247,6 +6249,179 @@ func (x *RaftGroup) GetProducers() uint32 {
 	return 0
 }
 
+func (x *RaftGroup) GetCompaction() *Compaction {
+	if x != nil {
+		return x.Compaction
+	}
+	return nil
+}
+
+// Compaction is how far a replica's log is compacted.
+type Compaction struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Below which it is to be compacted, as was agreed.
+	AgreedOffset int64 `protobuf:"varint,1,opt,name=agreed_offset,json=agreedOffset,proto3" json:"agreed_offset,omitempty"`
+	// Below which tombstones and transaction markers go.
+	HorizonOffset int64 `protobuf:"varint,2,opt,name=horizon_offset,json=horizonOffset,proto3" json:"horizon_offset,omitempty"`
+	// Below which this replica is compacted.
+	CompactedOffset int64 `protobuf:"varint,3,opt,name=compacted_offset,json=compactedOffset,proto3" json:"compacted_offset,omitempty"`
+	// Bytes of segments that are compacted, and of those that could be.
+	CleanBytes int64 `protobuf:"varint,4,opt,name=clean_bytes,json=cleanBytes,proto3" json:"clean_bytes,omitempty"`
+	DirtyBytes int64 `protobuf:"varint,5,opt,name=dirty_bytes,json=dirtyBytes,proto3" json:"dirty_bytes,omitempty"`
+	// The ratio of dirty bytes at which the next pass is agreed.
+	DirtyRatio float64 `protobuf:"fixed64,6,opt,name=dirty_ratio,json=dirtyRatio,proto3" json:"dirty_ratio,omitempty"`
+	// The next pass is agreed at the leader's next look.
+	Due bool `protobuf:"varint,7,opt,name=due,proto3" json:"due,omitempty"`
+	// A pass is under way.
+	Running    bool  `protobuf:"varint,8,opt,name=running,proto3" json:"running,omitempty"`
+	ReadBytes  int64 `protobuf:"varint,9,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	TotalBytes int64 `protobuf:"varint,10,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// The last pass since the replica was opened; 0: none. ms since 1970.
+	LastEndedMs      int64 `protobuf:"varint,11,opt,name=last_ended_ms,json=lastEndedMs,proto3" json:"last_ended_ms,omitempty"`
+	LastTookMs       int64 `protobuf:"varint,12,opt,name=last_took_ms,json=lastTookMs,proto3" json:"last_took_ms,omitempty"`
+	LastReadBytes    int64 `protobuf:"varint,13,opt,name=last_read_bytes,json=lastReadBytes,proto3" json:"last_read_bytes,omitempty"`
+	LastWrittenBytes int64 `protobuf:"varint,14,opt,name=last_written_bytes,json=lastWrittenBytes,proto3" json:"last_written_bytes,omitempty"`
+	// This replica has done what was agreed.
+	Done          bool `protobuf:"varint,15,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Compaction) Reset() {
+	*x = Compaction{}
+	mi := &file_client_v1_client_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Compaction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Compaction) ProtoMessage() {}
+
+func (x *Compaction) ProtoReflect() protoreflect.Message {
+	mi := &file_client_v1_client_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Compaction.ProtoReflect.Descriptor instead.
+func (*Compaction) Descriptor() ([]byte, []int) {
+	return file_client_v1_client_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *Compaction) GetAgreedOffset() int64 {
+	if x != nil {
+		return x.AgreedOffset
+	}
+	return 0
+}
+
+func (x *Compaction) GetHorizonOffset() int64 {
+	if x != nil {
+		return x.HorizonOffset
+	}
+	return 0
+}
+
+func (x *Compaction) GetCompactedOffset() int64 {
+	if x != nil {
+		return x.CompactedOffset
+	}
+	return 0
+}
+
+func (x *Compaction) GetCleanBytes() int64 {
+	if x != nil {
+		return x.CleanBytes
+	}
+	return 0
+}
+
+func (x *Compaction) GetDirtyBytes() int64 {
+	if x != nil {
+		return x.DirtyBytes
+	}
+	return 0
+}
+
+func (x *Compaction) GetDirtyRatio() float64 {
+	if x != nil {
+		return x.DirtyRatio
+	}
+	return 0
+}
+
+func (x *Compaction) GetDue() bool {
+	if x != nil {
+		return x.Due
+	}
+	return false
+}
+
+func (x *Compaction) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+func (x *Compaction) GetReadBytes() int64 {
+	if x != nil {
+		return x.ReadBytes
+	}
+	return 0
+}
+
+func (x *Compaction) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *Compaction) GetLastEndedMs() int64 {
+	if x != nil {
+		return x.LastEndedMs
+	}
+	return 0
+}
+
+func (x *Compaction) GetLastTookMs() int64 {
+	if x != nil {
+		return x.LastTookMs
+	}
+	return 0
+}
+
+func (x *Compaction) GetLastReadBytes() int64 {
+	if x != nil {
+		return x.LastReadBytes
+	}
+	return 0
+}
+
+func (x *Compaction) GetLastWrittenBytes() int64 {
+	if x != nil {
+		return x.LastWrittenBytes
+	}
+	return 0
+}
+
+func (x *Compaction) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
 type SetFeatureLevelRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Level         uint32                 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
@@ -6256,7 +6431,7 @@ type SetFeatureLevelRequest struct {
 
 func (x *SetFeatureLevelRequest) Reset() {
 	*x = SetFeatureLevelRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[80]
+	mi := &file_client_v1_client_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6268,7 +6443,7 @@ func (x *SetFeatureLevelRequest) String() string {
 func (*SetFeatureLevelRequest) ProtoMessage() {}
 
 func (x *SetFeatureLevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[80]
+	mi := &file_client_v1_client_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6281,7 +6456,7 @@ func (x *SetFeatureLevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFeatureLevelRequest.ProtoReflect.Descriptor instead.
 func (*SetFeatureLevelRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{80}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *SetFeatureLevelRequest) GetLevel() uint32 {
@@ -6299,7 +6474,7 @@ type SetFeatureLevelResponse struct {
 
 func (x *SetFeatureLevelResponse) Reset() {
 	*x = SetFeatureLevelResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[81]
+	mi := &file_client_v1_client_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6311,7 +6486,7 @@ func (x *SetFeatureLevelResponse) String() string {
 func (*SetFeatureLevelResponse) ProtoMessage() {}
 
 func (x *SetFeatureLevelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[81]
+	mi := &file_client_v1_client_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6324,7 +6499,7 @@ func (x *SetFeatureLevelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFeatureLevelResponse.ProtoReflect.Descriptor instead.
 func (*SetFeatureLevelResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{81}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{82}
 }
 
 type DescribeBrokerRequest struct {
@@ -6335,7 +6510,7 @@ type DescribeBrokerRequest struct {
 
 func (x *DescribeBrokerRequest) Reset() {
 	*x = DescribeBrokerRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[82]
+	mi := &file_client_v1_client_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6347,7 +6522,7 @@ func (x *DescribeBrokerRequest) String() string {
 func (*DescribeBrokerRequest) ProtoMessage() {}
 
 func (x *DescribeBrokerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[82]
+	mi := &file_client_v1_client_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6360,7 +6535,7 @@ func (x *DescribeBrokerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeBrokerRequest.ProtoReflect.Descriptor instead.
 func (*DescribeBrokerRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{82}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{83}
 }
 
 type DescribeBrokerResponse struct {
@@ -6384,7 +6559,7 @@ type DescribeBrokerResponse struct {
 
 func (x *DescribeBrokerResponse) Reset() {
 	*x = DescribeBrokerResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[83]
+	mi := &file_client_v1_client_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6396,7 +6571,7 @@ func (x *DescribeBrokerResponse) String() string {
 func (*DescribeBrokerResponse) ProtoMessage() {}
 
 func (x *DescribeBrokerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[83]
+	mi := &file_client_v1_client_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6409,7 +6584,7 @@ func (x *DescribeBrokerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeBrokerResponse.ProtoReflect.Descriptor instead.
 func (*DescribeBrokerResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{83}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *DescribeBrokerResponse) GetBrokerId() int32 {
@@ -6485,7 +6660,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_client_v1_client_proto_msgTypes[84]
+	mi := &file_client_v1_client_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6497,7 +6672,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[84]
+	mi := &file_client_v1_client_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6510,7 +6685,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{84}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *Disk) GetFreeBytes() int64 {
@@ -6560,7 +6735,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[85]
+	mi := &file_client_v1_client_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6572,7 +6747,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[85]
+	mi := &file_client_v1_client_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6585,7 +6760,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{85}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *TransferLeadershipRequest) GetTopic() string {
@@ -6617,7 +6792,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[86]
+	mi := &file_client_v1_client_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6629,7 +6804,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[86]
+	mi := &file_client_v1_client_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6642,7 +6817,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{86}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{87}
 }
 
 type GetChecksumsRequest struct {
@@ -6657,7 +6832,7 @@ type GetChecksumsRequest struct {
 
 func (x *GetChecksumsRequest) Reset() {
 	*x = GetChecksumsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[87]
+	mi := &file_client_v1_client_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6669,7 +6844,7 @@ func (x *GetChecksumsRequest) String() string {
 func (*GetChecksumsRequest) ProtoMessage() {}
 
 func (x *GetChecksumsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[87]
+	mi := &file_client_v1_client_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6682,7 +6857,7 @@ func (x *GetChecksumsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChecksumsRequest.ProtoReflect.Descriptor instead.
 func (*GetChecksumsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{87}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *GetChecksumsRequest) GetTopic() string {
@@ -6720,7 +6895,7 @@ type GetChecksumsResponse struct {
 
 func (x *GetChecksumsResponse) Reset() {
 	*x = GetChecksumsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[88]
+	mi := &file_client_v1_client_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6732,7 +6907,7 @@ func (x *GetChecksumsResponse) String() string {
 func (*GetChecksumsResponse) ProtoMessage() {}
 
 func (x *GetChecksumsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[88]
+	mi := &file_client_v1_client_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6745,7 +6920,7 @@ func (x *GetChecksumsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChecksumsResponse.ProtoReflect.Descriptor instead.
 func (*GetChecksumsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{88}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *GetChecksumsResponse) GetFrom() int64 {
@@ -6789,7 +6964,7 @@ type DeleteRecordsRequest struct {
 
 func (x *DeleteRecordsRequest) Reset() {
 	*x = DeleteRecordsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[89]
+	mi := &file_client_v1_client_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6801,7 +6976,7 @@ func (x *DeleteRecordsRequest) String() string {
 func (*DeleteRecordsRequest) ProtoMessage() {}
 
 func (x *DeleteRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[89]
+	mi := &file_client_v1_client_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6814,7 +6989,7 @@ func (x *DeleteRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRecordsRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{89}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *DeleteRecordsRequest) GetTopic() string {
@@ -6848,7 +7023,7 @@ type DeleteRecordsResponse struct {
 
 func (x *DeleteRecordsResponse) Reset() {
 	*x = DeleteRecordsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[90]
+	mi := &file_client_v1_client_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6860,7 +7035,7 @@ func (x *DeleteRecordsResponse) String() string {
 func (*DeleteRecordsResponse) ProtoMessage() {}
 
 func (x *DeleteRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[90]
+	mi := &file_client_v1_client_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6873,7 +7048,7 @@ func (x *DeleteRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRecordsResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{90}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *DeleteRecordsResponse) GetLogStartOffset() int64 {
@@ -6895,7 +7070,7 @@ type PartitionAssignment struct {
 
 func (x *PartitionAssignment) Reset() {
 	*x = PartitionAssignment{}
-	mi := &file_client_v1_client_proto_msgTypes[91]
+	mi := &file_client_v1_client_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6907,7 +7082,7 @@ func (x *PartitionAssignment) String() string {
 func (*PartitionAssignment) ProtoMessage() {}
 
 func (x *PartitionAssignment) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[91]
+	mi := &file_client_v1_client_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6920,7 +7095,7 @@ func (x *PartitionAssignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionAssignment.ProtoReflect.Descriptor instead.
 func (*PartitionAssignment) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{91}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *PartitionAssignment) GetPartition() int32 {
@@ -6952,7 +7127,7 @@ type ReassignPartitionsRequest struct {
 
 func (x *ReassignPartitionsRequest) Reset() {
 	*x = ReassignPartitionsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[92]
+	mi := &file_client_v1_client_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6964,7 +7139,7 @@ func (x *ReassignPartitionsRequest) String() string {
 func (*ReassignPartitionsRequest) ProtoMessage() {}
 
 func (x *ReassignPartitionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[92]
+	mi := &file_client_v1_client_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6977,7 +7152,7 @@ func (x *ReassignPartitionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReassignPartitionsRequest.ProtoReflect.Descriptor instead.
 func (*ReassignPartitionsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{92}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ReassignPartitionsRequest) GetTopic() string {
@@ -7017,7 +7192,7 @@ type ReassignPartitionsResponse struct {
 
 func (x *ReassignPartitionsResponse) Reset() {
 	*x = ReassignPartitionsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[93]
+	mi := &file_client_v1_client_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7029,7 +7204,7 @@ func (x *ReassignPartitionsResponse) String() string {
 func (*ReassignPartitionsResponse) ProtoMessage() {}
 
 func (x *ReassignPartitionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[93]
+	mi := &file_client_v1_client_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7042,7 +7217,7 @@ func (x *ReassignPartitionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReassignPartitionsResponse.ProtoReflect.Descriptor instead.
 func (*ReassignPartitionsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{93}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *ReassignPartitionsResponse) GetTopic() *Topic {
@@ -7063,7 +7238,7 @@ type CancelReassignmentsRequest struct {
 
 func (x *CancelReassignmentsRequest) Reset() {
 	*x = CancelReassignmentsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[94]
+	mi := &file_client_v1_client_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7075,7 +7250,7 @@ func (x *CancelReassignmentsRequest) String() string {
 func (*CancelReassignmentsRequest) ProtoMessage() {}
 
 func (x *CancelReassignmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[94]
+	mi := &file_client_v1_client_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7088,7 +7263,7 @@ func (x *CancelReassignmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReassignmentsRequest.ProtoReflect.Descriptor instead.
 func (*CancelReassignmentsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{94}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *CancelReassignmentsRequest) GetTopic() string {
@@ -7114,7 +7289,7 @@ type CancelReassignmentsResponse struct {
 
 func (x *CancelReassignmentsResponse) Reset() {
 	*x = CancelReassignmentsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[95]
+	mi := &file_client_v1_client_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7126,7 +7301,7 @@ func (x *CancelReassignmentsResponse) String() string {
 func (*CancelReassignmentsResponse) ProtoMessage() {}
 
 func (x *CancelReassignmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[95]
+	mi := &file_client_v1_client_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7139,7 +7314,7 @@ func (x *CancelReassignmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReassignmentsResponse.ProtoReflect.Descriptor instead.
 func (*CancelReassignmentsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{95}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *CancelReassignmentsResponse) GetTopic() *Topic {
@@ -7160,7 +7335,7 @@ type DrainBrokerRequest struct {
 
 func (x *DrainBrokerRequest) Reset() {
 	*x = DrainBrokerRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[96]
+	mi := &file_client_v1_client_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7172,7 +7347,7 @@ func (x *DrainBrokerRequest) String() string {
 func (*DrainBrokerRequest) ProtoMessage() {}
 
 func (x *DrainBrokerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[96]
+	mi := &file_client_v1_client_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7185,7 +7360,7 @@ func (x *DrainBrokerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainBrokerRequest.ProtoReflect.Descriptor instead.
 func (*DrainBrokerRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{96}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *DrainBrokerRequest) GetBrokerId() int32 {
@@ -7210,7 +7385,7 @@ type DrainBrokerResponse struct {
 
 func (x *DrainBrokerResponse) Reset() {
 	*x = DrainBrokerResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[97]
+	mi := &file_client_v1_client_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7222,7 +7397,7 @@ func (x *DrainBrokerResponse) String() string {
 func (*DrainBrokerResponse) ProtoMessage() {}
 
 func (x *DrainBrokerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[97]
+	mi := &file_client_v1_client_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7235,7 +7410,7 @@ func (x *DrainBrokerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainBrokerResponse.ProtoReflect.Descriptor instead.
 func (*DrainBrokerResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{97}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{98}
 }
 
 type UnregisterBrokerRequest struct {
@@ -7247,7 +7422,7 @@ type UnregisterBrokerRequest struct {
 
 func (x *UnregisterBrokerRequest) Reset() {
 	*x = UnregisterBrokerRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[98]
+	mi := &file_client_v1_client_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7259,7 +7434,7 @@ func (x *UnregisterBrokerRequest) String() string {
 func (*UnregisterBrokerRequest) ProtoMessage() {}
 
 func (x *UnregisterBrokerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[98]
+	mi := &file_client_v1_client_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7272,7 +7447,7 @@ func (x *UnregisterBrokerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnregisterBrokerRequest.ProtoReflect.Descriptor instead.
 func (*UnregisterBrokerRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{98}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *UnregisterBrokerRequest) GetBrokerId() int32 {
@@ -7290,7 +7465,7 @@ type UnregisterBrokerResponse struct {
 
 func (x *UnregisterBrokerResponse) Reset() {
 	*x = UnregisterBrokerResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[99]
+	mi := &file_client_v1_client_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7302,7 +7477,7 @@ func (x *UnregisterBrokerResponse) String() string {
 func (*UnregisterBrokerResponse) ProtoMessage() {}
 
 func (x *UnregisterBrokerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[99]
+	mi := &file_client_v1_client_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7315,7 +7490,7 @@ func (x *UnregisterBrokerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnregisterBrokerResponse.ProtoReflect.Descriptor instead.
 func (*UnregisterBrokerResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{99}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{100}
 }
 
 type AuthenticateRequest struct {
@@ -7330,7 +7505,7 @@ type AuthenticateRequest struct {
 
 func (x *AuthenticateRequest) Reset() {
 	*x = AuthenticateRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[100]
+	mi := &file_client_v1_client_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7342,7 +7517,7 @@ func (x *AuthenticateRequest) String() string {
 func (*AuthenticateRequest) ProtoMessage() {}
 
 func (x *AuthenticateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[100]
+	mi := &file_client_v1_client_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7355,7 +7530,7 @@ func (x *AuthenticateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthenticateRequest.ProtoReflect.Descriptor instead.
 func (*AuthenticateRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{100}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *AuthenticateRequest) GetMechanism() string {
@@ -7385,7 +7560,7 @@ type AuthenticateResponse struct {
 
 func (x *AuthenticateResponse) Reset() {
 	*x = AuthenticateResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[101]
+	mi := &file_client_v1_client_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7397,7 +7572,7 @@ func (x *AuthenticateResponse) String() string {
 func (*AuthenticateResponse) ProtoMessage() {}
 
 func (x *AuthenticateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[101]
+	mi := &file_client_v1_client_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7410,7 +7585,7 @@ func (x *AuthenticateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthenticateResponse.ProtoReflect.Descriptor instead.
 func (*AuthenticateResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{101}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *AuthenticateResponse) GetMessage() []byte {
@@ -7445,7 +7620,7 @@ type AlterUsersRequest struct {
 
 func (x *AlterUsersRequest) Reset() {
 	*x = AlterUsersRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[102]
+	mi := &file_client_v1_client_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7457,7 +7632,7 @@ func (x *AlterUsersRequest) String() string {
 func (*AlterUsersRequest) ProtoMessage() {}
 
 func (x *AlterUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[102]
+	mi := &file_client_v1_client_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7470,7 +7645,7 @@ func (x *AlterUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterUsersRequest.ProtoReflect.Descriptor instead.
 func (*AlterUsersRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{102}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *AlterUsersRequest) GetSet() []*UserCredential {
@@ -7504,7 +7679,7 @@ type UserCredential struct {
 
 func (x *UserCredential) Reset() {
 	*x = UserCredential{}
-	mi := &file_client_v1_client_proto_msgTypes[103]
+	mi := &file_client_v1_client_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7516,7 +7691,7 @@ func (x *UserCredential) String() string {
 func (*UserCredential) ProtoMessage() {}
 
 func (x *UserCredential) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[103]
+	mi := &file_client_v1_client_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7529,7 +7704,7 @@ func (x *UserCredential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCredential.ProtoReflect.Descriptor instead.
 func (*UserCredential) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{103}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *UserCredential) GetUser() string {
@@ -7582,7 +7757,7 @@ type AlterUsersResponse struct {
 
 func (x *AlterUsersResponse) Reset() {
 	*x = AlterUsersResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[104]
+	mi := &file_client_v1_client_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7594,7 +7769,7 @@ func (x *AlterUsersResponse) String() string {
 func (*AlterUsersResponse) ProtoMessage() {}
 
 func (x *AlterUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[104]
+	mi := &file_client_v1_client_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7607,7 +7782,7 @@ func (x *AlterUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterUsersResponse.ProtoReflect.Descriptor instead.
 func (*AlterUsersResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{104}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{105}
 }
 
 type ListUsersRequest struct {
@@ -7618,7 +7793,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[105]
+	mi := &file_client_v1_client_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7630,7 +7805,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[105]
+	mi := &file_client_v1_client_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7643,7 +7818,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{105}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{106}
 }
 
 type ListUsersResponse struct {
@@ -7656,7 +7831,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[106]
+	mi := &file_client_v1_client_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7668,7 +7843,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[106]
+	mi := &file_client_v1_client_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7681,7 +7856,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{106}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *ListUsersResponse) GetCredentials() []*UserCredential {
@@ -7710,7 +7885,7 @@ type AclRule struct {
 
 func (x *AclRule) Reset() {
 	*x = AclRule{}
-	mi := &file_client_v1_client_proto_msgTypes[107]
+	mi := &file_client_v1_client_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7722,7 +7897,7 @@ func (x *AclRule) String() string {
 func (*AclRule) ProtoMessage() {}
 
 func (x *AclRule) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[107]
+	mi := &file_client_v1_client_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7735,7 +7910,7 @@ func (x *AclRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AclRule.ProtoReflect.Descriptor instead.
 func (*AclRule) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{107}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *AclRule) GetResourceType() AclResourceType {
@@ -7796,7 +7971,7 @@ type CreateAclsRequest struct {
 
 func (x *CreateAclsRequest) Reset() {
 	*x = CreateAclsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[108]
+	mi := &file_client_v1_client_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7808,7 +7983,7 @@ func (x *CreateAclsRequest) String() string {
 func (*CreateAclsRequest) ProtoMessage() {}
 
 func (x *CreateAclsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[108]
+	mi := &file_client_v1_client_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7821,7 +7996,7 @@ func (x *CreateAclsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAclsRequest.ProtoReflect.Descriptor instead.
 func (*CreateAclsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{108}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *CreateAclsRequest) GetRules() []*AclRule {
@@ -7839,7 +8014,7 @@ type CreateAclsResponse struct {
 
 func (x *CreateAclsResponse) Reset() {
 	*x = CreateAclsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[109]
+	mi := &file_client_v1_client_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7851,7 +8026,7 @@ func (x *CreateAclsResponse) String() string {
 func (*CreateAclsResponse) ProtoMessage() {}
 
 func (x *CreateAclsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[109]
+	mi := &file_client_v1_client_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7864,7 +8039,7 @@ func (x *CreateAclsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAclsResponse.ProtoReflect.Descriptor instead.
 func (*CreateAclsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{109}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{110}
 }
 
 type ListAclsRequest struct {
@@ -7876,7 +8051,7 @@ type ListAclsRequest struct {
 
 func (x *ListAclsRequest) Reset() {
 	*x = ListAclsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[110]
+	mi := &file_client_v1_client_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7888,7 +8063,7 @@ func (x *ListAclsRequest) String() string {
 func (*ListAclsRequest) ProtoMessage() {}
 
 func (x *ListAclsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[110]
+	mi := &file_client_v1_client_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7901,7 +8076,7 @@ func (x *ListAclsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAclsRequest.ProtoReflect.Descriptor instead.
 func (*ListAclsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{110}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *ListAclsRequest) GetFilter() *AclRule {
@@ -7920,7 +8095,7 @@ type ListAclsResponse struct {
 
 func (x *ListAclsResponse) Reset() {
 	*x = ListAclsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[111]
+	mi := &file_client_v1_client_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7932,7 +8107,7 @@ func (x *ListAclsResponse) String() string {
 func (*ListAclsResponse) ProtoMessage() {}
 
 func (x *ListAclsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[111]
+	mi := &file_client_v1_client_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7945,7 +8120,7 @@ func (x *ListAclsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAclsResponse.ProtoReflect.Descriptor instead.
 func (*ListAclsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{111}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *ListAclsResponse) GetRules() []*AclRule {
@@ -7966,7 +8141,7 @@ type DeleteAclsRequest struct {
 
 func (x *DeleteAclsRequest) Reset() {
 	*x = DeleteAclsRequest{}
-	mi := &file_client_v1_client_proto_msgTypes[112]
+	mi := &file_client_v1_client_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7978,7 +8153,7 @@ func (x *DeleteAclsRequest) String() string {
 func (*DeleteAclsRequest) ProtoMessage() {}
 
 func (x *DeleteAclsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[112]
+	mi := &file_client_v1_client_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7991,7 +8166,7 @@ func (x *DeleteAclsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteAclsRequest.ProtoReflect.Descriptor instead.
 func (*DeleteAclsRequest) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{112}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *DeleteAclsRequest) GetFilters() []*AclRule {
@@ -8017,7 +8192,7 @@ type DeleteAclsResponse struct {
 
 func (x *DeleteAclsResponse) Reset() {
 	*x = DeleteAclsResponse{}
-	mi := &file_client_v1_client_proto_msgTypes[113]
+	mi := &file_client_v1_client_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8029,7 +8204,7 @@ func (x *DeleteAclsResponse) String() string {
 func (*DeleteAclsResponse) ProtoMessage() {}
 
 func (x *DeleteAclsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_client_v1_client_proto_msgTypes[113]
+	mi := &file_client_v1_client_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8042,7 +8217,7 @@ func (x *DeleteAclsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteAclsResponse.ProtoReflect.Descriptor instead.
 func (*DeleteAclsResponse) Descriptor() ([]byte, []int) {
-	return file_client_v1_client_proto_rawDescGZIP(), []int{113}
+	return file_client_v1_client_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *DeleteAclsResponse) GetRemoved() []*AclRule {
@@ -8505,7 +8680,7 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\n" +
 	"_partition\"N\n" +
 	"\x16ListRaftGroupsResponse\x124\n" +
-	"\x06groups\x18\x01 \x03(\v2\x1c.oncelog.client.v1.RaftGroupR\x06groups\"\xc7\x04\n" +
+	"\x06groups\x18\x01 \x03(\v2\x1c.oncelog.client.v1.RaftGroupR\x06groups\"\x86\x05\n" +
 	"\tRaftGroup\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\x04R\agroupId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -8528,7 +8703,34 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\x12last_stable_offset\x18\x10 \x01(\x03R\x10lastStableOffset\x12\x1b\n" +
 	"\tlog_bytes\x18\x11 \x01(\x03R\blogBytes\x12\x18\n" +
 	"\aproblem\x18\x12 \x01(\tR\aproblem\x12\x1c\n" +
-	"\tproducers\x18\x13 \x01(\rR\tproducers\".\n" +
+	"\tproducers\x18\x13 \x01(\rR\tproducers\x12=\n" +
+	"\n" +
+	"compaction\x18\x14 \x01(\v2\x1d.oncelog.client.v1.CompactionR\n" +
+	"compaction\"\x82\x04\n" +
+	"\n" +
+	"Compaction\x12#\n" +
+	"\ragreed_offset\x18\x01 \x01(\x03R\fagreedOffset\x12%\n" +
+	"\x0ehorizon_offset\x18\x02 \x01(\x03R\rhorizonOffset\x12)\n" +
+	"\x10compacted_offset\x18\x03 \x01(\x03R\x0fcompactedOffset\x12\x1f\n" +
+	"\vclean_bytes\x18\x04 \x01(\x03R\n" +
+	"cleanBytes\x12\x1f\n" +
+	"\vdirty_bytes\x18\x05 \x01(\x03R\n" +
+	"dirtyBytes\x12\x1f\n" +
+	"\vdirty_ratio\x18\x06 \x01(\x01R\n" +
+	"dirtyRatio\x12\x10\n" +
+	"\x03due\x18\a \x01(\bR\x03due\x12\x18\n" +
+	"\arunning\x18\b \x01(\bR\arunning\x12\x1d\n" +
+	"\n" +
+	"read_bytes\x18\t \x01(\x03R\treadBytes\x12\x1f\n" +
+	"\vtotal_bytes\x18\n" +
+	" \x01(\x03R\n" +
+	"totalBytes\x12\"\n" +
+	"\rlast_ended_ms\x18\v \x01(\x03R\vlastEndedMs\x12 \n" +
+	"\flast_took_ms\x18\f \x01(\x03R\n" +
+	"lastTookMs\x12&\n" +
+	"\x0flast_read_bytes\x18\r \x01(\x03R\rlastReadBytes\x12,\n" +
+	"\x12last_written_bytes\x18\x0e \x01(\x03R\x10lastWrittenBytes\x12\x12\n" +
+	"\x04done\x18\x0f \x01(\bR\x04done\".\n" +
 	"\x16SetFeatureLevelRequest\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\rR\x05level\"\x19\n" +
 	"\x17SetFeatureLevelResponse\"\x17\n" +
@@ -8796,7 +8998,7 @@ func file_client_v1_client_proto_rawDescGZIP() []byte {
 }
 
 var file_client_v1_client_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 117)
+var file_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 118)
 var file_client_v1_client_proto_goTypes = []any{
 	(Acks)(0),                                  // 0: oncelog.client.v1.Acks
 	(Outcome)(0),                               // 1: oncelog.client.v1.Outcome
@@ -8890,43 +9092,44 @@ var file_client_v1_client_proto_goTypes = []any{
 	(*ListRaftGroupsRequest)(nil),              // 89: oncelog.client.v1.ListRaftGroupsRequest
 	(*ListRaftGroupsResponse)(nil),             // 90: oncelog.client.v1.ListRaftGroupsResponse
 	(*RaftGroup)(nil),                          // 91: oncelog.client.v1.RaftGroup
-	(*SetFeatureLevelRequest)(nil),             // 92: oncelog.client.v1.SetFeatureLevelRequest
-	(*SetFeatureLevelResponse)(nil),            // 93: oncelog.client.v1.SetFeatureLevelResponse
-	(*DescribeBrokerRequest)(nil),              // 94: oncelog.client.v1.DescribeBrokerRequest
-	(*DescribeBrokerResponse)(nil),             // 95: oncelog.client.v1.DescribeBrokerResponse
-	(*Disk)(nil),                               // 96: oncelog.client.v1.Disk
-	(*TransferLeadershipRequest)(nil),          // 97: oncelog.client.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil),         // 98: oncelog.client.v1.TransferLeadershipResponse
-	(*GetChecksumsRequest)(nil),                // 99: oncelog.client.v1.GetChecksumsRequest
-	(*GetChecksumsResponse)(nil),               // 100: oncelog.client.v1.GetChecksumsResponse
-	(*DeleteRecordsRequest)(nil),               // 101: oncelog.client.v1.DeleteRecordsRequest
-	(*DeleteRecordsResponse)(nil),              // 102: oncelog.client.v1.DeleteRecordsResponse
-	(*PartitionAssignment)(nil),                // 103: oncelog.client.v1.PartitionAssignment
-	(*ReassignPartitionsRequest)(nil),          // 104: oncelog.client.v1.ReassignPartitionsRequest
-	(*ReassignPartitionsResponse)(nil),         // 105: oncelog.client.v1.ReassignPartitionsResponse
-	(*CancelReassignmentsRequest)(nil),         // 106: oncelog.client.v1.CancelReassignmentsRequest
-	(*CancelReassignmentsResponse)(nil),        // 107: oncelog.client.v1.CancelReassignmentsResponse
-	(*DrainBrokerRequest)(nil),                 // 108: oncelog.client.v1.DrainBrokerRequest
-	(*DrainBrokerResponse)(nil),                // 109: oncelog.client.v1.DrainBrokerResponse
-	(*UnregisterBrokerRequest)(nil),            // 110: oncelog.client.v1.UnregisterBrokerRequest
-	(*UnregisterBrokerResponse)(nil),           // 111: oncelog.client.v1.UnregisterBrokerResponse
-	(*AuthenticateRequest)(nil),                // 112: oncelog.client.v1.AuthenticateRequest
-	(*AuthenticateResponse)(nil),               // 113: oncelog.client.v1.AuthenticateResponse
-	(*AlterUsersRequest)(nil),                  // 114: oncelog.client.v1.AlterUsersRequest
-	(*UserCredential)(nil),                     // 115: oncelog.client.v1.UserCredential
-	(*AlterUsersResponse)(nil),                 // 116: oncelog.client.v1.AlterUsersResponse
-	(*ListUsersRequest)(nil),                   // 117: oncelog.client.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),                  // 118: oncelog.client.v1.ListUsersResponse
-	(*AclRule)(nil),                            // 119: oncelog.client.v1.AclRule
-	(*CreateAclsRequest)(nil),                  // 120: oncelog.client.v1.CreateAclsRequest
-	(*CreateAclsResponse)(nil),                 // 121: oncelog.client.v1.CreateAclsResponse
-	(*ListAclsRequest)(nil),                    // 122: oncelog.client.v1.ListAclsRequest
-	(*ListAclsResponse)(nil),                   // 123: oncelog.client.v1.ListAclsResponse
-	(*DeleteAclsRequest)(nil),                  // 124: oncelog.client.v1.DeleteAclsRequest
-	(*DeleteAclsResponse)(nil),                 // 125: oncelog.client.v1.DeleteAclsResponse
-	nil,                                        // 126: oncelog.client.v1.Error.MetadataEntry
-	nil,                                        // 127: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
-	nil,                                        // 128: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	(*Compaction)(nil),                         // 92: oncelog.client.v1.Compaction
+	(*SetFeatureLevelRequest)(nil),             // 93: oncelog.client.v1.SetFeatureLevelRequest
+	(*SetFeatureLevelResponse)(nil),            // 94: oncelog.client.v1.SetFeatureLevelResponse
+	(*DescribeBrokerRequest)(nil),              // 95: oncelog.client.v1.DescribeBrokerRequest
+	(*DescribeBrokerResponse)(nil),             // 96: oncelog.client.v1.DescribeBrokerResponse
+	(*Disk)(nil),                               // 97: oncelog.client.v1.Disk
+	(*TransferLeadershipRequest)(nil),          // 98: oncelog.client.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil),         // 99: oncelog.client.v1.TransferLeadershipResponse
+	(*GetChecksumsRequest)(nil),                // 100: oncelog.client.v1.GetChecksumsRequest
+	(*GetChecksumsResponse)(nil),               // 101: oncelog.client.v1.GetChecksumsResponse
+	(*DeleteRecordsRequest)(nil),               // 102: oncelog.client.v1.DeleteRecordsRequest
+	(*DeleteRecordsResponse)(nil),              // 103: oncelog.client.v1.DeleteRecordsResponse
+	(*PartitionAssignment)(nil),                // 104: oncelog.client.v1.PartitionAssignment
+	(*ReassignPartitionsRequest)(nil),          // 105: oncelog.client.v1.ReassignPartitionsRequest
+	(*ReassignPartitionsResponse)(nil),         // 106: oncelog.client.v1.ReassignPartitionsResponse
+	(*CancelReassignmentsRequest)(nil),         // 107: oncelog.client.v1.CancelReassignmentsRequest
+	(*CancelReassignmentsResponse)(nil),        // 108: oncelog.client.v1.CancelReassignmentsResponse
+	(*DrainBrokerRequest)(nil),                 // 109: oncelog.client.v1.DrainBrokerRequest
+	(*DrainBrokerResponse)(nil),                // 110: oncelog.client.v1.DrainBrokerResponse
+	(*UnregisterBrokerRequest)(nil),            // 111: oncelog.client.v1.UnregisterBrokerRequest
+	(*UnregisterBrokerResponse)(nil),           // 112: oncelog.client.v1.UnregisterBrokerResponse
+	(*AuthenticateRequest)(nil),                // 113: oncelog.client.v1.AuthenticateRequest
+	(*AuthenticateResponse)(nil),               // 114: oncelog.client.v1.AuthenticateResponse
+	(*AlterUsersRequest)(nil),                  // 115: oncelog.client.v1.AlterUsersRequest
+	(*UserCredential)(nil),                     // 116: oncelog.client.v1.UserCredential
+	(*AlterUsersResponse)(nil),                 // 117: oncelog.client.v1.AlterUsersResponse
+	(*ListUsersRequest)(nil),                   // 118: oncelog.client.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),                  // 119: oncelog.client.v1.ListUsersResponse
+	(*AclRule)(nil),                            // 120: oncelog.client.v1.AclRule
+	(*CreateAclsRequest)(nil),                  // 121: oncelog.client.v1.CreateAclsRequest
+	(*CreateAclsResponse)(nil),                 // 122: oncelog.client.v1.CreateAclsResponse
+	(*ListAclsRequest)(nil),                    // 123: oncelog.client.v1.ListAclsRequest
+	(*ListAclsResponse)(nil),                   // 124: oncelog.client.v1.ListAclsResponse
+	(*DeleteAclsRequest)(nil),                  // 125: oncelog.client.v1.DeleteAclsRequest
+	(*DeleteAclsResponse)(nil),                 // 126: oncelog.client.v1.DeleteAclsResponse
+	nil,                                        // 127: oncelog.client.v1.Error.MetadataEntry
+	nil,                                        // 128: oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	nil,                                        // 129: oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
 }
 var file_client_v1_client_proto_depIdxs = []int32{
 	0,   // 0: oncelog.client.v1.ProduceRequest.acks:type_name -> oncelog.client.v1.Acks
@@ -8936,7 +9139,7 @@ var file_client_v1_client_proto_depIdxs = []int32{
 	17,  // 4: oncelog.client.v1.ProduceResponse.error:type_name -> oncelog.client.v1.Error
 	1,   // 5: oncelog.client.v1.Error.outcome:type_name -> oncelog.client.v1.Outcome
 	18,  // 6: oncelog.client.v1.Error.leader:type_name -> oncelog.client.v1.Leader
-	126, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
+	127, // 7: oncelog.client.v1.Error.metadata:type_name -> oncelog.client.v1.Error.MetadataEntry
 	42,  // 8: oncelog.client.v1.Error.event:type_name -> oncelog.client.v1.TransactionEvent
 	20,  // 9: oncelog.client.v1.FetchRequest.partitions:type_name -> oncelog.client.v1.FetchPartition
 	2,   // 10: oncelog.client.v1.FetchRequest.isolation_level:type_name -> oncelog.client.v1.IsolationLevel
@@ -8989,113 +9192,114 @@ var file_client_v1_client_proto_depIdxs = []int32{
 	77,  // 57: oncelog.client.v1.Broker.listeners:type_name -> oncelog.client.v1.Listener
 	17,  // 58: oncelog.client.v1.Topic.error:type_name -> oncelog.client.v1.Error
 	79,  // 59: oncelog.client.v1.Topic.partitions:type_name -> oncelog.client.v1.Partition
-	127, // 60: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
+	128, // 60: oncelog.client.v1.CreateTopicRequest.configs:type_name -> oncelog.client.v1.CreateTopicRequest.ConfigsEntry
 	78,  // 61: oncelog.client.v1.CreateTopicResponse.topic:type_name -> oncelog.client.v1.Topic
-	128, // 62: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
+	129, // 62: oncelog.client.v1.AlterTopicRequest.set_configs:type_name -> oncelog.client.v1.AlterTopicRequest.SetConfigsEntry
 	78,  // 63: oncelog.client.v1.AlterTopicResponse.topic:type_name -> oncelog.client.v1.Topic
 	78,  // 64: oncelog.client.v1.DescribeTopicResponse.topic:type_name -> oncelog.client.v1.Topic
 	88,  // 65: oncelog.client.v1.DescribeTopicResponse.configs:type_name -> oncelog.client.v1.ConfigEntry
 	91,  // 66: oncelog.client.v1.ListRaftGroupsResponse.groups:type_name -> oncelog.client.v1.RaftGroup
-	96,  // 67: oncelog.client.v1.DescribeBrokerResponse.disk:type_name -> oncelog.client.v1.Disk
-	103, // 68: oncelog.client.v1.ReassignPartitionsRequest.partitions:type_name -> oncelog.client.v1.PartitionAssignment
-	78,  // 69: oncelog.client.v1.ReassignPartitionsResponse.topic:type_name -> oncelog.client.v1.Topic
-	78,  // 70: oncelog.client.v1.CancelReassignmentsResponse.topic:type_name -> oncelog.client.v1.Topic
-	115, // 71: oncelog.client.v1.AlterUsersRequest.set:type_name -> oncelog.client.v1.UserCredential
-	115, // 72: oncelog.client.v1.AlterUsersRequest.delete:type_name -> oncelog.client.v1.UserCredential
-	7,   // 73: oncelog.client.v1.UserCredential.mechanism:type_name -> oncelog.client.v1.ScramMechanism
-	115, // 74: oncelog.client.v1.ListUsersResponse.credentials:type_name -> oncelog.client.v1.UserCredential
-	8,   // 75: oncelog.client.v1.AclRule.resource_type:type_name -> oncelog.client.v1.AclResourceType
-	9,   // 76: oncelog.client.v1.AclRule.pattern:type_name -> oncelog.client.v1.AclPattern
-	10,  // 77: oncelog.client.v1.AclRule.operation:type_name -> oncelog.client.v1.AclOperation
-	11,  // 78: oncelog.client.v1.AclRule.permission:type_name -> oncelog.client.v1.AclPermission
-	119, // 79: oncelog.client.v1.CreateAclsRequest.rules:type_name -> oncelog.client.v1.AclRule
-	119, // 80: oncelog.client.v1.ListAclsRequest.filter:type_name -> oncelog.client.v1.AclRule
-	119, // 81: oncelog.client.v1.ListAclsResponse.rules:type_name -> oncelog.client.v1.AclRule
-	119, // 82: oncelog.client.v1.DeleteAclsRequest.filters:type_name -> oncelog.client.v1.AclRule
-	119, // 83: oncelog.client.v1.DeleteAclsResponse.removed:type_name -> oncelog.client.v1.AclRule
-	12,  // 84: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
-	19,  // 85: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
-	24,  // 86: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
-	28,  // 87: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
-	70,  // 88: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
-	30,  // 89: oncelog.client.v1.TransactionService.FindCoordinator:input_type -> oncelog.client.v1.FindCoordinatorRequest
-	32,  // 90: oncelog.client.v1.TransactionService.EndTransaction:input_type -> oncelog.client.v1.EndTransactionRequest
-	34,  // 91: oncelog.client.v1.TransactionService.ListTransactions:input_type -> oncelog.client.v1.ListTransactionsRequest
-	36,  // 92: oncelog.client.v1.TransactionService.DescribeTransaction:input_type -> oncelog.client.v1.DescribeTransactionRequest
-	38,  // 93: oncelog.client.v1.TransactionService.AbortTransaction:input_type -> oncelog.client.v1.AbortTransactionRequest
-	43,  // 94: oncelog.client.v1.GroupService.JoinGroup:input_type -> oncelog.client.v1.JoinGroupRequest
-	50,  // 95: oncelog.client.v1.GroupService.CommitOffsets:input_type -> oncelog.client.v1.CommitOffsetsRequest
-	53,  // 96: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:input_type -> oncelog.client.v1.CommitOffsetsInTransactionRequest
-	55,  // 97: oncelog.client.v1.GroupService.FetchOffsets:input_type -> oncelog.client.v1.FetchOffsetsRequest
-	59,  // 98: oncelog.client.v1.GroupService.ListGroups:input_type -> oncelog.client.v1.ListGroupsRequest
-	61,  // 99: oncelog.client.v1.GroupService.DescribeGroup:input_type -> oncelog.client.v1.DescribeGroupRequest
-	66,  // 100: oncelog.client.v1.GroupService.DeleteGroup:input_type -> oncelog.client.v1.DeleteGroupRequest
-	68,  // 101: oncelog.client.v1.GroupService.DeleteOffsets:input_type -> oncelog.client.v1.DeleteOffsetsRequest
-	112, // 102: oncelog.client.v1.AuthService.Authenticate:input_type -> oncelog.client.v1.AuthenticateRequest
-	74,  // 103: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
-	80,  // 104: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
-	82,  // 105: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
-	84,  // 106: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
-	86,  // 107: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
-	89,  // 108: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
-	94,  // 109: oncelog.client.v1.AdminService.DescribeBroker:input_type -> oncelog.client.v1.DescribeBrokerRequest
-	97,  // 110: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
-	99,  // 111: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
-	101, // 112: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
-	104, // 113: oncelog.client.v1.AdminService.ReassignPartitions:input_type -> oncelog.client.v1.ReassignPartitionsRequest
-	106, // 114: oncelog.client.v1.AdminService.CancelReassignments:input_type -> oncelog.client.v1.CancelReassignmentsRequest
-	108, // 115: oncelog.client.v1.AdminService.DrainBroker:input_type -> oncelog.client.v1.DrainBrokerRequest
-	110, // 116: oncelog.client.v1.AdminService.UnregisterBroker:input_type -> oncelog.client.v1.UnregisterBrokerRequest
-	92,  // 117: oncelog.client.v1.AdminService.SetFeatureLevel:input_type -> oncelog.client.v1.SetFeatureLevelRequest
-	114, // 118: oncelog.client.v1.AdminService.AlterUsers:input_type -> oncelog.client.v1.AlterUsersRequest
-	117, // 119: oncelog.client.v1.AdminService.ListUsers:input_type -> oncelog.client.v1.ListUsersRequest
-	120, // 120: oncelog.client.v1.AdminService.CreateAcls:input_type -> oncelog.client.v1.CreateAclsRequest
-	122, // 121: oncelog.client.v1.AdminService.ListAcls:input_type -> oncelog.client.v1.ListAclsRequest
-	124, // 122: oncelog.client.v1.AdminService.DeleteAcls:input_type -> oncelog.client.v1.DeleteAclsRequest
-	16,  // 123: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
-	21,  // 124: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
-	26,  // 125: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
-	29,  // 126: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
-	71,  // 127: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
-	31,  // 128: oncelog.client.v1.TransactionService.FindCoordinator:output_type -> oncelog.client.v1.FindCoordinatorResponse
-	33,  // 129: oncelog.client.v1.TransactionService.EndTransaction:output_type -> oncelog.client.v1.EndTransactionResponse
-	35,  // 130: oncelog.client.v1.TransactionService.ListTransactions:output_type -> oncelog.client.v1.ListTransactionsResponse
-	37,  // 131: oncelog.client.v1.TransactionService.DescribeTransaction:output_type -> oncelog.client.v1.DescribeTransactionResponse
-	39,  // 132: oncelog.client.v1.TransactionService.AbortTransaction:output_type -> oncelog.client.v1.AbortTransactionResponse
-	47,  // 133: oncelog.client.v1.GroupService.JoinGroup:output_type -> oncelog.client.v1.JoinGroupResponse
-	51,  // 134: oncelog.client.v1.GroupService.CommitOffsets:output_type -> oncelog.client.v1.CommitOffsetsResponse
-	54,  // 135: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:output_type -> oncelog.client.v1.CommitOffsetsInTransactionResponse
-	57,  // 136: oncelog.client.v1.GroupService.FetchOffsets:output_type -> oncelog.client.v1.FetchOffsetsResponse
-	60,  // 137: oncelog.client.v1.GroupService.ListGroups:output_type -> oncelog.client.v1.ListGroupsResponse
-	62,  // 138: oncelog.client.v1.GroupService.DescribeGroup:output_type -> oncelog.client.v1.DescribeGroupResponse
-	67,  // 139: oncelog.client.v1.GroupService.DeleteGroup:output_type -> oncelog.client.v1.DeleteGroupResponse
-	69,  // 140: oncelog.client.v1.GroupService.DeleteOffsets:output_type -> oncelog.client.v1.DeleteOffsetsResponse
-	113, // 141: oncelog.client.v1.AuthService.Authenticate:output_type -> oncelog.client.v1.AuthenticateResponse
-	75,  // 142: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
-	81,  // 143: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
-	83,  // 144: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
-	85,  // 145: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
-	87,  // 146: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
-	90,  // 147: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
-	95,  // 148: oncelog.client.v1.AdminService.DescribeBroker:output_type -> oncelog.client.v1.DescribeBrokerResponse
-	98,  // 149: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
-	100, // 150: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
-	102, // 151: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
-	105, // 152: oncelog.client.v1.AdminService.ReassignPartitions:output_type -> oncelog.client.v1.ReassignPartitionsResponse
-	107, // 153: oncelog.client.v1.AdminService.CancelReassignments:output_type -> oncelog.client.v1.CancelReassignmentsResponse
-	109, // 154: oncelog.client.v1.AdminService.DrainBroker:output_type -> oncelog.client.v1.DrainBrokerResponse
-	111, // 155: oncelog.client.v1.AdminService.UnregisterBroker:output_type -> oncelog.client.v1.UnregisterBrokerResponse
-	93,  // 156: oncelog.client.v1.AdminService.SetFeatureLevel:output_type -> oncelog.client.v1.SetFeatureLevelResponse
-	116, // 157: oncelog.client.v1.AdminService.AlterUsers:output_type -> oncelog.client.v1.AlterUsersResponse
-	118, // 158: oncelog.client.v1.AdminService.ListUsers:output_type -> oncelog.client.v1.ListUsersResponse
-	121, // 159: oncelog.client.v1.AdminService.CreateAcls:output_type -> oncelog.client.v1.CreateAclsResponse
-	123, // 160: oncelog.client.v1.AdminService.ListAcls:output_type -> oncelog.client.v1.ListAclsResponse
-	125, // 161: oncelog.client.v1.AdminService.DeleteAcls:output_type -> oncelog.client.v1.DeleteAclsResponse
-	123, // [123:162] is the sub-list for method output_type
-	84,  // [84:123] is the sub-list for method input_type
-	84,  // [84:84] is the sub-list for extension type_name
-	84,  // [84:84] is the sub-list for extension extendee
-	0,   // [0:84] is the sub-list for field type_name
+	92,  // 67: oncelog.client.v1.RaftGroup.compaction:type_name -> oncelog.client.v1.Compaction
+	97,  // 68: oncelog.client.v1.DescribeBrokerResponse.disk:type_name -> oncelog.client.v1.Disk
+	104, // 69: oncelog.client.v1.ReassignPartitionsRequest.partitions:type_name -> oncelog.client.v1.PartitionAssignment
+	78,  // 70: oncelog.client.v1.ReassignPartitionsResponse.topic:type_name -> oncelog.client.v1.Topic
+	78,  // 71: oncelog.client.v1.CancelReassignmentsResponse.topic:type_name -> oncelog.client.v1.Topic
+	116, // 72: oncelog.client.v1.AlterUsersRequest.set:type_name -> oncelog.client.v1.UserCredential
+	116, // 73: oncelog.client.v1.AlterUsersRequest.delete:type_name -> oncelog.client.v1.UserCredential
+	7,   // 74: oncelog.client.v1.UserCredential.mechanism:type_name -> oncelog.client.v1.ScramMechanism
+	116, // 75: oncelog.client.v1.ListUsersResponse.credentials:type_name -> oncelog.client.v1.UserCredential
+	8,   // 76: oncelog.client.v1.AclRule.resource_type:type_name -> oncelog.client.v1.AclResourceType
+	9,   // 77: oncelog.client.v1.AclRule.pattern:type_name -> oncelog.client.v1.AclPattern
+	10,  // 78: oncelog.client.v1.AclRule.operation:type_name -> oncelog.client.v1.AclOperation
+	11,  // 79: oncelog.client.v1.AclRule.permission:type_name -> oncelog.client.v1.AclPermission
+	120, // 80: oncelog.client.v1.CreateAclsRequest.rules:type_name -> oncelog.client.v1.AclRule
+	120, // 81: oncelog.client.v1.ListAclsRequest.filter:type_name -> oncelog.client.v1.AclRule
+	120, // 82: oncelog.client.v1.ListAclsResponse.rules:type_name -> oncelog.client.v1.AclRule
+	120, // 83: oncelog.client.v1.DeleteAclsRequest.filters:type_name -> oncelog.client.v1.AclRule
+	120, // 84: oncelog.client.v1.DeleteAclsResponse.removed:type_name -> oncelog.client.v1.AclRule
+	12,  // 85: oncelog.client.v1.LogService.Produce:input_type -> oncelog.client.v1.ProduceRequest
+	19,  // 86: oncelog.client.v1.LogService.Fetch:input_type -> oncelog.client.v1.FetchRequest
+	24,  // 87: oncelog.client.v1.LogService.ListOffsets:input_type -> oncelog.client.v1.ListOffsetsRequest
+	28,  // 88: oncelog.client.v1.LogService.InitProducerId:input_type -> oncelog.client.v1.InitProducerIdRequest
+	70,  // 89: oncelog.client.v1.LogService.DescribeProducers:input_type -> oncelog.client.v1.DescribeProducersRequest
+	30,  // 90: oncelog.client.v1.TransactionService.FindCoordinator:input_type -> oncelog.client.v1.FindCoordinatorRequest
+	32,  // 91: oncelog.client.v1.TransactionService.EndTransaction:input_type -> oncelog.client.v1.EndTransactionRequest
+	34,  // 92: oncelog.client.v1.TransactionService.ListTransactions:input_type -> oncelog.client.v1.ListTransactionsRequest
+	36,  // 93: oncelog.client.v1.TransactionService.DescribeTransaction:input_type -> oncelog.client.v1.DescribeTransactionRequest
+	38,  // 94: oncelog.client.v1.TransactionService.AbortTransaction:input_type -> oncelog.client.v1.AbortTransactionRequest
+	43,  // 95: oncelog.client.v1.GroupService.JoinGroup:input_type -> oncelog.client.v1.JoinGroupRequest
+	50,  // 96: oncelog.client.v1.GroupService.CommitOffsets:input_type -> oncelog.client.v1.CommitOffsetsRequest
+	53,  // 97: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:input_type -> oncelog.client.v1.CommitOffsetsInTransactionRequest
+	55,  // 98: oncelog.client.v1.GroupService.FetchOffsets:input_type -> oncelog.client.v1.FetchOffsetsRequest
+	59,  // 99: oncelog.client.v1.GroupService.ListGroups:input_type -> oncelog.client.v1.ListGroupsRequest
+	61,  // 100: oncelog.client.v1.GroupService.DescribeGroup:input_type -> oncelog.client.v1.DescribeGroupRequest
+	66,  // 101: oncelog.client.v1.GroupService.DeleteGroup:input_type -> oncelog.client.v1.DeleteGroupRequest
+	68,  // 102: oncelog.client.v1.GroupService.DeleteOffsets:input_type -> oncelog.client.v1.DeleteOffsetsRequest
+	113, // 103: oncelog.client.v1.AuthService.Authenticate:input_type -> oncelog.client.v1.AuthenticateRequest
+	74,  // 104: oncelog.client.v1.AdminService.GetMetadata:input_type -> oncelog.client.v1.GetMetadataRequest
+	80,  // 105: oncelog.client.v1.AdminService.CreateTopic:input_type -> oncelog.client.v1.CreateTopicRequest
+	82,  // 106: oncelog.client.v1.AdminService.AlterTopic:input_type -> oncelog.client.v1.AlterTopicRequest
+	84,  // 107: oncelog.client.v1.AdminService.DeleteTopic:input_type -> oncelog.client.v1.DeleteTopicRequest
+	86,  // 108: oncelog.client.v1.AdminService.DescribeTopic:input_type -> oncelog.client.v1.DescribeTopicRequest
+	89,  // 109: oncelog.client.v1.AdminService.ListRaftGroups:input_type -> oncelog.client.v1.ListRaftGroupsRequest
+	95,  // 110: oncelog.client.v1.AdminService.DescribeBroker:input_type -> oncelog.client.v1.DescribeBrokerRequest
+	98,  // 111: oncelog.client.v1.AdminService.TransferLeadership:input_type -> oncelog.client.v1.TransferLeadershipRequest
+	100, // 112: oncelog.client.v1.AdminService.GetChecksums:input_type -> oncelog.client.v1.GetChecksumsRequest
+	102, // 113: oncelog.client.v1.AdminService.DeleteRecords:input_type -> oncelog.client.v1.DeleteRecordsRequest
+	105, // 114: oncelog.client.v1.AdminService.ReassignPartitions:input_type -> oncelog.client.v1.ReassignPartitionsRequest
+	107, // 115: oncelog.client.v1.AdminService.CancelReassignments:input_type -> oncelog.client.v1.CancelReassignmentsRequest
+	109, // 116: oncelog.client.v1.AdminService.DrainBroker:input_type -> oncelog.client.v1.DrainBrokerRequest
+	111, // 117: oncelog.client.v1.AdminService.UnregisterBroker:input_type -> oncelog.client.v1.UnregisterBrokerRequest
+	93,  // 118: oncelog.client.v1.AdminService.SetFeatureLevel:input_type -> oncelog.client.v1.SetFeatureLevelRequest
+	115, // 119: oncelog.client.v1.AdminService.AlterUsers:input_type -> oncelog.client.v1.AlterUsersRequest
+	118, // 120: oncelog.client.v1.AdminService.ListUsers:input_type -> oncelog.client.v1.ListUsersRequest
+	121, // 121: oncelog.client.v1.AdminService.CreateAcls:input_type -> oncelog.client.v1.CreateAclsRequest
+	123, // 122: oncelog.client.v1.AdminService.ListAcls:input_type -> oncelog.client.v1.ListAclsRequest
+	125, // 123: oncelog.client.v1.AdminService.DeleteAcls:input_type -> oncelog.client.v1.DeleteAclsRequest
+	16,  // 124: oncelog.client.v1.LogService.Produce:output_type -> oncelog.client.v1.ProduceResponse
+	21,  // 125: oncelog.client.v1.LogService.Fetch:output_type -> oncelog.client.v1.FetchResponse
+	26,  // 126: oncelog.client.v1.LogService.ListOffsets:output_type -> oncelog.client.v1.ListOffsetsResponse
+	29,  // 127: oncelog.client.v1.LogService.InitProducerId:output_type -> oncelog.client.v1.InitProducerIdResponse
+	71,  // 128: oncelog.client.v1.LogService.DescribeProducers:output_type -> oncelog.client.v1.DescribeProducersResponse
+	31,  // 129: oncelog.client.v1.TransactionService.FindCoordinator:output_type -> oncelog.client.v1.FindCoordinatorResponse
+	33,  // 130: oncelog.client.v1.TransactionService.EndTransaction:output_type -> oncelog.client.v1.EndTransactionResponse
+	35,  // 131: oncelog.client.v1.TransactionService.ListTransactions:output_type -> oncelog.client.v1.ListTransactionsResponse
+	37,  // 132: oncelog.client.v1.TransactionService.DescribeTransaction:output_type -> oncelog.client.v1.DescribeTransactionResponse
+	39,  // 133: oncelog.client.v1.TransactionService.AbortTransaction:output_type -> oncelog.client.v1.AbortTransactionResponse
+	47,  // 134: oncelog.client.v1.GroupService.JoinGroup:output_type -> oncelog.client.v1.JoinGroupResponse
+	51,  // 135: oncelog.client.v1.GroupService.CommitOffsets:output_type -> oncelog.client.v1.CommitOffsetsResponse
+	54,  // 136: oncelog.client.v1.GroupService.CommitOffsetsInTransaction:output_type -> oncelog.client.v1.CommitOffsetsInTransactionResponse
+	57,  // 137: oncelog.client.v1.GroupService.FetchOffsets:output_type -> oncelog.client.v1.FetchOffsetsResponse
+	60,  // 138: oncelog.client.v1.GroupService.ListGroups:output_type -> oncelog.client.v1.ListGroupsResponse
+	62,  // 139: oncelog.client.v1.GroupService.DescribeGroup:output_type -> oncelog.client.v1.DescribeGroupResponse
+	67,  // 140: oncelog.client.v1.GroupService.DeleteGroup:output_type -> oncelog.client.v1.DeleteGroupResponse
+	69,  // 141: oncelog.client.v1.GroupService.DeleteOffsets:output_type -> oncelog.client.v1.DeleteOffsetsResponse
+	114, // 142: oncelog.client.v1.AuthService.Authenticate:output_type -> oncelog.client.v1.AuthenticateResponse
+	75,  // 143: oncelog.client.v1.AdminService.GetMetadata:output_type -> oncelog.client.v1.GetMetadataResponse
+	81,  // 144: oncelog.client.v1.AdminService.CreateTopic:output_type -> oncelog.client.v1.CreateTopicResponse
+	83,  // 145: oncelog.client.v1.AdminService.AlterTopic:output_type -> oncelog.client.v1.AlterTopicResponse
+	85,  // 146: oncelog.client.v1.AdminService.DeleteTopic:output_type -> oncelog.client.v1.DeleteTopicResponse
+	87,  // 147: oncelog.client.v1.AdminService.DescribeTopic:output_type -> oncelog.client.v1.DescribeTopicResponse
+	90,  // 148: oncelog.client.v1.AdminService.ListRaftGroups:output_type -> oncelog.client.v1.ListRaftGroupsResponse
+	96,  // 149: oncelog.client.v1.AdminService.DescribeBroker:output_type -> oncelog.client.v1.DescribeBrokerResponse
+	99,  // 150: oncelog.client.v1.AdminService.TransferLeadership:output_type -> oncelog.client.v1.TransferLeadershipResponse
+	101, // 151: oncelog.client.v1.AdminService.GetChecksums:output_type -> oncelog.client.v1.GetChecksumsResponse
+	103, // 152: oncelog.client.v1.AdminService.DeleteRecords:output_type -> oncelog.client.v1.DeleteRecordsResponse
+	106, // 153: oncelog.client.v1.AdminService.ReassignPartitions:output_type -> oncelog.client.v1.ReassignPartitionsResponse
+	108, // 154: oncelog.client.v1.AdminService.CancelReassignments:output_type -> oncelog.client.v1.CancelReassignmentsResponse
+	110, // 155: oncelog.client.v1.AdminService.DrainBroker:output_type -> oncelog.client.v1.DrainBrokerResponse
+	112, // 156: oncelog.client.v1.AdminService.UnregisterBroker:output_type -> oncelog.client.v1.UnregisterBrokerResponse
+	94,  // 157: oncelog.client.v1.AdminService.SetFeatureLevel:output_type -> oncelog.client.v1.SetFeatureLevelResponse
+	117, // 158: oncelog.client.v1.AdminService.AlterUsers:output_type -> oncelog.client.v1.AlterUsersResponse
+	119, // 159: oncelog.client.v1.AdminService.ListUsers:output_type -> oncelog.client.v1.ListUsersResponse
+	122, // 160: oncelog.client.v1.AdminService.CreateAcls:output_type -> oncelog.client.v1.CreateAclsResponse
+	124, // 161: oncelog.client.v1.AdminService.ListAcls:output_type -> oncelog.client.v1.ListAclsResponse
+	126, // 162: oncelog.client.v1.AdminService.DeleteAcls:output_type -> oncelog.client.v1.DeleteAclsResponse
+	124, // [124:163] is the sub-list for method output_type
+	85,  // [85:124] is the sub-list for method input_type
+	85,  // [85:85] is the sub-list for extension type_name
+	85,  // [85:85] is the sub-list for extension extendee
+	0,   // [0:85] is the sub-list for field type_name
 }
 
 func init() { file_client_v1_client_proto_init() }
@@ -9111,16 +9315,16 @@ func file_client_v1_client_proto_init() {
 	file_client_v1_client_proto_msgTypes[26].OneofWrappers = []any{}
 	file_client_v1_client_proto_msgTypes[37].OneofWrappers = []any{}
 	file_client_v1_client_proto_msgTypes[77].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[85].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[87].OneofWrappers = []any{}
-	file_client_v1_client_proto_msgTypes[89].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[86].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[88].OneofWrappers = []any{}
+	file_client_v1_client_proto_msgTypes[90].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_client_v1_client_proto_rawDesc), len(file_client_v1_client_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   117,
+			NumMessages:   118,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

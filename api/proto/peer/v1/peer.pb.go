@@ -2900,7 +2900,10 @@ type Entry struct {
 	Data           []byte `protobuf:"bytes,8,opt,name=data,proto3" json:"data,omitempty"`
 	// More of this entry's data follows in the next message, as an entry with the same index that
 	// holds nothing but data.
-	Continues     bool `protobuf:"varint,9,opt,name=continues,proto3" json:"continues,omitempty"`
+	Continues bool `protobuf:"varint,9,opt,name=continues,proto3" json:"continues,omitempty"`
+	// 0, or the first of the entries that compaction has made one of, up to index. Such an entry may begin below what was
+	// asked for.
+	FirstIndex    uint64 `protobuf:"varint,10,opt,name=first_index,json=firstIndex,proto3" json:"first_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2996,6 +2999,13 @@ func (x *Entry) GetContinues() bool {
 		return x.Continues
 	}
 	return false
+}
+
+func (x *Entry) GetFirstIndex() uint64 {
+	if x != nil {
+		return x.FirstIndex
+	}
+	return 0
 }
 
 type TransferLeadershipRequest struct {
@@ -3496,7 +3506,7 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"from_index\x18\x03 \x01(\x04R\tfromIndex\x12#\n" +
 	"\rthrough_index\x18\x04 \x01(\x04R\fthroughIndex\"G\n" +
 	"\x13PullEntriesResponse\x120\n" +
-	"\aentries\x18\x01 \x03(\v2\x16.oncelog.peer.v1.EntryR\aentries\"\xf3\x01\n" +
+	"\aentries\x18\x01 \x03(\v2\x16.oncelog.peer.v1.EntryR\aentries\"\x94\x02\n" +
 	"\x05Entry\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x12\n" +
@@ -3506,7 +3516,10 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\x10max_timestamp_ms\x18\x06 \x01(\x03R\x0emaxTimestampMs\x12\x10\n" +
 	"\x03ext\x18\a \x01(\fR\x03ext\x12\x12\n" +
 	"\x04data\x18\b \x01(\fR\x04data\x12\x1c\n" +
-	"\tcontinues\x18\t \x01(\bR\tcontinues\"l\n" +
+	"\tcontinues\x18\t \x01(\bR\tcontinues\x12\x1f\n" +
+	"\vfirst_index\x18\n" +
+	" \x01(\x04R\n" +
+	"firstIndex\"l\n" +
 	"\x19TransferLeadershipRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x1b\n" +

@@ -1,0 +1,267 @@
+package partition
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/internal/vfs"
+	"github.com/oncelog/oncelog/partition/recordlog"
+	"github.com/oncelog/oncelog/record"
+)
+
+// table is a replica's log without a Raft group: every entry is a batch that is accepted.
+type table struct {
+	t  *testing.T
+	fs *vfs.Mem
+	*Replica
+}
+
+func newTable(t *testing.T, seed uint64) *table {
+	x := &table{t: t, fs: vfs.NewMem(seed)}
+	if err := errors.Join(x.fs.MkdirAll("data"), x.fs.SyncDir("/")); err != nil {
+		t.Fatal(err)
+	}
+	h := &Host{metrics: newMetrics(nil), config: HostConfig{CompactionBytes: 1 << 50, CompactionMemory: 1}}
+	x.Replica = &Replica{host: h, logger: slog.New(slog.NewTextHandler(io.Discard, nil)), state: newState()}
+	x.log = x.open(x.fs, 0)
+	return x
+}
+
+func (x *table) open(fs vfs.FS, snapshot record.Index) *recordlog.Log {
+	l, err := recordlog.Open(recordlog.Options{FS: fs, Dir: "data/log", SegmentBytes: 1 << 10, SnapshotIndex: snapshot})
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	x.t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// written is the log as it was written, one batch in an entry: some keys, values, tombstones, transactions.
+func written(rng *rand.Rand, n int) []record.Batch {
+	var list []record.Batch
+	open := false
+	for i := range n {
+		switch {
+		case open && rng.IntN(3) == 0:
+			list = append(list, record.ControlBatch(record.Marker{ProducerID: 9, Epoch: 1, Commit: rng.IntN(2) == 0, Timestamp: 1}))
+			open = false
+			continue
+		case rng.IntN(4) == 0:
+			open = true
+		}
+		value := fmt.Sprint("v", i)
+		if rng.IntN(4) == 0 {
+			value = ""
+		}
+		pid := record.ProducerID(7)
+		if open && rng.IntN(2) == 0 {
+			pid = 9
+		}
+		list = append(list, keyed(pid, 1, record.Sequence(i), pid == 9, fmt.Sprint("key ", rng.IntN(9)), value))
+	}
+	return append(list, record.ControlBatch(record.Marker{ProducerID: 9, Epoch: 1, Commit: false, Timestamp: 1}))
+}
+
+// write appends and applies entries from..to-1, each of one record at its own offset.
+func (x *table) write(list []record.Batch, from, to int) {
+	for i := from; i < to; i++ {
+		index := record.Index(i + 1)
+		e := recordlog.Entry{Index: index, Term: 1, Records: 1, MaxTimestamp: list[i].MaxTimestamp(), Data: list[i]}
+		err := x.log.Append([]recordlog.Entry{e})
+		if err == nil {
+			err = x.log.Assign(index, []recordlog.Fate{{Base: record.Offset(i), Records: 1}})
+		}
+		if err != nil {
+			x.t.Fatal(err)
+		}
+		x.state.applied = index
+	}
+}
+
+// pass compacts what lies below an offset.
+func (x *table) pass(below, horizon record.Offset) {
+	x.t.Helper()
+	err := errors.Join(x.log.Roll(), x.log.SetSnapshotIndex(x.log.LastIndex()), x.log.TrimWindow(x.log.LastIndex()))
+	p := pass{replica: x.Replica, agreed: compacted{below: below, horizon: horizon}}
+	for err == nil && !x.hasCompacted(&p.agreed) {
+		err = p.round(context.Background())
+	}
+	if err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// read gives what is stored, and the last value of each key that is not aborted.
+func (x *table) read(list []record.Batch) (batches []string, latest map[string]string) {
+	x.t.Helper()
+	aborted := map[record.Offset]bool{}
+	var begun []record.Offset
+	for i, b := range list {
+		if m, ok, _ := record.ParseMarker(b); ok {
+			for _, o := range begun {
+				aborted[o] = !m.Commit
+			}
+			begun = nil
+		} else if b.Attributes().Transactional() {
+			begun = append(begun, record.Offset(i))
+		}
+	}
+	latest = map[string]string{}
+	for from := x.log.StartOffset(); from < x.log.EndOffset(); {
+		c, err := x.log.Read(from, x.log.EndOffset(), 1000)
+		if err != nil || len(c.Batches) == 0 {
+			x.t.Fatalf("read from %d: %d batches, %v", from, len(c.Batches), err)
+		}
+		from = c.End
+		for _, raw := range c.Batches {
+			b := record.Batch(raw)
+			batches = append(batches, string(b))
+			if aborted[b.BaseOffset()] || b.Attributes().Control() {
+				continue
+			}
+			rs, err := b.Records(0)
+			if err != nil {
+				x.t.Fatal(err)
+			}
+			for rs.Next() {
+				if latest[string(rs.Record().Key)] = string(rs.Record().Value); rs.Record().Value == nil {
+					delete(latest, string(rs.Record().Key))
+				}
+			}
+		}
+	}
+	return batches, latest
+}
+
+// TestPullOfACompactedLog: a replica that lies behind, with records that are gone at its peer, and a pass of its own maybe, pulls the peer's log
+// while that goes on compacting. It ends with no key that is deleted, no value that was aborted and none that is old, and after the
+// newest pass it holds the same bytes. Until its snapshot is durable it keeps, over crashes, all that it held (R9, F20).
+func TestPullOfACompactedLog(t *testing.T) {
+	t.Parallel()
+	anew := 0
+	for seed := range uint64(25) {
+		rng := rand.New(rand.NewPCG(seed, 31))
+		n := 120 + rng.IntN(80)
+		list := written(rng, n)
+		n = len(list)
+		peer, x := newTable(t, seed), newTable(t, seed+1000)
+		held := rng.IntN(n)
+		x.write(list, 0, held)
+		peer.write(list, 0, n)
+		_, truth := peer.read(list)
+		first := record.Offset(1 + rng.IntN(n-1))
+		if own := record.Offset(held / 3); rng.IntN(2) == 0 && own > 0 && first >= own {
+			x.pass(boundIn(list, own), 0)
+		}
+		x.state.applied = record.Index(held - rng.IntN(held/4+1))
+		peer.pass(boundIn(list, first), 0)
+		second := func() { peer.pass(boundIn(list, first)+record.Offset(rng.IntN(2)), boundIn(list, first)) }
+		state := &stateSnapshot{state: newState(), layout: peer.log.Layout()}
+		state.state.applied, state.state.next = record.Index(n), record.Offset(n)
+		chunks := 0
+		x.host.config.Pull = func(_ context.Context, _ raftgroup.ServerID, _ raftgroup.GroupID, from, through record.Index, yield func([]recordlog.Entry) error) error {
+			for from <= through {
+				entries, err := peer.log.EntriesForPeer(from, through, 200+rng.IntN(3000))
+				if err != nil {
+					return err
+				}
+				if err := yield(entries); err != nil {
+					return err
+				}
+				from = entries[len(entries)-1].Index + 1
+				if chunks++; chunks == 3 && rng.IntN(2) == 0 {
+					second()
+				}
+				crashed := x.open(x.fs.CrashClone(rng), 0)
+				if last := crashed.LastIndex(); last < record.Index(held) {
+					t.Fatalf("seed %d: entries up to %d were held, %d are left after a crash", seed, held, last)
+				}
+			}
+			return nil
+		}
+		info := raftgroup.SnapshotInfo{Index: record.Index(n), Term: 1}
+		for try := 0; ; try++ {
+			err := x.catchUp(context.Background(), info, state.encode())
+			if err == nil {
+				break
+			}
+			if try == 3 {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+		}
+		if x.log.StartIndex() == 1 && x.log.LastIndex() == record.Index(n) && chunks > 0 {
+			anew++
+		}
+		if err := x.log.Restore(state.layout); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		x.state.applied = info.Index
+		if _, got := x.read(list); !maps.Equal(got, truth) {
+			t.Fatalf("seed %d: %v, want %v", seed, got, truth)
+		}
+		second()
+		c, _, _ := peer.log.Cleaned()
+		x.pass(c.Below, c.Horizon)
+		got, latest := x.read(list)
+		want, _ := peer.read(list)
+		if fmt.Sprint(got) != fmt.Sprint(want) || !maps.Equal(latest, truth) {
+			t.Fatalf("seed %d: after the newest pass %d batches with %v, the peer has %d with %v", seed, len(got), latest, len(want), truth)
+		}
+	}
+	if anew == 0 {
+		t.Fatal("no log was pulled")
+	}
+}
+
+// boundIn is the last place at or below an offset that no transaction spans.
+func boundIn(list []record.Batch, o record.Offset) record.Offset {
+	stable := record.Offset(0)
+	open := false
+	for i, b := range list[:o] {
+		switch {
+		case b.Attributes().Control():
+			open = false
+		case b.Attributes().Transactional():
+			open = true
+		}
+		if !open {
+			stable = record.Offset(i + 1)
+		}
+	}
+	return stable
+}
+
+// TestReadsWaitForThePass: the state has forgotten the aborted transactions below its horizon. A replica whose log still holds
+// their records lets nobody see them (L32).
+func TestReadsWaitForThePass(t *testing.T) {
+	t.Parallel()
+	x := newTable(t, 5)
+	list := []record.Batch{
+		keyed(9, 1, 0, true, "key", "aborted"),
+		record.ControlBatch(record.Marker{ProducerID: 9, Epoch: 1, Timestamp: 1}),
+		keyed(7, 1, 0, false, "key", "new"),
+	}
+	x.write(list, 0, 3)
+	const horizon = 2
+	for o, want := range []bool{false, false, true} {
+		if got := x.readableFrom(record.Offset(o), horizon); got != want {
+			t.Errorf("before the pass, offset %d: readable %t, want %t", o, got, want)
+		}
+	}
+	x.pass(2, 0)
+	for o := range record.Offset(3) {
+		if !x.readableFrom(o, horizon) {
+			t.Errorf("after the pass, offset %d is not readable", o)
+		}
+	}
+	if _, latest := x.read(list); latest["key"] == "" {
+		t.Errorf("left is %v", latest)
+	}
+}
