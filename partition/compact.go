@@ -153,6 +153,7 @@ type pass struct {
 // round does as much of the pass as the memory for keys suffices for; mostly that is all.
 func (p *pass) round(ctx context.Context) error {
 	r := p.replica
+	generation := r.log.Generation()
 	from, raw, err := r.log.Cleaned()
 	if err != nil {
 		return err
@@ -172,7 +173,7 @@ func (p *pass) round(ctx context.Context) error {
 	if bound < p.agreed.below && bound <= from.Below {
 		return errors.New("a round of the pass gets nowhere")
 	}
-	done, err := r.log.Compact(recordlog.Compaction{
+	done, err := r.log.Compact(recordlog.Compaction{Generation: generation,
 		Below: bound, Mark: recordlog.Mark{Below: bound, Horizon: min(p.agreed.horizon, bound)}, Clean: cleaner.Clean, Throttle: throttle})
 	p.rounds++
 	p.done.Read += done.Read

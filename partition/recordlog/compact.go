@@ -16,6 +16,9 @@ var ErrNotClosed = errors.New("entries are not out of Raft's reach yet")
 
 // Compaction is a round of a pass.
 type Compaction struct {
+	// Generation is that of the log when it was looked at to make Clean: catch-up may have put another in its place since, which
+	// is compacted in another way.
+	Generation uint32
 	// Below bounds the batches that Clean gets: those of entries that end at or below it.
 	Below record.Offset
 	// Mark goes on what Clean leaves.
@@ -167,6 +170,9 @@ func (l *Log) Compact(c Compaction) (done Compacted, err error) {
 		return done, ErrNotRestored
 	}
 	segments, err := l.closedBelow(c.Below)
+	if err == nil && l.live.generation != c.Generation {
+		err = errMoved
+	}
 	l.mu.RUnlock()
 	if err != nil {
 		return done, err
@@ -458,6 +464,13 @@ func (w *rewriter) seal(old []*segment) error {
 	err := w.file.Close()
 	w.file = nil
 	return err
+}
+
+// Generation is another one after catch-up has replaced the log.
+func (l *Log) Generation() uint32 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.live.generation
 }
 
 // Begins says whether an entry's first accepted batch begins at an offset, or the log ends there: a pass may end before it.

@@ -119,7 +119,7 @@ func stays(b record.Batch, m Mark) record.Batch {
 func noThrottle(int64) error { return nil }
 
 func compactionOf(m Mark) Compaction {
-	return Compaction{Below: m.Below, Mark: m, Throttle: noThrottle, Clean: func(b record.Batch) record.Batch { return stays(b, m) }}
+	return Compaction{Generation: 1, Below: m.Below, Mark: m, Throttle: noThrottle, Clean: func(b record.Batch) record.Batch { return stays(b, m) }}
 }
 
 // left is what is to be read after a pass on the whole log.
@@ -440,6 +440,11 @@ func TestCompactRefuses(t *testing.T) {
 	if _, err := fresh.Compact(compactionOf(Mark{Below: 5})); !errors.Is(err, ErrNotClosed) {
 		t.Fatalf("above the snapshot: %v", err)
 	}
+	other := compactionOf(Mark{Below: 5})
+	other.Generation = 2
+	if _, err := k.log.Compact(other); err == nil {
+		t.Fatal("a log was compacted as another one was to be")
+	}
 	must(t, fresh.SetSnapshotIndex(40))
 	if _, err := fresh.Compact(compactionOf(Mark{Below: 5})); !errors.Is(err, ErrNotClosed) {
 		t.Fatalf("in the window: %v", err)
@@ -471,7 +476,7 @@ func TestReadAcrossNothing(t *testing.T) {
 	segments := k.log.Segments()
 	m := Mark{Below: segments[len(segments)-1].Base}
 	k.log.SetSegmentBytes(minSegmentBytes)
-	_, err := k.log.Compact(Compaction{Below: m.Below, Mark: m, Throttle: noThrottle, Clean: func(b record.Batch) record.Batch {
+	_, err := k.log.Compact(Compaction{Generation: 1, Below: m.Below, Mark: m, Throttle: noThrottle, Clean: func(b record.Batch) record.Batch {
 		if b.LastOffset()+1 == m.Below {
 			return b
 		}
@@ -486,6 +491,54 @@ func TestReadAcrossNothing(t *testing.T) {
 		must(t, err)
 		if len(c.Batches) != 1 || c.End != m.Below {
 			t.Fatalf("read from %d: %d batches to %d, want that which ends at %d", from, len(c.Batches), c.End, m.Below)
+		}
+	}
+}
+
+// TestCompactedStart moves the log start through what is compacted, opens the log with layouts from before and after, and compacts it again
+// (L26, L38).
+func TestCompactedStart(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(6) {
+		rng := rand.New(rand.NewPCG(seed, 21))
+		k := newCompacting(t, seed+50, 120)
+		m := Mark{Below: k.bound(rng, 40)}
+		_, err := k.log.Compact(compactionOf(m))
+		must(t, err)
+		for start := record.Offset(0); start < m.Below; {
+			start += 1 + record.Offset(rng.IntN(int(m.Below)/3))
+			start = min(start, k.log.EndOffset()-1)
+			must(t, k.log.AdvanceStart(start))
+			if rng.IntN(2) == 0 {
+				k.layout = k.log.Layout()
+			}
+			before := k.layout.StartOffset
+			must(t, k.log.Close())
+			k.log, err = k.reopen(k.fs)
+			must(t, err)
+			if rng.IntN(2) == 0 {
+				must(t, k.log.TrimWindow(k.snapshot))
+				next := Mark{Below: max(m.Below, k.bound(rng, m.Below-1)), Horizon: m.Below}
+				if _, err := k.log.Compact(compactionOf(next)); err != nil {
+					t.Fatalf("seed %d, start %d: %v", seed, start, err)
+				}
+				m = next
+			}
+			must(t, k.log.AdvanceStart(start)) // replayed
+			if got := k.log.StartOffset(); got < start || before > start {
+				t.Fatalf("seed %d: log start %d, want %d", seed, got, start)
+			}
+			got, err := readAll(k.log, start, 500)
+			must(t, err)
+			var want []record.Batch
+			for _, b := range k.left(m) {
+				if b.LastOffset() >= start {
+					want = append(want, b)
+				}
+			}
+			if err := equalBatches(got, want); err != nil {
+				t.Fatalf("seed %d: from %d: %v", seed, start, err)
+			}
 		}
 	}
 }
