@@ -92,7 +92,7 @@ func (l *Log) Assign(i record.Index, fates []Fate) error {
 	}
 	l.mu.RLock()
 	assigned, restored, end := l.assigned, l.restored, l.end
-	from := max(assigned+1, l.live.begin)
+	from := max(assigned+1, l.live.begin, l.snapshot+1) // below it compaction may have made one of several
 	queued := i > l.live.last() && i <= l.windowLast
 	l.mu.RUnlock()
 	if !restored {

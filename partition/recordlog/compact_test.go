@@ -542,3 +542,25 @@ func TestCompactedStart(t *testing.T) {
 		}
 	}
 }
+
+// TestAssignBehindWhatIsCompacted: entries without records at the end of what is compacted were left out by apply, and are no more to be found.
+func TestAssignBehindWhatIsCompacted(t *testing.T) {
+	t.Parallel()
+	k := newCompacting(t, 12, 40)
+	end, last := k.log.EndOffset(), k.log.LastIndex()
+	for i := last + 1; i <= last+3; i++ {
+		must(t, k.log.Append([]Entry{plainEntry(i, max(k.term, 1), "nothing")}))
+	}
+	must(t, k.log.Roll())
+	must(t, k.log.SetSnapshotIndex(last+3))
+	must(t, k.log.TrimWindow(last+3))
+	layout := k.log.Layout()
+	m := Mark{Below: end}
+	_, err := k.log.Compact(compactionOf(m))
+	must(t, err)
+	k.write(13, last+4, 20)
+	k.check(k.log, k.left(m))
+	if after := layout.Index; after > last {
+		t.Fatalf("the layout is of entry %d, beyond %d which has records", after, last)
+	}
+}
