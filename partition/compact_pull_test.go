@@ -265,3 +265,34 @@ func TestReadsWaitForThePass(t *testing.T) {
 		t.Errorf("left is %v", latest)
 	}
 }
+
+// TestComparisonPassesOverWhatIsCompacted: replicas compact in their own time. Nobody is condemned for having done so.
+func TestComparisonPassesOverWhatIsCompacted(t *testing.T) {
+	t.Parallel()
+	x := newTable(t, 8)
+	list := written(rand.New(rand.NewPCG(8, 8)), 100)
+	n := record.Index(len(list))
+	x.write(list, 0, int(n))
+	x.spec.Self = raftgroup.MakeServerID(0, 1)
+	x.host.byGroup = map[raftgroup.GroupID]*Replica{5: x.Replica}
+	if _, err := x.host.SumEntries(5, 1, 1, n); err != nil {
+		t.Fatal(err)
+	}
+	below := boundIn(list, 60)
+	x.pass(below, 0)
+	_, last, err := x.sumUpTo(1, n, 1)
+	if !errors.Is(err, errCompacted) || last == 0 {
+		t.Fatalf("summed through %d: %v", last, err)
+	}
+	if _, err := x.host.SumEntries(5, 1, 1, n); !errors.Is(err, ErrNotComparable) {
+		t.Fatalf("what is compacted is compared: %v", err)
+	}
+	from := record.Index(below) + 1
+	own, last, err := x.sumUpTo(from, n, 1<<20) // of one segment
+	if err != nil || last < from {
+		t.Fatalf("behind it: through %d, %v", last, err)
+	}
+	if other, err := x.host.SumEntries(5, 1, from, last); err != nil || other != own {
+		t.Fatalf("behind it: %s and %s, %v", own, other, err)
+	}
+}

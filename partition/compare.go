@@ -82,7 +82,8 @@ func (s EntrySum) String() string {
 	return fmt.Sprintf("%x", s.SHA256[:6])
 }
 
-// sumUpTo sums entries from an index on, about maxBytes of them, at most through another. It gives the last one.
+// sumUpTo sums entries from an index on, about maxBytes of them, at most through another. It gives the last one. Entries that
+// compaction has been at are not summed, since replicas do that in their own time: errCompacted, and the last of these.
 func (r *Replica) sumUpTo(from, through record.Index, maxBytes int) (s EntrySum, last record.Index, err error) {
 	entries, err := r.log.EntriesForPeer(from, through, maxBytes)
 	if err != nil {
@@ -91,6 +92,9 @@ func (r *Replica) sumUpTo(from, through record.Index, maxBytes int) (s EntrySum,
 	}
 	all := newSummer()
 	for i := range entries {
+		if entries[i].First != 0 {
+			return EntrySum{}, entries[i].Index, errCompacted
+		}
 		all.add(&entries[i])
 		last = entries[i].Index
 	}
@@ -117,6 +121,9 @@ func (h *Host) SumEntries(group raftgroup.GroupID, incarnation uint64, from, thr
 			return EntrySum{}, ErrNotComparable
 		}
 		for i := range entries {
+			if entries[i].First != 0 {
+				return EntrySum{}, ErrNotComparable // compaction has been there
+			}
 			all.add(&entries[i])
 		}
 		next = entries[len(entries)-1].Index + 1
@@ -170,6 +177,9 @@ func (r *Replica) compare() bool {
 		switch begin := r.log.StartIndex(); {
 		case errors.Is(err, recordlog.ErrNotFound) && from < begin:
 			from = begin // retention has passed
+			continue
+		case errors.Is(err, errCompacted):
+			from = last + 1
 			continue
 		case err != nil || last < from:
 			return true

@@ -558,6 +558,11 @@ func TestAssignBehindWhatIsCompacted(t *testing.T) {
 	m := Mark{Below: end}
 	_, err := k.log.Compact(compactionOf(m))
 	must(t, err)
+	must(t, k.log.Close())
+	k.layout, k.snapshot = layout, last+3
+	k.log, err = k.reopen(k.fs)
+	must(t, err)
+	k.check(k.log, k.left(m))
 	k.write(13, last+4, 20)
 	k.check(k.log, k.left(m))
 	if after := layout.Index; after > last {

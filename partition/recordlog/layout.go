@@ -199,20 +199,23 @@ func (l *Log) basesBelow(y *Layout, begin record.Index) ([]record.Offset, error)
 		records, through := s.records, s.last+1
 		if s.last > y.Index {
 			through = y.Index + 1
-			var err error
-			if records, _, err = l.recordsBefore(s, through); err != nil {
+			before, h, err := l.recordsBefore(s, through)
+			if err != nil {
 				return nil, err
+			}
+			if records = before; h.kind == kindCompacted && h.first() < through {
+				records += int64(h.records) // behind the layout's index it holds entries without records
 			}
 		}
 		bases[k] = end - record.Offset(records-refused.between(s.first, through))
 		end = bases[k]
 		if s.first <= y.StartIndex && y.StartIndex <= s.last && y.StartIndex <= y.Index {
-			records, compacted, err := l.recordsBefore(s, y.StartIndex)
+			records, h, err := l.recordsBefore(s, y.StartIndex)
 			if err != nil {
 				return nil, err
 			}
 			// Where compaction has been, the entry may lie inside of a frame.
-			if base := bases[k] + record.Offset(records-refused.between(s.first, y.StartIndex)); base != y.StartBase && !compacted {
+			if base := bases[k] + record.Offset(records-refused.between(s.first, y.StartIndex)); base != y.StartBase && h.kind != kindCompacted {
 				return nil, corrupt(s.name, 0, y.StartIndex, differ(fmt.Sprintf("offset %d of the state snapshot", y.StartBase), fmt.Sprintf("offset %d", base)))
 			}
 		}
@@ -220,28 +223,26 @@ func (l *Log) basesBelow(y *Layout, begin record.Index) ([]record.Offset, error)
 	return bases, nil
 }
 
-// recordsBefore is how many offsets the batches of a segment before the frame that holds entry i would take, and
-// whether that frame is compacted.
-func (l *Log) recordsBefore(s *segment, i record.Index) (records int64, compacted bool, err error) {
+// recordsBefore is how many offsets the batches of a segment before the frame that holds entry i would take, and that
+// frame's header, if there is one.
+func (l *Log) recordsBefore(s *segment, i record.Index) (records int64, h frameHeader, err error) {
 	l.mu.RLock()
 	x := l.extentOf(s)
 	l.mu.RUnlock()
 	c, err := l.openCursor(x, lookChunk)
 	if err != nil {
-		return 0, false, err
+		return 0, h, err
 	}
 	defer c.close()
 	if err := c.seekIndex(i); err != nil {
-		return 0, false, err
+		return 0, h, err
 	}
 	if c.more() {
-		h, err := c.header()
-		if err != nil {
-			return 0, false, c.damage(err)
+		if h, err = c.header(); err != nil {
+			return 0, h, c.damage(err)
 		}
-		compacted = h.kind == kindCompacted
 	}
-	return c.records, compacted, nil
+	return c.records, h, nil
 }
 
 // takeLayout publishes a layout that was checked. l.mu is held.
