@@ -206,3 +206,19 @@ func (r *Replica) checkEnd(info raftgroup.SnapshotInfo) error {
 	}
 	return nil
 }
+
+// Entries reads log entries of the replica with an incarnation, for a peer that catches up
+// (catchup.go). Where from lies below the log's first entry, they begin with that.
+func (h *Host) Entries(group raftgroup.GroupID, incarnation uint64, from, through record.Index, maxBytes int) ([]recordlog.Entry, error) {
+	h.mu.RLock()
+	r := h.byGroup[group]
+	h.mu.RUnlock()
+	if r == nil || r.spec.Self != raftgroup.MakeServerID(h.config.Broker, incarnation) {
+		return nil, fmt.Errorf("group %d has no replica of incarnation %d on broker %d", group, incarnation, h.config.Broker)
+	}
+	entries, err := r.log.EntriesForPeer(from, through, maxBytes)
+	if begin := r.log.StartIndex(); errors.Is(err, recordlog.ErrNotFound) && from < begin && begin <= through {
+		entries, err = r.log.EntriesForPeer(begin, through, maxBytes)
+	}
+	return entries, err
+}

@@ -476,22 +476,6 @@ func (h *Host) TransferLeadership(ctx context.Context, tp record.TopicPartition,
 	return r.group.TransferLeadership(ctx, target)
 }
 
-// Entries reads log entries of the replica with an incarnation, for a peer that catches up
-// (catchup.go). Where from lies below the log's first entry, they begin with that.
-func (h *Host) Entries(group raftgroup.GroupID, incarnation uint64, from, through record.Index, maxBytes int) ([]recordlog.Entry, error) {
-	h.mu.RLock()
-	r := h.byGroup[group]
-	h.mu.RUnlock()
-	if r == nil || r.spec.Self != raftgroup.MakeServerID(h.config.Broker, incarnation) {
-		return nil, fmt.Errorf("group %d has no replica of incarnation %d on broker %d", group, incarnation, h.config.Broker)
-	}
-	entries, err := r.log.EntriesForPeer(from, through, maxBytes)
-	if begin := r.log.StartIndex(); errors.Is(err, recordlog.ErrNotFound) && from < begin && begin <= through {
-		entries, err = r.log.EntriesForPeer(begin, through, maxBytes)
-	}
-	return entries, err
-}
-
 // GroupStatus is one replica as an operator sees it.
 type GroupStatus struct {
 	Spec      ReplicaSpec
