@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -102,6 +103,11 @@ func TestTLSOnEveryListener(t *testing.T) {
 		s.until(intruder.addr+" to say so", func() bool { return s.c.Logged(1, intruder.log) })
 	}
 	s.write(s.producer(client.ProducerConfig{Linger: client.NoLinger}), "and on")
+	for _, name := range []string{"brokerd_tls_certificate_not_after_seconds", "brokerd_tls_authority_not_after_seconds"} {
+		if !slices.Contains(s.c.MetricNames(1), name) {
+			t.Errorf("no metric %s", name)
+		}
+	}
 }
 
 // beginTLS begins a cluster with TLS on every port of three brokers, and a client called alice.

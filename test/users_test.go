@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -154,6 +155,10 @@ func TestUsersComeInByBothDoors(t *testing.T) {
 	}
 	if err := admin.SetPassword(ctx, "x", "y", 100); !strings.Contains(err.Error(), "UNACCEPTABLE_CREDENTIAL") {
 		t.Errorf("100 iterations: %v", err)
+	}
+
+	if !slices.Contains(c.MetricNames(1), "brokerd_authentications_total") {
+		t.Error("no metric brokerd_authentications_total")
 	}
 
 	// What was planted is in no log, nor what could replace it; the audit log has who failed.
