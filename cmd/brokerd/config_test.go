@@ -188,6 +188,8 @@ func TestComposeFileIsValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	beforeVolumes, _, _ := strings.Cut(string(data), "\nvolumes:")
+	// What the environment may replace has the value after ":-" where it does not.
+	beforeVolumes = regexp.MustCompile(`\$\{\w+:-([^}]*)\}`).ReplaceAllString(beforeVolumes, "$1")
 	services := regexp.MustCompile(`(?m)^  broker-\d:$`).Split(beforeVolumes, -1)
 	if len(services) != 4 {
 		t.Fatalf("found %d services, want 3", len(services)-1)
