@@ -260,10 +260,17 @@ func (s *simCluster) reassign(brokers ...int32) {
 		TopicId: s.topic, ReplicationFactor: uint32(len(brokers)), Partitions: []*statev1.Reassignment{{BrokerIds: brokers}}}}})
 }
 
-// damage has a broker lose a replica that its group can do without: one of three, nothing else being on its way.
+// damage has a broker lose a replica that its group can do without: one of three that vote, nothing else being on its way. (The metadata
+// hears that a replica has caught up before its group has given it a vote.)
 func (s *simCluster) damage(id int32) {
 	p := s.partition()
-	if r, ok := p.Replica(id); ok && !s.damaged && !p.Changing() && len(p.Replicas) == 3 && len(s.members) == 3 {
+	votes := 0
+	for _, v := range s.members {
+		if v {
+			votes++
+		}
+	}
+	if r, ok := p.Replica(id); ok && !s.damaged && !p.Changing() && len(p.Replicas) == 3 && len(s.members) == 3 && votes == 3 {
 		s.disks[id].dirs[r.Incarnation], s.damaged = false, true
 		s.start(id)
 	}
