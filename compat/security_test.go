@@ -63,6 +63,8 @@ func securedClient(t *testing.T, c *brokerproc.Cluster, certs string, mechanism 
 
 // franz-go and librdkafka come in over TLS, by every mechanism, and their proofs are renewed on the way; who has none stays outside.
 func TestSecuredListeners(t *testing.T) {
+	ran(t, "franz-go", franzVersion())
+	ran(t, "kcat", kcatVersion())
 	t.Parallel()
 	c, certs := startSecured(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

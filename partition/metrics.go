@@ -65,6 +65,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.compactedRecords = prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_compaction_records_removed_total", Help: "Records that compaction removed from the replicas of this broker."})
 	m.accepted = m.batches.WithLabelValues("accepted")
 	m.duplicates = m.batches.WithLabelValues("duplicate")
+	for _, end := range []string{"done", "failed"} { // shown from the start, at zero
+		m.compactions.WithLabelValues(end)
+	}
+	for _, direction := range []string{"read", "written"} {
+		m.compactedBytes.WithLabelValues(direction)
+	}
 	if reg != nil {
 		reg.MustRegister(m.replicas, m.quarantined, m.batches, m.refusedBusy, m.timedOut, m.inFlight, m.evicted, m.expired, m.clockJump, m.retained, m.damaged, m.scrubs,
 			m.catchingUp, m.catchUps, m.compared, m.pulled, m.markers, m.joins, m.compacting, m.compactions, m.compactionSeconds, m.compactedBytes, m.compactedRecords)

@@ -29,12 +29,12 @@ func (s *scenario) partition() client.Partition {
 	return p
 }
 
-// settled waits until the partition is on these brokers and nothing is on its way any more.
+// settled waits until the partition is on these brokers, whoever of them is preferred, and nothing is on its way any more.
 func (s *scenario) settled(brokers ...int32) {
 	s.t.Helper()
 	s.until(fmt.Sprintf("the partition to be on %v", brokers), func() bool {
 		p := s.partition()
-		return !p.Changing() && slices.Equal(p.Replicas, brokers) && p.Leader > 0
+		return !p.Changing() && slices.Equal(slices.Sorted(slices.Values(p.Replicas)), slices.Sorted(slices.Values(brokers))) && p.Leader > 0
 	})
 	s.until("all replicas to have everything", func() bool {
 		leader := s.raftGroup(s.leader())
