@@ -105,7 +105,7 @@ func (s *service) exchange(ctx context.Context, stream clientv1.AuthService_Auth
 		return s.failed(refused(frontdoor.ReasonSaslMechanism, "mechanism", strings.Join(mechanisms, ", "), "%v", err))
 	}
 	for {
-		answer, caller, done, err := login.Next(ctx, req.GetMessage())
+		answer, _, done, err := login.Next(ctx, req.GetMessage())
 		if err != nil {
 			select {
 			case <-time.After(frontdoor.LoginDelay):
@@ -115,7 +115,7 @@ func (s *service) exchange(ctx context.Context, stream clientv1.AuthService_Auth
 		}
 		resp := &clientv1.AuthenticateResponse{Message: answer}
 		if done {
-			token, good := s.c.Guard.Token(caller.User, from)
+			token, good := login.Token()
 			resp.Token, resp.LifetimeMs = token, good.Milliseconds()
 		}
 		if err := stream.Send(resp); err != nil || done {

@@ -100,7 +100,7 @@ func (l *login) prove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	next, err := l.steps()
+	next, proven, err := l.steps()
 	if err != nil {
 		return status.Error(codes.Unauthenticated, err.Error())
 	}
@@ -131,32 +131,36 @@ func (l *login) prove(ctx context.Context) error {
 				return status.Error(codes.Unauthenticated, "the broker does not prove that it knows the password: "+err.Error())
 			}
 		}
+		if !proven() { // it gives a token before it has signed anything
+			return status.Error(codes.Unauthenticated, "the broker does not prove that it knows the password")
+		}
 		l.token, l.of = resp.GetToken(), of
 		l.renew = time.Now().Add(time.Duration(resp.GetLifetimeMs()) * time.Millisecond * 8 / 10)
 		return nil
 	}
 }
 
-// steps gives what the client says after each of the server's messages.
-func (l *login) steps() (func(message []byte) ([]byte, error), error) {
+// steps gives what the client says after each of the server's messages, and whether the broker has proven itself too; PLAIN has no such proof.
+func (l *login) steps() (next func(message []byte) ([]byte, error), proven func() bool, err error) {
 	var generator scram.HashGeneratorFcn
 	switch l.sasl.Mechanism {
 	case PLAIN:
-		return func([]byte) ([]byte, error) { return []byte("\x00" + l.sasl.User + "\x00" + l.sasl.Password), nil }, nil
+		return func([]byte) ([]byte, error) { return []byte("\x00" + l.sasl.User + "\x00" + l.sasl.Password), nil }, func() bool { return true }, nil
 	case SCRAMSHA256:
 		generator = scram.SHA256
 	default:
 		generator = scram.SHA512
 	}
-	c, err := generator.NewClient(l.sasl.User, l.sasl.Password, "")
+	// As it is: brokers and credentialOf hash the password as it was given, as Kafka does.
+	c, err := generator.NewClientUnprepped(l.sasl.User, l.sasl.Password, "")
 	if err != nil {
-		return nil, fmt.Errorf("user or password holds what no password may hold")
+		return nil, nil, fmt.Errorf("user or password holds what no password may hold")
 	}
 	conv := c.NewConversation()
 	return func(message []byte) ([]byte, error) {
 		out, err := conv.Step(string(message))
 		return []byte(out), err
-	}, nil
+	}, conv.Valid, nil
 }
 
 // options are what a connection needs to prove who we are.

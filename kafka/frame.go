@@ -203,7 +203,8 @@ func (c *conn) readBody(r *request, size int, produce bool) error {
 // up with its connection, since what it holds keeps room from others: its client may be gone, which nobody notices who does not
 // read. Nothing of the request has been done.
 func (c *conn) hold(r *request, bytes, weight int, patience time.Duration) error {
-	if bytes <= freeBytes {
+	// Who has proven nothing yet takes nothing from those who have: there are few of them, and what they may say is short (login.allowed).
+	if bytes <= freeBytes || c.login.pending() {
 		return nil
 	}
 	switch {

@@ -1,6 +1,7 @@
 package frontdoor
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -198,6 +199,8 @@ type Login struct {
 	exchange *sasl.Exchange
 	door     string
 	from     net.Addr
+	// print is the fingerprint of the user's credentials when they were proven.
+	print [8]byte
 }
 
 // Begin begins an attempt by a mechanism, which must be among those of the listener.
@@ -224,6 +227,9 @@ func (l *Login) Next(ctx context.Context, message []byte) (answer []byte, caller
 		}
 	}
 	answer, done, err = l.exchange.Next(message)
+	if err == nil && done && !l.stillValid() {
+		err = sasl.ErrRefused
+	}
 	if err != nil {
 		g.attempts.WithLabelValues(l.door, l.exchange.Mechanism(), "failed").Inc()
 		g.c.Audit.login(NewCaller(l.door, l.exchange.Attempted(), l.from), l.exchange.Mechanism(), "failed")
@@ -235,6 +241,18 @@ func (l *Login) Next(ctx context.Context, message []byte) (answer []byte, caller
 		g.c.Audit.login(caller, l.exchange.Mechanism(), "succeeded")
 	}
 	return answer, caller, done, nil
+}
+
+// stillValid says whether what was proven is a credential of the user still: an exchange takes time, in which it may have been changed.
+func (l *Login) stillValid() bool {
+	img, user := l.guard.c.Image(), l.exchange.User()
+	l.print = fingerprint(img, user)
+	for _, m := range []metadata.Mechanism{metadata.ScramSHA256, metadata.ScramSHA512} {
+		if c, ok := img.Credential(user, m); ok && bytes.Equal(c.StoredKey, l.exchange.ProvenKey()) {
+			return true
+		}
+	}
+	return false
 }
 
 // lobby counts those who have not proven yet who they are.

@@ -14,7 +14,7 @@ import (
 	"github.com/oncelog/oncelog/cluster/metadata"
 )
 
-// A token stands for a user who has proven a password (docs/decisions/0011). It is made and checked by one broker, with a key that
+// A token stands for a user who has proven a password (docs/decisions/0010). It is made and checked by one broker, with a key that
 // dies with the process:
 //
 //	 0 expires      int64  ms since 1970
@@ -52,16 +52,16 @@ func (t tokens) mac(b []byte) []byte {
 	return m.Sum(nil)
 }
 
-// Token makes one for a user.
-func (g *Guard) Token(user string, from net.Addr) (token string, good time.Duration) {
+// Token makes one for the user who was proven. It is good as long as the credentials are that were proven.
+func (l *Login) Token() (token string, good time.Duration) {
+	g, user := l.guard, l.exchange.User()
 	good = TokenTime
 	if s := g.c.MaxSession; s > 0 {
 		good = min(good, s)
 	}
-	print := fingerprint(g.c.Image(), user)
 	b := binary.BigEndian.AppendUint64(nil, uint64(time.Now().Add(good).UnixMilli()))
-	b = append(b, print[:]...)
-	host := hostOf(from)
+	b = append(b, l.print[:]...)
+	host := hostOf(l.from)
 	b = append(append(append(b, byte(len(host))), host...), user...)
 	return base64.RawURLEncoding.EncodeToString(append(b, g.tokens.mac(b)...)), good
 }

@@ -123,7 +123,9 @@ type Exchange struct {
 	mechanism string
 	scram     *scramServer // nil for PLAIN
 	user      string
-	ended     bool
+	// proven is the key that the user's proof was compared with.
+	proven []byte
+	ended  bool
 }
 
 // Begin begins an exchange. Which mechanisms are allowed is for the caller to say.
@@ -143,6 +145,9 @@ func (e *Exchange) Mechanism() string { return e.mechanism }
 
 // User is who was proven, once Next has said that it is done.
 func (e *Exchange) User() string { return e.user }
+
+// ProvenKey is the stored key that the proof was compared with, once Next has said that it is done.
+func (e *Exchange) ProvenKey() []byte { return e.proven }
 
 // Attempted is the name that the client claims, for logs; empty: it has not said yet.
 func (e *Exchange) Attempted() string {
@@ -173,7 +178,7 @@ func (e *Exchange) Next(message []byte) (answer []byte, done bool, err error) {
 		return nil, false, err
 	}
 	if done {
-		e.ended, e.user = true, e.scram.user
+		e.ended, e.user, e.proven = true, e.scram.user, e.scram.credential.StoredKey
 	}
 	return []byte(text), done, nil
 }
@@ -198,7 +203,7 @@ func (e *Exchange) plain(message []byte) ([]byte, bool, error) {
 	if err != nil || subtle.ConstantTimeCompare(shown.StoredKey, known.StoredKey) != 1 {
 		return nil, false, ErrRefused
 	}
-	e.user = user
+	e.user, e.proven = user, known.StoredKey
 	return nil, true, nil
 }
 

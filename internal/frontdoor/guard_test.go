@@ -1,0 +1,112 @@
+package frontdoor
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+
+	"github.com/xdg-go/scram"
+
+	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
+	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/internal/sasl"
+)
+
+// users is a cluster's metadata with one user, whose password can be changed.
+type users struct {
+	t     *testing.T
+	state *metadata.State
+	index uint64
+}
+
+func newUsers(t *testing.T) *users {
+	u := &users{t: t, state: metadata.NewState()}
+	u.apply(&statev1.MetadataCommand{Command: &statev1.MetadataCommand_InitCluster{InitCluster: &statev1.InitCluster{ClusterId: "c", FeatureLevel: 2}}})
+	return u
+}
+
+func (u *users) apply(c *statev1.MetadataCommand) {
+	u.t.Helper()
+	data, err := metadata.EncodeCommand(c)
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	u.index++
+	if r, err := u.state.Apply(u.index, data); err != nil || r.Err != nil {
+		u.t.Fatal(err, r.Err)
+	}
+}
+
+func (u *users) alter(c *statev1.AlterAccess) {
+	u.apply(&statev1.MetadataCommand{Command: &statev1.MetadataCommand_AlterAccess{AlterAccess: c}})
+}
+
+func (u *users) setPassword(user, password string) {
+	u.t.Helper()
+	c, err := sasl.Derive(sasl.ScramSHA512, password, sasl.NewSalt(), sasl.DefaultIterations)
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	u.alter(&statev1.AlterAccess{UpsertCredentials: []*statev1.ScramCredential{{User: user, Mechanism: 2, Salt: c.Salt, Iterations: uint32(c.Iterations), StoredKey: c.StoredKey, ServerKey: c.ServerKey}}})
+}
+
+// A password that is changed, or whose user is deleted, while somebody is about to prove it lets nobody in; and a token is good only as long
+// as what was proven.
+func TestWhatIsProvenMustStillHold(t *testing.T) {
+	from := &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 7}
+	for _, c := range []struct {
+		what           string
+		between, after func(*users)
+		in, good       bool
+	}{
+		{"nothing changes", nil, nil, true, true},
+		{"changed meanwhile", func(u *users) { u.setPassword("alice", "new") }, nil, false, false},
+		{"deleted meanwhile", func(u *users) {
+			u.alter(&statev1.AlterAccess{DeleteCredentials: []*statev1.CredentialRef{{User: "alice", Mechanism: 2}}})
+		}, nil, false, false},
+		{"changed after", nil, func(u *users) { u.setPassword("alice", "new") }, true, false},
+		{"deleted after", nil, func(u *users) {
+			u.alter(&statev1.AlterAccess{DeleteCredentials: []*statev1.CredentialRef{{User: "alice", Mechanism: 2}}})
+		}, true, false},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			u := newUsers(t)
+			u.setPassword("alice", "secret")
+			g := NewGuard(GuardConfig{Image: u.state.Image})
+			l, err := g.Begin("grpc", from, sasl.ScramSHA512, sasl.Known)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sc, err := scram.SHA512.NewClient("alice", "secret", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			conv, in, done := sc.NewConversation(), []byte(nil), false
+			for step := range 2 {
+				out, stepErr := conv.Step(string(in))
+				if stepErr != nil {
+					t.Fatal(stepErr)
+				}
+				if step == 1 && c.between != nil {
+					c.between(u)
+				}
+				in, _, done, err = l.Next(context.Background(), []byte(out))
+			}
+			if done != c.in || (err == nil) != c.in || err != nil && !errors.Is(err, sasl.ErrRefused) {
+				t.Fatalf("in: %v, %v", done, err)
+			}
+			if !c.in {
+				return
+			}
+			token, _ := l.Token()
+			if c.after != nil {
+				c.after(u)
+			}
+			user, err := g.Holder(token, from)
+			if (err == nil) != c.good || err == nil && user != "alice" {
+				t.Errorf("the token stands for %q, %v", user, err)
+			}
+		})
+	}
+}
