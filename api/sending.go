@@ -49,13 +49,16 @@ type held struct {
 	ended bool
 }
 
-// Hold counts a buffer that is handed to the transport.
-func (h *held) Hold(n int) {
+// hold counts a buffer that is handed to the transport, of which a part is counted already. Never is a byte counted twice, or not at all.
+func (h *held) hold(n, counted int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.ended {
-		h.bytes += int64(n)
-		h.fetching.Add(int64(n))
+	if h.ended {
+		n = 0 // it is dropped
+	}
+	h.bytes += n
+	if n != counted {
+		h.fetching.Add(n - counted)
 	}
 }
 
@@ -120,8 +123,9 @@ func (c *answerCount) Give(bytes int) {
 
 // Hold passes bytes on to the connection's count.
 func (c *answerCount) Hold(n int) {
-	c.held.Hold(n)
-	c.Give(int(min(int64(n), c.taken)))
+	counted := min(int64(n), c.taken)
+	c.taken -= counted
+	c.hold(int64(n), counted)
 }
 
 // Encoded gives back what was copied.
