@@ -40,7 +40,7 @@ func NewCaller(door, user string, from net.Addr) Caller {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
-	return Caller{User: user, Host: host, Door: door, principal: "User:" + user}
+	return Caller{User: user, Host: acl.CanonicalHost(host), Door: door, principal: "User:" + user}
 }
 
 // Principal is "User:NAME".
@@ -143,17 +143,42 @@ func (g *Guard) Mechanisms(door, listener string) []string {
 // MaxSession is for how long a proof is good; 0: for as long as its connection.
 func (g *Guard) MaxSession() time.Duration { return g.c.MaxSession }
 
+// Action is something that a caller wants to do.
+type Action struct {
+	Operation acl.Operation
+	Type      acl.ResourceType
+	Name      string
+}
+
+// OnCluster is an action on the cluster itself.
+func OnCluster(op acl.Operation) Action { return Action{op, acl.Cluster, acl.ClusterName} }
+
+// Decides says whether there is anything to decide or to note: where not, May allows everything, and nobody need ask.
+func (g *Guard) Decides() bool { return g != nil && (g.c.Enforce || g.c.Audit != nil) }
+
 // May says whether a caller may do something in a call, and notes in the audit log what it may not, and what only administrators do.
 func (g *Guard) May(c Caller, call string, op acl.Operation, t acl.ResourceType, name string) bool {
-	if g == nil || !g.c.Enforce && g.c.Audit == nil {
+	return g.MayAny(c, call, Action{op, t, name})
+}
+
+// MayAny says whether a caller may do any of several things in a call, one of which is enough, as with topics that are created by a right
+// on the cluster or on the topic. The audit log is told of the last, which is the one that names what is meant.
+func (g *Guard) MayAny(c Caller, call string, actions ...Action) bool {
+	if !g.Decides() {
 		return true
 	}
-	allowed := g.allows(c, op, t, name)
+	allowed := false
+	for _, a := range actions {
+		if allowed = g.allows(c, a.Operation, a.Type, a.Name); allowed {
+			break
+		}
+	}
+	last := actions[len(actions)-1]
 	switch {
 	case !allowed:
-		g.deny(c, call, op, t, name)
-	case administrative(op):
-		g.c.Audit.call(c, call, op, t, name, "allowed")
+		g.deny(c, call, last.Operation, last.Type, last.Name)
+	case administrative(last.Operation):
+		g.c.Audit.call(c, call, last.Operation, last.Type, last.Name, "allowed")
 	}
 	return allowed
 }
@@ -165,7 +190,7 @@ func (g *Guard) Sees(c Caller, op acl.Operation, t acl.ResourceType, name string
 
 // MaySome says whether there is any resource of a type to which a caller may do something.
 func (g *Guard) MaySome(c Caller, call string, op acl.Operation, t acl.ResourceType) bool {
-	if g == nil || !g.c.Enforce || g.supers[c.principal] || c.principal == "" {
+	if g == nil || !g.c.Enforce || c.principal == "" || g.supers[c.principal] {
 		return true
 	}
 	if !g.c.Image().Rules().AllowsSome(c.principal, c.Host, op, t) {
@@ -173,6 +198,15 @@ func (g *Guard) MaySome(c Caller, call string, op acl.Operation, t acl.ResourceT
 		return false
 	}
 	return true
+}
+
+// Operations are those that a caller may do to a resource, of all that there are for its type.
+func (g *Guard) Operations(c Caller, t acl.ResourceType, name string) []acl.Operation {
+	all := acl.Operations(t)
+	if !g.Enforces() {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(op acl.Operation) bool { return !g.allows(c, op, t, name) })
 }
 
 func (g *Guard) allows(c Caller, op acl.Operation, t acl.ResourceType, name string) bool {

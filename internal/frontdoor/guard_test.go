@@ -1,15 +1,18 @@
 package frontdoor
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/xdg-go/scram"
 
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/sasl"
 )
 
@@ -108,5 +111,42 @@ func TestWhatIsProvenMustStillHold(t *testing.T) {
 				t.Errorf("the token stands for %q, %v", user, err)
 			}
 		})
+	}
+}
+
+// One of several rights is enough, and the audit log has one line, of what was meant.
+func TestMayAny(t *testing.T) {
+	t.Parallel()
+	img := metadata.NewState().Image().WithAccess(nil, []acl.Rule{
+		{Type: acl.Cluster, Name: acl.ClusterName, Pattern: acl.Literal, Principal: "User:all", Host: "*", Operation: acl.Create, Permission: acl.Allow},
+		{Type: acl.Topic, Name: "t", Pattern: acl.Literal, Principal: "User:one", Host: "*", Operation: acl.Create, Permission: acl.Allow},
+	})
+	for _, c := range []struct {
+		user, topic string
+		enforce     bool
+		want        string
+	}{
+		{"all", "u", true, "allowed"},
+		{"one", "t", true, "allowed"},
+		{"one", "u", true, "denied"},
+		{"root", "u", true, "allowed"},
+		{"one", "u", false, "allowed"},
+	} {
+		var out bytes.Buffer
+		g := NewGuard(GuardConfig{Image: func() *metadata.Image { return img }, Enforce: c.enforce, SuperUsers: []string{"User:root"}, Audit: NewAudit(&out)})
+		by := NewCaller("kafka", c.user, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 7})
+		got := g.MayAny(by, "CreateTopics", OnCluster(acl.Create), Action{acl.Create, acl.Topic, c.topic})
+		if got != (c.want == "allowed") {
+			t.Errorf("%+v: %v", c, got)
+		}
+		for _, field := range []string{`"outcome":"` + c.want, `"principal":"User:` + c.user, `"address":"10.0.0.1"`, `"call":"CreateTopics"`, `"operation":"create"`,
+			`"resource_type":"topic"`, `"resource":"` + c.topic} {
+			if !strings.Contains(out.String(), field) || strings.Count(out.String(), "\n") != 1 {
+				t.Errorf("%+v: no %s in %s", c, field, out.String())
+			}
+		}
+	}
+	if g := (*Guard)(nil); !g.MayAny(Caller{}, "x", OnCluster(acl.Alter)) || g.Decides() || len(g.Operations(Caller{}, acl.Group, "g")) != 5 {
+		t.Error("a nil Guard decides")
 	}
 }

@@ -155,6 +155,26 @@ func (r Rule) Check() (field, why string) {
 	return "", ""
 }
 
+// Operations are those that there are for a type of resources, ascending. The slice must not be changed.
+func Operations(t ResourceType) []Operation { return operations[t] }
+
+var operations = map[ResourceType][]Operation{
+	Topic:           {Read, Write, Create, Delete, Alter, Describe, DescribeConfigs, AlterConfigs},
+	Group:           {Read, Delete, Describe, DescribeConfigs, AlterConfigs},
+	Cluster:         {Create, Alter, Describe, ClusterAction, DescribeConfigs, AlterConfigs, IdempotentWrite},
+	TransactionalID: {Write, Describe},
+}
+
+// CanonicalHost is the one form of an IP address that is compared: rules may write it as they like. An address of IPv4 that comes in by
+// IPv6 is one of IPv4, and a zone is left out. What is no address stays as it is.
+func CanonicalHost(host string) string {
+	a, err := netip.ParseAddr(host)
+	if err != nil {
+		return host
+	}
+	return a.WithZone("").Unmap().String()
+}
+
 // Filter finds rules. The zero value of a text and the Any values mean all.
 type Filter struct {
 	Type       ResourceType

@@ -174,3 +174,17 @@ func BenchmarkAllows(b *testing.B) {
 		}
 	}
 }
+
+// A denial holds however its rule writes the address.
+func TestHostsAreComparedInOneForm(t *testing.T) {
+	t.Parallel()
+	for written, comes := range map[string]string{"0:0:0:0:0:0:0:1": "::1", "FE80::1": "fe80::1%eth0", "::ffff:10.0.0.1": "10.0.0.1", "10.0.0.1": "::ffff:10.0.0.1"} {
+		s := New([]Rule{{Topic, "a", Literal, "User:x", "*", Read, Allow}, {Topic, "a", Literal, "User:x", written, Read, Deny}})
+		if s.Allows("User:x", CanonicalHost(comes), Read, Topic, "a") {
+			t.Errorf("a denial of %s lets %s pass", written, comes)
+		}
+	}
+	if got := CanonicalHost("example.org"); got != "example.org" {
+		t.Error(got)
+	}
+}

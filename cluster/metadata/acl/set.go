@@ -3,7 +3,6 @@ package acl
 import (
 	"maps"
 	"slices"
-	"strings"
 )
 
 // Set is all rules, arranged for deciding. It never changes, and belongs to nobody.
@@ -38,7 +37,7 @@ func New(rules []Rule) *Set {
 			of = &rulesOf{literal: make(map[string][]entry), prefixed: make(map[string][]entry)}
 			s.types[r.Type] = of
 		}
-		e := entry{principal: r.Principal, host: r.Host, operation: r.Operation, permission: r.Permission}
+		e := entry{principal: r.Principal, host: CanonicalHost(r.Host), operation: r.Operation, permission: r.Permission}
 		if r.Pattern == Prefixed {
 			of.prefixed[r.Name] = append(of.prefixed[r.Name], e)
 		} else {
@@ -61,7 +60,7 @@ func (s *Set) Rules() []Rule { return s.rules }
 // Len is how many rules there are.
 func (s *Set) Len() int { return len(s.rules) }
 
-// Allows says whether a principal that comes from a host may do something to a resource.
+// Allows says whether a principal that comes from a host, in its canonical form, may do something to a resource.
 func (s *Set) Allows(principal, host string, op Operation, t ResourceType, name string) bool {
 	of := s.types[t]
 	if of == nil {
@@ -132,12 +131,7 @@ func (s *Set) AllowsSome(principal, host string, op Operation, t ResourceType) b
 	}
 	// A denial of a prefix covers every name and prefix that begins with it.
 	covered := func(name string) bool {
-		for prefix, entries := range of.prefixed {
-			if strings.HasPrefix(name, prefix) && has(entries, Deny) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(of.lengths, func(n int) bool { return n <= len(name) && has(of.prefixed[name[:n]], Deny) })
 	}
 	for prefix, entries := range of.prefixed {
 		if has(entries, Allow) && !covered(prefix) {
