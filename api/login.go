@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
@@ -84,33 +83,54 @@ func (s *service) Authenticate(stream clientv1.AuthService_AuthenticateServer) e
 		return s.failed(refused(reasonBusy, "", "", "too many clients authenticate at once"))
 	}
 	defer leave()
-	// A client that says nothing more is not waited for; ending the handler ends Recv.
-	ended := make(chan error, 1)
-	s.owned.Go(func() { ended <- s.exchange(ctx, stream, from, mechanisms) })
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-		return s.failed(refused(frontdoor.ReasonSaslFailed, "", "", "no proof within %v", frontdoor.LoginTime))
-	}
+	// Recv cannot be ended but by returning from here, so another goroutine sits in it, and takes no message more than are due.
+	heard := make(chan saslMessage)
+	s.owned.Go(func() {
+		for {
+			req, err := stream.Recv()
+			select {
+			case heard <- saslMessage{req, err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	return s.exchange(ctx, stream, heard, from, mechanisms)
 }
 
-func (s *service) exchange(ctx context.Context, stream clientv1.AuthService_AuthenticateServer, from net.Addr, mechanisms []string) error {
-	req, err := stream.Recv()
-	if err != nil {
-		return ended(err)
-	}
-	login, err := s.c.Guard.Begin("grpc", from, req.GetMechanism(), mechanisms)
-	if err != nil {
-		return s.failed(refused(frontdoor.ReasonSaslMechanism, "mechanism", strings.Join(mechanisms, ", "), "%v", err))
-	}
+// saslMessage is what a client says, or why it says nothing more.
+type saslMessage struct {
+	req *clientv1.AuthenticateRequest
+	err error
+}
+
+// exchange answers what is heard until the client is proven, or has failed.
+func (s *service) exchange(ctx context.Context, stream clientv1.AuthService_AuthenticateServer, heard <-chan saslMessage, from net.Addr, mechanisms []string) error {
+	var login *frontdoor.Login
 	for {
-		answer, _, done, err := login.Next(ctx, req.GetMessage())
-		if err != nil {
-			select {
-			case <-time.After(frontdoor.LoginDelay):
-			case <-ctx.Done():
+		var m saslMessage
+		select {
+		case m = <-heard:
+		case <-ctx.Done():
+			return s.failed(refused(frontdoor.ReasonSaslFailed, "", "", "no proof within %v", frontdoor.LoginTime))
+		}
+		switch {
+		case errors.Is(m.err, io.EOF):
+			return nil // who hangs up in the middle has not failed
+		case m.err != nil:
+			return m.err
+		}
+		if login == nil {
+			var err error
+			if login, err = s.c.Guard.Begin("grpc", from, m.req.GetMechanism(), mechanisms); err != nil {
+				return s.failed(refused(frontdoor.ReasonSaslMechanism, "mechanism", strings.Join(mechanisms, ", "), "%v", err))
 			}
+		}
+		answer, _, done, err := login.Next(ctx, m.req.GetMessage())
+		if err != nil {
 			return s.failed(refused(frontdoor.ReasonSaslFailed, "", "", "wrong user, password or message"))
 		}
 		resp := &clientv1.AuthenticateResponse{Message: answer}
@@ -121,16 +141,5 @@ func (s *service) exchange(ctx context.Context, stream clientv1.AuthService_Auth
 		if err := stream.Send(resp); err != nil || done {
 			return err
 		}
-		if req, err = stream.Recv(); err != nil {
-			return ended(err)
-		}
 	}
-}
-
-// ended: a client that hangs up in the middle has not failed.
-func ended(err error) error {
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
-// saslAuthenticate takes the next token of a proof. One that is wrong is answered after a pause and ends the connection.
+// saslAuthenticate takes the next token of a proof. One that is wrong ends the connection.
 func (c *conn) saslAuthenticate(r *request) *answer {
 	req := r.msg.(*kmsg.SASLAuthenticateRequest)
 	resp := req.ResponseKind().(*kmsg.SASLAuthenticateResponse)
@@ -28,10 +28,6 @@ func (c *conn) saslAuthenticate(r *request) *answer {
 	}
 	if err != nil {
 		l.attempt = nil
-		select {
-		case <-time.After(frontdoor.LoginDelay):
-		case <-c.waiting.Done():
-		}
 		message := "Authentication failed: wrong user, password or message"
 		resp.ErrorCode, resp.ErrorMessage, a.close = c.refuse(r, frontdoor.ReasonSaslFailed), &message, "authentication_failed"
 		c.log().Info("connection closed", "reason", a.close, "detail", err.Error())

@@ -3,6 +3,7 @@ package frontdoor
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -84,7 +85,8 @@ type Guard struct {
 const (
 	// LoginTime is how long it may take.
 	LoginTime = 15 * time.Second
-	// LoginDelay is how long the answer to a wrong proof is held back, as Kafka's connection.failed.authentication.delay.ms.
+	// LoginDelay is how long after the message the answer to a wrong proof comes, as Kafka's connection.failed.authentication.delay.ms. It
+	// is longer than finding out takes, so that the time tells nothing of what was wrong.
 	LoginDelay = 100 * time.Millisecond
 	// MaxLogins and MaxLoginsPerAddress are the connections, or streams, on which it has not happened yet.
 	MaxLogins           = 1024
@@ -112,7 +114,7 @@ func NewGuard(c GuardConfig) *Guard {
 	for _, s := range c.SuperUsers {
 		g.supers[s] = true
 	}
-	g.sasl = sasl.NewServer(g.credential)
+	g.sasl = sasl.NewServer(g.credential, func() string { return c.Image().ClusterID() })
 	return g
 }
 
@@ -249,24 +251,23 @@ func (g *Guard) Begin(door string, from net.Addr, mechanism string, allowed []st
 	return &Login{guard: g, exchange: e, door: door, from: from}, nil
 }
 
-// Next takes the client's next message. done: the caller is proven. An error has been noted, after a pause; it ends the attempt.
+// Next takes the client's next message. done: the caller is proven. An error ends the attempt; that of a wrong proof has been noted, and
+// comes after LoginDelay, or when ctx ends.
 func (l *Login) Next(ctx context.Context, message []byte) (answer []byte, caller Caller, done bool, err error) {
 	g := l.guard
-	if l.exchange.Mechanism() == sasl.Plain {
-		select {
-		case g.hashing <- struct{}{}:
-			defer func() { <-g.hashing }()
-		case <-ctx.Done():
-			return nil, Caller{}, false, ctx.Err()
-		}
-	}
-	answer, done, err = l.exchange.Next(message)
-	if err == nil && done && !l.stillValid() {
-		err = sasl.ErrRefused
+	due := time.NewTimer(LoginDelay)
+	defer due.Stop()
+	answer, done, err = l.step(ctx, message)
+	if err != nil && errors.Is(err, ctx.Err()) { // it was not looked at
+		return nil, Caller{}, false, err
 	}
 	if err != nil {
 		g.attempts.WithLabelValues(l.door, l.exchange.Mechanism(), "failed").Inc()
 		g.c.Audit.login(NewCaller(l.door, l.exchange.Attempted(), l.from), l.exchange.Mechanism(), "failed")
+		select {
+		case <-due.C:
+		case <-ctx.Done():
+		}
 		return nil, Caller{}, false, err
 	}
 	if done {
@@ -275,6 +276,23 @@ func (l *Login) Next(ctx context.Context, message []byte) (answer []byte, caller
 		g.c.Audit.login(caller, l.exchange.Mechanism(), "succeeded")
 	}
 	return answer, caller, done, nil
+}
+
+// step takes a message, after others whose password the broker hashes.
+func (l *Login) step(ctx context.Context, message []byte) (answer []byte, done bool, err error) {
+	if l.exchange.Mechanism() == sasl.Plain {
+		select {
+		case l.guard.hashing <- struct{}{}:
+			defer func() { <-l.guard.hashing }()
+		case <-ctx.Done():
+			return nil, false, ctx.Err()
+		}
+	}
+	answer, done, err = l.exchange.Next(message)
+	if err == nil && done && !l.stillValid() {
+		err = sasl.ErrRefused
+	}
+	return answer, done, err
 }
 
 // stillValid says whether what was proven is a credential of the user still: an exchange takes time, in which it may have been changed.

@@ -7,7 +7,10 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/xdg-go/scram"
 
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
@@ -149,4 +152,41 @@ func TestMayAny(t *testing.T) {
 	if g := (*Guard)(nil); !g.MayAny(Caller{}, "x", OnCluster(acl.Alter)) || g.Decides() || len(g.Operations(Caller{}, acl.Group, "g")) != 5 {
 		t.Error("a nil Guard decides")
 	}
+}
+
+// The answer to a wrong proof comes at one time after the message, whatever was wrong; the end of the client's call ends the wait.
+func TestTheAnswerToAWrongProofIsHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newUsers(t)
+		u.setPassword("alice", "secret")
+		g := NewGuard(GuardConfig{Image: u.state.Image})
+		from := &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 7}
+		for _, c := range []struct{ mechanism, message string }{
+			{sasl.Plain, "\x00alice\x00wrong"}, {sasl.Plain, "\x00nobody\x00wrong"}, {sasl.Plain, "x"}, {sasl.ScramSHA512, "x"},
+		} {
+			l, err := g.Begin("kafka", from, c.mechanism, sasl.Known)
+			if err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			_, _, _, err = l.Next(t.Context(), []byte(c.message))
+			if took := time.Since(start); err == nil || took != LoginDelay {
+				t.Errorf("%s %q: %v after %v, want %v", c.mechanism, c.message, err, took, LoginDelay)
+			}
+		}
+		l, err := g.Begin("kafka", from, sasl.Plain, sasl.Known)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), LoginDelay/2)
+		defer cancel()
+		start := time.Now()
+		_, _, _, err = l.Next(ctx, []byte("\x00alice\x00wrong"))
+		if took := time.Since(start); !errors.Is(err, sasl.ErrRefused) || took != LoginDelay/2 {
+			t.Errorf("%v after %v", err, took)
+		}
+		if n := testutil.ToFloat64(g.attempts.WithLabelValues("kafka", sasl.Plain, "failed")); n != 4 {
+			t.Errorf("%v failures are counted", n)
+		}
+	})
 }

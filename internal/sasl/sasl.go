@@ -87,9 +87,12 @@ func FromSalted(mechanism string, salted, salt []byte, iterations int) (Credenti
 	return Credential{Salt: bytes.Clone(salt), Iterations: iterations, StoredKey: stored.Sum(nil), ServerKey: mac("Server Key")}, nil
 }
 
+// saltSize is in bytes.
+const saltSize = 16
+
 // NewSalt gives bytes by chance.
 func NewSalt() []byte {
-	salt := make([]byte, 16)
+	salt := make([]byte, saltSize)
 	_, _ = rand.Read(salt) // never fails
 	return salt
 }
@@ -100,15 +103,14 @@ type Lookup func(user, mechanism string) (Credential, bool)
 // Server checks passwords. Its methods may be called from many goroutines.
 type Server struct {
 	lookup Lookup
-	// secret makes credentials for users that do not exist, always the same ones: who guesses names learns nothing.
-	secret [32]byte
+	// cluster is what salts for users that do not exist are made of.
+	cluster func() string
 }
 
-// NewServer makes one.
-func NewServer(lookup Lookup) *Server {
-	s := &Server{lookup: lookup}
-	_, _ = rand.Read(s.secret[:]) // never fails
-	return s
+// NewServer makes one. cluster gives what all servers that share users know, and that stays: they must tell the same of a user that does
+// not exist, or asking two of them would show that it does not. Who knows it too, and the names, can do so all the same.
+func NewServer(lookup Lookup, cluster func() string) *Server {
+	return &Server{lookup: lookup, cluster: cluster}
 }
 
 // ErrRefused is the one answer to all that is wrong with a name or a password.
@@ -193,7 +195,8 @@ func (e *Exchange) plain(message []byte) ([]byte, bool, error) {
 	if authz := string(parts[0]); authz != "" && authz != user {
 		return nil, false, ErrRefused
 	}
-	// Whichever mechanism the user has a credential for; one that does not exist costs as much.
+	// Whichever mechanism the user has a credential for. How long this takes depends on it, and on the iterations: who answers waits for longer
+	// than that before a refusal (frontdoor.LoginDelay).
 	mechanism := ScramSHA512
 	if _, ok := e.server.lookup(user, mechanism); !ok {
 		mechanism = ScramSHA256
@@ -207,17 +210,21 @@ func (e *Exchange) plain(message []byte) ([]byte, bool, error) {
 	return nil, true, nil
 }
 
-// find gives a user's credential, or one that no password fits.
+// find gives a user's credential, or one that no password fits. That has a salt of its own, always the same, and one of the usual numbers of
+// iterations.
 func (s *Server) find(user, mechanism string) Credential {
 	if c, ok := s.lookup(user, mechanism); ok {
 		return c
 	}
-	mac := hmac.New(sha512.New, s.secret[:])
+	mac := hmac.New(sha512.New, []byte("no such user in "+s.cluster()))
 	mac.Write([]byte(mechanism + "\x00" + user))
 	sum := mac.Sum(nil)
 	h, _ := hashOf(mechanism)
 	n := h().Size()
 	keys := make([]byte, 2*n)
 	_, _ = rand.Read(keys) // never fails
-	return Credential{Salt: sum[:16], Iterations: DefaultIterations, StoredKey: keys[:n], ServerKey: keys[n:]}
+	return Credential{Salt: sum[:saltSize], Iterations: usualIterations[sum[saltSize]&1], StoredKey: keys[:n], ServerKey: keys[n:]}
 }
+
+// usualIterations are those of Kafka's tools and of ours.
+var usualIterations = [2]int{DefaultIterations, 2 * DefaultIterations}

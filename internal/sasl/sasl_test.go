@@ -15,8 +15,13 @@ import (
 
 const password = "correct horse"
 
-// alice has both credentials, bob one.
 func testServer(t testing.TB) *Server {
+	t.Helper()
+	return NewServer(testUsers(t), func() string { return "c1" })
+}
+
+// testUsers are alice, who has both credentials, and bob, who has one.
+func testUsers(t testing.TB) Lookup {
 	t.Helper()
 	known := make(map[string]Credential)
 	for _, who := range []struct{ user, mechanism string }{{"alice", ScramSHA256}, {"alice", ScramSHA512}, {"bob", ScramSHA256}} {
@@ -26,7 +31,7 @@ func testServer(t testing.TB) *Server {
 		}
 		known[who.user+who.mechanism] = c
 	}
-	return NewServer(func(user, mechanism string) (Credential, bool) { c, ok := known[user+mechanism]; return c, ok })
+	return func(user, mechanism string) (Credential, bool) { c, ok := known[user+mechanism]; return c, ok }
 }
 
 func begun(t testing.TB, s *Server, mechanism string) *Exchange {
@@ -180,21 +185,44 @@ func TestNonceSaidTwice(t *testing.T) {
 	}
 }
 
-// A name that does not exist looks like one that does, and always the same.
+// A name that does not exist looks like one that does, and the same on every server of a cluster and after a restart.
 func TestNamesCannotBeGuessed(t *testing.T) {
 	t.Parallel()
-	s := testServer(t)
-	first := func(user string) string {
-		answer, _, err := begun(t, s, ScramSHA256).Next([]byte("n,,n=" + user + ",r=abc"))
+	users, id := testUsers(t), func(id string) func() string { return func() string { return id } }
+	one, two, elsewhere := NewServer(users, id("c1")), NewServer(users, id("c1")), NewServer(users, id("c2"))
+	first := func(s *Server, mechanism, user string) string {
+		answer, _, err := begun(t, s, mechanism).Next([]byte("n,,n=" + user + ",r=abc"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, after, _ := strings.Cut(string(answer), ",")
 		return after // salt and iterations
 	}
-	once, again, other, known := first("nobody"), first("nobody"), first("somebody"), first("alice")
-	if once != again || once == other || len(once) != len(known) {
-		t.Errorf("%q, %q, %q, %q", once, again, other, known)
+	for _, mechanism := range []string{ScramSHA256, ScramSHA512} {
+		for _, user := range []string{"nobody", "alice"} {
+			if a, b, c := first(one, mechanism, user), first(one, mechanism, user), first(two, mechanism, user); a != b || a != c {
+				t.Errorf("%s %s: %q, again %q, on another server %q", mechanism, user, a, b, c)
+			}
+		}
+		if a, b := first(one, mechanism, "nobody"), first(one, mechanism, "alice"); len(a) != len(b) {
+			t.Errorf("%s: %q is not as long as %q", mechanism, a, b)
+		}
+		if a, b := first(one, mechanism, "nobody"), first(one, mechanism, "somebody"); a == b {
+			t.Errorf("%s: all have %q", mechanism, a)
+		}
+		if a, b := first(one, mechanism, "nobody"), first(elsewhere, mechanism, "nobody"); a == b {
+			t.Errorf("%s: %q in every cluster", mechanism, a)
+		}
+	}
+	if first(one, ScramSHA256, "nobody") == first(one, ScramSHA512, "nobody") {
+		t.Error("both mechanisms have one salt")
+	}
+	iterations := make(map[int]int)
+	for i := range 100 {
+		iterations[one.find(strings.Repeat("x", i+1), ScramSHA512).Iterations]++
+	}
+	if len(iterations) != 2 || iterations[4096] < 20 || iterations[8192] < 20 {
+		t.Errorf("iterations of users that do not exist: %v", iterations)
 	}
 }
 
