@@ -79,7 +79,7 @@ func (c *Cluster) change(ctx context.Context, req *peerv1.ForwardRequest) error 
 	return nil
 }
 
-func registerRequest(clusterID string, b *metadata.Broker) *peerv1.ForwardRequest {
+func registerRequest(clusterID string, b *metadata.Broker, fresh bool) *peerv1.ForwardRequest {
 	return &peerv1.ForwardRequest{Request: &peerv1.ForwardRequest_RegisterBroker{RegisterBroker: &peerv1.RegisterBroker{
-		Command: &statev1.RegisterBroker{Broker: metadata.BrokerToProto(b), ClusterId: clusterID}}}}
+		Command: &statev1.RegisterBroker{Broker: metadata.BrokerToProto(b), ClusterId: clusterID}, Fresh: fresh}}}
 }

@@ -283,11 +283,15 @@ func (c *Cluster) learnFrom(resp *peerv1.HelloResponse) {
 func (c *Cluster) join(ctx context.Context, cluster string) (bool, error) {
 	c.joining.Store(&cluster)
 	if err := c.register(ctx, 5*time.Second); err != nil {
-		if isFinal(err) {
+		if isFinal(err) && !c.mayBeFree(err) {
 			return false, err
 		}
 		c.logger.Info("not registered yet", "cluster", cluster, "err", err)
 		return false, nil
+	}
+	// A member has a directory for the metadata; one that was made before it is a member says nothing.
+	if _, err := c.makeMetadataDir(); err != nil {
+		return false, err
 	}
 	err := c.changeIdentity(func(n *identity) { n.membership, n.clusterID = member, cluster })
 	return err == nil, err

@@ -170,12 +170,18 @@ type Cluster struct {
 	node atomic.Pointer[identity]
 	// joining is the cluster this broker is about to register with.
 	joining atomic.Pointer[string]
+	// taken is when this broker was first told that its id is another's. Only findCluster touches it.
+	taken time.Time
+	// doubts holds a token when another broker has said that this one's id is another's.
+	doubts chan struct{}
 	// formed wakes the join loop when another broker has formed a cluster with us.
 	formed signal
 
 	// group is set once it is open; then opened is closed.
 	group  atomic.Pointer[group]
 	opened chan struct{}
+	// listening is since when the others can tell this broker that they live, unix ns; 0: not yet.
+	listening atomic.Int64
 	// registered is the index of this start's registration; 0: not registered yet.
 	registered atomic.Uint64
 
@@ -211,6 +217,7 @@ func New(c Config) (*Cluster, error) {
 		machine:  newMachine(),
 		admin:    make(chan struct{}, 1),
 		requests: make(chan struct{}, maxWaitingRequests),
+		doubts:   make(chan struct{}, 1),
 		opened:   make(chan struct{}),
 		ready:    make(chan struct{}),
 		failed:   make(chan struct{}),

@@ -39,11 +39,7 @@ func (c *Cluster) execute(ctx context.Context, caller peer.Identity, req *peerv1
 	case *peerv1.ForwardRequest_DeleteTopic:
 		return c.deleteTopic(ctx, t, r.DeleteTopic, req.GetAgain())
 	case *peerv1.ForwardRequest_RegisterBroker:
-		b := r.RegisterBroker.GetCommand().GetBroker()
-		if err := checkCaller(caller, b.GetBrokerId(), b.GetNodeIncarnation()); err != nil {
-			return nil, err
-		}
-		return c.propose(ctx, t, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_RegisterBroker{RegisterBroker: r.RegisterBroker.GetCommand()}})
+		return c.registerBroker(ctx, t, caller, r.RegisterBroker)
 	case *peerv1.ForwardRequest_UnregisterBroker:
 		return c.unregisterBroker(ctx, t, r.UnregisterBroker.GetCommand(), req.GetAgain())
 	case *peerv1.ForwardRequest_SetFeatureLevel:

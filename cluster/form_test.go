@@ -191,24 +191,6 @@ func TestSecondBrokerWithAnID(t *testing.T) {
 	})
 }
 
-// TestWipedFounder: a founder that lost its directory is not who it was. It is refused and told what to
-// do; the others go on.
-func TestWipedFounder(t *testing.T) {
-	onVirtualTime(t, func(r *rig) {
-		a, b, c := r.three()
-		c.crash()
-		c.wipe()
-		if err := r.fails(r.start(3)); !errors.Is(err, &metadata.Error{Code: metadata.DuplicateBrokerRegistration}) || !strings.Contains(err.Error(), "unregister the other") {
-			t.Fatal(err)
-		}
-		c.stop()
-		r.ready(a, b)
-		if _, err := r.controller().cluster.Confirm(r.context(time.Minute)); err != nil {
-			t.Fatal(err)
-		}
-	})
-}
-
 // TestFounderWipedBeforeTheCluster: its promise went with the directory, so it promises itself anew, or
 // the cluster begins without it and takes it in.
 func TestFounderWipedBeforeTheCluster(t *testing.T) {

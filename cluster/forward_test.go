@@ -259,7 +259,7 @@ func TestNobodySpeaksForAnother(t *testing.T) {
 			other = b
 		}
 		for _, req := range []*peerv1.ForwardRequest{
-			registerRequest(lead.cluster.ClusterID(), &metadata.Broker{ID: lead.id, Incarnation: lead.cluster.Self().Incarnation}),
+			registerRequest(lead.cluster.ClusterID(), &metadata.Broker{ID: lead.id, Incarnation: lead.cluster.Self().Incarnation}, false),
 			reportRequest(lead), allocateRequest(lead),
 		} {
 			resp, err := lead.cluster.Forward(r.context(time.Second), other.cluster.Self(), req)

@@ -89,7 +89,7 @@ func openIdentity(fsys vfs.FS, dir string, broker int32, random io.Reader) (*ide
 		if n.broker != broker {
 			return nil, fmt.Errorf("%w: %s belongs to broker %d, and this is broker %d", ErrForeignData, dir, n.broker, broker)
 		}
-		return n, nil
+		return n, n.checkMetadata(fsys, dir)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read node identity: %w", err)
@@ -114,6 +114,20 @@ func openIdentity(fsys vfs.FS, dir string, broker int32, random io.Reader) (*ide
 		return nil, err
 	}
 	return n, nil
+}
+
+// checkMetadata refuses a member whose metadata is gone: under the same incarnation it would vote a second time in terms it
+// has forgotten.
+func (n *identity) checkMetadata(fsys vfs.FS, dir string) error {
+	if n.membership != member {
+		return nil
+	}
+	found, err := vfs.Exists(fsys, filepath.Join(dir, metadataDir))
+	if err == nil && !found {
+		err = fmt.Errorf("%w: %s says that broker %d is a member of cluster %s, and %s is gone; remove the whole data directory, and the broker is rebuilt from the others",
+			ErrForeignData, filepath.Join(dir, identityFile), n.broker, n.clusterID, filepath.Join(dir, metadataDir))
+	}
+	return err
 }
 
 // randomIncarnation gives 63 random bits, never 0: there is nobody yet who could count.

@@ -213,7 +213,7 @@ func (n *node) start() error {
 	server, listener := n.server, n.mux.Peer()
 	go func() { n.served <- server.Serve(listener) }()
 	n.raft, err = raftgroup.NewHost(raftgroup.Config{
-		Broker: n.id, Dir: filepath.Join(n.dir(), "raft"), FS: n.disk, Listener: n.mux.Raft(), Dial: dialer.Raft,
+		Broker: c.Broker, Dir: filepath.Join(n.dir(), "raft"), FS: n.disk, Listener: n.mux.Raft(), Dial: dialer.Raft,
 		Resolve: n.cluster.Resolve, ClusterID: n.cluster.ClusterID, FeatureLevel: n.cluster.FeatureLevel, Logger: c.Logger,
 	})
 	if err != nil {

@@ -47,6 +47,7 @@ func (c *Cluster) run(open func(raftgroup.GroupConfig) (group, error)) error {
 	aside(c.followImage)
 	aside(c.reporters)
 	aside(c.refresh)
+	aside(c.watchRegistration)
 	aside(c.fetchProducerIDs)
 	if err := c.registerAndCatchUp(ctx); err != nil {
 		if cause := ended(ctx); cause != nil {
@@ -70,12 +71,9 @@ func ended(ctx context.Context) error {
 }
 
 func (c *Cluster) openGroup(open func(raftgroup.GroupConfig) (group, error), founders []raftgroup.ServerID) error {
-	dir := filepath.Join(c.config.Dir, metadataDir)
-	if err := c.config.FS.MkdirAll(dir); err != nil {
-		return fmt.Errorf("make the metadata directory: %w", err)
-	}
-	if err := c.config.FS.SyncDir(c.config.Dir); err != nil {
-		return fmt.Errorf("make the metadata directory: %w", err)
+	dir, err := c.makeMetadataDir()
+	if err != nil {
+		return err
 	}
 	var bootstrap []raftgroup.Server
 	for _, id := range founders {
@@ -94,8 +92,22 @@ func (c *Cluster) openGroup(open func(raftgroup.GroupConfig) (group, error), fou
 		return fmt.Errorf("open the metadata group: %w", err)
 	}
 	c.group.Store(&g)
+	c.listening.Store(time.Now().UnixNano())
 	close(c.opened)
 	return nil
+}
+
+// makeMetadataDir makes the directory of the metadata group. A member has one: a node that says it is a member and finds
+// none has lost what it voted (openIdentity).
+func (c *Cluster) makeMetadataDir() (string, error) {
+	dir := filepath.Join(c.config.Dir, metadataDir)
+	if err := c.config.FS.MkdirAll(dir); err != nil {
+		return "", fmt.Errorf("make the metadata directory: %w", err)
+	}
+	if err := c.config.FS.SyncDir(c.config.Dir); err != nil {
+		return "", fmt.Errorf("make the metadata directory: %w", err)
+	}
+	return dir, nil
 }
 
 // registerAndCatchUp registers this broker as it is configured now and waits until the image is no
@@ -128,18 +140,21 @@ func (c *Cluster) register(ctx context.Context, timeout time.Duration) error {
 	if c.registered.Load() > 0 {
 		return nil
 	}
+	done, err := c.askRegistration(ctx, timeout)
+	if err == nil {
+		c.registered.Store(done.GetIndex())
+	}
+	return err
+}
+
+func (c *Cluster) askRegistration(ctx context.Context, timeout time.Duration) (*peerv1.Done, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	b := &metadata.Broker{
 		ID: c.config.Broker, Incarnation: c.node.Load().incarnation, Listeners: c.config.Listeners, Rack: c.config.Rack,
 		Version: c.config.Version, MinLevel: c.config.MinLevel, MaxLevel: c.config.MaxLevel, MaxReplicas: uint32(c.config.MaxReplicas),
 	}
-	done, err := c.do(ctx, registerRequest(c.ClusterID(), b))
-	if err != nil {
-		return err
-	}
-	c.registered.Store(done.GetIndex())
-	return nil
+	return c.do(ctx, registerRequest(c.ClusterID(), b, c.node.Load().membership == none))
 }
 
 // isFinal says that asking again cannot help.

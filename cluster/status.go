@@ -130,6 +130,9 @@ func (r *reporter) report() (again bool) {
 		return false
 	}
 	r.c.meet(resp.GetNode())
+	if resp.GetReplaced() {
+		r.c.doubt()
+	}
 	if resp.GetResend() {
 		r.c.metrics.statusResends.Inc()
 		r.setTold(0)
@@ -142,11 +145,8 @@ func (r *reporter) report() (again bool) {
 // ReportStatus takes what a peer tells (peer.Handler).
 func (c *Cluster) ReportStatus(_ context.Context, caller peer.Identity, req *peerv1.ReportStatusRequest) (*peerv1.ReportStatusResponse, error) {
 	b, ok := c.Image().Broker(caller.Broker)
-	if ok && b.Incarnation != caller.Incarnation {
-		return nil, fmt.Errorf("broker %d is registered with node incarnation %x, not %x", caller.Broker, b.Incarnation, caller.Incarnation)
-	}
 	resp := &peerv1.ReportStatusResponse{Node: c.self(), Resend: true}
-	if ok {
+	if resp.Replaced = ok && b.Incarnation != caller.Incarnation; ok && !resp.Replaced {
 		c.book.learn(nodeOf(caller, req.GetNode()))
 		resp.Resend = c.leaders.receive(caller.Broker, req, time.Now())
 	}

@@ -34,7 +34,8 @@ func (c *Cluster) followMembers(ctx context.Context, t term, img *metadata.Image
 // The founders vote. With fewer than three brokers that stays so; from the third on, three vote, or as many
 // as founded the cluster, made odd. A voter that is unregistered leaves, one that is draining leaves when
 // enough others vote, and in their places come brokers that are alive, the lowest ids first. A voter that is
-// only dead keeps its vote: nobody can know whether it comes back. settled: who is not registered will not
+// only dead keeps its vote: nobody can know whether it comes back. One whose disk was lost is unregistered: its broker has
+// another incarnation. settled: who is not registered will not
 // be.
 func votersPlan(st raftgroup.Status, img *metadata.Image, alive func(int32) bool, settled bool) (plan raftgroup.Plan, needed bool) {
 	var draining, candidates []raftgroup.ServerID
@@ -78,7 +79,7 @@ func votersPlan(st raftgroup.Status, img *metadata.Image, alive func(int32) bool
 		plan.Voters = append(plan.Voters, draining...)
 	}
 	for _, id := range st.Voters {
-		if !registered[id] && enough && settled {
+		if !registered[id] && enough && (settled || replaced(img, id)) {
 			plan.Leaving = append(plan.Leaving, id)
 		}
 	}
@@ -91,4 +92,14 @@ func votersPlan(st raftgroup.Status, img *metadata.Image, alive func(int32) bool
 		needed = needed || !slices.Contains(st.Learners, id)
 	}
 	return plan, needed || len(plan.Leaving) > 0
+}
+
+// replaced tells whether a voter's broker is registered under another incarnation: that voter has lost its disk.
+func replaced(img *metadata.Image, id raftgroup.ServerID) bool {
+	broker, incarnation, err := raftgroup.ParseServerID(id)
+	if err != nil {
+		return false
+	}
+	b, ok := img.Broker(broker)
+	return ok && b.Incarnation != incarnation
 }

@@ -129,7 +129,7 @@ func (s *State) unregisterBroker(c *statev1.UnregisterBroker, r *Result) {
 	e := &topicEdits{s: s}
 	for _, t := range s.img.byID {
 		for p := range t.Partitions {
-			if !t.Deleting && t.Partitions[p].holds(id) {
+			if !t.Deleting && t.Partitions[p].Holds(id) {
 				r.Err = refuse(ResourceInUse, "broker_id", "broker %d holds a replica of %s/%d", id, t.Name, p)
 				return
 			}

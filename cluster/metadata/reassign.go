@@ -265,6 +265,32 @@ func (p *Partition) Survives() bool {
 	return 2*whole > voters
 }
 
+// SurvivesWithout tells whether the group has a majority if all that a broker holds of it is lost: of those that are to vote,
+// and of those that may vote until the group is rid of them.
+func (p *Partition) SurvivesWithout(broker int32) bool {
+	voters, whole, leaving := 0, 0, 0
+	for _, r := range p.Replicas {
+		if r.Joining {
+			continue
+		}
+		voters++
+		if r.whole() && r.Broker != broker {
+			whole++
+		}
+	}
+	rest := 0
+	for _, l := range p.Leaving {
+		if l.Removed {
+			continue
+		}
+		leaving++
+		if l.Broker != broker {
+			rest++
+		}
+	}
+	return 2*whole > voters && 2*(whole+rest) > voters+leaving
+}
+
 // whole tells whether a replica has a directory, and has not lost it.
 func (r Replica) whole() bool { return r.Created && !r.Lost }
 
@@ -344,8 +370,8 @@ func (p *Partition) gone(broker int32, incarnation uint64) bool {
 	return true
 }
 
-// holds tells whether a broker holds a replica that the group may count on.
-func (p *Partition) holds(broker int32) bool {
+// Holds tells whether a broker holds a replica that the group may count on.
+func (p *Partition) Holds(broker int32) bool {
 	_, ok := p.Replica(broker)
 	return ok || slices.ContainsFunc(p.Leaving, func(l Leaving) bool { return l.Broker == broker && !l.Removed })
 }

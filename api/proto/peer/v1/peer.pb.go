@@ -1799,8 +1799,11 @@ func (x *DeleteTopic) GetTopicId() []byte {
 }
 
 type RegisterBroker struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Command       *v1.RegisterBroker     `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Command *v1.RegisterBroker     `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	// The node belongs to no cluster yet: nothing was ever voted or acknowledged under its incarnation. If its broker id is
+	// that of a broker that has lost its disk, it takes its place.
+	Fresh         bool `protobuf:"varint,2,opt,name=fresh,proto3" json:"fresh,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1840,6 +1843,13 @@ func (x *RegisterBroker) GetCommand() *v1.RegisterBroker {
 		return x.Command
 	}
 	return nil
+}
+
+func (x *RegisterBroker) GetFresh() bool {
+	if x != nil {
+		return x.Fresh
+	}
+	return false
 }
 
 type UnregisterBroker struct {
@@ -2491,7 +2501,9 @@ type ReportStatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// The base is not what the receiver has: send the whole table.
-	Resend        bool `protobuf:"varint,2,opt,name=resend,proto3" json:"resend,omitempty"`
+	Resend bool `protobuf:"varint,2,opt,name=resend,proto3" json:"resend,omitempty"`
+	// The sender's broker id is registered with another incarnation, as far as the receiver knows.
+	Replaced      bool `protobuf:"varint,3,opt,name=replaced,proto3" json:"replaced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2536,6 +2548,13 @@ func (x *ReportStatusResponse) GetNode() *Node {
 func (x *ReportStatusResponse) GetResend() bool {
 	if x != nil {
 		return x.Resend
+	}
+	return false
+}
+
+func (x *ReportStatusResponse) GetReplaced() bool {
+	if x != nil {
+		return x.Replaced
 	}
 	return false
 }
@@ -3443,9 +3462,10 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"<\n" +
 	"\vDeleteTopic\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
-	"\btopic_id\x18\x02 \x01(\fR\atopicId\"L\n" +
+	"\btopic_id\x18\x02 \x01(\fR\atopicId\"b\n" +
 	"\x0eRegisterBroker\x12:\n" +
-	"\acommand\x18\x01 \x01(\v2 .oncelog.state.v1.RegisterBrokerR\acommand\"P\n" +
+	"\acommand\x18\x01 \x01(\v2 .oncelog.state.v1.RegisterBrokerR\acommand\x12\x14\n" +
+	"\x05fresh\x18\x02 \x01(\bR\x05fresh\"P\n" +
 	"\x10UnregisterBroker\x12<\n" +
 	"\acommand\x18\x01 \x01(\v2\".oncelog.state.v1.UnregisterBrokerR\acommand\"N\n" +
 	"\x0fSetFeatureLevel\x12;\n" +
@@ -3480,10 +3500,11 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\aLeading\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\x04R\agroupId\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
-	"\x05ready\x18\x03 \x01(\bR\x05ready\"Y\n" +
+	"\x05ready\x18\x03 \x01(\bR\x05ready\"u\n" +
 	"\x14ReportStatusResponse\x12)\n" +
 	"\x04node\x18\x01 \x01(\v2\x15.oncelog.peer.v1.NodeR\x04node\x12\x16\n" +
-	"\x06resend\x18\x02 \x01(\bR\x06resend\"\x94\x01\n" +
+	"\x06resend\x18\x02 \x01(\bR\x06resend\x12\x1a\n" +
+	"\breplaced\x18\x03 \x01(\bR\breplaced\"\x94\x01\n" +
 	"\x11SumEntriesRequest\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\x04R\agroupId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x1d\n" +

@@ -1,0 +1,128 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	peerv1 "github.com/oncelog/oncelog/api/proto/peer/v1"
+	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
+	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/peer"
+)
+
+// How a broker whose disk was lost comes back under its id (docs/decisions/0012-lost-disks.md): its new directory has an
+// incarnation that never voted and never acknowledged. The controller lets it take the place of the old one, under which
+// nobody can come back from then on; what the old one held is found to be lost, and is replaced (metadata/reassign.go).
+
+// rejoinSilence is for how many DeadAfter nobody has heard of a broker whose place another may take.
+const rejoinSilence = 3
+
+// registerBroker registers a broker, or a new directory in the place of one that was lost.
+func (c *Cluster) registerBroker(ctx context.Context, t term, caller peer.Identity, r *peerv1.RegisterBroker) (*peerv1.Done, error) {
+	cmd := r.GetCommand()
+	b := cmd.GetBroker()
+	if err := checkCaller(caller, b.GetBrokerId(), b.GetNodeIncarnation()); err != nil {
+		return nil, err
+	}
+	img := c.Image()
+	old, taken := img.Broker(b.GetBrokerId())
+	taken = taken && old.Incarnation != b.GetNodeIncarnation()
+	if taken && r.GetFresh() {
+		if refusal := mayRejoin(img, old, c.silence(old.ID), rejoinSilence*c.config.DeadAfter); refusal != nil {
+			return c.refused(ctx, t, refusal)
+		}
+		cmd = proto.CloneOf(cmd)
+		cmd.ReplacesIncarnation = old.Incarnation
+	}
+	done, err := c.propose(ctx, t, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_RegisterBroker{RegisterBroker: cmd}})
+	if err == nil && taken {
+		c.leaders.heard(old.ID, time.Now()) // so that a third one has to wait
+		c.logger.Warn("a broker has lost its disk and was registered anew: all that it held is replaced", "broker", old.ID,
+			"node_incarnation", fmt.Sprintf("%x", b.GetNodeIncarnation()), "replaces", fmt.Sprintf("%x", old.Incarnation))
+	}
+	return done, err
+}
+
+// silence is for how long this broker has not heard of another one, counted from when it could.
+func (c *Cluster) silence(broker int32) time.Duration {
+	last, since := c.LastHeard(broker), time.Unix(0, c.listening.Load())
+	if last.Before(since) {
+		last = since
+	}
+	return time.Since(last)
+}
+
+// mayRejoin judges whether a new directory may take the place of a broker's that was lost. Who has the id must have been
+// silent, or two brokers are configured with one id. And every group has to have a majority without the old directory, or
+// that is still needed. What is wrong here costs copies, or waiting, and never a record: nobody votes or acknowledges under
+// the old incarnations, whatever this says.
+func mayRejoin(img *metadata.Image, old *metadata.Broker, silent, needed time.Duration) *metadata.Error {
+	if silent < needed {
+		address, _ := old.Address(metadata.PeerListener)
+		return &metadata.Error{Code: metadata.DuplicateBrokerRegistration, Field: "broker_id",
+			Message: fmt.Sprintf("broker id %d is that of a broker at %s with node incarnation %x, which was heard %s ago; a new directory takes the place of one that was silent for %s: give this one another id, or end the other",
+				old.ID, address, old.Incarnation, silent.Round(time.Millisecond), needed)}
+	}
+	var only []string
+	for _, t := range img.AllTopics() {
+		for i := range t.Partitions {
+			if p := &t.Partitions[i]; !t.Deleting && p.Phase == metadata.Active && !p.SurvivesWithout(old.ID) && p.Holds(old.ID) {
+				only = append(only, fmt.Sprintf("%s/%d", t.Name, i))
+			}
+		}
+	}
+	if len(only) == 0 {
+		return nil
+	}
+	const shown = 5
+	names := strings.Join(only[:min(shown, len(only))], ", ")
+	if len(only) > shown {
+		names += fmt.Sprintf(" and %d more", len(only)-shown)
+	}
+	return &metadata.Error{Code: metadata.ResourceInUse, Field: "broker_id",
+		Message: fmt.Sprintf("the directory that broker %d had is needed: without it there is no majority of %s. Is its disk not mounted? If it is gone for good, delete these topics, or give this broker another id",
+			old.ID, names)}
+}
+
+// mayBeFree tells whether the id that this new directory asks for may be free soon: the broker that had it has just gone, or
+// the controller has just begun and has heard nobody yet. It is asked by findCluster alone.
+func (c *Cluster) mayBeFree(err error) bool {
+	if !errors.Is(err, &metadata.Error{Code: metadata.DuplicateBrokerRegistration}) {
+		return false
+	}
+	if c.taken.IsZero() {
+		c.taken = time.Now()
+	}
+	return time.Since(c.taken) < 3*rejoinSilence*c.config.DeadAfter
+}
+
+// doubt notes that another broker knows this one's id as another directory's.
+func (c *Cluster) doubt() {
+	select {
+	case c.doubts <- struct{}{}:
+	default:
+	}
+}
+
+// watchRegistration ends a broker in whose place a new directory was registered while it was cut off. Who says so may have
+// old metadata; the controller knows.
+func (c *Cluster) watchRegistration(ctx context.Context) error {
+	for {
+		select {
+		case <-c.doubts:
+		case <-ctx.Done():
+			return nil
+		}
+		if _, err := c.askRegistration(ctx, c.config.RequestTimeout); errors.Is(err, &metadata.Error{Code: metadata.DuplicateBrokerRegistration}) {
+			return fmt.Errorf("this directory was replaced while nobody heard of its broker, remove it: %w", err)
+		}
+		if !sleep(ctx, nil, c.config.DeadAfter) {
+			return nil
+		}
+	}
+}
