@@ -21,6 +21,7 @@ type options struct {
 	partitions, rounds int
 	interval           time.Duration
 	faults             string
+	samples            string
 	output             string
 	keep               bool
 }
@@ -31,6 +32,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 10, "how often each fault is made")
 	flag.DurationVar(&o.interval, "interval", 20*time.Millisecond, "pause of a writer between an acknowledgement and its next record")
 	flag.StringVar(&o.faults, "faults", "stop,kill,pause", "which: stop (SIGTERM), kill (SIGKILL), pause (SIGSTOP)")
+	flag.StringVar(&o.samples, "samples", "", "a file that the waits of every round are added to; the table is of all that are in it, so that a long measurement can be made in pieces")
 	flag.StringVar(&o.output, "o", "table", "table or json")
 	flag.BoolVar(&o.keep, "keep", false, "keep the brokers' directories and logs")
 	flag.Parse()

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -125,49 +125,51 @@ func (w *writer) run(ctx context.Context, p *client.Producer, interval time.Dura
 }
 
 func (m *measurement) rounds(ctx context.Context, f fault, writers []*writer) (row, error) {
-	r := row{Fault: f.name, Rounds: m.options.rounds}
-	var led []float64
+	waits, err := openWaits(m.options.samples, f.name)
+	if err != nil {
+		return row{}, err
+	}
 	for n := range m.options.rounds {
 		victim := m.cluster.Broker(int32(n%3) + 1)
 		if err := m.settle(ctx); err != nil {
-			return r, err
+			return row{}, err
 		}
 		mine, err := m.ledBy(ctx, victim.ID)
 		if err != nil {
-			return r, err
+			return row{}, err
 		}
 		for _, w := range writers {
 			w.longest.Store(0)
 		}
 		began := time.Now()
 		if err := f.begin(victim); err != nil {
-			return r, err
+			return row{}, err
 		}
 		if err := acknowledged(ctx, writers, began); err != nil {
-			return r, fmt.Errorf("%s of broker %d: %w", f.name, victim.ID, err)
+			return row{}, fmt.Errorf("%s of broker %d: %w", f.name, victim.ID, err)
 		}
+		one := roundWaits{Fault: f.name}
 		for _, w := range writers {
 			ms := float64(w.longest.Load()) / 1e6
 			if slices.Contains(mine, w.partition) {
-				led = append(led, ms)
+				one.Led = append(one.Led, ms)
 			} else {
-				r.OthersMax = max(r.OthersMax, ms)
+				one.OthersMax = max(one.OthersMax, ms)
 			}
 		}
+		if err := waits.add(one); err != nil {
+			return row{}, err
+		}
+		fmt.Fprintf(os.Stderr, "failover: %s of broker %d, round %d of %d: it led %d, the longest wait was %.0f ms\n",
+			f.name, victim.ID, n+1, m.options.rounds, len(one.Led), slices.Max(append(one.Led, 0)))
 		if err := f.end(victim); err != nil {
-			return r, err
+			return row{}, err
 		}
 		if err := victim.WaitReady(ctx); err != nil {
-			return r, err
+			return row{}, err
 		}
 	}
-	slices.Sort(led)
-	r.Partitions = len(led)
-	if len(led) > 0 {
-		at := func(q float64) float64 { return led[int(math.Ceil(q*float64(len(led))))-1] }
-		r.P50, r.P99, r.Max = at(0.5), at(0.99), led[len(led)-1]
-	}
-	return r, nil
+	return waits.row(f.name), nil
 }
 
 // acknowledged waits until every writer has had an answer to a record that it began to send half a second
