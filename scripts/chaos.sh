@@ -2,8 +2,9 @@
 # Chaos at all its levels, each judged by the history checker:
 #   sim           simulated clusters on virtual time with fresh seeds
 #   process       brokerd processes under SIGKILL and SIGSTOP while producers write
-#   counter       the same without idempotence, which must show duplicates
-#   copy          the same while workers, processes too, copy a topic exactly once
+#   network       the same with one-way cuts, delays, slow links and resets between them
+#   counter       process without idempotence, which must show duplicates
+#   copy          process and network, while workers, processes too, copy a topic exactly once
 #                 and are killed, paused and replaced
 #   compose       the containers of deploy/ with kill, pause and network disconnect,
 #                 while producers write and while workers copy
@@ -31,7 +32,7 @@ while [ $# -gt 0 ]; do
 	shift 2
 done
 case $only in
-'' | sim | process | counter | copy | compose) ;;
+'' | sim | process | network | counter | copy | compose) ;;
 *) echo "chaos: unknown level $only; see the head of $0" >&2; exit 2 ;;
 esac
 
@@ -82,6 +83,7 @@ level() {
 	case $1 in
 	sim) simulate "$2" ;;
 	process) bin/chaos --level process --seed "$2" --kills "$kills" ;;
+	network) bin/chaos --level process --seed "$2" --kills "$kills" --network ;;
 	counter) bin/chaos --level process --seed "$2" --kills "$kills" --without-idempotence ;;
 	copy) bin/chaos --level process --seed "$2" --copy ;;
 	compose) ONCELOG_CHAOS_INNER=compose scripts/engine.sh run scripts/chaos.sh --seed "$2" --kills "$kills" --only compose ;;
@@ -93,7 +95,7 @@ if [ "${ONCELOG_CHAOS_INNER-}" = compose ]; then
 	exit
 fi
 
-levels=${only:-sim process counter copy compose}
+levels=${only:-sim process network counter copy compose}
 prepare "$only"
 
 if [ -z "$hours" ]; then

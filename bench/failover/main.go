@@ -1,4 +1,4 @@
-// Command failover measures how long writers wait when a broker goes: killed, told to stop, or paused.
+// Command failover measures how long writers wait when a broker goes: killed, told to stop, paused, or cut off from the others.
 // Three brokerd processes hold a topic; one writer for each partition sends one record after the
 // other. What counts is the longest time from a send to its acknowledgement, for each partition.
 package main
@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/oncelog/oncelog/client"
@@ -31,7 +32,7 @@ func main() {
 	flag.IntVar(&o.partitions, "partitions", 100, "partitions of the topic, each with a writer")
 	flag.IntVar(&o.rounds, "rounds", 10, "how often each fault is made")
 	flag.DurationVar(&o.interval, "interval", 20*time.Millisecond, "pause of a writer between an acknowledgement and its next record")
-	flag.StringVar(&o.faults, "faults", "stop,kill,pause", "which: stop (SIGTERM), kill (SIGKILL), pause (SIGSTOP)")
+	flag.StringVar(&o.faults, "faults", "stop,kill,pause", "which: stop (SIGTERM), kill (SIGKILL), pause (SIGSTOP), cut (off from the other brokers; clients reach it)")
 	flag.StringVar(&o.samples, "samples", "", "a file that the waits of every round are added to; the table is of all that are in it, so that a long measurement can be made in pieces")
 	flag.StringVar(&o.output, "o", "table", "table or json")
 	flag.BoolVar(&o.keep, "keep", false, "keep the brokers' directories and logs")
@@ -67,7 +68,7 @@ func run(o options) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
 	c, err := brokerproc.New(brokerproc.Options{Binary: filepath.Join(dir, "brokerd"), Dir: dir, Brokers: 3,
-		Set: []string{"leader_balance=2s"}})
+		Proxied: strings.Contains(o.faults, "cut"), Set: []string{"leader_balance=2s"}})
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/oncelog/oncelog/client"
 	"github.com/oncelog/oncelog/internal/brokerproc"
+	"github.com/oncelog/oncelog/internal/netproxy"
 )
 
 const topic = "failover"
@@ -28,16 +29,28 @@ func parseFaults(list string) ([]fault, error) {
 		"stop":  {"stop", (*brokerproc.Process).Terminate, (*brokerproc.Process).Start},
 		"kill":  {"kill", (*brokerproc.Process).Kill, (*brokerproc.Process).Start},
 		"pause": {"pause", (*brokerproc.Process).Pause, (*brokerproc.Process).Resume},
+		"cut":   {"cut", cut(netproxy.Rule{Cut: true}), cut(netproxy.Rule{})},
 	}
 	var faults []fault
 	for _, name := range strings.Split(list, ",") {
 		f, ok := known[name]
 		if !ok {
-			return nil, fmt.Errorf("-faults: %q is unknown: want stop, kill or pause", name)
+			return nil, fmt.Errorf("-faults: %q is unknown: want stop, kill, pause or cut", name)
 		}
 		faults = append(faults, f)
 	}
 	return faults, nil
+}
+
+// cut sets what becomes of all that a broker and the others send each other; what was held before is lost.
+func cut(r netproxy.Rule) func(*brokerproc.Process) error {
+	return func(p *brokerproc.Process) error {
+		n := p.Network()
+		n.Reset(p.ID)
+		n.SetFrom(p.ID, r)
+		n.SetTo(p.ID, r)
+		return nil
+	}
 }
 
 // row is what one kind of fault came to, in ms.

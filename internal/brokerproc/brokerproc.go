@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/oncelog/oncelog/internal/netproxy"
 )
 
 // Options says what to run.
@@ -30,6 +32,8 @@ type Options struct {
 	Set []string
 	// Env is added to the environment.
 	Env []string
+	// Proxied makes all traffic between the brokers go through Cluster.Network, where it can be cut, delayed and slowed.
+	Proxied bool
 }
 
 // Cluster is a set of broker processes. Its methods may be called from many goroutines, but for
@@ -37,14 +41,17 @@ type Options struct {
 type Cluster struct {
 	options Options
 	brokers []*Process
+	// Network is between the brokers; nil if they are not Proxied.
+	Network *netproxy.Network
 }
 
 // Process is one broker, running or not.
 type Process struct {
 	// ID is the broker id, from 1 on.
 	ID int32
-	// GRPC, Kafka, Peer and HTTP are its addresses.
+	// GRPC, Kafka, Peer and HTTP are its addresses. Peer is the one that other brokers are told.
 	GRPC, Kafka, Peer, HTTP string
+	peerListen              string
 
 	cluster *Cluster
 	dir     string
@@ -65,9 +72,16 @@ func New(o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Proxied {
+		c.Network = netproxy.New(c.whose, rand.Float64)
+	}
 	for i := range o.Brokers {
 		p := &Process{ID: int32(i + 1), cluster: c, dir: filepath.Join(o.Dir, fmt.Sprintf("broker-%d", i+1)),
-			Peer: ports[portsEach*i], GRPC: ports[portsEach*i+1], HTTP: ports[portsEach*i+2], Kafka: ports[portsEach*i+3]}
+			Peer: ports[portsEach*i], GRPC: ports[portsEach*i+1], HTTP: ports[portsEach*i+2], Kafka: ports[portsEach*i+3], peerListen: ports[portsEach*i]}
+		if o.Proxied {
+			p.Peer = ports[portsEach*i+4]
+			c.Network.Add(p.ID, p.Peer, p.peerListen)
+		}
 		seeds = append(seeds, p.Peer)
 		c.brokers = append(c.brokers, p)
 	}
@@ -77,8 +91,19 @@ func New(o Options) (*Cluster, error) {
 	return c, nil
 }
 
-// portsEach is how many ports a broker has.
-const portsEach = 4
+// portsEach is how many ports a broker has, that of its proxy included.
+const portsEach = 5
+
+// whose tells which broker has made a connection.
+func (c *Cluster) whose(conn *net.TCPConn) (int32, bool) {
+	pids := make(map[int32]int)
+	for _, p := range c.brokers {
+		if pid := p.PID(); pid != 0 {
+			pids[p.ID] = pid
+		}
+	}
+	return netproxy.Owner(conn, pids)
+}
 
 // The ports of brokers lie below those that systems give to connections: one of those could take the port of a broker that is
 // down.
@@ -145,10 +170,16 @@ func (c *Cluster) Close() {
 	for _, p := range c.brokers {
 		_ = p.Kill() // A process that has gone already is what we want.
 	}
+	if c.Network != nil {
+		c.Network.Close()
+	}
 }
 
 // LogFile is where the broker's output goes, appended over restarts.
 func (p *Process) LogFile() string { return p.dir + ".log" }
+
+// Network is what lies between this broker and the others; nil if they are not Proxied.
+func (p *Process) Network() *netproxy.Network { return p.cluster.Network }
 
 // DataDir is the broker's data directory.
 func (p *Process) DataDir() string { return p.dir }
@@ -194,14 +225,23 @@ func (p *Process) Start() error {
 	args := []string{"serve",
 		"--set", fmt.Sprintf("broker_id=%d", p.ID),
 		"--set", "data_dir=" + p.dir,
-		"--set", "peer.listen=" + p.Peer,
+		"--set", "peer.listen=" + p.peerListen,
 		"--set", "grpc.default.listen=" + p.GRPC,
 		"--set", "kafka.default.listen=" + p.Kafka,
 		"--set", "http.listen=" + p.HTTP,
 		"--seeds", p.seeds,
 	}
+	if o.Proxied {
+		args = append(args, "--set", "peer.advertise="+p.Peer)
+	}
 	for _, s := range o.Set {
 		args = append(args, "--set", s)
+	}
+	network := p.cluster.Network
+	if network != nil {
+		if err := network.Up(p.ID); err != nil {
+			return err
+		}
 	}
 	cmd := exec.Command(cmp.Or(p.binary, o.Binary), args...)
 	cmd.Env = append(os.Environ(), o.Env...)
@@ -215,6 +255,9 @@ func (p *Process) Start() error {
 	p.cmd, p.exited, p.paused = cmd, exited, false
 	go func() {
 		_ = cmd.Wait() // How it ended is in its log.
+		if network != nil {
+			network.Down(p.ID)
+		}
 		close(exited)
 	}()
 	return nil

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"github.com/oncelog/oncelog/internal/netproxy"
 )
 
 // compose is the cluster of deploy/docker-compose.yml, reached by its published ports.
@@ -76,6 +78,9 @@ func (c *compose) Heal(id int32) error {
 	_, err := docker("network", "connect", "--alias", fmt.Sprintf("broker-%d", id), c.network, c.containers[id])
 	return err
 }
+
+// Network is the engine's.
+func (c *compose) Network() *netproxy.Network { return nil }
 
 func (c *compose) WaitReady(ctx context.Context, id int32) error {
 	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/oncelog/oncelog/client"
 	"github.com/oncelog/oncelog/internal/history"
+	"github.com/oncelog/oncelog/internal/netproxy"
 	"github.com/oncelog/oncelog/internal/workload"
 )
 
@@ -29,6 +30,8 @@ type cluster interface {
 	// Cut takes a broker off the network; false: this level cannot.
 	Cut(id int32) (bool, error)
 	Heal(id int32) error
+	// Network carries what brokers send to each other; nil: this level has none of ours.
+	Network() *netproxy.Network
 	WaitReady(ctx context.Context, id int32) error
 	Close()
 }
@@ -40,6 +43,7 @@ type options struct {
 	seed       uint64
 	partitions int
 	plain      bool
+	network    bool
 	keep       string
 	timeout    time.Duration
 
@@ -60,6 +64,7 @@ func main() {
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "decides the faults")
 	flag.IntVar(&o.partitions, "partitions", 6, "partitions of the topic")
 	flag.BoolVar(&o.plain, "without-idempotence", false, "the counter-run: it succeeds only if duplicates are found and nothing is lost")
+	flag.BoolVar(&o.network, "network", false, "break nothing but the network between the brokers, -kills times, each kind of fault in turn")
 	flag.BoolVar(&o.copy, "copy", false, "run the copy job: workers copy a topic in transactions, and are broken too")
 	flag.Int64Var(&o.transactions, "transactions", 1000, "with -copy: how many transactions there are at the least")
 	flag.IntVar(&o.faults, "faults", 10, "with -copy: how many faults of brokers; those of workers come on top")
@@ -71,6 +76,14 @@ func main() {
 		fmt.Fprintf(os.Stderr, "chaos: %v (seed %d)\n", err, o.seed)
 		os.Exit(1)
 	}
+}
+
+// kinds are the faults to choose from; nil: all.
+func (o options) kinds() []string {
+	if o.network {
+		return networkFaults
+	}
+	return nil
 }
 
 func run(o options) error {
@@ -111,7 +124,7 @@ func run(o options) error {
 		Topic: topic, Partitions: int32(o.partitions), Producer: client.ProducerConfig{DisableIdempotence: o.plain}, Seed: o.seed, Recorder: h,
 	})
 	err = load(ctx, cl, runner, topic, func() error {
-		return (&faults{c: c, cl: cl, topic: topic, rng: rand.New(rand.NewPCG(o.seed, 1)), runner: runner}).run(ctx, o.kills)
+		return (&faults{c: c, cl: cl, topic: topic, rng: rand.New(rand.NewPCG(o.seed, 1)), runner: runner, kinds: o.kinds()}).run(ctx, o.kills)
 	})
 	if err == nil {
 		err = judge(ctx, cl, runner, o.plain)
@@ -201,117 +214,4 @@ func judge(ctx context.Context, cl *client.Client, runner *workload.Runner, plai
 		return errors.New("no duplicates without idempotence: the faults do not bite, or the checker is blind")
 	}
 	return nil
-}
-
-// faults breaks and mends the cluster.
-type faults struct {
-	c      cluster
-	cl     *client.Client
-	topic  string
-	rng    *rand.Rand
-	runner *workload.Runner
-}
-
-// run kills leaders until there were enough, with pauses and cuts between.
-func (f *faults) run(ctx context.Context, kills int) error {
-	if err := f.progress(ctx, "before the first fault"); err != nil {
-		return err
-	}
-	for done := 0; done < kills; {
-		id, err := f.leader(ctx)
-		if err != nil {
-			return err
-		}
-		what := "kill"
-		switch f.rng.IntN(4) {
-		case 0:
-			what = "pause"
-		case 1:
-			what = "cut"
-		}
-		if what == "cut" {
-			ok, err := f.c.Cut(id)
-			if err != nil {
-				return err
-			}
-			if !ok {
-				what = "kill"
-			}
-		}
-		f.runner.History().Fault("%s broker %d", what, id)
-		if err := f.one(ctx, what, id); err != nil {
-			return fmt.Errorf("%s broker %d: %w", what, id, err)
-		}
-		if what == "kill" {
-			done++
-		}
-		fmt.Printf("chaos: %s of broker %d survived, %d of %d kills, %d records acknowledged\n", what, id, done, kills, f.runner.Acked())
-	}
-	return nil
-}
-
-// one breaks a broker, lets the others go on, mends it, and waits until it is ready.
-func (f *faults) one(ctx context.Context, what string, id int32) error {
-	var err error
-	switch what {
-	case "kill":
-		err = f.c.Kill(id)
-	case "pause":
-		err = f.c.Pause(id)
-	}
-	if err != nil {
-		return err
-	}
-	// The other two have a quorum and must go on without it.
-	if err := f.progress(ctx, "without the broker"); err != nil {
-		return err
-	}
-	pause(ctx, time.Duration(f.rng.IntN(1000))*time.Millisecond)
-	switch what {
-	case "kill":
-		err = f.c.Start(id)
-	case "pause":
-		err = f.c.Resume(id)
-	case "cut":
-		err = f.c.Heal(id)
-	}
-	if err != nil {
-		return err
-	}
-	f.runner.History().Fault("broker %d is back", id)
-	ready, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	if err := f.c.WaitReady(ready, id); err != nil {
-		return err
-	}
-	return f.progress(ctx, "with the broker again")
-}
-
-// progress waits until more records have been acknowledged.
-func (f *faults) progress(ctx context.Context, when string) error {
-	want := f.runner.Acked() + 200
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	for f.runner.Acked() < want {
-		if !pause(ctx, 10*time.Millisecond) {
-			return fmt.Errorf("no progress for 30 s %s", when)
-		}
-	}
-	return nil
-}
-
-// leader picks a broker that leads a partition.
-func (f *faults) leader(ctx context.Context) (int32, error) {
-	for {
-		m, err := f.cl.Metadata(ctx, f.topic)
-		if err == nil && len(m.Topics) == 1 && len(m.Topics[0].Partitions) > 0 {
-			p := m.Topics[0].Partitions[f.rng.IntN(len(m.Topics[0].Partitions))]
-			if p.Leader >= 0 {
-				return p.Leader, nil
-			}
-		}
-		if !pause(ctx, 20*time.Millisecond) {
-			return -1, fmt.Errorf("no leader is known: %w", errors.Join(err, ctx.Err()))
-		}
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/oncelog/oncelog/internal/brokerproc"
+	"github.com/oncelog/oncelog/internal/netproxy"
 )
 
 // processes is a cluster of brokerd processes.
@@ -18,7 +19,7 @@ func openProcesses(ctx context.Context, binary string) (cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := brokerproc.New(brokerproc.Options{Binary: binary, Dir: dir, Brokers: 3, Set: []string{"groups.session_timeout=3s", "groups.heartbeat_interval=500ms"}})
+	c, err := brokerproc.New(brokerproc.Options{Binary: binary, Dir: dir, Brokers: 3, Proxied: true, Set: []string{"groups.session_timeout=3s", "groups.heartbeat_interval=500ms"}})
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +45,8 @@ func (p *processes) Resume(id int32) error { return p.Broker(id).Resume() }
 func (p *processes) Cut(int32) (bool, error) { return false, nil }
 
 func (p *processes) Heal(int32) error { return nil }
+
+func (p *processes) Network() *netproxy.Network { return p.Cluster.Network }
 
 func (p *processes) WaitReady(ctx context.Context, id int32) error {
 	return p.Broker(id).WaitReady(ctx)

@@ -32,49 +32,23 @@ func (r *copyRun) oneRound(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	how := []string{"kill", "kill", "pause", "cut"}[r.rng.IntN(4)]
-	if how == "cut" {
-		ok, err := r.c.Cut(id)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			how = "pause"
-		}
-	}
-	switch how {
-	case "kill":
-		err = r.c.Kill(id)
-	case "pause":
-		err = r.c.Pause(id)
-	}
-	r.h.Fault("%s broker %d, %s", how, id, what)
+	how := choose(r.rng, r.c, r.o.kinds(), r.rng.IntN(len(networkFaults)))
+	detail, end, err := begin(r.c, r.rng, how, id)
+	r.h.Fault("%s, broker %d, %s%s", how, id, what, detail)
 	r.faults[how+" of "+what]++
 	if err != nil {
-		return fmt.Errorf("%s broker %d: %w", how, id, err)
+		return fmt.Errorf("%s, broker %d: %w", how, id, err)
 	}
 	wake := r.hitWorker()
 	// The other two have a quorum and must go on without it.
 	err = r.progress(ctx, 10, fmt.Sprintf("after %s of broker %d, %s", how, id, what))
 	pause(ctx, time.Duration(r.rng.IntN(1500))*time.Millisecond)
 	wake()
-	return errors.Join(err, r.mend(ctx, how, id))
+	return errors.Join(err, end(), r.mended(ctx, id))
 }
 
-// mend undoes a fault of a broker and waits until it is ready.
-func (r *copyRun) mend(ctx context.Context, how string, id int32) error {
-	var err error
-	switch how {
-	case "kill":
-		err = r.c.Start(id)
-	case "pause":
-		err = r.c.Resume(id)
-	case "cut":
-		err = r.c.Heal(id)
-	}
-	if err != nil {
-		return err
-	}
+// mended waits until a broker whose fault is over is ready.
+func (r *copyRun) mended(ctx context.Context, id int32) error {
 	r.h.Fault("broker %d is back", id)
 	ready, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
