@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
@@ -48,19 +49,24 @@ func (c *conn) produce(r *request) *answer {
 		n += len(req.Topics[i].Partitions)
 	}
 	p.hints = make([]hinted, n)
-	reason := c.refuseWhole(req)
+	reason := c.refuseWhole(r, req)
 	n = 0
+	topics := c.topics(r, acl.Write)
 	p.resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
 	for i := range req.Topics {
 		from, to := &req.Topics[i], &p.resp.Topics[i]
 		to.Topic, to.TopicID = from.Topic, from.TopicID
+		refused := reason
+		if refused == "" && !topics.allow(from.Topic) {
+			refused = frontdoor.ReasonTopicDenied
+		}
 		to.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(from.Partitions))
 		for j := range from.Partitions {
 			at := &to.Partitions[j]
 			*at = kmsg.NewProduceResponseTopicPartition()
 			at.Partition, at.BaseOffset, at.LogAppendTime, at.LogStartOffset = from.Partitions[j].Partition, -1, -1, -1
 			p.hints[n].at = at
-			p.batch(&p.hints[n], record.TopicPartition{Topic: from.Topic, Partition: at.Partition}, from.Partitions[j].Records, reason)
+			p.batch(&p.hints[n], record.TopicPartition{Topic: from.Topic, Partition: at.Partition}, from.Partitions[j].Records, refused)
 			from.Partitions[j].Records = nil // the log's now
 			n++
 		}
@@ -70,7 +76,7 @@ func (c *conn) produce(r *request) *answer {
 }
 
 // refuseWhole gives the reason for which a whole request is refused; empty: none.
-func (c *conn) refuseWhole(req *kmsg.ProduceRequest) string {
+func (c *conn) refuseWhole(r *request, req *kmsg.ProduceRequest) string {
 	if req.Acks < -1 || req.Acks > 1 {
 		return frontdoor.ReasonInvalidAcks
 	}
@@ -87,7 +93,7 @@ func (c *conn) refuseWhole(req *kmsg.ProduceRequest) string {
 			if !b.Attributes().Transactional() {
 				continue
 			}
-			if id == "" {
+			if id == "" || first && !c.may(r, acl.Write, acl.TransactionalID, id) {
 				return frontdoor.ReasonTxnUnauthorised // P31
 			}
 			if !first && (pid != b.ProducerID() || epoch != b.ProducerEpoch()) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
@@ -28,6 +29,7 @@ type fetching struct {
 	session *session
 	// incremental: only partitions about which there is something to tell are in the answer.
 	incremental bool
+	topics      permits
 	leaders     leaders
 	room        fetchRoom
 }
@@ -35,7 +37,7 @@ type fetching struct {
 // fetch reads from partitions, waiting for data as asked. Stored bytes are sent bytes.
 func (c *conn) fetch(r *request) *answer {
 	req := r.msg.(*kmsg.FetchRequest)
-	f := &fetching{c: c, r: r, req: req, resp: req.ResponseKind().(*kmsg.FetchResponse), leaders: leaders{c: c}}
+	f := &fetching{c: c, r: r, req: req, resp: req.ResponseKind().(*kmsg.FetchResponse), topics: c.topics(r, acl.Read), leaders: leaders{c: c}}
 	f.a = &answer{response: f.resp}
 	f.room = fetchRoom{c: c}
 	f.a.written = f.room.giveAll
@@ -196,6 +198,10 @@ func (f *fetching) prepare(a *asked, at *kmsg.FetchResponseTopicPartition) (tp r
 			return tp, true
 		}
 		tp.Topic = t.Name
+	}
+	if !f.topics.allow(tp.Topic) {
+		at.ErrorCode = f.c.denied(f.r, acl.Topic)
+		return tp, true
 	}
 	if a.lastFetched < 0 {
 		return tp, false

@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
@@ -44,6 +45,7 @@ func (c *conn) listOffsets(r *request, req *kmsg.ListOffsetsRequest, resp *kmsg.
 	resp.Topics = make([]kmsg.ListOffsetsResponseTopic, len(req.Topics))
 	var all sync.WaitGroup
 	slots := make(chan struct{}, parallelLookUps)
+	topics := c.topics(r, acl.Describe)
 	for i := range req.Topics {
 		from, to := &req.Topics[i], &resp.Topics[i]
 		to.Topic = from.Topic
@@ -54,6 +56,9 @@ func (c *conn) listOffsets(r *request, req *kmsg.ListOffsetsRequest, resp *kmsg.
 			at.Partition, at.Offset, at.Timestamp, at.LeaderEpoch = q.Partition, -1, -1, -1
 			tp := record.TopicPartition{Topic: from.Topic, Partition: q.Partition}
 			switch {
+			case !topics.allow(from.Topic):
+				at.ErrorCode = c.denied(r, acl.Topic)
+				continue
 			case times[tp] > 1:
 				at.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest) // L18
 				continue

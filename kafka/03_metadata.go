@@ -4,6 +4,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/record"
 )
@@ -20,22 +21,39 @@ func (c *conn) metadata(r *request, req *kmsg.MetadataRequest, resp *kmsg.Metada
 	}
 	resp.ControllerID = c.controller()
 	resp.AuthorizedOperations = noOperations
+	if req.IncludeClusterAuthorizedOperations {
+		resp.AuthorizedOperations = c.clusterOperations(r)
+	}
+	defer c.topicOperations(req, resp)
 	if req.Topics == nil || req.Version == 0 && len(req.Topics) == 0 {
+		seen := c.topicsSeen(r, acl.Describe)
 		for _, t := range img.Topics() {
-			resp.Topics = append(resp.Topics, c.describeTopic(t))
+			if seen.allow(t.Name) {
+				resp.Topics = append(resp.Topics, c.describeTopic(t))
+			}
 		}
 		return
 	}
 	if len(req.Topics) > frontdoor.MaxTopicsNamed {
 		req.Topics = req.Topics[:frontdoor.MaxTopicsNamed] // the client asks again for what it misses
 	}
+	may := c.topics(r, acl.Describe)
 	for _, q := range req.Topics {
-		resp.Topics = append(resp.Topics, c.namedTopic(r, img, q))
+		resp.Topics = append(resp.Topics, c.namedTopic(r, img, q, &may))
 	}
 }
 
-// noOperations says that nothing is known of what the client may do.
-const noOperations = -1 << 31
+// topicOperations says what the client may do to the topics of an answer, if it asks.
+func (c *conn) topicOperations(req *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) {
+	if !req.IncludeTopicAuthorizedOperations {
+		return
+	}
+	for i := range resp.Topics {
+		if t := &resp.Topics[i]; t.ErrorCode == 0 && t.Topic != nil {
+			t.AuthorizedOperations = c.operations(acl.Topic, *t.Topic)
+		}
+	}
+}
 
 // controller is the broker that admin requests are best sent to: the leader of the metadata, while clients can reach it. Any other
 // would pass them on.
@@ -49,17 +67,26 @@ func (c *conn) controller() int32 {
 }
 
 // namedTopic is a topic that was asked for, or why there is none.
-func (c *conn) namedTopic(r *request, img *metadata.Image, q kmsg.MetadataRequestTopic) kmsg.MetadataResponseTopic {
+func (c *conn) namedTopic(r *request, img *metadata.Image, q kmsg.MetadataRequestTopic, may *permits) kmsg.MetadataResponseTopic {
 	none := kmsg.NewMetadataResponseTopic()
 	none.Topic, none.TopicID, none.AuthorizedOperations = q.Topic, q.TopicID, noOperations
 	if q.Topic == nil || q.TopicID != [16]byte{} {
-		if t, ok := topicByID(img, q.TopicID); ok {
+		t, ok := topicByID(img, q.TopicID)
+		switch {
+		case ok && may.allow(t.Name):
 			return c.describeTopic(t)
+		case ok: // ids are no secret, names are
+			none.Topic, none.ErrorCode = nil, c.denied(r, acl.Topic)
+			return none
 		}
 		none.ErrorCode = c.refuse(r, "UNKNOWN_TOPIC_ID")
 		if q.Topic == nil && r.msg.GetVersion() < 12 {
 			none.Topic = new(string)
 		}
+		return none
+	}
+	if !may.allow(*q.Topic) {
+		none.ErrorCode = c.denied(r, acl.Topic)
 		return none
 	}
 	if err := metadata.CheckTopicName(*q.Topic); err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
 	"github.com/oncelog/oncelog/internal/frontdoor"
@@ -23,7 +24,15 @@ func (c *conn) offsetCommit(r *request, req *kmsg.OffsetCommitRequest, resp *kms
 	if req.Version <= 4 && req.RetentionTimeMillis > 0 {
 		commit.Retention = time.Duration(min(req.RetentionTimeMillis, int64(1<<62/time.Millisecond))) * time.Millisecond
 	}
+	if !c.may(r, acl.Read, acl.Group, req.Group) {
+		c.answerCommit(req, resp, func(record.TopicPartition) int16 { return c.denied(r, acl.Group) })
+		return
+	}
+	topics := c.topics(r, acl.Read)
 	for i := range req.Topics {
+		if !topics.allow(req.Topics[i].Topic) {
+			continue
+		}
 		for _, p := range req.Topics[i].Partitions {
 			o := coordinator.OffsetToCommit{TopicPartition: record.TopicPartition{Topic: req.Topics[i].Topic, Partition: p.Partition},
 				Offset: record.Offset(p.Offset), LeaderEpoch: -1, Metadata: textOf(p.Metadata)}
@@ -33,8 +42,26 @@ func (c *conn) offsetCommit(r *request, req *kmsg.OffsetCommitRequest, resp *kms
 			commit.Offsets = append(commit.Offsets, o)
 		}
 	}
-	refused, err := c.c.Groups.CommitOffsets(ctx, commit)
+	var refused []coordinator.RefusedOffset
+	var err error
+	if len(commit.Offsets) > 0 || len(req.Topics) == 0 {
+		refused, err = c.c.Groups.CommitOffsets(ctx, commit)
+	}
 	codes := c.commitCodes(r, refused, err, func(f failure) int16 { return f.commitCode(req.Version) })
+	c.answerCommit(req, resp, c.unlessDenied(r, &topics, codes))
+}
+
+// unlessDenied gives the code of each partition of a commit: another where the client may not read the topic.
+func (c *conn) unlessDenied(r *request, topics *permits, codes func(record.TopicPartition) int16) func(record.TopicPartition) int16 {
+	return func(tp record.TopicPartition) int16 {
+		if !topics.allow(tp.Topic) {
+			return c.denied(r, acl.Topic)
+		}
+		return codes(tp)
+	}
+}
+
+func (c *conn) answerCommit(req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, codes func(record.TopicPartition) int16) {
 	for i := range req.Topics {
 		to := kmsg.NewOffsetCommitResponseTopic()
 		to.Topic = req.Topics[i].Topic

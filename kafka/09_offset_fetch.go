@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
 )
@@ -38,10 +39,8 @@ func (c *conn) offsetFetch(r *request, req *kmsg.OffsetFetchRequest, resp *kmsg.
 		}
 		to := kmsg.NewOffsetFetchResponseGroup()
 		to.Group = q.Group
-		found, err := c.c.Groups.FetchOffsets(ctx, ask)
-		if err != nil {
-			to.ErrorCode = c.failure(r, err).coordinatorCode()
-		}
+		found, denied, code := c.visibleOffsets(ctx, r, ask)
+		to.ErrorCode = code
 		for _, f := range found {
 			if n := len(to.Topics); n == 0 || to.Topics[n-1].Topic != f.Topic {
 				to.Topics = append(to.Topics, kmsg.OffsetFetchResponseGroupTopic{Topic: f.Topic})
@@ -49,8 +48,48 @@ func (c *conn) offsetFetch(r *request, req *kmsg.OffsetFetchRequest, resp *kmsg.
 			t := &to.Topics[len(to.Topics)-1]
 			t.Partitions = append(t.Partitions, kmsg.OffsetFetchResponseGroupTopicPartition(c.fetchedOffset(r, f)))
 		}
+		for _, t := range denied {
+			at := kmsg.OffsetFetchResponseGroupTopic{Topic: t.Topic}
+			for _, p := range t.Partitions {
+				at.Partitions = append(at.Partitions, kmsg.OffsetFetchResponseGroupTopicPartition(c.deniedOffset(r, p)))
+			}
+			to.Topics = append(to.Topics, at)
+		}
 		resp.Groups = append(resp.Groups, to)
 	}
+}
+
+// visibleOffsets are those that the client may see of what it asks for; denied are the topics that it names and may not describe. A code is
+// that of the whole group.
+func (c *conn) visibleOffsets(ctx context.Context, r *request, ask coordinator.FetchRequest) (found []group.Fetched, denied []coordinator.WantedTopic, code int16) {
+	if !c.may(r, acl.Describe, acl.Group, ask.Group) {
+		return nil, nil, c.denied(r, acl.Group)
+	}
+	topics := c.topics(r, acl.Describe)
+	if named := ask.Topics; named != nil {
+		ask.Topics = make([]coordinator.WantedTopic, 0, len(named))
+		for _, t := range named {
+			if topics.allow(t.Topic) {
+				ask.Topics = append(ask.Topics, t)
+			} else {
+				denied = append(denied, t)
+			}
+		}
+	}
+	all, err := c.c.Groups.FetchOffsets(ctx, ask)
+	if err != nil {
+		return nil, nil, c.failure(r, err).coordinatorCode()
+	}
+	if ask.Topics != nil {
+		return all, denied, 0
+	}
+	topics = c.topicsSeen(r, acl.Describe)
+	for _, f := range all {
+		if topics.allow(f.Topic) {
+			found = append(found, f)
+		}
+	}
+	return found, nil, 0
 }
 
 // nobody asks for offsets and shows no epoch.
@@ -64,12 +103,9 @@ func (c *conn) fetchOfOne(ctx context.Context, r *request, req *kmsg.OffsetFetch
 	for i := range req.Topics {
 		ask.Topics = append(ask.Topics, coordinator.WantedTopic{Topic: req.Topics[i].Topic, Partitions: req.Topics[i].Partitions})
 	}
-	found, err := c.c.Groups.FetchOffsets(ctx, ask)
-	var code int16
-	if err != nil {
-		code = c.failure(r, err).coordinatorCode()
+	found, denied, code := c.visibleOffsets(ctx, r, ask)
+	if code != 0 {
 		resp.ErrorCode = code
-		found = nil
 		for i := range req.Topics {
 			for _, p := range req.Topics[i].Partitions {
 				found = append(found, group.Fetched{Topic: req.Topics[i].Topic, Partition: p})
@@ -86,6 +122,13 @@ func (c *conn) fetchOfOne(ctx context.Context, r *request, req *kmsg.OffsetFetch
 			p.ErrorCode = code
 		}
 		t.Partitions = append(t.Partitions, p)
+	}
+	for _, t := range denied {
+		at := kmsg.OffsetFetchResponseTopic{Topic: t.Topic}
+		for _, p := range t.Partitions {
+			at.Partitions = append(at.Partitions, kmsg.OffsetFetchResponseTopicPartition(c.deniedOffset(r, p)))
+		}
+		resp.Topics = append(resp.Topics, at)
 	}
 }
 
@@ -109,4 +152,9 @@ func (c *conn) fetchedOffset(r *request, f group.Fetched) offsetFound {
 		p.Offset, p.LeaderEpoch, p.Metadata = int64(f.Offset.Offset), f.Offset.LeaderEpoch, &f.Offset.Metadata
 	}
 	return p
+}
+
+// deniedOffset is one of a topic that the client may not describe.
+func (c *conn) deniedOffset(r *request, partition int32) offsetFound {
+	return offsetFound{Partition: partition, Offset: -1, LeaderEpoch: -1, Metadata: new(string), ErrorCode: c.denied(r, acl.Topic)}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
@@ -46,13 +47,18 @@ func (c *conn) findOne(ctx context.Context, r *request, kind int8, key string) k
 	found := kmsg.NewFindCoordinatorResponseCoordinator()
 	found.Key, found.NodeID, found.Port = key, -1, -1
 	var k coordinator.Kind
+	var t acl.ResourceType
 	switch kind {
 	case 0:
-		k = coordinator.KindGroups
+		k, t = coordinator.KindGroups, acl.Group
 	case 1:
-		k = coordinator.KindTransactions
+		k, t = coordinator.KindTransactions, acl.TransactionalID
 	default:
 		found.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
+		return found
+	}
+	if !c.may(r, acl.Describe, t, key) {
+		found.ErrorCode, found.ErrorMessage = c.denial(r, acl.Describe, t, key)
 		return found
 	}
 	broker, err := c.find(ctx, k, key, r.received.Add(electionWait))

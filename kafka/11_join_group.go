@@ -6,6 +6,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group/classic"
 	"github.com/oncelog/oncelog/internal/frontdoor"
@@ -15,6 +16,10 @@ import (
 // other request of its connection is begun, as in Kafka.
 func (c *conn) joinGroup(r *request, req *kmsg.JoinGroupRequest, resp *kmsg.JoinGroupResponse) {
 	resp.Generation, resp.MemberID = -1, req.MemberID
+	if !c.may(r, acl.Read, acl.Group, req.Group) {
+		resp.ErrorCode = c.denied(r, acl.Group)
+		return
+	}
 	ask := coordinator.JoinRequest{
 		Group: req.Group, MemberID: req.MemberID, InstanceID: textOf(req.InstanceID), Client: c.groupClient(r), ProtocolType: req.ProtocolType,
 		SessionTimeout: time.Duration(req.SessionTimeoutMillis) * time.Millisecond, RebalanceTimeout: time.Duration(req.RebalanceTimeoutMillis) * time.Millisecond,

@@ -5,11 +5,16 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator/group/classic"
 )
 
 // leaveGroup has members of the classic protocol leave: one up to version 2, many afterwards, each with an error of its own (G9).
 func (c *conn) leaveGroup(r *request, req *kmsg.LeaveGroupRequest, resp *kmsg.LeaveGroupResponse) {
+	if !c.may(r, acl.Read, acl.Group, req.Group) {
+		resp.ErrorCode = c.denied(r, acl.Group)
+		return
+	}
 	ctx, cancel := context.WithTimeout(c.ctx, groupTimeout)
 	defer cancel()
 	leaving := []classic.Leaving{{MemberID: req.MemberID}}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group/classic"
 )
@@ -13,6 +14,10 @@ import (
 // which protocol it speaks.
 func (c *conn) syncGroup(r *request, req *kmsg.SyncGroupRequest, resp *kmsg.SyncGroupResponse) {
 	resp.MemberAssignment = []byte{}
+	if !c.may(r, acl.Read, acl.Group, req.Group) {
+		resp.ErrorCode = c.denied(r, acl.Group)
+		return
+	}
 	if req.Version >= 5 && (req.ProtocolType == nil || req.Protocol == nil) {
 		resp.ErrorCode = c.refuse(r, "INCONSISTENT_GROUP_PROTOCOL")
 		return

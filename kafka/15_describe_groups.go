@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator/group"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
@@ -19,6 +20,11 @@ func (c *conn) describeGroups(r *request, req *kmsg.DescribeGroupsRequest, resp 
 		at.Group, at.AuthorizedOperations = id, noOperations
 		if i >= maxGroupsAsked {
 			at.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
+			resp.Groups = append(resp.Groups, at)
+			continue
+		}
+		if !c.may(r, acl.Describe, acl.Group, id) {
+			at.ErrorCode, at.ErrorMessage = c.denial(r, acl.Describe, acl.Group, id)
 			resp.Groups = append(resp.Groups, at)
 			continue
 		}
@@ -37,6 +43,9 @@ func (c *conn) describeGroups(r *request, req *kmsg.DescribeGroupsRequest, resp 
 			at.State = "Dead"
 		case err == nil:
 			describeClassic(&at, &d)
+		}
+		if req.IncludeAuthorizedOperations && at.ErrorCode == 0 {
+			at.AuthorizedOperations = c.operations(acl.Group, id)
 		}
 		resp.Groups = append(resp.Groups, at)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
 	"github.com/oncelog/oncelog/internal/frontdoor"
@@ -32,6 +33,7 @@ func (c *conn) listGroups(r *request, req *kmsg.ListGroupsRequest, resp *kmsg.Li
 		resp.ErrorCode = c.failure(r, err).coordinatorCode()
 		return
 	}
+	all := c.sees(acl.Describe, acl.Cluster, acl.ClusterName)
 	for i := range list {
 		d := &list[i]
 		one := kmsg.NewListGroupsResponseGroup()
@@ -39,7 +41,7 @@ func (c *conn) listGroups(r *request, req *kmsg.ListGroupsRequest, resp *kmsg.Li
 		if d.Kind == group.KindConsumer {
 			one.GroupType, one.ProtocolType = "Consumer", "consumer"
 		}
-		if oneOf(one.GroupState, req.StatesFilter) && oneOf(one.GroupType, req.TypesFilter) {
+		if oneOf(one.GroupState, req.StatesFilter) && oneOf(one.GroupType, req.TypesFilter) && (all || c.sees(acl.Describe, acl.Group, d.ID)) {
 			resp.Groups = append(resp.Groups, one)
 		}
 	}

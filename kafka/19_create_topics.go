@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
@@ -38,15 +39,17 @@ func (c *conn) createTopics(r *request, req *kmsg.CreateTopicsRequest, resp *kms
 		q := &req.Topics[i]
 		at := kmsg.NewCreateTopicsResponseTopic()
 		at.Topic, at.NumPartitions, at.ReplicationFactor = q.Topic, -1, -1
+		if named[q.Topic] > 1 && answered(resp.Topics, q.Topic) {
+			continue
+		}
 		n, reason, message := newTopicOf(q)
 		switch {
 		case named[q.Topic] > 1:
 			reason, message = frontdoor.ReasonInvalidRequest, "the topic is named more than once"
 		case i >= maxTopicsChanged:
 			reason, message = frontdoor.ReasonInvalidRequest, "too many topics in one request"
-		}
-		if named[q.Topic] > 1 && answered(resp.Topics, q.Topic) {
-			continue
+		case !c.mayAny(r, frontdoor.OnCluster(acl.Create), frontdoor.Action{Operation: acl.Create, Type: acl.Topic, Name: q.Topic}):
+			reason, message = frontdoor.ReasonTopicDenied, denialText(c.caller, acl.Create, acl.Topic, q.Topic)
 		}
 		if reason != "" {
 			at.ErrorCode, at.ErrorMessage = c.refuse(r, reason), &message
@@ -110,9 +113,14 @@ func newTopicOf(q *kmsg.CreateTopicsRequestTopic) (n NewTopic, reason, message s
 	return n, "", ""
 }
 
-// created says what a topic that was created is like.
+// created says what a topic that was created is like, to who may see its configs.
 func (c *conn) created(at *kmsg.CreateTopicsResponseTopic, t *metadata.Topic) {
-	at.TopicID, at.NumPartitions, at.ReplicationFactor = t.ID, int32(len(t.Partitions)), int16(t.Replication)
+	at.TopicID = t.ID
+	if !c.sees(acl.DescribeConfigs, acl.Topic, t.Name) {
+		at.ConfigErrorCode = frontdoor.KindOf(frontdoor.ReasonTopicDenied).Kafka
+		return
+	}
+	at.NumPartitions, at.ReplicationFactor = int32(len(t.Partitions)), int16(t.Replication)
 	for _, held := range c.c.Cluster.Image().ConfigsOf(t) {
 		config := kmsg.NewCreateTopicsResponseTopicConfig()
 		config.Name, config.Value, config.Source = held.Def.Name, &held.Value, int8(configSource(held.Source))

@@ -4,6 +4,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
@@ -18,12 +19,15 @@ func (c *conn) deleteTopics(r *request, req *kmsg.DeleteTopicsRequest, resp *kms
 	for i, q := range topics {
 		at := kmsg.NewDeleteTopicsResponseTopic()
 		at.Topic, at.TopicID = q.Topic, q.TopicID
-		name, reason := c.topicToDelete(q)
-		if i >= maxTopicsChanged {
-			reason = frontdoor.ReasonInvalidRequest
+		name, reason := "", frontdoor.ReasonInvalidRequest
+		if i < maxTopicsChanged {
+			name, reason = c.topicToDelete(r, q)
 		}
 		if reason != "" {
 			at.ErrorCode = c.refuse(r, reason)
+			if q.Topic == nil && reason == frontdoor.ReasonTopicDenied && c.sees(acl.Describe, acl.Topic, name) {
+				at.Topic = &name
+			}
 			resp.Topics = append(resp.Topics, at)
 			continue
 		}
@@ -40,7 +44,7 @@ func (c *conn) deleteTopics(r *request, req *kmsg.DeleteTopicsRequest, resp *kms
 }
 
 // topicToDelete gives the name that a request means, or the reason of its refusal.
-func (c *conn) topicToDelete(q kmsg.DeleteTopicsRequestTopic) (name, reason string) {
+func (c *conn) topicToDelete(r *request, q kmsg.DeleteTopicsRequestTopic) (name, reason string) {
 	switch {
 	case q.Topic != nil && q.TopicID != [16]byte{}, q.Topic == nil && q.TopicID == [16]byte{}:
 		return "", frontdoor.ReasonInvalidRequest // exactly one of them names the topic
@@ -52,6 +56,12 @@ func (c *conn) topicToDelete(q kmsg.DeleteTopicsRequestTopic) (name, reason stri
 			return "", "UNKNOWN_TOPIC_ID"
 		}
 		name = t.Name
+	}
+	if !c.mayAny(r, frontdoor.OnCluster(acl.Delete), frontdoor.Action{Operation: acl.Delete, Type: acl.Topic, Name: name}) {
+		if _, exists := c.c.Cluster.Image().Topic(name); !exists && c.sees(acl.Describe, acl.Topic, name) {
+			return name, frontdoor.ReasonUnknownTopic
+		}
+		return name, frontdoor.ReasonTopicDenied
 	}
 	if err := metadata.CheckNotInternal(name); err != nil {
 		return "", string(err.Code)

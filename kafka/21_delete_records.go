@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/record"
 )
@@ -17,6 +18,7 @@ func (c *conn) deleteRecords(r *request, req *kmsg.DeleteRecordsRequest, resp *k
 	var all sync.WaitGroup
 	slots := make(chan struct{}, parallelLookUps)
 	left := frontdoor.MaxPartitions
+	topics := c.topics(r, acl.Delete)
 	for i := range req.Topics {
 		from, to := &req.Topics[i], &resp.Topics[i]
 		to.Topic = from.Topic
@@ -28,6 +30,9 @@ func (c *conn) deleteRecords(r *request, req *kmsg.DeleteRecordsRequest, resp *k
 			switch {
 			case left < 0:
 				at.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
+				continue
+			case !topics.allow(to.Topic):
+				at.ErrorCode = c.denied(r, acl.Topic)
 				continue
 			case record.InternalTopic(to.Topic):
 				at.ErrorCode = c.refuse(r, "INVALID_TOPIC_EXCEPTION")

@@ -6,6 +6,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/internal/frontdoor"
@@ -18,6 +19,10 @@ const coordinatorTimeout = 30 * time.Second
 // initProducerID hands out a producer id: a fresh one (I1), or that of a transactional id (I2-I15).
 func (c *conn) initProducerID(r *request, req *kmsg.InitProducerIDRequest, resp *kmsg.InitProducerIDResponse) {
 	resp.ProducerID, resp.ProducerEpoch = -1, -1
+	if t, ok := c.mayInit(r, req.TransactionalID); !ok {
+		resp.ErrorCode = c.denied(r, t)
+		return
+	}
 	ctx, cancel := context.WithTimeout(c.ctx, coordinatorTimeout)
 	defer cancel()
 	has := coordinator.NoProducer
@@ -44,6 +49,15 @@ func (c *conn) initProducerID(r *request, req *kmsg.InitProducerIDRequest, resp 
 		return
 	}
 	resp.ProducerID, resp.ProducerEpoch = int64(p.ID), int16(p.Epoch)
+}
+
+// mayInit says whether the client may have a producer id: that of a transactional id if it may write it, a fresh one if it may write to any
+// topic, or has the right that clusters of before had for it. What it lacks is on a resource of the type.
+func (c *conn) mayInit(r *request, id *string) (acl.ResourceType, bool) {
+	if id != nil {
+		return acl.TransactionalID, c.may(r, acl.Write, acl.TransactionalID, *id)
+	}
+	return acl.Cluster, c.sees(acl.IdempotentWrite, acl.Cluster, acl.ClusterName) || c.c.Guard.MaySome(c.caller, r.endpoint.name, acl.Write, acl.Topic)
 }
 
 // initCode is the code of a failure at a version (I15). A change that could not be made now is one that the client tries again: its

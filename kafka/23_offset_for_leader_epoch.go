@@ -3,11 +3,14 @@ package kafka
 import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/record"
 )
 
 // offsetForLeaderEpoch says where epochs of leaders ended (L21, KIP-320).
 func (c *conn) offsetForLeaderEpoch(r *request, req *kmsg.OffsetForLeaderEpochRequest, resp *kmsg.OffsetForLeaderEpochResponse) {
+	topics := c.topics(r, acl.Describe)
+	topics.idle = topics.idle || c.sees(acl.ClusterAction, acl.Cluster, acl.ClusterName)
 	resp.Topics = make([]kmsg.OffsetForLeaderEpochResponseTopic, len(req.Topics))
 	for i := range req.Topics {
 		from, to := &req.Topics[i], &resp.Topics[i]
@@ -17,6 +20,10 @@ func (c *conn) offsetForLeaderEpoch(r *request, req *kmsg.OffsetForLeaderEpochRe
 			at := &to.Partitions[j]
 			*at = kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
 			at.Partition, at.LeaderEpoch, at.EndOffset = q.Partition, -1, -1
+			if !topics.allow(from.Topic) {
+				at.ErrorCode = c.denied(r, acl.Topic)
+				continue
+			}
 			tp := record.TopicPartition{Topic: from.Topic, Partition: q.Partition}
 			epoch, end, err := c.c.Log.EpochEnd(c.waiting, tp, q.CurrentLeaderEpoch, q.LeaderEpoch)
 			if err != nil {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/internal/frontdoor"
@@ -14,23 +15,13 @@ import (
 // addPartitionsToTxn lets partitions join a transaction of version 1: those clients name their partitions before they write to them
 // (T5-T7). Versions from 4 on are of brokers among themselves and not served.
 func (c *conn) addPartitionsToTxn(r *request, req *kmsg.AddPartitionsToTxnRequest, resp *kmsg.AddPartitionsToTxnResponse) {
-	img := c.c.Cluster.Image()
-	var all []record.TopicPartition
-	unknown := make(map[record.TopicPartition]bool)
-	for i := range req.Topics {
-		for _, p := range req.Topics[i].Partitions {
-			tp := record.TopicPartition{Topic: req.Topics[i].Topic, Partition: p}
-			all = append(all, tp)
-			if !exists(img, tp) || record.InternalTopic(tp.Topic) {
-				unknown[tp] = true
-			}
-		}
-	}
 	code := func(record.TopicPartition) int16 { return 0 }
-	if len(unknown) > 0 { // T6: then nothing is added
+	if !c.may(r, acl.Write, acl.TransactionalID, req.TransactionalID) {
+		code = func(record.TopicPartition) int16 { return c.denied(r, acl.TransactionalID) }
+	} else if all, bad := c.partitionsToAdd(r, req); len(bad) > 0 { // T6: then nothing is added
 		code = func(tp record.TopicPartition) int16 {
-			if unknown[tp] {
-				return c.refuse(r, frontdoor.ReasonUnknownTopic)
+			if reason := bad[tp]; reason != "" {
+				return c.refuse(r, reason)
 			}
 			return c.refuse(r, "OPERATION_NOT_ATTEMPTED")
 		}
@@ -45,6 +36,25 @@ func (c *conn) addPartitionsToTxn(r *request, req *kmsg.AddPartitionsToTxnReques
 		}
 		resp.Topics = append(resp.Topics, to)
 	}
+}
+
+// partitionsToAdd are those that a request names, with the reasons of the ones that cannot be added.
+func (c *conn) partitionsToAdd(r *request, req *kmsg.AddPartitionsToTxnRequest) (all []record.TopicPartition, bad map[record.TopicPartition]string) {
+	img, topics := c.c.Cluster.Image(), c.topics(r, acl.Write)
+	bad = make(map[record.TopicPartition]string)
+	for i := range req.Topics {
+		for _, p := range req.Topics[i].Partitions {
+			tp := record.TopicPartition{Topic: req.Topics[i].Topic, Partition: p}
+			all = append(all, tp)
+			switch {
+			case !topics.allow(tp.Topic):
+				bad[tp] = frontdoor.ReasonTopicDenied
+			case !exists(img, tp) || record.InternalTopic(tp.Topic):
+				bad[tp] = frontdoor.ReasonUnknownTopic
+			}
+		}
+	}
+	return all, bad
 }
 
 // addToTxn adds partitions that exist, in as many steps as the coordinator's bound makes; 0: they are in the transaction.

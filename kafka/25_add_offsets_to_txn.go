@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/record"
 )
@@ -12,6 +13,14 @@ import (
 // addOffsetsToTxn lets the shard of a group join a transaction of version 1, as addPartitionsToTxn does for partitions (T15). The group's
 // name may be empty; committing to it is refused later.
 func (c *conn) addOffsetsToTxn(r *request, req *kmsg.AddOffsetsToTxnRequest, resp *kmsg.AddOffsetsToTxnResponse) {
+	switch {
+	case !c.may(r, acl.Write, acl.TransactionalID, req.TransactionalID):
+		resp.ErrorCode = c.denied(r, acl.TransactionalID)
+		return
+	case !c.may(r, acl.Read, acl.Group, req.Group):
+		resp.ErrorCode = c.denied(r, acl.Group)
+		return
+	}
 	ctx, cancel := context.WithTimeout(c.ctx, coordinatorTimeout)
 	defer cancel()
 	// Looking for the coordinator makes the shards, if there are none yet.

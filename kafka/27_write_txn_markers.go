@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/record"
@@ -30,11 +31,15 @@ func (c *conn) writeTxnMarkers(r *request, req *kmsg.WriteTxnMarkersRequest, res
 		}
 	}
 	var results []coordinator.MarkerResult
-	if len(markers) <= frontdoor.MaxPartitions {
+	may := c.mayAny(r, frontdoor.OnCluster(acl.Alter), frontdoor.OnCluster(acl.ClusterAction))
+	if may && len(markers) <= frontdoor.MaxPartitions {
 		results = c.c.Markers.Write(ctx, markers)
 	}
 	next := 0
 	code := func() int16 {
+		if !may {
+			return c.denied(r, acl.Cluster)
+		}
 		if results == nil {
 			return c.refuse(r, frontdoor.ReasonInvalidRequest)
 		}

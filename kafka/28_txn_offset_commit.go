@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
 	"github.com/oncelog/oncelog/internal/frontdoor"
@@ -26,7 +27,22 @@ func (c *conn) txnOffsetCommit(r *request, req *kmsg.TxnOffsetCommitRequest, res
 	if req.Version >= 5 {
 		commit.Version = 2
 	}
+	whole := acl.ResourceType(0)
+	switch {
+	case !c.may(r, acl.Write, acl.TransactionalID, req.TransactionalID):
+		whole = acl.TransactionalID
+	case !c.may(r, acl.Read, acl.Group, req.Group):
+		whole = acl.Group
+	}
+	if whole != 0 {
+		answerTxnCommit(req, resp, func(record.TopicPartition) int16 { return c.denied(r, whole) })
+		return
+	}
+	topics := c.topics(r, acl.Read)
 	for i := range req.Topics {
+		if !topics.allow(req.Topics[i].Topic) {
+			continue
+		}
 		for _, p := range req.Topics[i].Partitions {
 			o := coordinator.OffsetToCommit{TopicPartition: record.TopicPartition{Topic: req.Topics[i].Topic, Partition: p.Partition},
 				Offset: record.Offset(p.Offset), LeaderEpoch: -1, Metadata: textOf(p.Metadata)}
@@ -36,8 +52,16 @@ func (c *conn) txnOffsetCommit(r *request, req *kmsg.TxnOffsetCommitRequest, res
 			commit.Offsets = append(commit.Offsets, o)
 		}
 	}
-	refused, err := c.c.Groups.CommitInTransaction(ctx, commit)
+	var refused []coordinator.RefusedOffset
+	var err error
+	if len(commit.Offsets) > 0 || len(req.Topics) == 0 {
+		refused, err = c.c.Groups.CommitInTransaction(ctx, commit)
+	}
 	codes := c.commitCodes(r, refused, err, func(f failure) int16 { return f.txnCommitCode(req.Version) })
+	answerTxnCommit(req, resp, c.unlessDenied(r, &topics, codes))
+}
+
+func answerTxnCommit(req *kmsg.TxnOffsetCommitRequest, resp *kmsg.TxnOffsetCommitResponse, codes func(record.TopicPartition) int16) {
 	for i := range req.Topics {
 		to := kmsg.NewTxnOffsetCommitResponseTopic()
 		to.Topic = req.Topics[i].Topic

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
@@ -24,6 +25,8 @@ func (c *conn) describeConfigs(r *request, req *kmsg.DescribeConfigsRequest, res
 		switch {
 		case i >= maxResources:
 			reason, message = frontdoor.ReasonInvalidRequest, "too many resources in one request"
+		case !c.mayConfigs(r, acl.DescribeConfigs, q.ResourceType, q.ResourceName):
+			reason, message = c.configsDenial(acl.DescribeConfigs, q.ResourceType, q.ResourceName)
 		case q.ResourceType == kmsg.ConfigResourceTypeTopic:
 			at.Configs, reason, message = topicConfigs(img, q, req)
 		case q.ResourceType == kmsg.ConfigResourceTypeBroker:

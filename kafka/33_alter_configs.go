@@ -4,6 +4,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
@@ -16,8 +17,11 @@ func (c *conn) alterConfigs(r *request, req *kmsg.AlterConfigsRequest, resp *kms
 		at := kmsg.NewAlterConfigsResponseResource()
 		at.ResourceType, at.ResourceName = q.ResourceType, q.ResourceName
 		change, reason, message := c.topicConfigs(q)
-		if i >= maxResources {
+		switch {
+		case i >= maxResources:
 			reason, message = frontdoor.ReasonInvalidRequest, "too many resources in one request"
+		case !c.mayConfigs(r, acl.AlterConfigs, q.ResourceType, q.ResourceName):
+			reason, message = c.configsDenial(acl.AlterConfigs, q.ResourceType, q.ResourceName)
 		}
 		if reason != "" {
 			at.ErrorCode, at.ErrorMessage = c.refuse(r, reason), &message

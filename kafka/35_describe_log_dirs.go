@@ -4,13 +4,19 @@ import (
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 )
 
 // logDir is what the one log directory of a broker is called. Its path is nobody's business.
 const logDir = "data"
 
 // describeLogDirs shows how much each replica on this broker takes. The disk's own size is not told (-1).
-func (c *conn) describeLogDirs(_ *request, req *kmsg.DescribeLogDirsRequest, resp *kmsg.DescribeLogDirsResponse) {
+func (c *conn) describeLogDirs(r *request, req *kmsg.DescribeLogDirsRequest, resp *kmsg.DescribeLogDirsResponse) {
+	if !c.mayCluster(r, acl.Describe) {
+		resp.ErrorCode = c.denied(r, acl.Cluster) // told from version 3 on; before there is nothing to see
+		return
+	}
 	dir := kmsg.NewDescribeLogDirsResponseDir()
 	dir.Dir, dir.TotalBytes, dir.UsableBytes = logDir, -1, -1
 	wanted := make(map[string][]int32)

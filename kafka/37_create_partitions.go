@@ -4,6 +4,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
@@ -17,8 +18,11 @@ func (c *conn) createPartitions(r *request, req *kmsg.CreatePartitionsRequest, r
 		at := kmsg.NewCreatePartitionsResponseTopic()
 		at.Topic = q.Topic
 		reason, message := c.refusePartitions(q)
-		if i >= maxTopicsChanged {
+		switch {
+		case i >= maxTopicsChanged:
 			reason, message = frontdoor.ReasonInvalidRequest, "too many topics in one request"
+		case !c.may(r, acl.Alter, acl.Topic, q.Topic):
+			reason, message = frontdoor.ReasonTopicDenied, denialText(c.caller, acl.Alter, acl.Topic, q.Topic)
 		}
 		if reason != "" {
 			at.ErrorCode, at.ErrorMessage = c.refuse(r, reason), &message

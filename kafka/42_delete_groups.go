@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
@@ -17,6 +18,8 @@ func (c *conn) deleteGroups(r *request, req *kmsg.DeleteGroupsRequest, resp *kms
 		at.Group = id
 		if i >= maxGroupsAsked {
 			at.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
+		} else if !c.may(r, acl.Delete, acl.Group, id) {
+			at.ErrorCode, at.ErrorMessage = c.denial(r, acl.Delete, acl.Group, id)
 		} else if err := c.c.Groups.Delete(ctx, id); err != nil {
 			f := c.failure(r, err)
 			at.ErrorCode, at.ErrorMessage = f.coordinatorCode(), f.message

@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/record"
 )
@@ -28,6 +29,10 @@ const (
 func (c *conn) electLeaders(r *request, req *kmsg.ElectLeadersRequest, resp *kmsg.ElectLeadersResponse) {
 	ctx, cancel := c.adminContext(req.TimeoutMillis)
 	defer cancel()
+	if !c.mayCluster(r, acl.Alter) {
+		c.refuseElections(r, req, resp)
+		return
+	}
 	if req.ElectionType != electPreferred && req.ElectionType != electUnclean {
 		resp.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
 		return
@@ -62,6 +67,19 @@ func (c *conn) electLeaders(r *request, req *kmsg.ElectLeadersRequest, resp *kms
 	elections.Wait()
 	if all {
 		dropNotNeeded(resp)
+	}
+}
+
+// refuseElections tells a client that it may not: once, and for each partition, since the first versions have no other place.
+func (c *conn) refuseElections(r *request, req *kmsg.ElectLeadersRequest, resp *kmsg.ElectLeadersResponse) {
+	code, message := c.clusterDenial(r, acl.Alter)
+	resp.ErrorCode = code
+	for _, q := range req.Topics {
+		to := kmsg.ElectLeadersResponseTopic{Topic: q.Topic}
+		for _, p := range q.Partitions {
+			to.Partitions = append(to.Partitions, kmsg.ElectLeadersResponseTopicPartition{Partition: p, ErrorCode: code, ErrorMessage: message})
+		}
+		resp.Topics = append(resp.Topics, to)
 	}
 }
 

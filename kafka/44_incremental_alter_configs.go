@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
@@ -17,13 +18,15 @@ func (c *conn) incrementalAlterConfigs(r *request, req *kmsg.IncrementalAlterCon
 	for i, q := range req.Resources {
 		at := kmsg.NewIncrementalAlterConfigsResponseResource()
 		at.ResourceType, at.ResourceName = q.ResourceType, q.ResourceName
-		if i < maxResources && onlyUnset(q) {
+		change, reason, message := c.topicChange(q)
+		switch {
+		case i >= maxResources:
+			reason, message = frontdoor.ReasonInvalidRequest, "too many resources in one request"
+		case !c.mayConfigs(r, acl.AlterConfigs, q.ResourceType, q.ResourceName):
+			reason, message = c.configsDenial(acl.AlterConfigs, q.ResourceType, q.ResourceName)
+		case onlyUnset(q):
 			resp.Resources = append(resp.Resources, at)
 			continue
-		}
-		change, reason, message := c.topicChange(q)
-		if i >= maxResources {
-			reason, message = frontdoor.ReasonInvalidRequest, "too many resources in one request"
 		}
 		if reason != "" {
 			at.ErrorCode, at.ErrorMessage = c.refuse(r, reason), &message

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
@@ -16,6 +17,10 @@ import (
 func (c *conn) alterPartitionReassignments(r *request, req *kmsg.AlterPartitionAssignmentsRequest, resp *kmsg.AlterPartitionAssignmentsResponse) {
 	ctx, cancel := c.adminContext(req.TimeoutMillis)
 	defer cancel()
+	if !c.mayCluster(r, acl.Alter) {
+		resp.ErrorCode, resp.ErrorMessage = c.clusterDenial(r, acl.Alter)
+		return
+	}
 	left := frontdoor.MaxPartitions
 	for i := range req.Topics {
 		q := &req.Topics[i]

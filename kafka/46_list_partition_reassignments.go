@@ -6,11 +6,16 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 )
 
 // listPartitionReassignments shows partitions whose replicas are on the move. A replica that has been replaced where it is, since it had
 // lost its data, moves nowhere and is not shown.
-func (c *conn) listPartitionReassignments(_ *request, req *kmsg.ListPartitionReassignmentsRequest, resp *kmsg.ListPartitionReassignmentsResponse) {
+func (c *conn) listPartitionReassignments(r *request, req *kmsg.ListPartitionReassignmentsRequest, resp *kmsg.ListPartitionReassignmentsResponse) {
+	if !c.mayCluster(r, acl.Describe) {
+		resp.ErrorCode, resp.ErrorMessage = c.clusterDenial(r, acl.Describe)
+		return
+	}
 	img := c.c.Cluster.Image()
 	show := func(t *metadata.Topic, wanted []int32) {
 		to := kmsg.NewListPartitionReassignmentsResponseTopic()

@@ -4,11 +4,16 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
 // describeUserScramCredentials tells which users have which credentials, and nothing of their passwords (KIP-554).
 func (c *conn) describeUserScramCredentials(r *request, req *kmsg.DescribeUserSCRAMCredentialsRequest, resp *kmsg.DescribeUserSCRAMCredentialsResponse) {
+	if !c.mayCluster(r, acl.Describe) {
+		resp.ErrorCode, resp.ErrorMessage = c.clusterDenial(r, acl.Describe)
+		return
+	}
 	img := c.c.Cluster.Image()
 	byUser := make(map[string][]*metadata.Credential)
 	var users []string

@@ -5,6 +5,7 @@ import (
 
 	"github.com/oncelog/oncelog/cluster"
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/internal/sasl"
 )
@@ -37,6 +38,11 @@ func (c *conn) alterUserScramCredentials(r *request, req *kmsg.AlterUserSCRAMCre
 			at := kmsg.NewAlterUserSCRAMCredentialsResponseResult()
 			at.User, at.ErrorCode, at.ErrorMessage = user, c.refuse(r, reason), &message
 			failed[user] = at
+		}
+	}
+	if !c.mayCluster(r, acl.Alter) {
+		for _, user := range order {
+			fail(user, frontdoor.ReasonClusterDenied, denialText(c.caller, acl.Alter, acl.Cluster, acl.ClusterName))
 		}
 	}
 	for k, n := range twice {

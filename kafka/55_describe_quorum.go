@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 )
@@ -19,6 +20,10 @@ const metadataTopic = "__cluster_metadata"
 // that does not lead it asks the one that does. Partitions are groups of their own, about which this request does not ask. Where Kafka
 // counts records, this counts entries of the Raft log.
 func (c *conn) describeQuorum(r *request, req *kmsg.DescribeQuorumRequest, resp *kmsg.DescribeQuorumResponse) {
+	if !c.mayCluster(r, acl.Describe) {
+		resp.ErrorCode, resp.ErrorMessage = c.clusterDenial(r, acl.Describe)
+		return
+	}
 	ask := sync.OnceValues(func() (cluster.Quorum, error) { return c.c.Cluster.Quorum(c.ctx) })
 	for i := range req.Topics {
 		to := kmsg.NewDescribeQuorumResponseTopic()

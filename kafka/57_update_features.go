@@ -3,12 +3,17 @@ package kafka
 import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
 // updateFeatures lets a tool ask for what holds anyway: transactions have version 2, beside those of clients that only know version 1. No
 // other feature, and no other level, can be had.
 func (c *conn) updateFeatures(r *request, req *kmsg.UpdateFeaturesRequest, resp *kmsg.UpdateFeaturesResponse) {
+	if !c.mayCluster(r, acl.Alter) {
+		resp.ErrorCode, resp.ErrorMessage = c.clusterDenial(r, acl.Alter)
+		return
+	}
 	for _, u := range req.FeatureUpdates {
 		one := kmsg.NewUpdateFeaturesResponseResult()
 		one.Feature = u.Feature

@@ -16,6 +16,9 @@ func (c *conn) describeCluster(r *request, req *kmsg.DescribeClusterRequest, res
 		resp.ErrorMessage, resp.EndpointType = &message, req.EndpointType
 		return
 	}
+	if req.IncludeClusterAuthorizedOperations {
+		resp.ClusterAuthorizedOperations = c.clusterOperations(r)
+	}
 	for _, n := range c.nodes(img) {
 		resp.Brokers = append(resp.Brokers, kmsg.DescribeClusterResponseBroker{NodeID: n.id, Host: n.host, Port: n.port, Rack: n.rack})
 	}

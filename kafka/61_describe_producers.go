@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/record"
 )
@@ -14,6 +15,7 @@ func (c *conn) describeProducers(r *request, req *kmsg.DescribeProducersRequest,
 	ctx, cancel := context.WithTimeout(c.waiting, coordinatorTimeout)
 	defer cancel()
 	left := frontdoor.MaxPartitions
+	topics := c.topics(r, acl.Read)
 	for i := range req.Topics {
 		to := kmsg.NewDescribeProducersResponseTopic()
 		to.Topic = req.Topics[i].Topic
@@ -22,6 +24,8 @@ func (c *conn) describeProducers(r *request, req *kmsg.DescribeProducersRequest,
 			at.Partition = p
 			if left--; left < 0 {
 				at.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
+			} else if !topics.allow(to.Topic) {
+				at.ErrorCode, at.ErrorMessage = c.denial(r, acl.Read, acl.Topic, to.Topic)
 			} else {
 				c.describeProducersOf(ctx, r, &at, record.TopicPartition{Topic: to.Topic, Partition: p})
 			}

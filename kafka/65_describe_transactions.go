@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
@@ -16,6 +17,7 @@ const maxTransactionsDescribed = 1000
 func (c *conn) describeTransactions(r *request, req *kmsg.DescribeTransactionsRequest, resp *kmsg.DescribeTransactionsResponse) {
 	ctx, cancel := context.WithTimeout(c.waiting, coordinatorTimeout)
 	defer cancel()
+	seen := c.topicsSeen(r, acl.Describe)
 	for i, id := range req.TransactionalIDs {
 		at := kmsg.NewDescribeTransactionsResponseTransactionState()
 		at.TransactionalID, at.ProducerID, at.ProducerEpoch, at.StartTimestamp = id, -1, -1, -1
@@ -24,22 +26,30 @@ func (c *conn) describeTransactions(r *request, req *kmsg.DescribeTransactionsRe
 			resp.TransactionStates = append(resp.TransactionStates, at)
 			continue
 		}
+		if !c.may(r, acl.Describe, acl.TransactionalID, id) {
+			at.ErrorCode = c.denied(r, acl.TransactionalID)
+			resp.TransactionStates = append(resp.TransactionStates, at)
+			continue
+		}
 		t, err := c.c.Transactions.Describe(ctx, id)
 		if err != nil {
 			at.ErrorCode = c.failure(r, err).coordinatorCode()
 		} else {
-			describeTransaction(&at, t)
+			describeTransaction(&at, t, &seen)
 		}
 		resp.TransactionStates = append(resp.TransactionStates, at)
 	}
 }
 
-func describeTransaction(at *kmsg.DescribeTransactionsResponseTransactionState, t *txn.Transaction) {
+func describeTransaction(at *kmsg.DescribeTransactionsResponseTransactionState, t *txn.Transaction, seen *permits) {
 	at.State, at.TimeoutMillis, at.ProducerID, at.ProducerEpoch = t.Status.String(), t.TimeoutMS, int64(t.ProducerID), int16(t.Epoch)
 	if t.StartMS > 0 {
 		at.StartTimestamp = t.StartMS
 	}
 	for _, tp := range t.Partitions { // sorted
+		if !seen.allow(tp.Topic) {
+			continue
+		}
 		if n := len(at.Topics); n == 0 || at.Topics[n-1].Topic != tp.Topic {
 			at.Topics = append(at.Topics, kmsg.DescribeTransactionsResponseTransactionStateTopic{Topic: tp.Topic})
 		}

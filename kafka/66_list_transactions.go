@@ -7,6 +7,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/internal/frontdoor"
@@ -59,7 +60,7 @@ func (c *conn) listTransactions(r *request, req *kmsg.ListTransactionsRequest, r
 		return
 	}
 	for _, t := range list {
-		if pattern == nil || pattern.MatchString(t.ID) {
+		if (pattern == nil || pattern.MatchString(t.ID)) && c.sees(acl.Describe, acl.TransactionalID, t.ID) {
 			resp.TransactionStates = append(resp.TransactionStates, kmsg.ListTransactionsResponseTransactionState{
 				TransactionalID: t.ID, ProducerID: int64(t.ProducerID), TransactionState: t.Status.String()})
 		}

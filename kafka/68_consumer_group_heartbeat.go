@@ -8,6 +8,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
 	"github.com/oncelog/oncelog/internal/frontdoor"
@@ -22,6 +23,17 @@ const maxTold = 16
 // consumerGroupHeartbeat is all that a member of a group of KIP-848 says, and what it is told (G14-G17): its assignment only if it joins,
 // says all of what it wants, or if it has changed. Differing from Kafka, one that joins waits until there is one.
 func (c *conn) consumerGroupHeartbeat(r *request, req *kmsg.ConsumerGroupHeartbeatRequest, resp *kmsg.ConsumerGroupHeartbeatResponse) {
+	if !c.may(r, acl.Read, acl.Group, req.Group) {
+		resp.ErrorCode, resp.ErrorMessage = c.denial(r, acl.Read, acl.Group, req.Group)
+		return
+	}
+	topics := c.topics(r, acl.Describe)
+	for _, t := range req.SubscribedTopicNames {
+		if !topics.allow(t) {
+			resp.ErrorCode, resp.ErrorMessage = c.denial(r, acl.Describe, acl.Topic, t)
+			return
+		}
+	}
 	if message := wrongHeartbeat(req); message != "" {
 		resp.ErrorCode, resp.ErrorMessage = c.refuse(r, frontdoor.ReasonInvalidRequest), &message
 		return

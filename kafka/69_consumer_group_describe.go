@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator/group"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
@@ -13,9 +14,15 @@ import (
 func (c *conn) consumerGroupDescribe(r *request, req *kmsg.ConsumerGroupDescribeRequest, resp *kmsg.ConsumerGroupDescribeResponse) {
 	ctx, cancel := context.WithTimeout(c.waiting, groupTimeout)
 	defer cancel()
+	seen := c.topics(r, acl.Describe)
 	for i, id := range req.Groups {
 		at := kmsg.NewConsumerGroupDescribeResponseGroup()
 		at.Group, at.AuthorizedOperations = id, noOperations
+		if i < maxGroupsAsked && !c.may(r, acl.Describe, acl.Group, id) {
+			at.ErrorCode, at.ErrorMessage = c.denial(r, acl.Describe, acl.Group, id)
+			resp.Groups = append(resp.Groups, at)
+			continue
+		}
 		d, err := group.Description{}, error(nil)
 		if i < maxGroupsAsked && id != "" {
 			d, err = c.c.Groups.Describe(ctx, id)
@@ -32,10 +39,39 @@ func (c *conn) consumerGroupDescribe(r *request, req *kmsg.ConsumerGroupDescribe
 			message := "the group is not of the consumer protocol"
 			at.ErrorCode, at.ErrorMessage = c.refuse(r, "GROUP_ID_NOT_FOUND"), &message
 		default:
+			if hidden := hiddenTopic(&d, &seen); hidden != "" {
+				message := "the group reads a topic that the client may not describe"
+				at.ErrorCode, at.ErrorMessage = c.denied(r, acl.Topic), &message
+				break
+			}
 			describeConsumer(&at, &d)
+			if req.IncludeAuthorizedOperations {
+				at.AuthorizedOperations = c.operations(acl.Group, id)
+			}
 		}
 		resp.Groups = append(resp.Groups, at)
 	}
+}
+
+// hiddenTopic is one that members of the group are assigned and that the client may not describe; empty: there is none.
+func hiddenTopic(d *group.Description, seen *permits) string {
+	hidden := func(id group.TopicID) bool {
+		name, exists := d.Topics[id]
+		return exists && !seen.allow(name)
+	}
+	for _, m := range d.Members {
+		for _, h := range m.Assigned {
+			if hidden(h.TopicID) {
+				return d.Topics[h.TopicID]
+			}
+		}
+		for _, p := range m.Target {
+			if hidden(p.TopicID) {
+				return d.Topics[p.TopicID]
+			}
+		}
+	}
+	return ""
 }
 
 func describeConsumer(at *kmsg.ConsumerGroupDescribeResponseGroup, d *group.Description) {

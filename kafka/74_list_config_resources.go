@@ -5,11 +5,17 @@ import (
 	"strconv"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 )
 
 // listConfigResources lists what has configs: topics and brokers, from version 1 on. Version 0 asks for subscriptions to client metrics,
 // of which there are none.
-func (c *conn) listConfigResources(_ *request, req *kmsg.ListConfigResourcesRequest, resp *kmsg.ListConfigResourcesResponse) {
+func (c *conn) listConfigResources(r *request, req *kmsg.ListConfigResourcesRequest, resp *kmsg.ListConfigResourcesResponse) {
+	if !c.mayCluster(r, acl.DescribeConfigs) {
+		resp.ErrorCode = c.denied(r, acl.Cluster)
+		return
+	}
 	if req.Version == 0 {
 		return
 	}

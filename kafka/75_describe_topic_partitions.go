@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
@@ -24,9 +25,13 @@ func (c *conn) describeTopicPartitions(r *request, req *kmsg.DescribeTopicPartit
 	for _, q := range req.Topics {
 		names = append(names, q.Topic)
 	}
+	may := c.topics(r, acl.Describe)
 	if len(names) == 0 {
+		may.quiet = true
 		for _, t := range img.Topics() {
-			names = append(names, t.Name)
+			if may.allow(t.Name) {
+				names = append(names, t.Name)
+			}
 		}
 	}
 	slices.Sort(names)
@@ -43,7 +48,7 @@ func (c *conn) describeTopicPartitions(r *request, req *kmsg.DescribeTopicPartit
 			resp.NextCursor = &kmsg.DescribeTopicPartitionsResponseNextCursor{Topic: name}
 			return
 		}
-		one, next := c.describePage(r, img, name, from, room)
+		one, next := c.describePage(r, img, name, from, room, &may)
 		resp.Topics = append(resp.Topics, one)
 		if next >= 0 {
 			resp.NextCursor = &kmsg.DescribeTopicPartitionsResponseNextCursor{Topic: name, Partition: next}
@@ -55,9 +60,14 @@ func (c *conn) describeTopicPartitions(r *request, req *kmsg.DescribeTopicPartit
 }
 
 // describePage shows up to room partitions of a topic; next is the first that is left out, -1: none.
-func (c *conn) describePage(r *request, img *metadata.Image, name string, from int32, room int) (one kmsg.DescribeTopicPartitionsResponseTopic, next int32) {
+func (c *conn) describePage(r *request, img *metadata.Image, name string, from int32, room int, may *permits) (one kmsg.DescribeTopicPartitionsResponseTopic, next int32) {
 	one = kmsg.NewDescribeTopicPartitionsResponseTopic()
 	one.Topic, one.AuthorizedOperations = &name, noOperations
+	if !may.allow(name) {
+		one.ErrorCode = c.denied(r, acl.Topic)
+		return one, -1
+	}
+	one.AuthorizedOperations = c.operations(acl.Topic, name)
 	t, ok := img.Topic(name)
 	if !ok {
 		one.ErrorCode = c.refuse(r, frontdoor.ReasonUnknownTopic)
