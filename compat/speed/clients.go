@@ -55,7 +55,9 @@ func withTopic(ctx context.Context, v variant, r *row, measure func(topic string
 		}
 	}
 	defer func() {
-		_, e := kadm.NewClient(cl).DeleteTopics(ctx, topic)
+		over, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+		defer cancel()
+		_, e := kadm.NewClient(cl).DeleteTopics(over, topic)
 		err = errors.Join(err, e)
 	}()
 	settle()
@@ -165,11 +167,19 @@ func quantile(v []float64, q float64) float64 {
 	return v[int(math.Ceil(q*float64(len(v))))-1]
 }
 
-// filledRecords is what is written before it is read.
-const filledRecords = 400_000
+// filled is how many records are written before they are read.
+func (b *bench) filled() int { return b.share(400_000) }
+
+// share is how much of a fixed amount is measured.
+func (b *bench) share(n int) int {
+	if b.options.quick {
+		return n / 20
+	}
+	return n
+}
 
 // fill writes records to a topic, in large batches.
-func fill(ctx context.Context, v variant, topic string) error {
+func (b *bench) fill(ctx context.Context, v variant, topic string) error {
 	cl, err := client(v, kgo.DefaultProduceTopic(topic), kgo.ProducerBatchMaxBytes(128<<10), kgo.ProducerLinger(5*time.Millisecond), kgo.MaxBufferedRecords(20_000))
 	if err != nil {
 		return err
@@ -178,7 +188,7 @@ func fill(ctx context.Context, v variant, topic string) error {
 	var mu sync.Mutex
 	var failed error
 	value := make([]byte, recordBytes)
-	for range filledRecords {
+	for range b.filled() {
 		cl.Produce(ctx, &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -195,7 +205,7 @@ func fill(ctx context.Context, v variant, topic string) error {
 // consume reads what is in the page cache.
 func consume(ctx context.Context, b *bench, v variant, r *row) (sample, error) {
 	return withTopic(ctx, v, r, func(topic string) (sample, error) {
-		if err := fill(ctx, v, topic); err != nil {
+		if err := b.fill(ctx, v, topic); err != nil {
 			return sample{}, err
 		}
 		cl, err := client(v, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxBytes(50<<20))
@@ -206,7 +216,7 @@ func consume(ctx context.Context, b *bench, v variant, r *row) (sample, error) {
 		profiled := b.profile(v, r)
 		burned, began := cpuSeconds(v.pids()), time.Now()
 		n := 0
-		for n < filledRecords {
+		for n < b.filled() {
 			fetches := cl.PollFetches(ctx)
 			if err := fetches.Err(); err != nil {
 				return sample{}, err

@@ -1,13 +1,16 @@
 // Command speed measures three brokerd processes beside three brokers of Apache Kafka, through clients of Kafka, in turn in one run: what
 // counts are the ratios. Run it in compat/:
 //
-//	go run ./speed                                    # everything, three rounds
+//	go run ./speed                                    # everything, three rounds: some 7 minutes for each, and one before that warms up
+//	go run ./speed -rounds 5 -o markdown              # the table of docs/performance.md
 //	go run ./speed -only produce-1,produce-8          # some rows
 //	go run ./speed -only gap -rounds 5 -o json
 //
 // Kafka is fetched from Maven Central the first time; java and mvn must be on the path. It has the heap that its own scripts give it, and
 // does not wait for the disk unless a row says so ("flush": flush.messages=1). Both clusters stand on the same disk and both run the
 // whole time: an idle Kafka costs a tenth of a core.
+//
+// A measurement that fails is told and left out; an interrupt (Ctrl-C) ends the run and shows what there is.
 package main
 
 import (
@@ -16,6 +19,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"time"
@@ -31,7 +35,7 @@ type options struct {
 	only           string
 	parent, output string
 	profiles       string
-	alone          bool
+	alone, quick   bool
 }
 
 func main() {
@@ -43,7 +47,11 @@ func main() {
 	flag.StringVar(&o.output, "o", "table", "table, markdown or json")
 	flag.StringVar(&o.profiles, "profiles", "", "write CPU profiles of our brokers into this directory, one for each row; slows what it measures")
 	flag.BoolVar(&o.alone, "alone", false, "do not run Kafka")
+	flag.BoolVar(&o.quick, "quick", false, "a fraction of everything, to see that it works; the figures say nothing")
 	flag.Parse()
+	if o.quick {
+		o.duration = min(o.duration, 300*time.Millisecond)
+	}
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "speed:", err)
 		os.Exit(1)
@@ -74,13 +82,22 @@ func run(o options) error {
 			return err
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
-	defer cancel()
-	results, err := b.all(ctx, chosen)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop() // who interrupts a second time ends it at once
+	results, err := b.all(ctx, chosen, stop)
 	if err != nil {
 		return err
 	}
-	return show(results, o.output)
+	if err := show(results, o.output); err != nil {
+		return err
+	}
+	for _, f := range b.failed {
+		fmt.Fprintln(os.Stderr, "failed:", f)
+	}
+	if len(b.failed) > 0 {
+		return fmt.Errorf("%d measurements failed; the table is made of the others", len(b.failed))
+	}
+	return nil
 }
 
 // bench measures systems that run.
@@ -89,10 +106,15 @@ type bench struct {
 	dir       string
 	classpath string
 	systems   []*system
+	// failed are measurements that came to nothing.
+	failed []string
 }
 
+// patience is how long one measurement may take: what hangs costs its own figure.
+const patience = 3 * time.Minute
+
 // all measures the rows in turn, round after round, so that all see the same minutes.
-func (b *bench) all(ctx context.Context, chosen []row) ([]result, error) {
+func (b *bench) all(ctx context.Context, chosen []row, interrupted func()) ([]result, error) {
 	defer func() {
 		for _, s := range b.systems {
 			s.close()
@@ -101,41 +123,57 @@ func (b *bench) all(ctx context.Context, chosen []row) ([]result, error) {
 	if err := b.start(ctx); err != nil {
 		return nil, err
 	}
-	var memory []result
-	if err := b.memory(&memory, "memory of three brokers, fresh", "at most a seventh"); err != nil {
-		return nil, err
-	}
+	memory := []result{b.memory("memory of three brokers, fresh", "at most a seventh")}
 	samples := make([]map[string][]sample, len(chosen))
-	for round := -1; round < b.options.rounds; round++ {
-		for i := range chosen {
-			if samples[i] == nil {
-				samples[i] = map[string][]sample{}
-			}
-			for _, s := range b.variants(&chosen[i]) {
-				if round < 0 && chosen[i].cold {
-					continue
-				}
-				began := time.Now()
-				got, err := chosen[i].measure(ctx, b, s, &chosen[i])
-				if err != nil {
-					return nil, fmt.Errorf("%s, %s: %w", chosen[i].name, s, err)
-				}
-				fmt.Fprintf(os.Stderr, "round %d, %s, %s: %.1f (%.0f s)\n", round+1, chosen[i].name, s, got.value, time.Since(began).Seconds())
-				if round >= 0 { // the one before warms up: a JVM compiles what it runs often
-					samples[i][s.String()] = append(samples[i][s.String()], got)
-				}
-				settle()
-			}
-		}
+	for i := range samples {
+		samples[i] = map[string][]sample{}
 	}
+	began := time.Now()
+	for round := -1; round < b.options.rounds && ctx.Err() == nil; round++ {
+		b.round(ctx, round, chosen, samples)
+		took := time.Since(began)
+		fmt.Fprintf(os.Stderr, "%d of %d rounds after the first, which warms up, in %.1f min; about %.0f min to go\n", round+1, b.options.rounds, took.Minutes(),
+			(took / time.Duration(round+2) * time.Duration(b.options.rounds-round-1)).Minutes())
+	}
+	interrupted()
 	var results []result
 	for i, r := range chosen {
 		results = append(results, conclude(&r, samples[i])...)
 	}
-	if err := b.memory(&memory, "memory of three brokers, after this load", "at most a fifth"); err != nil {
-		return nil, err
-	}
+	memory = append(memory, b.memory("memory of three brokers, after this load", "at most a fifth"))
 	return append(results, memory...), nil
+}
+
+// round measures every row on every system. A measurement that fails is noted, and the others go on.
+func (b *bench) round(ctx context.Context, round int, chosen []row, samples []map[string][]sample) {
+	for i := range chosen {
+		r := &chosen[i]
+		if round < 0 && r.cold {
+			continue
+		}
+		for _, s := range b.variants(r) {
+			if ctx.Err() != nil {
+				return
+			}
+			began := time.Now()
+			one, cancel := context.WithTimeout(ctx, patience)
+			got, err := r.measure(one, b, s, r)
+			cancel()
+			if err != nil {
+				if ctx.Err() == nil {
+					b.failed = append(b.failed, fmt.Sprintf("round %d, %s, %s: %v", round+1, r.name, s, err))
+					fmt.Fprintln(os.Stderr, b.failed[len(b.failed)-1])
+				}
+				got = sample{}
+			} else {
+				fmt.Fprintf(os.Stderr, "round %d, %s, %s: %s %s (%.0f s)\n", round+1, r.name, s, number(got.value), r.unit, time.Since(began).Seconds())
+			}
+			if round >= 0 { // the one before warms up: a JVM compiles what it runs often
+				samples[i][s.String()] = append(samples[i][s.String()], got)
+			}
+			settle()
+		}
+	}
 }
 
 // variants are what a row is measured on: ours, Kafka, and Kafka that waits for the disk if that makes a difference.
@@ -184,8 +222,8 @@ func (b *bench) start(ctx context.Context) error {
 	return nil
 }
 
-// memory notes what the brokers hold.
-func (b *bench) memory(into *[]result, what, goal string) error {
+// memory is what the brokers hold.
+func (b *bench) memory(what, goal string) result {
 	r := result{What: what, Unit: "MB", Goal: goal, LessIsBetter: true}
 	for _, s := range b.systems {
 		mb := 0.0
@@ -201,8 +239,7 @@ func (b *bench) memory(into *[]result, what, goal string) error {
 	if r.Kafka > 0 {
 		r.Ratio = r.Ours / r.Kafka
 	}
-	*into = append(*into, r)
-	return nil
+	return r
 }
 
 // settle gives the disk time: removing files, and writing back what was not synced, would slow what is measured next.

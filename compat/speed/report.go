@@ -27,6 +27,8 @@ type result struct {
 	KafkaCPU     float64 `json:"kafka_cpu_s_per_gib,omitempty"`
 	Goal         string  `json:"goal,omitempty"`
 	FlushGoal    string  `json:"flush_goal,omitempty"`
+	CPUGoal      string  `json:"cpu_goal,omitempty"`
+	Reached      string  `json:"reached,omitempty"`
 	LessIsBetter bool    `json:"less_is_better,omitempty"`
 }
 
@@ -38,6 +40,7 @@ func conclude(r *row, samples map[string][]sample) []result {
 		if s.p99 > 0 {
 			p99 := *r
 			p99.what, p99.goal = strings.ReplaceAll(r.what, "p50", "p99"), "0.5"
+			p99.cpuGoal = ""
 			if p99.what == r.what {
 				list[0].What, p99.unit, p99.lessIsBetter, p99.goal, p99.flushGoal = r.what+": a second", "ms", true, "", ""
 				p99.what += ": p99"
@@ -49,7 +52,7 @@ func conclude(r *row, samples map[string][]sample) []result {
 }
 
 func figure(r *row, samples map[string][]sample, of func(sample) float64) result {
-	out := result{What: r.what, Unit: r.unit, Goal: r.goal, FlushGoal: r.flushGoal, LessIsBetter: r.lessIsBetter}
+	out := result{What: r.what, Unit: r.unit, Goal: r.goal, FlushGoal: r.flushGoal, CPUGoal: r.cpuGoal, LessIsBetter: r.lessIsBetter}
 	pick := func(system string, f func(sample) float64) (list []float64) {
 		for _, s := range samples[system] {
 			list = append(list, f(s))
@@ -67,18 +70,19 @@ func figure(r *row, samples map[string][]sample, of func(sample) float64) result
 	return out
 }
 
-// each divides figures of the same rounds.
+// each divides figures of the same rounds, where both came to something.
 func each(a, b []float64) (list []float64) {
 	for i := range min(len(a), len(b)) {
-		if b[i] > 0 {
+		if a[i] > 0 && b[i] > 0 {
 			list = append(list, a[i]/b[i])
 		}
 	}
 	return list
 }
 
-// median is 0 for nothing.
+// median is that of the figures that came to something; 0: none did.
 func median(v []float64) float64 {
+	v = slices.DeleteFunc(slices.Clone(v), func(f float64) bool { return f <= 0 })
 	if len(v) == 0 {
 		return 0
 	}
@@ -86,49 +90,76 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-// reached says what became of a goal, which is a number, or words that begin with "at most a".
-func (r *result) reached() string {
-	verdict := func(ratio float64, goal string) string {
-		want, err := strconv.ParseFloat(map[string]string{"at most a seventh": "0.143", "at most a fifth": "0.2"}[goal], 64)
-		if err != nil {
-			if want, err = strconv.ParseFloat(goal, 64); err != nil {
-				return ""
-			}
+// goals are in words what a figure is to be, and what became of it: of the ratio to Kafka, of that to Kafka which waits for the disk, and of
+// the brokers' processor time.
+func (r *result) goals() (goal, reached string) {
+	type one struct{ name, goal, verdict string }
+	var all []one
+	add := func(name, goal string, have bool, ok func(limit float64) bool) {
+		if goal == "" {
+			return
 		}
-		if r.LessIsBetter && ratio <= want || !r.LessIsBetter && ratio >= want {
-			return "yes"
+		verdict := "not measured"
+		if have {
+			verdict = map[bool]string{true: "yes", false: "no"}[ok(limitOf(goal))]
 		}
-		return "no"
+		all = append(all, one{name, goal, verdict})
 	}
-	if r.Ratio == 0 || r.Goal == "" {
-		return "-"
+	atLeast := func(ratio float64) func(float64) bool {
+		return func(limit float64) bool { return r.LessIsBetter && ratio <= limit || !r.LessIsBetter && ratio >= limit }
 	}
-	first := verdict(r.Ratio, r.Goal)
-	if r.FlushGoal != "" && r.FlushRatio > 0 {
-		if second := verdict(r.FlushRatio, r.FlushGoal); second != first {
-			return first + ", " + second
+	add("ratio", r.Goal, r.Ratio > 0, atLeast(r.Ratio))
+	add("flush", r.FlushGoal, r.FlushRatio > 0, atLeast(r.FlushRatio))
+	if share, ofKafkas := strings.CutSuffix(r.CPUGoal, " of Kafka's"); ofKafkas {
+		add("CPU", r.CPUGoal, r.CPU > 0 && r.KafkaCPU > 0, func(float64) bool { return r.CPU <= limitOf(share)*r.KafkaCPU })
+	} else {
+		add("CPU", r.CPUGoal, r.CPU > 0, func(limit float64) bool { return r.CPU <= limit })
+	}
+	if len(all) == 0 {
+		return "-", "-"
+	}
+	goal, reached = all[0].goal, all[0].verdict
+	same := !slices.ContainsFunc(all, func(o one) bool { return o.verdict != all[0].verdict })
+	if !same {
+		reached = all[0].name + " " + all[0].verdict
+	}
+	for _, o := range all[1:] {
+		goal += ", " + o.name + " " + o.goal
+		if !same {
+			reached += ", " + o.name + " " + o.verdict
 		}
 	}
-	return first
+	return goal, reached
+}
+
+// limitOf reads a goal, which is a number, or words that begin with "at most a".
+func limitOf(goal string) float64 {
+	switch goal {
+	case "at most a seventh":
+		return 1.0 / 7
+	case "at most a fifth":
+		return 0.2
+	}
+	limit, err := strconv.ParseFloat(goal, 64)
+	if err != nil {
+		return 0 // of a share of Kafka's, which its own part of goals reads
+	}
+	return limit
 }
 
 func show(results []result, format string) error {
+	for i := range results {
+		_, results[i].Reached = results[i].goals()
+	}
 	if format == "json" {
 		enc := json.NewEncoder(os.Stdout)
 		enc.SetIndent("", "  ")
 		return enc.Encode(results)
 	}
-	head := []string{"what", "unit", "oncelog", "Kafka", "Kafka, flush", "ratio (range)", "ratio, flush", "CPU s/GiB", "Kafka's", "goal", "reached"}
+	head := []string{"what", "oncelog", "Kafka", "Kafka, flush", "ratio (range)", "to flush", "CPU s/GiB: oncelog, Kafka", "goal", "reached"}
 	var lines [][]string
 	for _, r := range results {
-		spread, goal := number(r.Ratio), r.Goal
-		if r.Most > 0 {
-			spread += fmt.Sprintf(" (%s-%s)", number(r.Least), number(r.Most))
-		}
-		if r.FlushGoal != "" {
-			goal += ", flush " + r.FlushGoal
-		}
-		lines = append(lines, []string{r.What, r.Unit, number(r.Ours), number(r.Kafka), number(r.Flush), spread, number(r.FlushRatio), number(r.CPU), number(r.KafkaCPU), goal, r.reached()})
+		lines = append(lines, r.cells())
 	}
 	if format == "markdown" {
 		fmt.Println("| " + strings.Join(head, " | ") + " |")
@@ -144,6 +175,25 @@ func show(results []result, format string) error {
 		fmt.Fprintln(w, strings.Join(l, "\t"))
 	}
 	return w.Flush()
+}
+
+// cells are a row of the table.
+func (r *result) cells() []string {
+	with := func(v float64) string {
+		if v == 0 {
+			return "-"
+		}
+		return number(v) + " " + r.Unit
+	}
+	spread, cpu := number(r.Ratio), "-"
+	if r.Most > 0 {
+		spread += fmt.Sprintf(" (%s-%s)", number(r.Least), number(r.Most))
+	}
+	if r.CPU > 0 || r.KafkaCPU > 0 {
+		cpu = number(r.CPU) + ", " + number(r.KafkaCPU)
+	}
+	goal, reached := r.goals()
+	return []string{r.What, with(r.Ours), with(r.Kafka), with(r.Flush), spread, number(r.FlushRatio), cpu, goal, reached}
 }
 
 // number has three digits that say something; "-" for nothing.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // java runs one of Kafka's tools and gives what it printed.
@@ -30,10 +32,10 @@ var perfRate = regexp.MustCompile(`\(([0-9.]+) MB/sec\)`)
 // perfTest is Kafka's own producer test. Its first records pay for the start of its JVM, which a longer run would spread.
 func perfTest(ctx context.Context, b *bench, v variant, r *row) (sample, error) {
 	return withTopic(ctx, v, r, func(topic string) (sample, error) {
-		records := 250_000
+		records := b.share(250_000)
 		linger := "5"
 		if r.batch <= 16<<10 {
-			records, linger = 120_000, "5" // what it has when nothing is said, since Kafka 4
+			records, linger = b.share(120_000), "5" // what it has when nothing is said, since Kafka 4
 		}
 		if v.flush {
 			records /= 3
@@ -59,12 +61,12 @@ func perfTest(ctx context.Context, b *bench, v variant, r *row) (sample, error) 
 // consumeJava is Kafka's own consumer test; what counts is the time of its fetches, without its start.
 func consumeJava(ctx context.Context, b *bench, v variant, r *row) (sample, error) {
 	return withTopic(ctx, v, r, func(topic string) (sample, error) {
-		if err := fill(ctx, v, topic); err != nil {
+		if err := b.fill(ctx, v, topic); err != nil {
 			return sample{}, err
 		}
 		burned := cpuSeconds(v.pids())
 		profiled := b.profile(v, r)
-		out, err := b.java(ctx, "ConsumerPerformance", "--topic", topic, "--num-records", strconv.Itoa(filledRecords), "--bootstrap-server", strings.Join(v.addrs, ","),
+		out, err := b.java(ctx, "ConsumerPerformance", "--topic", topic, "--num-records", strconv.Itoa(b.filled()), "--bootstrap-server", strings.Join(v.addrs, ","),
 			"--timeout", "30000")
 		profiled()
 		if err != nil {
@@ -75,9 +77,38 @@ func consumeJava(ctx context.Context, b *bench, v variant, r *row) (sample, erro
 		for i, name := range head {
 			if name == "fetch.MB.sec" && i < len(values) {
 				mib, err := strconv.ParseFloat(values[i], 64)
-				return sample{value: mib * (1 << 20) / 1e6, cpu: (cpuSeconds(v.pids()) - burned) / (filledRecords * recordBytes / (1 << 30))}, err
+				return sample{value: mib * (1 << 20) / 1e6, cpu: (cpuSeconds(v.pids()) - burned) / (float64(b.filled()) * recordBytes / (1 << 30))}, err
 			}
 		}
 		return sample{}, fmt.Errorf("no fetch.MB.sec in %q", out)
 	})
+}
+
+// consumeKcat reads to the end with kcat, which is librdkafka.
+func consumeKcat(ctx context.Context, b *bench, v variant, r *row) (sample, error) {
+	return withTopic(ctx, v, r, func(topic string) (sample, error) {
+		if err := b.fill(ctx, v, topic); err != nil {
+			return sample{}, err
+		}
+		burned, began := cpuSeconds(v.pids()), time.Now()
+		profiled := b.profile(v, r)
+		cmd := exec.CommandContext(ctx, "kcat", "-b", strings.Join(v.addrs, ","), "-t", topic, "-C", "-e", "-q", "-o", "beginning", "-f", "%o\n")
+		var count lines
+		cmd.Stdout = &count
+		err := cmd.Run()
+		seconds, cpu := time.Since(began).Seconds(), cpuSeconds(v.pids())-burned
+		profiled()
+		if err == nil && int(count) < b.filled() {
+			err = fmt.Errorf("kcat read %d records, %d were written", count, b.filled())
+		}
+		return sample{value: float64(b.filled()) * recordBytes / 1e6 / seconds, cpu: cpu / (float64(b.filled()) * recordBytes / (1 << 30))}, err
+	})
+}
+
+// lines counts what it is written.
+type lines int
+
+func (l *lines) Write(b []byte) (int, error) {
+	*l += lines(bytes.Count(b, []byte("\n")))
+	return len(b), nil
 }
