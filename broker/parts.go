@@ -183,6 +183,8 @@ func (p *parts) assembleDoors(b *Broker) (err error) {
 		Transactions: p.transactions, Coordinators: p.coordinators, Groups: p.groups, Markers: txnGlue{p},
 		MaxMessageBytes: int(b.cfg.Limits.MaxMessageBytes), MaxTransactionTimeout: b.cfg.Transactions.MaxTimeout,
 		Shared: shared, Logger: p.logger, Registerer: b.options.Registry,
+		GroupSession: b.cfg.Groups.SessionTimeout, GroupHeartbeat: b.cfg.Groups.HeartbeatInterval,
+		Disk: func() (free, total int64) { now := p.disk.last(); return now.Free, now.Total },
 	})
 	return err
 }

@@ -21,11 +21,12 @@ const (
 	CodeNotAvailable Code = "COORDINATOR_NOT_AVAILABLE"
 	CodeBusy         Code = "BROKER_BUSY"
 	// CodeRequestTimedOut: no outcome in time; it may have happened.
-	CodeRequestTimedOut Code = "REQUEST_TIMED_OUT"
-	CodeInvalidRequest  Code = "INVALID_REQUEST"
-	CodeInvalidTimeout  Code = "INVALID_TRANSACTION_TIMEOUT"
-	CodePolicyViolation Code = "POLICY_VIOLATION"
-	CodeUnknown         Code = "UNKNOWN_SERVER_ERROR"
+	CodeRequestTimedOut    Code = "REQUEST_TIMED_OUT"
+	CodeInvalidRequest     Code = "INVALID_REQUEST"
+	CodeInvalidTimeout     Code = "INVALID_TRANSACTION_TIMEOUT"
+	CodePolicyViolation    Code = "POLICY_VIOLATION"
+	CodeUnsupportedVersion Code = "UNSUPPORTED_VERSION"
+	CodeUnknown            Code = "UNKNOWN_SERVER_ERROR"
 
 	CodeInvalidProducerIDMapping Code = "INVALID_PRODUCER_ID_MAPPING"
 	CodeProducerFenced           Code = "PRODUCER_FENCED"

@@ -41,6 +41,8 @@ type CommitRequest struct {
 	Offsets []OffsetToCommit
 	// Retention is how long the offsets are kept whatever the server's retention is; 0: the server decides.
 	Retention time.Duration
+	// BeforeKIP848: it came in a request that is older than that protocol, of which no member sends it.
+	BeforeKIP848 bool
 }
 
 // CommitOffsets commits offsets (G19, G20). Offsets for partitions that do not exist, or with too much metadata, are refused one by one;
@@ -52,12 +54,17 @@ func (g *Groups) CommitOffsets(ctx context.Context, r CommitRequest) ([]RefusedO
 	if err != nil {
 		return nil, err
 	}
-	s, _, err := g.leading(ctx, r.Group, true)
+	s, term, err := g.leading(ctx, r.Group, true)
 	if err != nil {
 		return nil, err
 	}
 	if err := g.mayCommit(ctx, s, r.Group, r.By, false); err != nil {
 		return nil, err
+	}
+	if r.BeforeKIP848 {
+		if err := g.refuseOldCommit(ctx, s, term, r); err != nil {
+			return nil, err
+		}
 	}
 	expire := group.NoExpiry
 	if r.Retention > 0 {
@@ -66,6 +73,19 @@ func (g *Groups) CommitOffsets(ctx context.Context, r CommitRequest) ([]RefusedO
 	_, err = g.execute(ctx, s, &statev1.GroupCommand{GroupId: r.Group, Command: &statev1.GroupCommand_Commit{Commit: &statev1.CommitOffsets{
 		Committer: committerToProto(r.By), Topics: topics, ExpireMs: expire}}})
 	return refusals, asError(err)
+}
+
+// refuseOldCommit refuses a commit whose request cannot tell a member of KIP-848 what it may have to hear (G20).
+func (g *Groups) refuseOldCommit(ctx context.Context, s *groupShard, term record.Term, r CommitRequest) error {
+	member := false
+	s.machine.read(func(m *group.State) { member = m.Member(r.Group, r.By.MemberID) != nil })
+	if !member {
+		return nil
+	}
+	if err := s.confirm(ctx, term); err != nil {
+		return err
+	}
+	return refused(CodeUnsupportedVersion, "member %q of group %q speaks the protocol of KIP-848, which commits by OffsetCommit from version 9 on", r.By.MemberID, r.Group)
 }
 
 func committerToProto(c group.Committer) *statev1.Committer {
@@ -238,10 +258,7 @@ type TransactionalCommit struct {
 func (g *Groups) CommitInTransaction(ctx context.Context, r TransactionalCommit) ([]RefusedOffset, error) {
 	ctx, cancel := g.bounded(ctx)
 	defer cancel()
-	err := checkProducer(r.Producer)
-	if err == nil {
-		err = checkID(r.TransactionalID)
-	}
+	err := checkID(r.TransactionalID)
 	if err == nil && r.Group == "" {
 		err = badField(CodeInvalidGroupID, "group_id", "1 to 1024 bytes", "offsets are committed in a transaction for a group without a name (G22)")
 	}
@@ -258,6 +275,9 @@ func (g *Groups) CommitInTransaction(ctx context.Context, r TransactionalCommit)
 	}
 	if err := g.mayCommit(ctx, s, r.Group, r.By, true); err != nil {
 		return nil, err
+	}
+	if r.Producer.unheardOf() {
+		return nil, g.refuseStranger(ctx, s, r)
 	}
 	cmd := &statev1.CommitOffsetsInTransaction{
 		Committer: committerToProto(r.By), Topics: topics, ProducerId: int64(r.Producer.ID), ProducerEpoch: int32(r.Producer.Epoch), Verified: true,
@@ -301,6 +321,21 @@ func (g *Groups) join(ctx context.Context, s *groupShard, r TransactionalCommit)
 		told.Code = CodeInvalidProducerEpoch
 	}
 	return &told
+}
+
+// refuseStranger says why a producer that nobody can have commits nothing: the transaction is not its own, or its epoch is not the present
+// one. Questions to the coordinator do not carry such an epoch; the first one that there is serves as well, and to ask changes nothing
+// under version 1.
+func (g *Groups) refuseStranger(ctx context.Context, s *groupShard, r TransactionalCommit) *Error {
+	if r.Producer.ID < 0 {
+		return refused(CodeInvalidProducerIDMapping, "producer id %d is nobody's", r.Producer.ID)
+	}
+	r.Producer.Epoch, r.Version = 0, 1
+	err := g.join(ctx, s, r)
+	if err == nil || err.Code == CodeConcurrentTransactions || err.Code == CodeTransactionAbortable {
+		err = refused(CodeInvalidProducerEpoch, "a negative epoch is no producer's")
+	}
+	return err
 }
 
 // WriteMarkers ends transactions in shards of groups that this broker leads, and says of each whether it did: nil, or an *Error (G25). When it

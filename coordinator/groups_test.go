@@ -124,6 +124,60 @@ func TestMembersShareAndSurviveTheirCoordinator(t *testing.T) {
 	})
 }
 
+// G20: requests that are older than KIP-848 do not commit for its members; for others they do.
+func TestCommitsBeforeKIP848(t *testing.T) {
+	runGroups(t, 1, nil, func(t *testing.T, r *rig) {
+		b, ctx := r.leaderOf(KindGroups), context.Background()
+		a, err := b.groups.Heartbeat(ctx, MemberRequest{Group: "g", Subscription: Subscription{Topics: []string{"orders"}, RebalanceTimeout: time.Minute}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		commit := func(id string, by group.Committer, old bool) error {
+			_, err := b.groups.CommitOffsets(ctx, CommitRequest{Group: id, By: by, Offsets: offsetsOf(5), BeforeKIP848: old})
+			return err
+		}
+		member := group.Committer{MemberID: a.MemberID, Epoch: a.Epoch}
+		wantCode(t, commit("g", member, true), CodeUnsupportedVersion)
+		later := member
+		later.Epoch++
+		wantCode(t, commit("g", later, true), CodeUnsupportedVersion)
+		wantCode(t, commit("g", group.Committer{MemberID: "other", Epoch: a.Epoch}, true), CodeUnknownMemberID)
+		r.wantCommitted(b, "g", -1)
+		if err := errors.Join(commit("g", member, false), commit("simple", nobodyInGroup, true)); err != nil {
+			t.Fatal(err)
+		}
+		r.wantCommitted(b, "g", 5)
+		r.wantCommitted(b, "simple", 5)
+	})
+}
+
+// T11, G22: a commit in a transaction of a producer that nobody can have is refused for the transaction's reason.
+func TestCommitsOfNegativeProducers(t *testing.T) {
+	runGroups(t, 1, nil, func(t *testing.T, r *rig) {
+		b := r.leaderOf(KindGroups)
+		commit := func(p Producer) error {
+			_, err := b.groups.CommitInTransaction(context.Background(), TransactionalCommit{TransactionalID: "tx", Producer: p, Group: "g", By: nobodyInGroup, Offsets: offsetsOf(1), Version: 2})
+			return err
+		}
+		wantCode(t, commit(NoProducer), CodeInvalidProducerIDMapping)
+		for _, answer := range []Code{"", CodeProducerFenced, CodeConcurrentTransactions, CodeTransactionAbortable} {
+			r.joins = func(j Joining) error {
+				if j.Version != 1 || j.Producer.Epoch < 0 {
+					t.Errorf("asked as %+v", j)
+				}
+				if answer == "" {
+					return nil
+				}
+				return refused(answer, "as the test wants")
+			}
+			wantCode(t, commit(Producer{7, -1}), CodeInvalidProducerEpoch)
+		}
+		r.joins = func(Joining) error { return refused(CodeInvalidProducerIDMapping, "another one's") }
+		wantCode(t, commit(Producer{7, -1}), CodeInvalidProducerIDMapping)
+		r.wantCommitted(b, "g", -1)
+	})
+}
+
 // Kafka's heartbeats: one question, one answer (G14, G15, G17).
 func TestHeartbeats(t *testing.T) {
 	runGroups(t, 1, nil, func(t *testing.T, r *rig) {

@@ -199,6 +199,15 @@ func checkProducer(p Producer) *Error {
 	return nil
 }
 
+// unheardOf says that nobody can have been given this id and epoch. Commands do not carry such.
+func (p Producer) unheardOf() bool { return p.ID < 0 || p.Epoch < 0 }
+
+// refuseStranger says why a producer that nobody can have may do nothing with an id: for the same reasons, in the same order, as one that
+// somebody else has (T5, T17, T19).
+func (t *Transactions) refuseStranger(ctx context.Context, id string, p Producer) error {
+	return t.VerifyPartition(ctx, id, p, record.TopicPartition{})
+}
+
 // AddRequest lets partitions join a transaction.
 type AddRequest struct {
 	TransactionalID string
@@ -211,8 +220,8 @@ type AddRequest struct {
 // AddPartitions lets partitions join the transaction, which begins with the first (T5). Whoever asks has checked that the
 // partitions exist.
 func (t *Transactions) AddPartitions(ctx context.Context, r AddRequest) error {
-	if err := checkProducer(r.Producer); err != nil {
-		return err
+	if r.Producer.unheardOf() {
+		return t.refuseStranger(ctx, r.TransactionalID, r.Producer)
 	}
 	if n := len(r.Partitions); n > txn.MaxAdded {
 		return badField(CodeInvalidRequest, "partitions", strconv.Itoa(txn.MaxAdded), "%d partitions in one request; at most %d are allowed", n, txn.MaxAdded)
@@ -269,8 +278,8 @@ type EndRequest struct {
 // EndTransaction decides on the transaction's outcome (T17, T19). When it returns without an error the decision is durable and
 // irrevocable; the markers go out afterwards (T23). The producer that it gives is the one for the next transaction.
 func (t *Transactions) EndTransaction(ctx context.Context, r EndRequest) (Producer, error) {
-	if err := checkProducer(r.Producer); err != nil {
-		return NoProducer, err
+	if r.Producer.unheardOf() {
+		return NoProducer, t.refuseStranger(ctx, r.TransactionalID, r.Producer)
 	}
 	return producerOf(t.do(ctx, &statev1.TransactionCommand{
 		TransactionalId: r.TransactionalID, Client: clientRef(r.Client),

@@ -582,7 +582,6 @@ func TestTransactionInputIsChecked(t *testing.T) {
 			"half a ms":      {initID("tx", NoProducer, time.Microsecond), CodeInvalidTimeout, "transaction_timeout_ms"},
 			"long timeout":   {initID("tx", NoProducer, 15*time.Minute+1), CodeInvalidTimeout, "transaction_timeout_ms"},
 			"add: no id":     {b.txns.AddPartitions(ctx, AddRequest{Producer: Producer{1, 0}, Version: 2}), CodeInvalidRequest, "transactional_id"},
-			"add: producer":  {b.txns.AddPartitions(ctx, AddRequest{TransactionalID: "tx", Producer: NoProducer, Version: 2}), CodeInvalidRequest, "producer_id, producer_epoch"},
 			"add: many":      {b.txns.AddPartitions(ctx, AddRequest{TransactionalID: "tx", Producer: Producer{1, 0}, Partitions: many, Version: 2}), CodeInvalidRequest, "partitions"},
 			"verify: no id":  {b.txns.VerifyPartition(ctx, "", Producer{1, 0}, testPartitions(0)[0]), CodeInvalidRequest, "transactional_id"},
 			"abort: no id":   {b.txns.Abort(ctx, "", NoProducer, txn.Client{}), CodeInvalidRequest, "transactional_id"},
@@ -596,6 +595,37 @@ func TestTransactionInputIsChecked(t *testing.T) {
 		if list, _, err := b.txns.List(ctx, TransactionFilter{}, 10); err != nil || len(list) != 0 {
 			t.Errorf("%v, %v", list, err)
 		}
+	})
+}
+
+// T5, T17, T19: a producer whose id or epoch is negative is refused as any other one that is not the id's own.
+func TestNegativeProducersAreStrangers(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		b, ctx := r.leader(), t.Context()
+		p := r.mustInit(b, "tx", NoProducer)
+		for what, c := range map[string]struct {
+			id   string
+			p    Producer
+			want Code
+		}{
+			"its id, no epoch":              {"tx", Producer{p.ID, -1}, CodeProducerFenced},
+			"its id, a very negative epoch": {"tx", Producer{p.ID, -7}, CodeProducerFenced},
+			"nobody's id":                   {"tx", Producer{-1, p.Epoch}, CodeInvalidProducerIDMapping},
+			"nothing":                       {"tx", NoProducer, CodeInvalidProducerIDMapping},
+			"nothing, an unknown id":        {"none", NoProducer, CodeInvalidProducerIDMapping},
+		} {
+			for _, version := range []int8{1, 2} {
+				_, ended := b.txns.EndTransaction(ctx, EndRequest{TransactionalID: c.id, Producer: c.p, Commit: true, Version: version})
+				for _, err := range []error{ended, b.txns.AddPartitions(ctx, AddRequest{TransactionalID: c.id, Producer: c.p, Partitions: testPartitions(0), Version: version})} {
+					var e *Error
+					if !errors.As(err, &e) || e.Code != c.want || e.Outcome != raftgroup.DidNotHappen {
+						t.Errorf("%s, version %d: %v, want %s", what, version, err, c.want)
+					}
+				}
+			}
+		}
+		r.mustAdd(b, "tx", p, 0)
+		r.mustEnd(b, "tx", p, true)
 	})
 }
 

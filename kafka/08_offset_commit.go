@@ -20,7 +20,8 @@ const groupTimeout = 30 * time.Second
 func (c *conn) offsetCommit(r *request, req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse) {
 	ctx, cancel := context.WithTimeout(c.ctx, groupTimeout)
 	defer cancel()
-	commit := coordinator.CommitRequest{Group: req.Group, By: group.Committer{MemberID: req.MemberID, InstanceID: textOf(req.InstanceID), Epoch: req.Generation}}
+	commit := coordinator.CommitRequest{Group: req.Group, By: group.Committer{MemberID: req.MemberID, InstanceID: textOf(req.InstanceID), Epoch: req.Generation},
+		BeforeKIP848: req.Version < 9}
 	if req.Version <= 4 && req.RetentionTimeMillis > 0 {
 		commit.Retention = time.Duration(min(req.RetentionTimeMillis, int64(1<<62/time.Millisecond))) * time.Millisecond
 	}

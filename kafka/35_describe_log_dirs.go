@@ -11,7 +11,7 @@ import (
 // logDir is what the one log directory of a broker is called. Its path is nobody's business.
 const logDir = "data"
 
-// describeLogDirs shows how much each replica on this broker takes. The disk's own size is not told (-1).
+// describeLogDirs shows how much each replica on this broker takes, and how much room their disk has; -1: it does not tell.
 func (c *conn) describeLogDirs(r *request, req *kmsg.DescribeLogDirsRequest, resp *kmsg.DescribeLogDirsResponse) {
 	if !c.mayCluster(r, acl.Describe) {
 		resp.ErrorCode = c.denied(r, acl.Cluster) // told from version 3 on; before there is nothing to see
@@ -19,6 +19,11 @@ func (c *conn) describeLogDirs(r *request, req *kmsg.DescribeLogDirsRequest, res
 	}
 	dir := kmsg.NewDescribeLogDirsResponseDir()
 	dir.Dir, dir.TotalBytes, dir.UsableBytes = logDir, -1, -1
+	if c.c.Disk != nil {
+		if free, total := c.c.Disk(); total > 0 {
+			dir.TotalBytes, dir.UsableBytes = total, free
+		}
+	}
 	wanted := make(map[string][]int32)
 	for _, t := range req.Topics {
 		wanted[t.Topic] = t.Partitions

@@ -51,6 +51,10 @@ type Config struct {
 	MaxRequestBytes int
 	// MaxTransactionTimeout is the longest that a producer may ask for, for what describes the configuration. Default 15 minutes.
 	MaxTransactionTimeout time.Duration
+	// GroupSession and GroupHeartbeat are what members of KIP-848 are told, for what describes the configuration. Defaults 45 and 5 seconds.
+	GroupSession, GroupHeartbeat time.Duration
+	// Disk tells the room that the disk of the data directory has, in bytes, as of a moment ago; a total of 0, or nil: not known.
+	Disk func() (free, total int64)
 	// IdleTimeout is after how long without a request a connection is closed. Default 10 minutes, as Kafka's connections.max.idle.ms.
 	IdleTimeout time.Duration
 	// FrameTimeout is how long a request may take from its first byte to its last. Default 30 seconds.
@@ -66,6 +70,8 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.MaxMessageBytes, 8<<20)
 	setDefault(&c.MaxRequestBytes, 100<<20)
 	setDefault(&c.MaxTransactionTimeout, 15*time.Minute)
+	setDefault(&c.GroupSession, 45*time.Second)
+	setDefault(&c.GroupHeartbeat, 5*time.Second)
 	setDefault(&c.IdleTimeout, 10*time.Minute)
 	setDefault(&c.FrameTimeout, 30*time.Second)
 	setDefault(&c.WriteTimeout, 30*time.Second)

@@ -138,6 +138,10 @@ func configs(s *scene) {
 		"compression.type", "message.timestamp.type", "message.timestamp.before.max.ms", "message.timestamp.after.max.ms", "min.cleanable.dirty.ratio", "delete.retention.ms",
 		"file.delete.delay.ms", "flush.messages", "flush.ms", "index.interval.bytes", "max.compaction.lag.ms", "min.compaction.lag.ms", "preallocate",
 		"segment.index.bytes", "segment.jitter.ms", "unclean.leader.election.enable", "no.such.thing", "remote.storage.enable")
+	s.topicConfigs(topic)
+	s.brokerConfigs()
+	show("of a group without a name", kmsg.ConfigResourceTypeGroupConfig, "")
+	show("of a group", kmsg.ConfigResourceTypeGroupConfig, s.name, "consumer.session.timeout.ms", "consumer.heartbeat.interval.ms")
 	show("unknown topic", kmsg.ConfigResourceTypeTopic, s.name+"-none")
 	show("invalid topic", kmsg.ConfigResourceTypeTopic, "a/b")
 	show("unknown broker", kmsg.ConfigResourceTypeBroker, "77")
@@ -169,6 +173,36 @@ func configs(s *scene) {
 	show("after", onTopic, topic, "cleanup.policy", "retention.ms")
 }
 
+// topicConfigs notes which configs a topic has beside those that are asked for one by one.
+func (s *scene) topicConfigs(topic string) {
+	for _, c := range s.configsOf(s.seeds[0], kmsg.ConfigResourceTypeTopic, topic) {
+		s.note("has "+c.Name, "%v", c.ConfigType)
+	}
+}
+
+// brokerConfigs notes what a broker says that clients look at.
+func (s *scene) brokerConfigs() {
+	for _, c := range s.configsOf(s.seeds[0], kmsg.ConfigResourceTypeBroker, "1", "auto.create.topics.enable", "broker.id", "default.replication.factor", "delete.topic.enable",
+		"compression.type", "log.cleanup.policy", "log.cleaner.delete.retention.ms", "log.cleaner.min.cleanable.ratio", "log.message.timestamp.type", "log.retention.bytes",
+		"log.retention.ms", "log.roll.ms", "log.segment.bytes", "message.max.bytes", "node.id", "num.partitions", "offsets.topic.replication.factor",
+		"producer.id.expiration.ms", "socket.request.max.bytes", "transaction.max.timeout.ms", "transaction.state.log.replication.factor", "unclean.leader.election.enable") {
+		s.note("broker, "+c.Name, "%s %v %v", deref(c.Value), c.Source, c.ConfigType)
+	}
+}
+
+// configsOf asks for configs; without names for all.
+func (s *scene) configsOf(addr string, kind kmsg.ConfigResourceType, name string, names ...string) []kmsg.DescribeConfigsResponseResourceConfig {
+	s.t.Helper()
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	req.Version = 4
+	one := kmsg.NewDescribeConfigsRequestResource()
+	one.ResourceType, one.ResourceName, one.ConfigNames = kind, name, names
+	req.Resources = []kmsg.DescribeConfigsRequestResource{one}
+	got := ask[*kmsg.DescribeConfigsResponse](s, addr, req).Resources[0].Configs
+	slices.SortFunc(got, func(a, b kmsg.DescribeConfigsResponseResourceConfig) int { return strings.Compare(a.Name, b.Name) })
+	return got
+}
+
 // What tools ask of producers, transactions and the cluster (T35).
 func debugging(s *scene) {
 	topic := s.topic("t", 1)
@@ -179,7 +213,11 @@ func debugging(s *scene) {
 		req := kmsg.NewPtrDescribeTransactionsRequest()
 		req.TransactionalIDs = []string{txn}
 		got := ask[*kmsg.DescribeTransactionsResponse](s, s.coordinator(kindTxn, txn), req).TransactionStates[0]
-		s.note(step, "%s %s %s/%d timeout %d topics %d started %v", code(got.ErrorCode), got.State, s.pid(got.ProducerID), got.ProducerEpoch, got.TimeoutMillis, len(got.Topics), got.StartTimestamp > 0)
+		producer := fmt.Sprint(got.ProducerID)
+		if got.ErrorCode == 0 { // else it is nobody's
+			producer = s.pid(got.ProducerID)
+		}
+		s.note(step, "%s %s %s/%d timeout %d topics %d started %v", code(got.ErrorCode), got.State, producer, got.ProducerEpoch, got.TimeoutMillis, len(got.Topics), got.StartTimestamp > 0)
 	}
 	describe("unknown id", id+"-none")
 	describe("empty id", "")

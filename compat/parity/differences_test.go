@@ -23,6 +23,15 @@ type difference struct {
 // operators is why markers of clients are looked at.
 const operators = "A marker that a client sends cannot be of an epoch that nobody has had, neither of the producer nor of the coordinator: it would lock out those who come."
 
+// Why configs are not there.
+const (
+	tiers         = "There is no tiered storage."
+	recompression = "Brokers do not compress again what producers sent."
+	throttles     = "What catches up is throttled by the brokers' catch_up.bytes_per_second, not by replica."
+	hours         = "Kafka has the same value in log.retention.hours and log.roll.hours."
+	perGroup      = "The value is the same for all groups; it is set in the brokers' files."
+)
+
 var differences = []difference{
 	{"batches", "trailing bytes", "INVALID_RECORD", "A batch that is followed by anything is refused; Kafka ignores what is too short to be another batch."},
 	{"transactions-v1", "a duplicate, not added", "offset 0",
@@ -42,13 +51,27 @@ var differences = []difference{
 	{"configs", "after, cleanup.policy", "compact,delete DYNAMIC_TOPIC_CONFIG LIST sensitive false read only false", "Lists are kept sorted."},
 	{"configs", "defaults, segment.bytes", "67108864 DEFAULT_CONFIG INT sensitive false read only false", "Segments are smaller: a replica that is far behind is sent whole ones."},
 	{"configs", "an operation nobody knows", "INVALID_REQUEST", "In Kafka it is an unknown error."},
-	{"configs", "defaults, remote.storage.enable", silent, "There is no tiered storage."},
-	{"new-groups", "commit, version 8", "NONE", "A member of KIP-848 may commit in an older version, if its epoch is right; Kafka wants version 9."},
+	{"configs", "defaults, remote.storage.enable", "false DEFAULT_CONFIG BOOLEAN sensitive false read only true", tiers + " Nobody can set it."},
+	{"configs", "has flush.policy", "STRING", "A config of ours: when a batch counts as written."},
+	{"configs", "has producer.id.expiration.ms", "LONG", "Topics may have their own here; in Kafka it is the brokers'."},
+	{"configs", "has compression.gzip.level", silent, recompression},
+	{"configs", "has compression.lz4.level", silent, recompression},
+	{"configs", "has compression.zstd.level", silent, recompression},
+	{"configs", "has follower.replication.throttled.replicas", silent, throttles},
+	{"configs", "has leader.replication.throttled.replicas", silent, throttles},
+	{"configs", "has local.retention.bytes", silent, tiers},
+	{"configs", "has local.retention.ms", silent, tiers},
+	{"configs", "has remote.log.copy.disable", silent, tiers},
+	{"configs", "has remote.log.delete.on.disable", silent, tiers},
+	{"configs", "broker, log.retention.ms", "604800000 DEFAULT_CONFIG LONG", hours},
+	{"configs", "broker, log.roll.ms", "604800000 DEFAULT_CONFIG LONG", hours},
+	{"configs", "broker, log.segment.bytes", "67108864 DEFAULT_CONFIG INT", "Segments are smaller: a replica that is far behind is sent whole ones."},
+	{"configs", "of a group, consumer.heartbeat.interval.ms", "5000 DEFAULT_CONFIG INT sensitive false read only true", perGroup},
+	{"configs", "of a group, consumer.session.timeout.ms", "45000 DEFAULT_CONFIG INT sensitive false read only true", perGroup},
 	{"new-groups", "a member of the classic protocol without an id", "INCONSISTENT_GROUP_PROTOCOL",
 		"A group with members keeps its protocol; there is no conversion while they are there. An empty one takes that of whoever joins."},
 	{"debugging", "unknown id", "TRANSACTIONAL_ID_NOT_FOUND  -1/-1 timeout 0 topics 0 started false", "What does not exist has the id -1, not 0 (F17)."},
 	{"debugging", "empty id", "INVALID_REQUEST  -1/-1 timeout 0 topics 0 started false", "What does not exist has the id -1, not 0 (F17)."},
-	{"debugging", "log dirs, size told", "false", "The size of the disk is not told; `brokerd` has metrics for it."},
 }
 
 // known finds what a target says instead of what Kafka says.

@@ -306,6 +306,12 @@ func transactionalOffsets(s *scene) {
 	add("add, empty id", "", g, pid, epoch)
 	add("add, unknown id", id+"-none", g, pid, epoch)
 	add("add, an epoch to come", id, g, pid, epoch+1)
+	add("add, a negative epoch", id, g, pid, -1)
+	add("add, no producer", id, g, -1, -1)
+	for _, version := range []int16{3, 5} {
+		commit(fmt.Sprintf("a negative epoch, version %d", version), version, g, -1, 1, nil)
+		s.note(fmt.Sprintf("no producer, version %d", version), "%s", s.txnOffset(version, id, g, -1, -1, topic, 1, nil))
+	}
 	add("add", id, g, pid, epoch)
 	commit("added", 3, g, epoch, 7, nil)
 	read("open")
@@ -394,6 +400,9 @@ func newGroups(s *scene) {
 	said("commit, another member", 9, "member-9", epoch)
 	said("commit, no member", 9, "", -1)
 	said("commit, version 8", 8, "member-1", epoch)
+	said("commit, an epoch to come, version 8", 8, "member-1", epoch+1)
+	said("commit, another member, version 8", 8, "member-9", epoch)
+	said("commit, no member, version 8", 8, "", -1)
 	fetch := func(step string, member *string, e int32, topics ...string) {
 		req := kmsg.NewPtrOffsetFetchRequest()
 		req.Version = 9

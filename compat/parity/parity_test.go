@@ -68,8 +68,20 @@ func target() string {
 	return oncelog
 }
 
-func TestParity(t *testing.T) {
-	who := target()
+// The target says what Kafka said, but for what the table of differences explains.
+func TestParity(t *testing.T) { scenes(t, target()) }
+
+// kfake is asked the same, as a second opinion; where it differs from Kafka is kept.
+func TestSecondOpinion(t *testing.T) {
+	if target() != oncelog {
+		t.Skip("another target was asked for")
+	}
+	scenes(t, fake)
+}
+
+// scenes plays all scenarios on a cluster.
+func scenes(t *testing.T, who string) {
+	t.Helper()
 	seeds := start(t, who)
 	for _, c := range scenarios {
 		t.Run(c.name, func(t *testing.T) {

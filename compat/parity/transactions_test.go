@@ -83,6 +83,11 @@ func addPartitions(s *scene) {
 	s.note("an epoch before", "%s", s.add(3, id, pid, epoch-1, topic))
 	s.note("an epoch to come", "%s", s.add(3, id, pid, epoch+1, topic))
 	s.note("an epoch to come, version 1", "%s", s.add(1, id, pid, epoch+1, topic))
+	s.note("a negative epoch", "%s", s.add(3, id, pid, -1, topic))
+	s.note("a very negative epoch, version 1", "%s", s.add(1, id, pid, -7, topic))
+	s.note("a negative producer", "%s", s.add(3, id, -1, epoch, topic))
+	s.note("no producer", "%s", s.add(3, id, -1, -1, topic))
+	s.note("no producer, unknown id", "%s", s.add(3, id+"-none", -1, -1, topic))
 	s.note("an unknown topic", "%s", s.add(3, id, pid, epoch, topic, s.name+"-none"))
 	s.note("an unknown topic and an empty id", "%s", s.add(3, "", pid, epoch, topic, s.name+"-none"))
 	s.note("then it is", "%s", s.state(id))
@@ -155,6 +160,9 @@ func endUnknown(s *scene) {
 		pid, epoch := s.begin(id)
 		s.note(step("another producer"), "%s", third(s.end(version, id, pid+1000, epoch, true)))
 		s.note(step("an epoch to come"), "%s", third(s.end(version, id, pid, epoch+3, false)))
+		s.note(step("a negative epoch"), "%s", third(s.end(version, id, pid, -1, true)))
+		s.note(step("a very negative epoch"), "%s", third(s.end(version, id, pid, -7, false)))
+		s.note(step("no producer"), "%s", third(s.end(version, id, -1, -1, true)))
 	}
 }
 
