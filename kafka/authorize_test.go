@@ -150,6 +150,7 @@ var rights = []right{
 	{key: 30, needs: onCluster(acl.Alter), code: clusterDenied},
 	{key: 31, needs: onCluster(acl.Alter), code: clusterDenied},
 	{key: 32, needs: onTopic(acl.DescribeConfigs), code: topicDenied, change: configsOf(kmsg.ConfigResourceTypeTopic, "t")},
+	{key: 32, what: "of a group", needs: onGroup(acl.DescribeConfigs), code: groupDenied, change: configsOf(kmsg.ConfigResourceTypeGroupConfig, "g")},
 	{key: 32, what: "of a broker", needs: onCluster(acl.DescribeConfigs), code: clusterDenied, change: configsOf(kmsg.ConfigResourceTypeBroker, "1")},
 	{key: 33, needs: onTopic(acl.AlterConfigs), code: topicDenied, change: configsOf(kmsg.ConfigResourceTypeTopic, "t")},
 	{key: 33, what: "of a broker", needs: onCluster(acl.AlterConfigs), code: clusterDenied, change: configsOf(kmsg.ConfigResourceTypeBroker, "1")},
