@@ -151,7 +151,7 @@ func TestHostileFramesCostTheirConnection(t *testing.T) {
 		{"a million partitions", append(frame(int32(8+len(many)), 0, 3), many...), "too_large"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			before := r.server.metricOf(r.server.metrics.closed.WithLabelValues(c.reason))
+			before, said := r.server.metricOf(r.server.metrics.closed.WithLabelValues(c.reason)), len(r.said.String())
 			w := r.dial()
 			if _, err := w.conn.Write(c.bytes); err != nil {
 				t.Fatal(err)
@@ -160,6 +160,9 @@ func TestHostileFramesCostTheirConnection(t *testing.T) {
 			if got := r.server.metricOf(r.server.metrics.closed.WithLabelValues(c.reason)); got != before+1 {
 				t.Errorf("not closed as %s:\n%s", c.reason, r.said.String())
 			}
+			waitFor(t, func() bool { // the client may hear of it first
+				return strings.Contains(r.said.String()[said:], `msg="connection closed"`) && strings.Contains(r.said.String()[said:], "reason="+c.reason)
+			})
 			r.works()
 		})
 	}

@@ -3,7 +3,10 @@ package kafka
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"io"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -230,6 +233,42 @@ func TestFetchIsolationAndDivergence(t *testing.T) {
 		p := w.ask(req).(*kmsg.FetchResponse).Topics[0].Partitions[0]
 		if p.ErrorCode != c.code || (p.DivergingEpoch.EndOffset >= 0) != c.diverging || c.diverging != (len(p.RecordBatches) == 0 && c.code == 0) {
 			t.Errorf("epoch %d ending at %d: %+v", c.epoch, c.end, p)
+		}
+	}
+}
+
+// Stored bytes are sent bytes: a fetch of 8 MiB allocates a small fraction of that, whichever form the answer has.
+func TestFetchedBatchesAreNotCopied(t *testing.T) {
+	const size, rounds, most = 8 << 20, 5, 128 << 10
+	r := newRig(t, nil)
+	stored := make([]byte, size)
+	r.log.fetch = func(ctx context.Context, req partition.FetchRequest) []partition.FetchedPartition {
+		n := req.Room.Take(ctx, size)
+		req.Room.Give(n - size)
+		return []partition.FetchedPartition{{TopicPartition: req.Partitions[0].TopicPartition, Batches: [][]byte{stored[:size/2], stored[size/2:]}, Bytes: size}}
+	}
+	for _, version := range []int16{11, 12} {
+		w := r.dial()
+		var took uint64
+		for round := range rounds {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			w.send(fetchOf(version, "t", 0))
+			var length [4]byte
+			if _, err := io.ReadFull(w.conn, length[:]); err != nil {
+				t.Fatal(err)
+			}
+			n, err := io.CopyN(io.Discard, struct{ io.Reader }{w.conn}, int64(binary.BigEndian.Uint32(length[:])))
+			if err != nil || n < size {
+				t.Fatalf("%d bytes, %v", n, err)
+			}
+			runtime.ReadMemStats(&after)
+			if round > 0 { // the first one makes what the connection keeps
+				took = max(took, after.TotalAlloc-before.TotalAlloc)
+			}
+		}
+		if took > most {
+			t.Errorf("version %d: a fetch of %d bytes allocated %d", version, size, took)
 		}
 	}
 }

@@ -138,6 +138,11 @@ func FuzzHandle(f *testing.F) {
 				t.Fatalf("%s is not answered", e.name)
 			}
 		}
+		if throttled, ok := a.response.(kmsg.ThrottleResponse); ok {
+			if ms, _ := throttled.Throttle(); ms != 0 {
+				t.Errorf("%s: throttled for %d ms, and there are no quotas", e.name, ms)
+			}
+		}
 		if a.response != nil {
 			written := appendHeader(nil, req, a.response)
 			if got := a.response.AppendTo(written); len(got) <= len(written)-1 {

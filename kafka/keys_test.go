@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"fmt"
+	"path/filepath"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -94,4 +96,13 @@ func TestUnknownVersionsEndTheConnection(t *testing.T) {
 		w.gone()
 	}
 	r.works()
+}
+
+// Each key has a file of its own, which is found by its number.
+func TestEveryKeyHasItsFile(t *testing.T) {
+	for key, e := range endpoints {
+		if files, err := filepath.Glob(fmt.Sprintf("%02d_*.go", key)); err != nil || len(files) != 1 {
+			t.Errorf("%s (%d): %v, %v", e.name, key, files, err)
+		}
+	}
 }

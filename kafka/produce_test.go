@@ -40,6 +40,9 @@ func TestProduceCodes(t *testing.T) {
 		{"good", 9, -1, "t", nil, [][]byte{batchOf("v")}, nil, []int16{0}},
 		{"acks", 9, 2, "t", nil, [][]byte{batchOf("v")}, nil, []int16{21}},
 		{"a bad checksum beside a good batch", 9, -1, "t", nil, [][]byte{damaged, batchOf("v")}, nil, []int16{2, 0}},
+		{"message format 0", 9, -1, "t", nil, [][]byte{ofFormat(0)}, nil, []int16{87}},
+		{"message format 1, beside a good batch", 3, -1, "t", nil, [][]byte{ofFormat(1), batchOf("v")}, nil, []int16{87, 0}},
+		{"a message format to come", 9, -1, "t", nil, [][]byte{ofFormat(3)}, nil, []int16{2}},
 		{"two batches in one", 9, -1, "t", nil, [][]byte{append(batchOf("v"), batchOf("w")...)}, nil, []int16{87}},
 		{"null records", 9, -1, "t", nil, [][]byte{nil}, nil, []int16{87}},
 		{"a name", 9, -1, "no/topic", nil, [][]byte{batchOf("v")}, nil, []int16{3}},
@@ -77,6 +80,13 @@ func TestProduceCodes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// ofFormat is a batch that says that it is of another message format (P28).
+func ofFormat(magic byte) []byte {
+	b := bytes.Clone(batchOf("v"))
+	b[16] = magic
+	return b
 }
 
 // T13: the version of the request says which transactions the client speaks.

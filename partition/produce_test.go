@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -193,6 +194,56 @@ func TestFetchTakesRoom(t *testing.T) {
 	room.taken = room.size
 	if f := fetch(room, 0, 1, time.Minute); f.Err != nil || f.Bytes != 0 || f.HighWatermark != 4 || room.taken != room.size {
 		t.Errorf("without room: %+v, %d are taken", f, room.taken)
+	}
+}
+
+// TestWaitingFetchesHaveNoGoroutines: a fetch that waits for many partitions costs nothing but its caller, and any of them wakes it.
+func TestWaitingFetchesHaveNoGoroutines(t *testing.T) {
+	const partitions, waiting = 12, 50
+	r := newRig(t)
+	r.startHosts()
+	ask := FetchRequest{MaxBytes: 1 << 20, MinBytes: 1, MaxWait: time.Minute}
+	for i := range int32(partitions) {
+		spec := r.spec
+		spec.Partition, spec.Group = testTP.Partition+i, spec.Group+raftgroup.GroupID(i)
+		if err := errors.Join(r.host.Create(spec), r.host.Open(spec)); err != nil {
+			t.Fatal(err)
+		}
+		ask.Partitions = append(ask.Partitions, FetchPartition{TopicPartition: spec.TopicPartition, MaxBytes: 1 << 20, LeaderEpoch: -1})
+	}
+	leads := func() bool {
+		return !slices.ContainsFunc(ask.Partitions, func(p FetchPartition) bool { _, err := r.host.leading(p.TopicPartition); return err != nil })
+	}
+	wait := func(what string, holds func() bool) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		for !holds() {
+			if waitTick(ctx); ctx.Err() != nil {
+				t.Fatal("waited in vain: ", what)
+			}
+		}
+	}
+	wait("all are led", leads)
+	before := runtime.NumGoroutine()
+	woken := make(chan int, waiting)
+	for range waiting {
+		go func() { woken <- r.host.Fetch(t.Context(), ask)[0].Bytes }()
+	}
+	last := r.host.replica(ask.Partitions[partitions-1].TopicPartition)
+	wait("all fetches wait", func() bool {
+		last.fetchMu.Lock()
+		defer last.fetchMu.Unlock()
+		return len(last.fetches) == waiting
+	})
+	if got := runtime.NumGoroutine() - before; got > waiting+10 { // some come and go
+		t.Errorf("%d fetches that wait for %d partitions each have %d goroutines", waiting, partitions, got)
+	}
+	r.mustProduce(batch(5, 0, 0, 1), 0)
+	for range waiting {
+		if n := <-woken; n == 0 {
+			t.Error("a fetch was woken and has nothing")
+		}
 	}
 }
 
