@@ -195,7 +195,9 @@ func (p *parts) assembleCoordinators(b *Broker) {
 	p.coordinators = coordinator.NewHost(coordinator.HostConfig{
 		Broker:            b.cfg.BrokerID,
 		Dir:               filepath.Join(b.cfg.DataDir, "coordinators"),
+		FS:                b.options.FS,
 		Raft:              p.raft,
+		RecordLogs:        func() bool { return p.cluster.FeatureLevel() >= metadata.ControlLogLevel },
 		Directory:         directory{p},
 		LeadershipChanged: p.leadershipChanged,
 		Wall:              b.options.Wall,

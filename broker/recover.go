@@ -48,13 +48,13 @@ func Recover(c Config, o Options, dry bool) ([]RecoveredGroup, error) {
 		id, r, err := partition.RecoverReplica(o.FS, dir, dry)
 		list = append(list, RecoveredGroup{Name: "partitions/" + filepath.Base(dir), Topic: fmt.Sprintf("%x", id.Topic), Partition: id.Partition, Recovery: r, Err: err})
 	}
-	shards, err := subdirectories(local, filepath.Join(c.DataDir, "coordinators"))
+	shards, err := subdirectories(o.FS, filepath.Join(c.DataDir, "coordinators"))
 	if err != nil {
 		return list, err
 	}
 	for _, dir := range shards {
 		g := RecoveredGroup{Name: "coordinators/" + filepath.Base(dir)}
-		id, err := raftgroup.ReadIdentity(local, dir)
+		id, err := raftgroup.ReadIdentity(o.FS, dir)
 		if err == nil {
 			r := raftgroup.Replica{FS: o.FS, Dir: dir, ID: id.Group, Self: id.Self, NoSync: o.NoSync}
 			g.Recovery, err = r.Recover(dry)

@@ -22,10 +22,15 @@ import (
 // HostConfig is what a broker's shards share.
 type HostConfig struct {
 	Broker int32
-	// Dir holds one directory for each replica. Logs are Bolt files, so it is on the real disk.
+	// Dir holds one directory for each replica, on FS. Logs that are Bolt files are on the real disk.
 	Dir string
+	// FS holds the replicas; it is that of Raft. Nil: the real disk.
+	FS vfs.FS
 	// Raft runs the groups.
 	Raft *raftgroup.Host
+	// RecordLogs says whether the logs are to be record logs: a Bolt file is converted when its shard is opened. Nil: they are. It
+	// answers false as long as there may be brokers that cannot read them.
+	RecordLogs func() bool
 	// Directory tells where shards are.
 	Directory Directory
 	// LeadershipChanged is told when a replica here becomes ready to lead or stops leading; nil for nobody. It must not
@@ -41,7 +46,7 @@ type HostConfig struct {
 	Sabotage Sabotage
 }
 
-// defaultSnapshotBytes is lower than for partitions: Bolt logs are slow to read again.
+// defaultSnapshotBytes is lower than for partitions: a shard's state is small.
 const defaultSnapshotBytes = 4 << 20
 
 // service is what a kind of shards is for.
@@ -89,9 +94,15 @@ func NewHost(c HostConfig) *Host {
 	if c.Wall == nil {
 		c.Wall = time.Now
 	}
+	if c.RecordLogs == nil {
+		c.RecordLogs = func() bool { return true }
+	}
+	if c.FS == nil {
+		c.FS = vfs.OS()
+	}
 	c.SnapshotBytes = cmp.Or(c.SnapshotBytes, defaultSnapshotBytes)
 	return &Host{
-		config: c, logger: c.Logger, metrics: newHostMetrics(c.Registerer), fs: vfs.OS(), clock: timeofday.NewClock(c.Wall),
+		config: c, logger: c.Logger, metrics: newHostMetrics(c.Registerer), fs: c.FS, clock: timeofday.NewClock(c.Wall),
 		services: make(map[Kind]service),
 		shards:   make(map[shardKey]*shard),
 		problems: make(map[shardKey]problem),
@@ -174,6 +185,7 @@ func (h *Host) openShard(spec Spec, svc service) (*shard, error) {
 		Name:          spec.String(),
 		Self:          spec.Self,
 		Dir:           dir,
+		RecordLog:     h.config.RecordLogs(),
 		Machine:       svc.open(s),
 		Bootstrap:     spec.Voters,
 		SnapshotBytes: h.config.SnapshotBytes,

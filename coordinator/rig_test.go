@@ -14,6 +14,7 @@ import (
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/internal/memnet"
 	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/internal/vfs"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -71,8 +72,10 @@ func (l *logged) lines(with string) (found []string) {
 }
 
 type testBroker struct {
-	rig    *rig
-	id     int32
+	rig *rig
+	id  int32
+	// disk has the logs and snapshots.
+	disk   vfs.FS
 	raft   *raftgroup.Host
 	host   *Host
 	txns   *Transactions
@@ -86,7 +89,7 @@ func newRig(t *testing.T, n int, change func(*TransactionsConfig), groups func(*
 	t.Helper()
 	r := &rig{t: t, net: memnet.New(), dir: t.TempDir(), next: 100, change: change, groups: groups, topicsChanged: make(chan struct{})}
 	for i := range n {
-		r.brokers = append(r.brokers, &testBroker{rig: r, id: int32(i)})
+		r.brokers = append(r.brokers, &testBroker{rig: r, id: int32(i), disk: vfs.NewMem(uint64(i))})
 	}
 	for _, b := range r.brokers {
 		b.start()
@@ -120,7 +123,7 @@ func (b *testBroker) start() {
 	}
 	dir := filepath.Join(b.rig.dir, b.name())
 	b.raft, err = raftgroup.NewHost(raftgroup.Config{
-		Broker: b.id, Dir: mkdir(t, filepath.Join(dir, "raft")), Listener: l,
+		Broker: b.id, Dir: mkdir(t, filepath.Join(dir, "raft")), FS: b.disk, Listener: l, QueueLogs: true,
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) { return b.rig.net.Dial(ctx, b.name(), addr) },
 		Resolve: func(id raftgroup.ServerID) (string, bool) {
 			broker, _, err := raftgroup.ParseServerID(id)
@@ -130,7 +133,11 @@ func (b *testBroker) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.host = NewHost(HostConfig{Broker: b.id, Dir: mkdir(t, filepath.Join(dir, "coordinators")), Raft: b.raft, Directory: b, Wall: b.rig.wall,
+	shards := filepath.Join(dir, "coordinators")
+	if err := b.disk.MkdirAll(shards); err != nil {
+		t.Fatal(err)
+	}
+	b.host = NewHost(HostConfig{Broker: b.id, Dir: shards, FS: b.disk, Raft: b.raft, Directory: b, Wall: b.rig.wall,
 		Logger: slog.New(slog.NewTextHandler(&b.rig.log, nil))})
 	config := TransactionsConfig{Host: b.host, Markers: b.rig, ProducerIDs: b.rig}
 	if b.rig.change != nil {

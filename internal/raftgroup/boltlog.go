@@ -14,8 +14,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// boltLog is the log of a control group: a Bolt file of its own, with the newest entries in
-// memory. These groups are few and write little.
+// boltLog is the log of the metadata group, and of other control groups before they have a record log: a Bolt file of its
+// own, with the newest entries in memory. It is for what is written rarely.
 type boltLog struct {
 	raft.LogStore
 	bolt *raftboltdb.BoltStore
@@ -29,6 +29,9 @@ const (
 func boltLogPath(dir string) string { return filepath.Join(dir, boltLogName) }
 
 func openBoltLog(dir string, noSync bool) (*boltLog, error) {
+	if err := os.MkdirAll(dir, 0o750); err != nil { // it exists on Config.FS, which may be another one
+		return nil, fmt.Errorf("open log: %w", err)
+	}
 	path := boltLogPath(dir)
 	b, err := raftboltdb.New(raftboltdb.Options{
 		Path:                    path,
@@ -89,6 +92,17 @@ func (l *boltLog) snapshotAt(uint64) error { return nil }
 func (l *boltLog) refused(*raft.Log) error { return nil }
 
 func (l *boltLog) close() error { return l.bolt.Close() }
+
+// installing needs nothing: Raft empties the file, and goes on behind the snapshot.
+func (l *boltLog) installing(uint64) error { return nil }
+
+func boltLogExists(dir string) (bool, error) {
+	_, err := os.Stat(boltLogPath(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
 
 // removeBoltLog removes the file, if there is one.
 func removeBoltLog(dir string) error {

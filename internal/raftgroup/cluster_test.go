@@ -177,6 +177,8 @@ type cluster struct {
 	config func(*Config)
 	// records: groups keep their log in a record log instead of Bolt.
 	records bool
+	// control: groups keep their own record log.
+	control bool
 	group   func(n *node, c *GroupConfig)
 	verbose bool
 }
@@ -189,7 +191,7 @@ func newCluster(t *testing.T, size int, options ...func(*cluster)) *cluster {
 	}
 	for i := range size {
 		n := &node{id: int32(i + 1), name: fmt.Sprintf("b%d", i+1), dir: t.TempDir(), fs: vfs.OS()}
-		if c.records {
+		if c.records || c.control {
 			n.fs = vfs.NewMem(uint64(i))
 		}
 		c.nodes = append(c.nodes, n)
@@ -201,10 +203,13 @@ func newCluster(t *testing.T, size int, options ...func(*cluster)) *cluster {
 
 func withRecordLogs(c *cluster) { c.records = true }
 
+func withControlLogs(c *cluster) { c.control = true }
+
 // eachLog runs a test on both kinds of log.
 func eachLog(t *testing.T, test func(t *testing.T, options ...func(*cluster))) {
 	t.Run("bolt", func(t *testing.T) { test(t) })
 	t.Run("recordlog", func(t *testing.T) { test(t, withRecordLogs) })
+	t.Run("controllog", func(t *testing.T) { test(t, withControlLogs) })
 }
 
 func (c *cluster) start(n *node) {
@@ -272,7 +277,7 @@ func (c *cluster) open(n *node, id GroupID, self ServerID, bootstrap []Server) (
 	r := &replica{machine: &journal{}, events: make(chan LeadershipEvent, 1000)}
 	gc := GroupConfig{
 		ID: id, Name: fmt.Sprintf("group %d", id), Self: self, Dir: dir, Machine: r.machine, Bootstrap: bootstrap,
-		OnLeadership: func(e LeadershipEvent) { r.events <- e },
+		RecordLog: c.control, OnLeadership: func(e LeadershipEvent) { r.events <- e },
 	}
 	if c.records {
 		at, err := n.host.LatestSnapshot(dir)

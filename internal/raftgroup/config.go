@@ -19,7 +19,8 @@ type Config struct {
 	Broker int32
 	// Dir holds the stable stores (terms and votes) of all groups. It exists, on the real disk.
 	Dir string
-	// FS holds the snapshots; nil: the real disk. Bolt files are on the real disk in any case.
+	// FS holds the snapshots, and the record logs of control groups; nil: the real disk. Bolt files are on the real disk
+	// in any case.
 	FS vfs.FS
 	// Listener accepts the Raft connections of other brokers: the raft side of the peer port.
 	Listener net.Listener
@@ -188,8 +189,11 @@ type GroupConfig struct {
 	// Dir holds the snapshots and, for groups without Log, the log. It exists.
 	Dir string
 	// Log is the Raft log and record log of a partition. The caller opens it before and closes
-	// it after the group. Nil: a Bolt file in Dir.
+	// it after the group. Nil: the group keeps one itself.
 	Log *recordlog.Log
+	// RecordLog has a group without Log keep its log as a record log in Dir, on Config.FS; what it has in a Bolt file is
+	// converted. False: in a Bolt file, unless it is converted already.
+	RecordLog bool
 	// Machine must be as fresh as after its construction, or hold what Applied says.
 	Machine StateMachine
 	// Bootstrap lists the first members. It is used if the group has no state here, and must then

@@ -69,16 +69,33 @@ type storm struct {
 
 const stormGroup = GroupID(7)
 
-func newStorm(t *testing.T, seed uint64, options ...func(*cluster)) *storm {
+// stormKind says in what the group keeps its log.
+type stormKind struct {
+	name string
+	// synchronous: every entry is on disk before Raft goes on.
+	synchronous bool
+	// control: in a record log of its own. converted: which was a Bolt file before.
+	control, converted bool
+	usual              time.Duration
+}
+
+func newStorm(t *testing.T, seed uint64, kind stormKind) *storm {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	s := &storm{t: t, rng: rng, size: 3, running: map[int]*replica{}, did: map[string]int{}}
 	if rng.IntN(4) == 0 {
 		s.size = 5
 	}
 	s.lives, s.delays = make([]atomic.Int64, s.size), make([]atomic.Int64, s.size)
-	s.c = newCluster(t, s.size, append(options, withRecordLogs, func(c *cluster) {
+	s.c = newCluster(t, s.size, func(c *cluster) {
+		c.records, c.control = !kind.control, kind.control
+		c.config = func(conf *Config) { conf.QueueLogs = !kind.synchronous }
 		c.group = func(n *node, gc *GroupConfig) {
 			gc.SnapshotBytes = 16 << 10
+			if kind.control {
+				// Bolt files are converted by whoever has crashed.
+				gc.RecordLog = !kind.converted || s.lives[n.id-1].Load() > 0
+				return
+			}
 			gc.CatchUp = func(_ context.Context, info SnapshotInfo, state []byte) error {
 				err := s.pull(n, info, state)
 				if err != nil {
@@ -87,7 +104,7 @@ func newStorm(t *testing.T, seed uint64, options ...func(*cluster)) *storm {
 				return err
 			}
 		}
-	})...)
+	})
 	for i := range s.c.nodes {
 		s.newDisk(i)
 		s.open(i)
@@ -329,21 +346,20 @@ func stormBudget(t *testing.T, usual time.Duration) time.Duration {
 // What was acknowledged survives crashes of one broker, of several and of all, in every order with
 // slow and stalled disks, cuts and elections; no replica ever fails to open again.
 func TestAcknowledgedSurvivesCrashes(t *testing.T) {
-	for _, synchronous := range []bool{false, true} {
-		t.Run(map[bool]string{false: "queued", true: "synchronous"}[synchronous], func(t *testing.T) {
+	for _, kind := range []stormKind{
+		{name: "queued", usual: 6 * time.Second},
+		{name: "synchronous", synchronous: true, usual: 2 * time.Second}, // the reference
+		{name: "control", control: true, usual: 2 * time.Second},
+		{name: "converted", control: true, converted: true, usual: time.Second},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
 			seed, fixed := stormSeed(t)
-			usual := 8 * time.Second
-			if synchronous {
-				usual = 2 * time.Second // the reference
-			}
-			until := time.Now().Add(stormBudget(t, usual))
+			until := time.Now().Add(stormBudget(t, kind.usual))
 			runs, acked, did := 0, 0, map[string]int{}
 			for ; runs == 0 || time.Now().Before(until) && !fixed; seed++ {
 				t.Logf("ONCELOG_SEED=%d", seed)
 				synctest.Test(t, func(t *testing.T) {
-					s := newStorm(t, seed, func(c *cluster) {
-						c.config = func(conf *Config) { conf.QueueLogs = !synchronous }
-					})
+					s := newStorm(t, seed, kind)
 					s.blow(12 * time.Second)
 					for _, list := range s.acked {
 						acked += len(list)

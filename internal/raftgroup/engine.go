@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
 
+	"github.com/oncelog/oncelog/internal/vfs"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -321,10 +321,16 @@ func (g *Group) checkLogExists() error {
 	if err != nil || !active {
 		return err
 	}
-	if _, err := os.Stat(boltLogPath(g.config.Dir)); err != nil {
-		return fmt.Errorf("%w: term and vote are there, the log %s is not: %w", ErrStateLost, boltLogPath(g.config.Dir), err)
+	dir := g.config.Dir
+	bolt, err := boltLogExists(dir)
+	if err != nil || bolt {
+		return err
 	}
-	return nil
+	found, err := vfs.Exists(g.host.config.FS, controlLogPath(dir))
+	if err == nil && !found {
+		err = fmt.Errorf("%w: term and vote are there, the log in %s is not", ErrStateLost, dir)
+	}
+	return err
 }
 
 // checkStableExists refuses a replica that has a log or a snapshot and knows no term: without its

@@ -364,6 +364,9 @@ func (k *raftSink) Close() error {
 
 func (k *raftSink) catchUp(state func() ([]byte, error)) error {
 	g := k.engine.group
+	if err := g.logs.installing(k.head.index); err != nil {
+		return fmt.Errorf("make room for a snapshot of index %d: %w", k.head.index, err)
+	}
 	if g.config.CatchUp == nil {
 		return nil
 	}

@@ -100,7 +100,7 @@ func openGroup(h *Host, c GroupConfig) (*Group, error) {
 	if err = g.checkLogExists(); err != nil {
 		return nil, err
 	}
-	if g.logs, err = openLog(c, h.config.NoSync); err != nil {
+	if g.logs, err = g.openLog(); err != nil {
 		return nil, err
 	}
 	if err = g.checkStableExists(); err != nil {
@@ -120,11 +120,19 @@ func openGroup(h *Host, c GroupConfig) (*Group, error) {
 	return g, nil
 }
 
-func openLog(c GroupConfig, noSync bool) (logStore, error) {
-	if c.Log == nil {
-		return openBoltLog(c.Dir, noSync)
+func (g *Group) openLog() (logStore, error) {
+	c, newest := &g.config, g.snapshots.newest()
+	if c.Log != nil {
+		return newRecordStore(c.Log), nil
 	}
-	return newRecordStore(c.Log), nil
+	isRecordLog, err := prepareControlLog(g.host, c.Dir, newest, c.RecordLog)
+	if err != nil {
+		return nil, err
+	}
+	if isRecordLog {
+		return openControlLog(g.host, c.Dir, newest)
+	}
+	return openBoltLog(c.Dir, g.host.config.NoSync)
 }
 
 // run starts the group's goroutines.
@@ -251,7 +259,11 @@ func (g *Group) Close() error {
 func (g *Group) Destroy() error {
 	err := g.Close()
 	fs, dir := g.host.config.FS, g.config.Dir
-	return errors.Join(err, g.host.stable.forget(g.config.ID, g.config.Self), fs.RemoveAll(g.snapshots.dir), removeBoltLog(dir))
+	err = errors.Join(err, g.host.stable.forget(g.config.ID, g.config.Self), fs.RemoveAll(g.snapshots.dir))
+	if g.config.Log == nil {
+		err = errors.Join(err, fs.RemoveAll(controlLogPath(dir)), removeBoltLog(dir))
+	}
+	return err
 }
 
 // ID is the group's id.

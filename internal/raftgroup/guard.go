@@ -9,7 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// logStore is what a group keeps its log in: boltLog or recordStore.
+// logStore is what a group keeps its log in: boltLog, controlLog or, where it is its owner's, recordStore.
 type logStore interface {
 	raft.LogStore // StoreLogs returns when the entries are on disk.
 	// queueLogs stores entries as StoreLogs does, and may return before they are on disk.
@@ -33,6 +33,8 @@ type logStore interface {
 	body(l *raft.Log, room []byte) (*raft.Log, error)
 	// refused tells that apply did not show an entry to the machine.
 	refused(l *raft.Log) error
+	// installing tells that the state of a leader's snapshot is here, and about to be made durable.
+	installing(index uint64) error
 	// snapshotAt tells that a state snapshot at an index is durable.
 	snapshotAt(index uint64) error
 	close() error

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/oncelog/oncelog/partition/recordlog"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -21,6 +22,8 @@ type Host struct {
 	sending *budget
 
 	replay hostReplay
+	// controlLogs are the metrics of the record logs of control groups.
+	controlLogs *recordlog.Metrics
 
 	// ctx ends when the host closes its connections, after its groups.
 	ctx    context.Context
@@ -58,6 +61,7 @@ func NewHost(c Config) (*Host, error) {
 		sending:  newBudget(c.MaxSendingBytes),
 	}
 	h.metrics = newMetrics(c.Registerer, h)
+	h.controlLogs = recordlog.NewMetricsOf("control_log", c.Registerer)
 	if h.stable, err = openStableFiles(c.Dir, c.NoSync, h.logger); err != nil {
 		return nil, err
 	}

@@ -20,6 +20,11 @@ func TestReplicaWithLostStateIsRefused(t *testing.T) {
 		{"bolt log and snapshots", nil, func(t *testing.T, n *node) { remove(t, filepath.Join(n.dir, "group-7")) }},
 		{"term and vote, bolt log", nil, loseStable},
 		{"term and vote, record log", []func(*cluster){withRecordLogs}, loseStable},
+		{"control log", []func(*cluster){withControlLogs}, func(t *testing.T, n *node) { removeIn(t, n, controlLogDir) }},
+		{"control log and snapshots", []func(*cluster){withControlLogs}, func(t *testing.T, n *node) { removeIn(t, n, "") }},
+		{"control log's meta file", []func(*cluster){withControlLogs}, func(t *testing.T, n *node) { removeIn(t, n, controlLogDir, "meta") }},
+		{"control log's entries", []func(*cluster){withControlLogs}, loseSegments},
+		{"term and vote, control log", []func(*cluster){withControlLogs}, loseStable},
 	}
 	for _, x := range cases {
 		t.Run(x.what, func(t *testing.T) {
@@ -41,6 +46,27 @@ func TestReplicaWithLostStateIsRefused(t *testing.T) {
 				r.propose(t, "goes on")
 			})
 		})
+	}
+}
+
+// removeIn removes what is below the group's directory on a node's disk.
+func removeIn(t *testing.T, n *node, name ...string) {
+	t.Helper()
+	if err := n.fs.RemoveAll(filepath.Join(append([]string{n.dir, "group-7"}, name...)...)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func loseSegments(t *testing.T, n *node) {
+	t.Helper()
+	names, err := n.fs.List(filepath.Join(n.dir, "group-7", controlLogDir))
+	if err != nil || len(names) < 2 {
+		t.Fatalf("files of the log: %v, %v", names, err)
+	}
+	for _, name := range names {
+		if filepath.Ext(name) == ".seg" {
+			removeIn(t, n, controlLogDir, name)
+		}
 	}
 }
 

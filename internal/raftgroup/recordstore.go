@@ -133,6 +133,9 @@ func (s *recordStore) refused(l *raft.Log) error {
 	return s.log.Assign(e.Index, fates)
 }
 
+// installing needs nothing: the log's owner prepares it (GroupConfig.CatchUp).
+func (s *recordStore) installing(uint64) error { return nil }
+
 func (s *recordStore) snapshotAt(index uint64) error {
 	return s.log.SetSnapshotIndex(record.Index(index))
 }

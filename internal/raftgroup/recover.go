@@ -32,7 +32,7 @@ type Replica struct {
 	ID  GroupID
 	// Self is the replica, which is to be the only voter.
 	Self ServerID
-	// Log is its record log, opened and not restored; nil for a group whose log is in a Bolt file.
+	// Log is its record log, opened and not restored; nil for a group that keeps its log itself.
 	Log *recordlog.Log
 	// NoSync leaves the Bolt file unsynced, as Config.NoSync.
 	NoSync bool
@@ -56,6 +56,13 @@ func (r *Replica) open() (logs raft.LogStore, closeLog func() error, err error) 
 	if r.Log != nil {
 		return newRecordStore(r.Log), func() error { return nil }, nil
 	}
+	is, err := vfs.Exists(r.FS, controlLogPath(r.Dir))
+	if err != nil {
+		return nil, nil, err
+	}
+	if is {
+		return r.openControl()
+	}
 	if _, err := os.Stat(boltLogPath(r.Dir)); err != nil { // Bolt files are on the real disk
 		return nil, nil, err
 	}
@@ -64,6 +71,25 @@ func (r *Replica) open() (logs raft.LogStore, closeLog func() error, err error) 
 		return nil, nil, err
 	}
 	return b, b.bolt.Close, nil
+}
+
+func (r *Replica) openControl() (logs raft.LogStore, closeLog func() error, err error) {
+	snapshots, err := SnapshotsOnDisk(r.FS, r.Dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	o := controlOptions(r.FS, controlLogPath(r.Dir))
+	for _, s := range snapshots {
+		if s.Err == nil {
+			o.SnapshotIndex = s.Index
+			break
+		}
+	}
+	l, err := recordlog.Open(o)
+	if err != nil {
+		return nil, nil, err
+	}
+	return newRecordStore(l), l.Close, nil
 }
 
 func (r *Replica) recoverIn(logs raft.LogStore, out *Recovery, dry bool) error {

@@ -283,7 +283,7 @@ func TestMissingSnapshotIsFound(t *testing.T) {
 		c := newCluster(t, 1, smallSnapshots)
 		c.openAll(7)
 		_, r := c.leader(7)
-		for i := range 50 {
+		for i := 0; r.group.Status().FirstIndex < 5; i++ { // how many snapshots there are depends on how slow the disk is
 			r.propose(t, padded("command %d", i))
 		}
 		synctest.Wait()

@@ -20,15 +20,18 @@ type Metrics struct {
 }
 
 // NewMetrics makes the metrics and registers them, if there is a registerer.
-func NewMetrics(r prometheus.Registerer) *Metrics {
+func NewMetrics(r prometheus.Registerer) *Metrics { return NewMetricsOf("log", r) }
+
+// NewMetricsOf names them for logs of another kind.
+func NewMetricsOf(subsystem string, r prometheus.Registerer) *Metrics {
 	counter := func(name, help string) prometheus.Counter {
-		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "brokerd", Subsystem: "log", Name: name, Help: help})
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "brokerd", Subsystem: subsystem, Name: name, Help: help})
 	}
 	gauge := func(name, help string) prometheus.Gauge {
-		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "brokerd", Subsystem: "log", Name: name, Help: help})
+		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "brokerd", Subsystem: subsystem, Name: name, Help: help})
 	}
 	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
-		return prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "brokerd", Subsystem: "log", Name: name, Help: help, Buckets: buckets})
+		return prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "brokerd", Subsystem: subsystem, Name: name, Help: help, Buckets: buckets})
 	}
 	m := &Metrics{
 		fsync:       histogram("fsync_seconds", "Time of one fdatasync of a segment.", prometheus.ExponentialBuckets(20e-6, 2, 18)),
