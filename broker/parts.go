@@ -197,7 +197,7 @@ func (p *parts) assembleCoordinators(b *Broker) {
 		Dir:               filepath.Join(b.cfg.DataDir, "coordinators"),
 		FS:                b.options.FS,
 		Raft:              p.raft,
-		RecordLogs:        func() bool { return p.cluster.FeatureLevel() >= metadata.ControlLogLevel },
+		FeatureLevel:      p.cluster.FeatureLevel,
 		Directory:         directory{p},
 		LeadershipChanged: p.leadershipChanged,
 		Wall:              b.options.Wall,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -28,9 +29,8 @@ type HostConfig struct {
 	FS vfs.FS
 	// Raft runs the groups.
 	Raft *raftgroup.Host
-	// RecordLogs says whether the logs are to be record logs: a Bolt file is converted when its shard is opened. Nil: they are. It
-	// answers false as long as there may be brokers that cannot read them.
-	RecordLogs func() bool
+	// FeatureLevel is that of the cluster: no broker below it can come. Nil: the highest.
+	FeatureLevel func() uint16
 	// Directory tells where shards are.
 	Directory Directory
 	// LeadershipChanged is told when a replica here becomes ready to lead or stops leading; nil for nobody. It must not
@@ -45,6 +45,14 @@ type HostConfig struct {
 	// Sabotage breaks promises, for tests that prove that they would be noticed.
 	Sabotage Sabotage
 }
+
+// The feature levels from which on there is what older brokers cannot read.
+const (
+	// recordLogLevel: logs are record logs. A Bolt file is converted when its shard is opened (docs/decisions/0013).
+	recordLogLevel = 3
+	// nextLevel: completions carry adds (docs/decisions/0014).
+	nextLevel = 3
+)
 
 // defaultSnapshotBytes is lower than for partitions: a shard's state is small.
 const defaultSnapshotBytes = 4 << 20
@@ -94,8 +102,8 @@ func NewHost(c HostConfig) *Host {
 	if c.Wall == nil {
 		c.Wall = time.Now
 	}
-	if c.RecordLogs == nil {
-		c.RecordLogs = func() bool { return true }
+	if c.FeatureLevel == nil {
+		c.FeatureLevel = func() uint16 { return math.MaxUint16 }
 	}
 	if c.FS == nil {
 		c.FS = vfs.OS()
@@ -185,7 +193,7 @@ func (h *Host) openShard(spec Spec, svc service) (*shard, error) {
 		Name:          spec.String(),
 		Self:          spec.Self,
 		Dir:           dir,
-		RecordLog:     h.config.RecordLogs(),
+		RecordLog:     h.config.FeatureLevel() >= recordLogLevel,
 		Machine:       svc.open(s),
 		Bootstrap:     spec.Voters,
 		SnapshotBytes: h.config.SnapshotBytes,

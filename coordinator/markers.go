@@ -162,23 +162,31 @@ func (l *txnLeader) settled(t *txn.Transaction, m Marker, r MarkerResult) bool {
 
 // complete notes that all markers are written; false: not yet, try again. The version makes it belong to this decision
 // whatever has happened to earlier attempts (R2).
+//
+// The next transaction's first adds, if they wait for this already, go with it: that spares them a round of their own (T24). An add
+// whose completion has failed, or of which that is not known, looks again at what is applied.
 func (l *txnLeader) complete(t *txn.Transaction) bool {
-	for l.ctx.Err() == nil {
-		r, err := l.propose(completion(t))
-		switch {
-		case err == nil && r.Code == txn.OK:
-			l.metrics.completed(t)
-			return true
-		case err == nil:
-			return true // Stale: an earlier attempt of ours, whose outcome was unknown, did it
-		case err.Outcome == raftgroup.MayHaveHappened:
-			if now := l.s.find(t.ID); now == nil || now.Version != t.Version {
-				return true
-			}
-			return false
-		default:
-			return false
+	var next []*waiter
+	if l.t.host.config.FeatureLevel() >= nextLevel {
+		next = l.s.takeAdds(t.ID)
+	}
+	r, err := l.propose(completion(t, next))
+	for i, w := range next {
+		if err == nil && r.Code == txn.OK {
+			w.told <- ended{carried: true, result: r.Next[i]}
+		} else {
+			w.told <- ended{}
 		}
+	}
+	switch {
+	case err == nil && r.Code == txn.OK:
+		l.metrics.completed(t)
+		return true
+	case err == nil:
+		return true // Stale: an earlier attempt of ours, whose outcome was unknown, did it
+	case err.Outcome == raftgroup.MayHaveHappened:
+		now := l.s.find(t.ID)
+		return now == nil || now.Version != t.Version
 	}
 	return false
 }

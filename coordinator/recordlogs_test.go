@@ -12,7 +12,13 @@ import (
 // was open stays open, what was decided stays decided.
 func TestCoordinatorsMoveToRecordLogs(t *testing.T) {
 	var allowed atomic.Bool
-	run(t, 3, func(c *TransactionsConfig) { c.Host.config.RecordLogs = allowed.Load }, func(t *testing.T, r *rig) {
+	level := func() uint16 {
+		if allowed.Load() {
+			return recordLogLevel
+		}
+		return recordLogLevel - 1
+	}
+	run(t, 3, func(c *TransactionsConfig) { c.Host.config.FeatureLevel = level }, func(t *testing.T, r *rig) {
 		b := r.leader()
 		open, done := r.mustInit(b, "open", NoProducer), r.mustInit(b, "done", NoProducer)
 		r.mustAdd(b, "open", open, 0, 1)

@@ -48,11 +48,17 @@ func (t *Transactions) execute(ctx context.Context, s *txnShard, c *statev1.Tran
 				return r, err
 			}
 			continue
-		case r.Code == txn.ConcurrentTransactions && c.GetAbort() == nil && s.awaitEnd(ctx, r.Transaction, waited):
-			if c.GetInit() != nil {
-				c.GetInit().FreshProducerId = int64(record.NoProducerID) // the fencing may have used it
+		case r.Code == txn.ConcurrentTransactions && c.GetAbort() == nil:
+			e, ok := s.awaitEnd(ctx, r.Transaction, c.GetAdd(), waited)
+			if ok && !e.carried {
+				if c.GetInit() != nil {
+					c.GetInit().FreshProducerId = int64(record.NoProducerID) // the fencing may have used it
+				}
+				continue
 			}
-			continue
+			if ok {
+				r = e.result
+			}
 		}
 		t.metrics.answered(c, r)
 		told := answer(c.GetTransactionalId(), r)

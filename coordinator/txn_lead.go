@@ -104,9 +104,12 @@ func (l *txnLeader) propose(c *statev1.TransactionCommand) (txn.Result, *Error) 
 	return r.(txn.Result), nil
 }
 
-func completion(t *txn.Transaction) *statev1.TransactionCommand {
-	return &statev1.TransactionCommand{TransactionalId: t.ID, Version: t.Version,
-		Command: &statev1.TransactionCommand_Complete{Complete: &statev1.CompleteTransaction{}}}
+func completion(t *txn.Transaction, next []*waiter) *statev1.TransactionCommand {
+	c := &statev1.CompleteTransaction{}
+	for _, w := range next {
+		c.Next = append(c.Next, w.add)
+	}
+	return &statev1.TransactionCommand{TransactionalId: t.ID, Version: t.Version, Command: &statev1.TransactionCommand_Complete{Complete: c}}
 }
 
 // setLimits makes the configured bounds part of the state (R5). A failure is left to the next look.

@@ -2,10 +2,12 @@ package coordinator
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
 	"github.com/oncelog/oncelog/coordinator/txn"
 )
 
@@ -18,11 +20,26 @@ type txnShard struct {
 
 	// mu guards waiting: who waits for the markers of an id's transaction. Nothing blocks under it.
 	mu      sync.Mutex
-	waiting map[string]chan struct{}
+	waiting map[string][]*waiter
+}
+
+// waiter is a request that found the markers of the id's last transaction on their way.
+type waiter struct {
+	// add may be carried out together with the completion; nil: it wants something else.
+	add *statev1.AddPartitions
+	// told has room for the one thing that it is told.
+	told chan ended
+}
+
+// ended says that the id is open again. carried: the add was carried out with the completion, and this came of it; otherwise
+// the request looks again.
+type ended struct {
+	carried bool
+	result  txn.Result
 }
 
 func newTxnShard(s *shard) *txnShard {
-	ts := &txnShard{shard: s, waiting: make(map[string]chan struct{})}
+	ts := &txnShard{shard: s, waiting: make(map[string][]*waiter)}
 	ts.machine.state, ts.machine.restore, ts.machine.told = txn.New(), txn.Restore, ts.applied
 	return ts
 }
@@ -50,39 +67,78 @@ func (s *txnShard) find(id string) (t *txn.Transaction) {
 }
 
 // awaitEnd waits until the markers of a transaction are written, at most until a time; false: they are not, or the id is
-// closed for another reason.
-func (s *txnShard) awaitEnd(ctx context.Context, t *txn.Transaction, until time.Time) bool {
+// closed for another reason. An add may have been carried out with the completion.
+func (s *txnShard) awaitEnd(ctx context.Context, t *txn.Transaction, add *statev1.AddPartitions, until time.Time) (ended, bool) {
 	if t == nil {
-		return false
+		return ended{}, false
 	}
+	w := &waiter{add: add, told: make(chan ended, 1)}
 	s.mu.Lock()
-	ended := s.waiting[t.ID]
-	if ended == nil {
-		ended = make(chan struct{})
-		s.waiting[t.ID] = ended
-	}
+	s.waiting[t.ID] = append(s.waiting[t.ID], w)
 	s.mu.Unlock()
-	if now := s.find(t.ID); now == nil || !now.Status.Ending() {
-		s.wake(t.ID) // it has ended since we looked
-		return ctx.Err() == nil && time.Now().Before(until)
+	if now := s.find(t.ID); (now == nil || !now.Status.Ending()) && s.leave(t.ID, w) {
+		return ended{}, ctx.Err() == nil && time.Now().Before(until) // it has ended since we looked
 	}
 	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()
 	select {
-	case <-ended:
-		return true
+	case e := <-w.told:
+		return e, true
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	return false
+	s.leave(t.ID, w)
+	return ended{}, false
+}
+
+// leave takes back a waiter; false: it is told already, or about to be.
+func (s *txnShard) leave(id string, w *waiter) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := s.waiting[id]
+	at := slices.Index(list, w)
+	if at >= 0 {
+		s.keep(id, slices.Delete(list, at, at+1))
+	}
+	return at >= 0
+}
+
+// keep leaves those that wait for an id. Held: mu.
+func (s *txnShard) keep(id string, list []*waiter) {
+	if len(list) == 0 {
+		delete(s.waiting, id)
+		return
+	}
+	s.waiting[id] = list
+}
+
+// takeAdds takes those whose adds can go with the completion, as many as fit into one command. Whoever takes them tells them.
+func (s *txnShard) takeAdds(id string) []*waiter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var taken, left []*waiter
+	partitions := 0
+	for _, w := range s.waiting[id] {
+		n := 0
+		for _, tp := range w.add.GetPartitions() {
+			n += len(tp.GetPartitions())
+		}
+		if w.add == nil || len(taken) == txn.MaxNext || partitions+n > txn.MaxAdded {
+			left = append(left, w)
+			continue
+		}
+		taken, partitions = append(taken, w), partitions+n
+	}
+	s.keep(id, left)
+	return taken
 }
 
 // wake tells those who wait for an id to look again.
 func (s *txnShard) wake(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ended, ok := s.waiting[id]; ok {
-		close(ended)
-		delete(s.waiting, id)
+	for _, w := range s.waiting[id] {
+		w.told <- ended{}
 	}
+	delete(s.waiting, id)
 }

@@ -40,10 +40,6 @@ const (
 	CurrentLevel uint16 = 3
 )
 
-// ControlLogLevel is the feature level from which on coordinators keep their logs as record logs (docs/decisions/0012), which older
-// brokers cannot read.
-const ControlLogLevel uint16 = 3
-
 // ReplicationFactors are those that a topic can have. An even number would need as many more brokers
 // for a majority as it adds, so it is refused rather than accepted and useless.
 var ReplicationFactors = [...]int{1, 3, 5}

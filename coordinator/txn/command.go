@@ -23,6 +23,8 @@ const (
 	MaxTopicLength = 249
 	// MaxAdded is how many partitions one command can add.
 	MaxAdded = 10_000
+	// MaxNext is how many adds one completion can carry, with no more than MaxAdded partitions together.
+	MaxNext = 64
 	// MaxCommandBytes bounds one encoded command.
 	MaxCommandBytes = 4 << 20
 )
@@ -87,7 +89,7 @@ func checkCommand(c *statev1.TransactionCommand) error {
 		return errors.Join(checkProducer(cmd.End.GetProducerId(), cmd.End.GetProducerEpoch()),
 			checkVersion(cmd.End.GetClientVersion()), checkFresh(cmd.End.GetFreshProducerId()))
 	case *statev1.TransactionCommand_Complete:
-		return nil
+		return checkComplete(cmd.Complete)
 	case *statev1.TransactionCommand_Abort:
 		return checkAbort(cmd.Abort)
 	case *statev1.TransactionCommand_Note:
@@ -141,6 +143,25 @@ func checkAdd(c *statev1.AddPartitions) error {
 		return err
 	}
 	return checkPartitions(c.GetPartitions(), MaxAdded)
+}
+
+func checkComplete(c *statev1.CompleteTransaction) error {
+	if n := len(c.GetNext()); n > MaxNext {
+		return invalid("a completion with %d adds, at most %d are allowed", n, MaxNext)
+	}
+	n := 0
+	for _, add := range c.GetNext() {
+		if err := checkAdd(add); err != nil {
+			return err
+		}
+		for _, tp := range add.GetPartitions() {
+			n += len(tp.GetPartitions())
+		}
+	}
+	if n > MaxAdded {
+		return invalid("a completion that adds %d partitions, at most %d are allowed", n, MaxAdded)
+	}
+	return nil
 }
 
 // checkPartitions demands topics and numbers in order, each once.

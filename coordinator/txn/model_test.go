@@ -40,6 +40,7 @@ type mResult struct {
 	code       string
 	pid, epoch int64
 	expired    int
+	next       string // codes of the adds that came with a completion
 }
 
 // The tables. "EB" and "go" are decisions, with and without a raised epoch; "same" gives what there is.
@@ -111,7 +112,12 @@ func (m *model) run(t *mID, known bool, now int64, c *statev1.TransactionCommand
 			return no("INVALID_TXN_STATE")
 		}
 		t.finish(now)
-		return no("NONE")
+		r := no("NONE")
+		for _, add := range cmd.Complete.Next {
+			m.ids[c.TransactionalId] = *t
+			r.next += m.add(t, true, now, add).code + " "
+		}
+		return r
 	case *statev1.TransactionCommand_Abort:
 		a := cmd.Abort
 		switch {
@@ -151,7 +157,7 @@ func (m *model) init(t *mID, known bool, now int64, c *statev1.InitTransactions,
 	done := func() mResult {
 		t.status, t.timeout, t.start, t.updated, t.partitions = "Empty", c.TimeoutMs, -1, now, nil
 		t.event(fmt.Sprintf("%d initialised %d/%d %s", now, t.pid, t.epoch, by), -1, -1)
-		return mResult{"NONE", t.pid, int64(t.epoch), 0}
+		return mResult{code: "NONE", pid: t.pid, epoch: int64(t.epoch)}
 	}
 	if !known {
 		if len(m.ids) >= m.maxIDs {
@@ -208,7 +214,7 @@ func (m *model) init(t *mID, known bool, now int64, c *statev1.InitTransactions,
 	if c.TimeoutMs != t.timeout {
 		t.timeout, t.updated = c.TimeoutMs, now
 	}
-	return mResult{"NONE", t.pid, int64(t.epoch), 0}
+	return mResult{code: "NONE", pid: t.pid, epoch: int64(t.epoch)}
 }
 
 func (m *model) add(t *mID, known bool, now int64, c *statev1.AddPartitions) mResult {
@@ -276,11 +282,11 @@ func (t *mID) end(known bool, now int64, c *statev1.EndTransaction) mResult {
 	}
 	switch cell := table[t.status][column]; cell {
 	case "same":
-		return mResult{"NONE", t.pid, int64(t.epoch), 0}
+		return mResult{code: "NONE", pid: t.pid, epoch: int64(t.epoch)}
 	case "go":
 		t.tv = 1
 		t.decide(c.Commit, now)
-		return mResult{"NONE", t.pid, int64(t.epoch), 0}
+		return mResult{code: "NONE", pid: t.pid, epoch: int64(t.epoch)}
 	case "EB":
 		if t.epoch == 32766 && c.FreshProducerId == -1 {
 			return no("NEEDS_PRODUCER_ID")
@@ -288,7 +294,7 @@ func (t *mID) end(known bool, now int64, c *statev1.EndTransaction) mResult {
 		if t.status != "Ongoing" {
 			t.start = now
 		}
-		r := mResult{"NONE", t.pid, int64(t.epoch) + 1, 0}
+		r := mResult{code: "NONE", pid: t.pid, epoch: int64(t.epoch) + 1}
 		if t.epoch == 32766 {
 			r.pid, r.epoch = c.FreshProducerId, 0
 		}

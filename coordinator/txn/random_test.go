@@ -25,6 +25,7 @@ var wanted = []string{
 	"Init NONE", "Init STALE", "Init PRODUCER_FENCED", "Init CONCURRENT_TRANSACTIONS", "Init NEEDS_PRODUCER_ID", "Init TOO_MANY_TRANSACTIONAL_IDS",
 	"Add NONE", "Add STALE", "Add INVALID_PRODUCER_ID_MAPPING", "Add PRODUCER_FENCED", "Add CONCURRENT_TRANSACTIONS", "Add TRANSACTION_ABORTABLE",
 	"End NONE", "End STALE", "End INVALID_PRODUCER_ID_MAPPING", "End PRODUCER_FENCED", "End CONCURRENT_TRANSACTIONS", "End INVALID_TXN_STATE", "End NEEDS_PRODUCER_ID",
+	"Next NONE", "Next INVALID_PRODUCER_ID_MAPPING", "Next PRODUCER_FENCED", "Next TRANSACTION_ABORTABLE", "Next of a new producer id",
 	"Complete NONE", "Complete STALE", "Complete INVALID_TXN_STATE",
 	"Abort NONE", "Abort STALE", "Abort INVALID_TXN_STATE", "Abort CONCURRENT_TRANSACTIONS", "Abort TRANSACTIONAL_ID_NOT_FOUND", "Abort NEEDS_PRODUCER_ID",
 	"Note NONE", "Note STALE", "Note INVALID_PRODUCER_ID_MAPPING", "expired", "rotated", "lost answer",
@@ -94,7 +95,11 @@ func snapshot(t testing.TB, s *State) []byte {
 
 func compareAnswers(t *testing.T, c *statev1.TransactionCommand, r, checked Result, want mResult) {
 	t.Helper()
-	if got := (mResult{r.Code.String(), int64(r.ProducerID), int64(r.Epoch), r.Expired}); c.GetExpire() == nil && c.GetLimits() == nil && got != want || r.Expired != want.expired {
+	got := mResult{code: r.Code.String(), pid: int64(r.ProducerID), epoch: int64(r.Epoch), expired: r.Expired}
+	for _, n := range r.Next {
+		got.next += n.Code.String() + " "
+	}
+	if c.GetExpire() == nil && c.GetLimits() == nil && got != want || r.Expired != want.expired {
 		t.Fatalf("%v\nmachine says %+v\nmodel says %+v\n%+v", c, got, want, r.Transaction)
 	}
 	if c.GetExpire() == nil && c.GetLimits() == nil && r.Code != Stale &&
@@ -137,6 +142,12 @@ func kindOf(c *statev1.TransactionCommand) string {
 
 func tally(seen map[string]int, c *statev1.TransactionCommand, r Result) {
 	seen[kindOf(c)+" "+r.Code.String()]++
+	for _, n := range r.Next {
+		seen["Next "+n.Code.String()]++
+		if n.Changed && n.Transaction.Epoch == 0 && n.Transaction.Status == Ongoing && r.Next != nil {
+			seen["Next of a new producer id"]++
+		}
+	}
 	if r.Expired > 0 {
 		seen["expired"]++
 	}
@@ -259,7 +270,12 @@ func (g *generator) command() *statev1.TransactionCommand {
 		c.Command = &statev1.TransactionCommand_End{End: &statev1.EndTransaction{ProducerId: pid, ProducerEpoch: epoch, Commit: g.chance(50),
 			ClientVersion: version, FreshProducerId: g.freshID(50)}}
 	case n < 85:
-		c.Command = &statev1.TransactionCommand_Complete{Complete: &statev1.CompleteTransaction{}}
+		cmd := &statev1.CompleteTransaction{}
+		for range g.r.IntN(4) {
+			pid, epoch := g.producer(t)
+			cmd.Next = append(cmd.Next, &statev1.AddPartitions{ProducerId: pid, ProducerEpoch: epoch, Partitions: g.partitions(), ClientVersion: version})
+		}
+		c.Command = &statev1.TransactionCommand_Complete{Complete: cmd}
 	case n < 92:
 		c.Command = &statev1.TransactionCommand_Abort{Abort: &statev1.AbortTransaction{Reason: statev1.AbortReason(1 + g.r.IntN(2)), ProducerId: pid, ProducerEpoch: epoch,
 			StartedUntilMs: g.now + 10 - int64(g.r.IntN(20)), ServerVersion: version, FreshProducerId: g.freshID(40)}}

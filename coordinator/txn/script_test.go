@@ -19,7 +19,7 @@ import (
 //	init ID [P/E] [timeout=MS] [tv=1|2] [by=CLIENT@ADDRESS] [fresh=no]
 //	add ID P/E TOPIC/N,... [tv=1|2]
 //	end ID P/E commit|abort [tv=1|2] [fresh=no]
-//	complete ID
+//	complete ID [P/E=TOPIC/N,...] ... (adds that come with it)
 //	abort ID P/E timeout|operator [until=MS] [tv=1|2] [by=...] [fresh=no]
 //	note ID P/E TOPIC/N CODE EXPECTED RECEIVED
 //	expire ID[@VERSION[/EPOCH]],... cutoff=MS
@@ -169,7 +169,15 @@ func (p *player) parse(words []string) *statev1.TransactionCommand {
 		c.Command = &statev1.TransactionCommand_End{End: &statev1.EndTransaction{ProducerId: int64(id), ProducerEpoch: int32(epoch),
 			Commit: words[3] == "commit", ClientVersion: tv, FreshProducerId: -1}}
 	case "complete":
-		c.Command = &statev1.TransactionCommand_Complete{Complete: &statev1.CompleteTransaction{}}
+		cmd := &statev1.CompleteTransaction{}
+		for _, w := range words[2:] {
+			if producer, partitions, ok := strings.Cut(w, "="); ok && strings.Contains(producer, "/") {
+				id, epoch := p.producer(producer)
+				cmd.Next = append(cmd.Next, &statev1.AddPartitions{ProducerId: int64(id), ProducerEpoch: int32(epoch), ClientVersion: tv,
+					Partitions: PartitionsToProto(parsePartitions(partitions))})
+			}
+		}
+		c.Command = &statev1.TransactionCommand_Complete{Complete: cmd}
 	case "abort":
 		id, epoch := p.producer(words[2])
 		reason := statev1.AbortReason_ABORT_REASON_OPERATOR
@@ -297,6 +305,9 @@ func describe(r Result, t *Transaction) string {
 	}
 	if r.Changed {
 		out += " *"
+	}
+	for _, n := range r.Next {
+		out += fmt.Sprintf(", then %v", n.Code)
 	}
 	if t != nil {
 		out += "\n   " + show(t)

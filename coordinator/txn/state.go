@@ -55,6 +55,8 @@ type Result struct {
 	Transaction *Transaction
 	// Expired counts the ids that were forgotten.
 	Expired int
+	// Next is what came of the adds that a completion carried, in their order; none if there was no completion.
+	Next []Result
 }
 
 // Version is the version of the id after the command, 0 if it is not known. After Check it is the version that
@@ -84,7 +86,24 @@ func (s *State) Apply(index uint64, now int64, data []byte) (Result, error) {
 	if r.Changed {
 		s.replace(t, r.Transaction, index)
 	}
+	if next := c.GetComplete().GetNext(); r.Code == OK && len(next) > 0 {
+		r.Next = s.begin(r.Transaction, next, now, index)
+		r.Transaction = s.ids[r.Transaction.ID]
+	}
 	return r, nil
+}
+
+// begin applies adds that have waited for the completion before them. t is the id as the completion has left it.
+func (s *State) begin(t *Transaction, adds []*statev1.AddPartitions, now int64, index uint64) []Result {
+	results := make([]Result, len(adds))
+	for i, add := range adds {
+		results[i] = s.add(t, add, now)
+		if results[i].Changed {
+			s.replace(t, results[i].Transaction, index)
+			t = results[i].Transaction
+		}
+	}
+	return results
 }
 
 // Check says what Apply would say to the command, if the id is still as it is now. It takes no account of the

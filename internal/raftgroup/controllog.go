@@ -14,7 +14,7 @@ import (
 )
 
 // controlLog is the log of a control group in the format of a partition's, so that an append costs one flush and
-// can be queued (docs/decisions/0012). No entry has records: Raft alone reads it, and what a snapshot covers is dropped
+// can be queued (docs/decisions/0013). No entry has records: Raft alone reads it, and what a snapshot covers is dropped
 // in whole segments.
 type controlLog struct {
 	*recordStore

@@ -747,7 +747,10 @@ func (x *EndTransaction) GetFreshProducerId() int64 {
 
 // CompleteTransaction tells that every partition has its marker (T23).
 type CompleteTransaction struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What waited for it, at most 64: each is applied behind the completion as a command of its own would be. From feature level 3
+	// on.
+	Next          []*AddPartitions `protobuf:"bytes,1,rep,name=next,proto3" json:"next,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -780,6 +783,13 @@ func (x *CompleteTransaction) ProtoReflect() protoreflect.Message {
 // Deprecated: Use CompleteTransaction.ProtoReflect.Descriptor instead.
 func (*CompleteTransaction) Descriptor() ([]byte, []int) {
 	return file_state_v1_txn_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CompleteTransaction) GetNext() []*AddPartitions {
+	if x != nil {
+		return x.Next
+	}
+	return nil
 }
 
 // AbortTransaction aborts an open transaction against its producer, which is fenced by it (T30).
@@ -1571,8 +1581,9 @@ const file_state_v1_txn_proto_rawDesc = "" +
 	"\x0eproducer_epoch\x18\x02 \x01(\x05R\rproducerEpoch\x12\x16\n" +
 	"\x06commit\x18\x03 \x01(\bR\x06commit\x12%\n" +
 	"\x0eclient_version\x18\x04 \x01(\rR\rclientVersion\x12*\n" +
-	"\x11fresh_producer_id\x18\x05 \x01(\x03R\x0ffreshProducerId\"\x15\n" +
-	"\x13CompleteTransaction\"\x8e\x02\n" +
+	"\x11fresh_producer_id\x18\x05 \x01(\x03R\x0ffreshProducerId\"J\n" +
+	"\x13CompleteTransaction\x123\n" +
+	"\x04next\x18\x01 \x03(\v2\x1f.oncelog.state.v1.AddPartitionsR\x04next\"\x8e\x02\n" +
 	"\x10AbortTransaction\x125\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x1d.oncelog.state.v1.AbortReasonR\x06reason\x12\x1f\n" +
 	"\vproducer_id\x18\x02 \x01(\x03R\n" +
@@ -1706,21 +1717,22 @@ var file_state_v1_txn_proto_depIdxs = []int32{
 	12, // 7: oncelog.state.v1.TransactionCommand.expire:type_name -> oncelog.state.v1.ExpireTransactionalIds
 	14, // 8: oncelog.state.v1.TransactionCommand.limits:type_name -> oncelog.state.v1.SetTransactionLimits
 	7,  // 9: oncelog.state.v1.AddPartitions.partitions:type_name -> oncelog.state.v1.TopicPartitions
-	0,  // 10: oncelog.state.v1.AbortTransaction.reason:type_name -> oncelog.state.v1.AbortReason
-	13, // 11: oncelog.state.v1.ExpireTransactionalIds.ids:type_name -> oncelog.state.v1.ExpiredId
-	14, // 12: oncelog.state.v1.TransactionShardState.limits:type_name -> oncelog.state.v1.SetTransactionLimits
-	16, // 13: oncelog.state.v1.TransactionShardState.ids:type_name -> oncelog.state.v1.TransactionalIdState
-	1,  // 14: oncelog.state.v1.TransactionalIdState.status:type_name -> oncelog.state.v1.TransactionStatus
-	7,  // 15: oncelog.state.v1.TransactionalIdState.partitions:type_name -> oncelog.state.v1.TopicPartitions
-	17, // 16: oncelog.state.v1.TransactionalIdState.history:type_name -> oncelog.state.v1.TransactionEvent
-	2,  // 17: oncelog.state.v1.TransactionEvent.kind:type_name -> oncelog.state.v1.TransactionEventKind
-	4,  // 18: oncelog.state.v1.TransactionEvent.client:type_name -> oncelog.state.v1.ClientRef
-	18, // 19: oncelog.state.v1.TransactionEvent.refused:type_name -> oncelog.state.v1.RefusedBatch
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	6,  // 10: oncelog.state.v1.CompleteTransaction.next:type_name -> oncelog.state.v1.AddPartitions
+	0,  // 11: oncelog.state.v1.AbortTransaction.reason:type_name -> oncelog.state.v1.AbortReason
+	13, // 12: oncelog.state.v1.ExpireTransactionalIds.ids:type_name -> oncelog.state.v1.ExpiredId
+	14, // 13: oncelog.state.v1.TransactionShardState.limits:type_name -> oncelog.state.v1.SetTransactionLimits
+	16, // 14: oncelog.state.v1.TransactionShardState.ids:type_name -> oncelog.state.v1.TransactionalIdState
+	1,  // 15: oncelog.state.v1.TransactionalIdState.status:type_name -> oncelog.state.v1.TransactionStatus
+	7,  // 16: oncelog.state.v1.TransactionalIdState.partitions:type_name -> oncelog.state.v1.TopicPartitions
+	17, // 17: oncelog.state.v1.TransactionalIdState.history:type_name -> oncelog.state.v1.TransactionEvent
+	2,  // 18: oncelog.state.v1.TransactionEvent.kind:type_name -> oncelog.state.v1.TransactionEventKind
+	4,  // 19: oncelog.state.v1.TransactionEvent.client:type_name -> oncelog.state.v1.ClientRef
+	18, // 20: oncelog.state.v1.TransactionEvent.refused:type_name -> oncelog.state.v1.RefusedBatch
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_state_v1_txn_proto_init() }
