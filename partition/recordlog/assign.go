@@ -190,8 +190,10 @@ func (l *Log) assign(i record.Index, refused []Refusal, end, next record.Offset,
 	}
 	for _, f := range refused {
 		if l.start.floating {
-			// Below the log start: not remembered. The segment's base makes up for it.
-			l.live.segments[k].base -= record.Offset(f.Records)
+			// Below the log start: not remembered. The bases of the segments make up for it, as in forgetRefusals.
+			for _, s := range l.live.segments[:k+1] {
+				s.base -= record.Offset(f.Records)
+			}
 			continue
 		}
 		l.refused.add(f)

@@ -90,6 +90,16 @@ func (k *compacting) write(seed uint64, from record.Index, entries int) {
 	must(t, k.log.TrimWindow(k.snapshot))
 }
 
+// refuse appends entries of which nothing is accepted.
+func (k *compacting) refuse(entries int) {
+	for range entries {
+		i := k.log.LastIndex() + 1
+		b := batchOf(k.t, 100, int64(1000*i))
+		must(k.t, k.log.Append([]Entry{dataEntry(k.t, i, max(k.term, 1), b)}))
+		must(k.t, k.log.Assign(i, []Fate{{Base: record.NoOffset, Records: 1, Refused: true}}))
+	}
+}
+
 // bound is a place at which a pass may end: where an entry begins, below the last segment.
 func (k *compacting) bound(rng *rand.Rand, above record.Offset) record.Offset {
 	segments := k.log.Segments()
@@ -540,6 +550,44 @@ func TestCompactedStart(t *testing.T) {
 				t.Fatalf("seed %d: from %d: %v", seed, start, err)
 			}
 		}
+	}
+}
+
+// TestCompactBelowAMovedStart: the log start moves up while nothing can be dropped, a peer pulls maybe, and what lies on both sides of it
+// becomes one segment. The refusals below the start are forgotten then, but take no offsets as before.
+func TestCompactBelowAMovedStart(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(30) {
+		rng := rand.New(rand.NewPCG(seed, 22))
+		k := newCompacting(t, seed+90, 120)
+		hold := k.log.Hold(1)
+		m := Mark{}
+		for range 3 {
+			start := k.log.StartOffset() + 1 + record.Offset(rng.IntN(int(k.log.EndOffset())/4))
+			if rng.IntN(3) == 0 { // all is deleted, and something refused comes next
+				start = k.log.EndOffset()
+			}
+			must(t, k.log.AdvanceStart(start))
+			if start == k.log.EndOffset() {
+				k.refuse(30)
+				k.write(seed+2000, k.log.LastIndex()+1, 80)
+			}
+			m = Mark{Below: k.bound(rng, max(m.Below, start)), Horizon: m.Below}
+			if _, err := k.log.Compact(compactionOf(m)); err != nil {
+				t.Fatalf("seed %d, start %d: %v", seed, start, err)
+			}
+			want := slices.DeleteFunc(k.left(m), func(b record.Batch) bool { return b.LastOffset() < start })
+			got, err := readAll(k.log, start, 500)
+			if err == nil {
+				err = equalBatches(got, want)
+			}
+			if err != nil {
+				t.Fatalf("seed %d: from %d: %v", seed, start, err)
+			}
+			k.write(seed+1000, k.log.LastIndex()+1, 80)
+		}
+		hold.Release()
+		must(t, k.log.Close())
 	}
 }
 

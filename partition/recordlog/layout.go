@@ -291,8 +291,9 @@ func (l *Log) setStart(point startPoint) {
 	l.metrics.refused.Sub(float64(before - l.refused.len()))
 }
 
-// forgetRefusals forgets the refused batches of entries below an index; the base of the segment
-// that holds the index makes up for those that lie in it. l.mu is held.
+// forgetRefusals forgets the refused batches of entries below an index; the bases of the segments that begin below
+// it make up for all of those. So offsets from the index on come right whichever of them they are counted from, as they do
+// after Restore: compaction makes one of neighbours. Those below come out too low. l.mu is held.
 func (l *Log) forgetRefusals(below record.Index) {
 	n := l.refused.from(below)
 	if n == 0 {
@@ -302,7 +303,7 @@ func (l *Log) forgetRefusals(below record.Index) {
 	if k < 0 && l.live.last()+1 == below {
 		k = len(l.live.segments) - 1
 	}
-	if k >= 0 {
+	for ; k >= 0; k-- {
 		s := l.live.segments[k]
 		s.base -= record.Offset(l.refused.between(s.first, below))
 	}
