@@ -26,7 +26,8 @@ type RecoveredGroup struct {
 
 // Recover makes this broker the only voter of every group that it holds a replica of, after the majority of them is lost for
 // ever. The broker must not run. What the lost brokers had acknowledged and this one did not have yet is lost; what was
-// never committed may come to be. No lost broker may come back. With dry it only says what it would do.
+// never committed may come to be. No lost broker may come back. With dry it says what it would do, and changes no more than a start does: what
+// a crash left half written at the end of a log is cut off.
 func Recover(c Config, o Options, dry bool) ([]RecoveredGroup, error) {
 	o.setDefaults()
 	local := o.local()

@@ -44,22 +44,9 @@ type appended struct {
 }
 
 // Apply takes committed entries (raftgroup.StateMachine). A command that cannot be read is a
-// broken invariant: it panics, and raftgroup stops the replica.
+// broken invariant: it panics, and raftgroup stops the replica. Its status can still be asked for.
 func (r *Replica) Apply(entries []raftgroup.Entry) []any {
-	results := make([]any, len(entries))
-	r.mu.Lock()
-	before := r.state.next
-	stableBefore := r.state.lastStable()
-	for i := range entries {
-		results[i] = r.applyEntry(&entries[i])
-		r.state.applied = entries[i].Index
-	}
-	moved := r.state.next != before || r.state.lastStable() != stableBefore
-	r.checkInvariants()
-	r.publish()
-	start := r.advance
-	r.advance = 0
-	r.mu.Unlock()
+	results, start, moved := r.applyAll(entries)
 	// The disk is not waited for under the mutex: what is asked of a replica meanwhile is answered.
 	if start > 0 {
 		if err := r.log.AdvanceStart(start); err != nil {
@@ -70,6 +57,31 @@ func (r *Replica) Apply(entries []raftgroup.Entry) []any {
 		r.wakeFetches()
 	}
 	return results
+}
+
+// applyAll changes the state. moved: there is more to read. start is what the log is to begin with; 0: as it does.
+func (r *Replica) applyAll(entries []raftgroup.Entry) (results []any, start record.Offset, moved bool) {
+	results = make([]any, len(entries))
+	r.mu.Lock()
+	done := false
+	defer func() {
+		if !done {
+			r.broken.Store(true) // nothing is read by this state, and it gets into no snapshot
+		}
+		r.mu.Unlock()
+	}()
+	before := r.state.next
+	stableBefore := r.state.lastStable()
+	for i := range entries {
+		results[i] = r.applyEntry(&entries[i])
+		r.state.applied = entries[i].Index
+	}
+	moved = r.state.next != before || r.state.lastStable() != stableBefore
+	r.checkInvariants()
+	r.publish()
+	start, r.advance = r.advance, 0
+	done = true
+	return results, start, moved
 }
 
 func (r *Replica) applyEntry(e *raftgroup.Entry) any {

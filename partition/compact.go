@@ -56,26 +56,44 @@ func (r *Replica) hasCompacted(c *compacted) bool {
 	if c.below == 0 {
 		return true
 	}
+	m, err := r.lookCleaned()
+	return err == nil && m.Reaches(c.mark())
+}
+
+// cleanedTo is below which offset a log is compacted. Catch-up may put another log in its place, of another generation.
+type cleanedTo struct {
+	generation uint32
+	below      record.Offset
+}
+
+// lookCleaned looks how far the log is compacted, and remembers it.
+func (r *Replica) lookCleaned() (recordlog.Mark, error) {
+	c := cleanedTo{generation: r.log.Generation()} // before the look: what is noted of a log that was replaced meanwhile counts for none
 	m, _, err := r.log.Cleaned()
 	if err != nil {
-		return false
+		return m, err
 	}
-	r.cleaned.Store(int64(m.Below))
-	return m.Reaches(c.mark())
+	c.below = m.Below
+	r.cleaned.Store(&c)
+	return m, nil
+}
+
+// cleanedBelow is below which the log is compacted for sure, as far as was looked.
+func (r *Replica) cleanedBelow() record.Offset {
+	if c := r.cleaned.Load(); c != nil && c.generation == r.log.Generation() {
+		return c.below
+	}
+	return 0
 }
 
 // readableFrom says whether readers of committed data may be given what lies at an offset: the state names the aborted
 // transactions from the horizon on, so those below it must be gone from this log.
 func (r *Replica) readableFrom(o, horizon record.Offset) bool {
-	if o >= horizon || r.cleaned.Load() >= int64(horizon) {
+	if o >= horizon || r.cleanedBelow() >= horizon {
 		return true
 	}
-	m, _, err := r.log.Cleaned()
-	if err != nil {
-		return false
-	}
-	r.cleaned.Store(int64(m.Below))
-	return m.Below >= horizon
+	m, err := r.lookCleaned()
+	return err == nil && m.Below >= horizon
 }
 
 // compact brings the log to what was agreed, if it is not, and if Raft lets go of the entries.
@@ -116,7 +134,7 @@ func (r *Replica) toRead(below record.Offset) (bytes int64) {
 	for _, s := range r.log.Segments() {
 		if s.Base < below {
 			bytes += s.Bytes
-			if int64(s.End) > r.cleaned.Load() {
+			if s.End > r.cleanedBelow() {
 				bytes += 2 * s.Bytes
 			}
 		}

@@ -23,9 +23,10 @@ type cleaning struct {
 type dirt struct {
 	// clean and dirty are bytes of what is compacted and what can be.
 	clean, dirty int64
-	// below is up to where, and due whether it should be now. horizon goes with it.
-	below, horizon record.Offset
-	due            bool
+	// below is up to where, and due whether it should be now. horizon goes with it. If below lies inside of an entry, the pass ends
+	// at base, where an entry begins, or where the last one did.
+	below, horizon, base record.Offset
+	due                  bool
 }
 
 func (d *dirt) ratio() float64 {
@@ -36,10 +37,10 @@ func (d *dirt) ratio() float64 {
 }
 
 // findDirt says what of a log can be compacted at a time, ms since 1970, and whether that is worth it: segments that are closed,
-// below the last stable offset, whose records are all older than the least lag (L31). age gives when a
-// segment's first entry was appended.
-func findDirt(segments []recordlog.SegmentInfo, stable record.Offset, c *compacted, want cleaning, now int64, age func(recordlog.SegmentInfo) (int64, error)) (dirt, error) {
-	d := dirt{below: c.below, horizon: c.horizonAt(now, want.deleteRetention)}
+// below the last stable offset, whose records are all older than the least lag (L31). What lies below the log start is of no
+// interest. age gives when a segment's first entry was appended.
+func findDirt(segments []recordlog.SegmentInfo, start, stable record.Offset, c *compacted, want cleaning, now int64, age func(recordlog.SegmentInfo) (int64, error)) (dirt, error) {
+	d := dirt{below: c.below, base: c.below, horizon: c.horizonAt(now, want.deleteRetention)}
 	oldest := int64(math.MaxInt64)
 	for _, s := range segments {
 		if s.End <= c.below {
@@ -49,7 +50,7 @@ func findDirt(segments []recordlog.SegmentInfo, stable record.Offset, c *compact
 		if s.Active || s.Base >= stable || want.minLag > 0 && s.MaxTimestamp > now-want.minLag {
 			break
 		}
-		if s.End == s.Base {
+		if s.End == s.Base || s.End <= start {
 			continue
 		}
 		if oldest == math.MaxInt64 {
@@ -60,9 +61,12 @@ func findDirt(segments []recordlog.SegmentInfo, stable record.Offset, c *compact
 		}
 		d.dirty += s.Bytes
 		d.below = max(d.below, min(s.End, stable))
+		if s.Base >= start { // else it is only about there
+			d.base = max(d.base, s.Base)
+		}
 	}
 	d.due = d.below > c.below && (d.ratio() >= want.dirtyRatio || now-oldest > want.maxLag) ||
-		d.horizon > c.horizon && d.horizon == c.below // a last look, after which no tombstone is left that could go
+		d.horizon > c.horizon && d.horizon == c.below && start < c.below // a last look, after which no tombstone is left that could go
 	return d, nil
 }
 
@@ -73,9 +77,9 @@ func (c *Config) cleaning() cleaning {
 // dirt looks at the log as its leader.
 func (r *Replica) dirt(now time.Time) (dirt, compacted, error) {
 	r.mu.RLock()
-	c, stable := r.state.compacted, r.state.lastStable()
+	c, start, stable := r.state.compacted, r.state.start, r.state.lastStable()
 	r.mu.RUnlock()
-	d, err := findDirt(r.log.Segments(), stable, &c, r.config.Load().cleaning(), now.UnixMilli(), r.firstAppend)
+	d, err := findDirt(r.log.Segments(), start, stable, &c, r.config.Load().cleaning(), now.UnixMilli(), r.firstAppend)
 	return d, c, err
 }
 
@@ -103,7 +107,7 @@ func (r *Replica) proposeCompaction(ctx context.Context, now time.Time) {
 	switch {
 	case err != nil:
 	case able && d.due && r.hasCompacted(&c):
-		err = r.proposeCompact(ctx, d, now)
+		err = r.proposeCompact(ctx, d, &c, now)
 	default:
 		err = r.nudge(ctx, &c, now)
 	}
@@ -124,16 +128,34 @@ func (r *Replica) nudge(ctx context.Context, c *compacted, now time.Time) error 
 	return r.advanceStart(ctx, r.bounds.Load().start, now)
 }
 
-func (r *Replica) proposeCompact(ctx context.Context, d dirt, now time.Time) error {
-	begins, err := r.log.Begins(d.below)
-	if err != nil || !begins {
-		return err // it lies inside of an entry; there will be another
-	}
+// boundOf is what to propose. A transaction that is open may begin inside of an entry, at which no pass can end: the one before the
+// segment's begin is taken then. It may be that of the last pass.
+func (r *Replica) boundOf(d dirt, c *compacted) (recordlog.Mark, error) {
 	m := recordlog.Mark{Below: d.below, Horizon: d.horizon}
-	_, err = r.group.Propose(ctx, raftgroup.Command{
-		Meta: []byte{commandVersion, cmdCompact}, Data: encodeCompact(m), AppendTime: now.UnixMilli()})
-	if err == nil {
-		r.logger.Info("compaction is agreed", "below", int64(m.Below), "horizon", int64(m.Horizon), "dirty_bytes", d.dirty, "clean_bytes", d.clean)
+	if m.Below == c.below {
+		return m, nil // which began an entry when it was agreed
 	}
-	return err
+	begins, err := r.log.Begins(d.below)
+	if err == nil && !begins {
+		m.Below = d.base
+	}
+	return m, err
+}
+
+func (r *Replica) proposeCompact(ctx context.Context, d dirt, c *compacted, now time.Time) error {
+	m, err := r.boundOf(d, c)
+	if err != nil || m == c.mark() {
+		return err
+	}
+	agreed, err := r.group.Propose(ctx, raftgroup.Command{
+		Meta: []byte{commandVersion, cmdCompact}, Data: encodeCompact(m), AppendTime: now.UnixMilli()})
+	switch {
+	case err != nil:
+		return err
+	case agreed == true:
+		r.logger.Info("compaction is agreed", "below", int64(m.Below), "horizon", int64(m.Horizon), "dirty_bytes", d.dirty, "clean_bytes", d.clean)
+	default:
+		r.logger.Info("compaction is refused: it does not go on from what was agreed meanwhile", "below", int64(m.Below), "horizon", int64(m.Horizon))
+	}
+	return nil
 }

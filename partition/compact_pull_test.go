@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/internal/vfs"
@@ -263,6 +265,119 @@ func TestReadsWaitForThePass(t *testing.T) {
 	}
 	if _, latest := x.read(list); latest["key"] == "" {
 		t.Errorf("left is %v", latest)
+	}
+}
+
+// TestReadBesideApply: between the bounds that a reader of committed data goes by and the list of aborted transactions that it is given,
+// apply may forget some: by a pass, or since the log start has moved. It is told to try again (L9, L32).
+func TestReadBesideApply(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		offset record.Offset
+		now    bounds
+		gets   bool
+	}{
+		"nothing":                        {0, bounds{lastStable: 3, highWatermark: 3}, true},
+		"more was written":               {0, bounds{lastStable: 4, highWatermark: 5}, true},
+		"a horizon above it":             {0, bounds{lastStable: 3, highWatermark: 3, horizon: 2}, false},
+		"a horizon below it":             {2, bounds{lastStable: 3, highWatermark: 3, horizon: 2}, true},
+		"the log begins above it":        {0, bounds{lastStable: 3, highWatermark: 3, start: 1}, false},
+		"the log begins where was asked": {1, bounds{lastStable: 3, highWatermark: 3, start: 1}, true},
+	} {
+		x := newTable(t, 5)
+		x.write([]record.Batch{
+			keyed(9, 1, 0, true, "key", "aborted"),
+			record.ControlBatch(record.Marker{ProducerID: 9, Epoch: 1, Timestamp: 1}),
+			keyed(7, 1, 0, false, "key", "new"),
+		}, 0, 3)
+		x.bounds.Store(&c.now) // apply is as far, and its state has forgotten what it may
+		var f FetchedPartition
+		x.take(t.Context(), &f, FetchPartition{Offset: c.offset, MaxBytes: 1 << 20}, &bounds{lastStable: 3, highWatermark: 3}, true, 1<<20)
+		switch {
+		case c.gets && (f.Err != nil || f.Bytes == 0):
+			t.Errorf("%s: %d bytes, %v", name, f.Bytes, f.Err)
+		case !c.gets && (f.Err == nil || f.Err.Code != CodeOffsetNotAvailable || f.Bytes > 0 || f.Batches != nil):
+			t.Errorf("%s: %d bytes, %v, want a retriable refusal", name, f.Bytes, f.Err)
+		}
+		f = FetchedPartition{}
+		if x.take(t.Context(), &f, FetchPartition{Offset: c.offset, MaxBytes: 1 << 20}, &bounds{lastStable: 3, highWatermark: 3}, false, 1<<20); f.Bytes == 0 {
+			t.Errorf("%s: who reads all gets %d bytes, %v", name, f.Bytes, f.Err)
+		}
+	}
+}
+
+// TestCleanedOfAnotherLog: what was seen of a log that catch-up has replaced meanwhile says nothing of the one in its place.
+func TestCleanedOfAnotherLog(t *testing.T) {
+	t.Parallel()
+	x := newTable(t, 6)
+	list := []record.Batch{keyed(7, 1, 0, false, "key", "a"), keyed(7, 1, 1, false, "key", "b"), keyed(7, 1, 2, false, "key", "c")}
+	x.write(list, 0, 3)
+	x.pass(2, 0)
+	if !x.readableFrom(0, 2) || x.cleanedBelow() != 2 {
+		t.Fatalf("compacted below %d", x.cleanedBelow())
+	}
+	late := x.cleaned.Load() // by who looked before
+	other := newTable(t, 7)
+	other.write(list, 0, 3)
+	x.log = other.log
+	err := errors.Join(x.log.Reset(1, 0), x.log.AppendCatchUp([]recordlog.Entry{
+		{Index: 1, Term: 2, Records: 1, Data: list[0]}, {Index: 2, Term: 2, Records: 1, Data: list[1]},
+		{Index: 3, Term: 2, Records: 1, Data: list[2]}, {Index: 4, Term: 2, Records: 1, Data: list[2]}}))
+	if err == nil {
+		err = x.log.Restore(recordlog.Layout{Index: 4, EndOffset: 4, StartIndex: 1})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.cleaned.Store(late)
+	if x.readableFrom(0, 2) {
+		t.Fatalf("what was compacted below %d in generation %d is taken for that of generation %d", late.below, late.generation, x.log.Generation())
+	}
+}
+
+// TestBoundInsideOfAnEntry: an open transaction that begins inside of an entry holds back what is above that entry's segment, no more.
+func TestBoundInsideOfAnEntry(t *testing.T) {
+	t.Parallel()
+	x := newTable(t, 9)
+	list := written(rand.New(rand.NewPCG(9, 9)), 40)
+	n := len(list)
+	x.write(list, 0, n)
+	if err := x.log.Roll(); err != nil {
+		t.Fatal(err)
+	}
+	index := record.Index(n + 1)
+	both := append(bytes.Clone(keyed(7, 1, 0, false, "key", "a")), keyed(9, 2, 0, true, "key", "open")...)
+	err := errors.Join(x.log.Append([]recordlog.Entry{{Index: index, Term: 1, Records: 2, MaxTimestamp: 1, Data: both}}),
+		x.log.Assign(index, []recordlog.Fate{{Base: record.Offset(n), Records: 1}, {Base: record.Offset(n + 1), Records: 1}}), x.log.Roll())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stable := record.Offset(n + 1)
+	age := func(recordlog.SegmentInfo) (int64, error) { return 1, nil }
+	var c compacted
+	d, err := findDirt(x.log.Segments(), 0, stable, &c, cleaning{}, 1, age)
+	if err != nil || !d.due || d.below != stable {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	m, err := x.boundOf(d, &c)
+	if err != nil || m.Below != record.Offset(n) {
+		t.Fatalf("to be compacted below %d, want %d where the entry's segment begins (%v)", m.Below, n, err)
+	}
+	d.below, d.base = record.Offset(n), 0
+	if m, err = x.boundOf(d, &c); err != nil || m.Below != record.Offset(n) {
+		t.Fatalf("a bound that begins an entry became %d (%v)", m.Below, err)
+	}
+}
+
+// TestStatusOfAPlainLog: nothing is read for the status of a log that is not compacted.
+func TestStatusOfAPlainLog(t *testing.T) {
+	t.Parallel()
+	x := newTable(t, 10)
+	x.config.Store(&Config{})
+	x.write([]record.Batch{keyed(7, 1, 0, false, "key", "a")}, 0, 1)
+	x.host.config.Wall = func() time.Time { t.Error("it is looked at"); return time.Time{} }
+	if s := x.compactionStatus(); s != nil {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -35,12 +35,15 @@ type LastPass struct {
 
 func (r *Replica) compactionStatus() *CompactionStatus {
 	c := r.config.Load()
+	if !c.Compacted && r.agreedCompaction().below == 0 {
+		return nil // nothing is read of the many logs that are not compacted
+	}
 	d, agreed, err := r.dirt(r.host.config.Wall())
-	if !c.Compacted && agreed.below == 0 || err != nil {
+	if err != nil {
 		return nil // a log that cannot be read shows itself elsewhere
 	}
 	done := r.hasCompacted(&agreed)
-	s := &CompactionStatus{Agreed: agreed.below, Horizon: agreed.horizon, Compacted: record.Offset(r.cleaned.Load()),
+	s := &CompactionStatus{Agreed: agreed.below, Horizon: agreed.horizon, Compacted: r.cleanedBelow(),
 		CleanBytes: d.clean, DirtyBytes: d.dirty, DirtyRatio: c.DirtyRatio, Due: d.due && c.Compacted, Done: done, Last: r.lastPass.Load()}
 	if p := r.passing.Load(); p != nil {
 		s.Running, s.Read, s.Total = true, p.read.Load(), p.total

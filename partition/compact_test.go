@@ -30,29 +30,38 @@ func TestFindDirt(t *testing.T) {
 		want   cleaning
 		dirt   dirt
 	}{
-		"all that is closed":             {35, compacted{}, usual, dirt{0, 300, 30, 0, true}},
-		"not beyond the last stable":     {15, compacted{}, usual, dirt{0, 200, 15, 0, true}},
-		"little has come":                {35, once, usual, dirt{200, 100, 30, 0, false}},
-		"a lower ratio":                  {35, once, with(func(c *cleaning) { c.dirtyRatio = 0.3 }), dirt{200, 100, 30, 0, true}},
-		"too young":                      {35, compacted{}, with(func(c *cleaning) { c.minLag = 7500 }), dirt{0, 200, 20, 0, true}},
-		"for too long":                   {35, once, with(func(c *cleaning) { c.maxLag = 4999 }), dirt{200, 100, 30, 0, true}},
-		"not for too long":               {35, once, with(func(c *cleaning) { c.maxLag = 5000 }), dirt{200, 100, 30, 0, false}},
-		"tombstones have been seen":      {35, once, with(func(c *cleaning) { c.deleteRetention = 4000 }), dirt{200, 100, 30, 20, true}},
-		"tombstones are gone":            {35, compacted{below: 20, horizon: 20}, usual, dirt{200, 100, 30, 20, false}},
-		"later passes wait":              {35, compacted{below: 20, reached: []reached{{10, 1000}, {20, 6000}}}, usual, dirt{200, 100, 30, 10, false}},
-		"nothing is closed":              {35, compacted{below: 30, horizon: 30}, usual, dirt{300, 0, 30, 30, false}},
-		"an open transaction holds all":  {0, compacted{}, usual, dirt{0, 0, 0, 0, false}},
-		"the ratio may be nought":        {35, compacted{below: 30, horizon: 30}, with(func(c *cleaning) { c.dirtyRatio = 0 }), dirt{300, 0, 30, 30, false}},
-		"a clock that went back changes": {35, compacted{below: 20, reached: []reached{{20, 99_000}}}, usual, dirt{200, 100, 30, 0, false}},
+		"all that is closed":             {35, compacted{}, usual, dirt{0, 300, 30, 0, 20, true}},
+		"not beyond the last stable":     {15, compacted{}, usual, dirt{0, 200, 15, 0, 10, true}},
+		"little has come":                {35, once, usual, dirt{200, 100, 30, 0, 20, false}},
+		"a lower ratio":                  {35, once, with(func(c *cleaning) { c.dirtyRatio = 0.3 }), dirt{200, 100, 30, 0, 20, true}},
+		"too young":                      {35, compacted{}, with(func(c *cleaning) { c.minLag = 7500 }), dirt{0, 200, 20, 0, 10, true}},
+		"for too long":                   {35, once, with(func(c *cleaning) { c.maxLag = 4999 }), dirt{200, 100, 30, 0, 20, true}},
+		"not for too long":               {35, once, with(func(c *cleaning) { c.maxLag = 5000 }), dirt{200, 100, 30, 0, 20, false}},
+		"tombstones have been seen":      {35, once, with(func(c *cleaning) { c.deleteRetention = 4000 }), dirt{200, 100, 30, 20, 20, true}},
+		"tombstones are gone":            {35, compacted{below: 20, horizon: 20}, usual, dirt{200, 100, 30, 20, 20, false}},
+		"later passes wait":              {35, compacted{below: 20, reached: []reached{{10, 1000}, {20, 6000}}}, usual, dirt{200, 100, 30, 10, 20, false}},
+		"nothing is closed":              {35, compacted{below: 30, horizon: 30}, usual, dirt{300, 0, 30, 30, 30, false}},
+		"an open transaction holds all":  {0, compacted{}, usual, dirt{0, 0, 0, 0, 0, false}},
+		"the ratio may be nought":        {35, compacted{below: 30, horizon: 30}, with(func(c *cleaning) { c.dirtyRatio = 0 }), dirt{300, 0, 30, 30, 30, false}},
+		"a clock that went back changes": {35, compacted{below: 20, reached: []reached{{20, 99_000}}}, usual, dirt{200, 100, 30, 0, 20, false}},
 	} {
 		age := func(s recordlog.SegmentInfo) (int64, error) { return s.MaxTimestamp + 2000, nil }
-		got, err := findDirt(log, c.stable, &c.have, c.want, now, age)
+		got, err := findDirt(log, 0, c.stable, &c.have, c.want, now, age)
 		if err != nil || got != c.dirt {
 			t.Errorf("%s: %+v, %v, want %+v", name, got, err, c.dirt)
 		}
 	}
+	// The log start has passed what was compacted: there is no tombstone left to look for, and what is below it is not looked at.
+	passed := compacted{below: 10, reached: []reached{{10, 1000}}}
+	age := func(recordlog.SegmentInfo) (int64, error) { return now, nil }
+	for start, want := range map[record.Offset]dirt{5: {100, 200, 30, 10, 20, true}, 10: {100, 200, 30, 10, 20, false}, 25: {100, 100, 30, 10, 10, false}} {
+		quiet := with(func(c *cleaning) { c.dirtyRatio = 1 })
+		if got, err := findDirt(log, start, 35, &passed, quiet, now, age); err != nil || got != want {
+			t.Errorf("log start %d: %+v, %v, want %+v", start, got, err, want)
+		}
+	}
 	failing := func(recordlog.SegmentInfo) (int64, error) { return 0, errors.New("no disk") }
-	if d, err := findDirt(log, 35, &compacted{}, usual, now, failing); err == nil || d.due {
+	if d, err := findDirt(log, 0, 35, &compacted{}, usual, now, failing); err == nil || d.due {
 		t.Errorf("an age that cannot be read: %+v, %v", d, err)
 	}
 }
@@ -73,7 +82,7 @@ func TestAgreedCompactions(t *testing.T) {
 			t.Fatalf("from %+v to %+v", before, c)
 		}
 		for i, r := range c.reached {
-			if r.below <= c.horizon || r.below > c.below || i > 0 && (r.below <= c.reached[i-1].below || r.at < c.reached[i-1].at) {
+			if r.below <= c.horizon && i < len(c.reached)-1 || r.below > c.below || i > 0 && (r.below <= c.reached[i-1].below || r.at < c.reached[i-1].at) {
 				t.Fatalf("reached out of order: %+v", c)
 			}
 		}
@@ -93,6 +102,11 @@ func TestAgreedCompactions(t *testing.T) {
 	}
 	if c.horizon == 0 {
 		t.Fatal("the horizon never came")
+	}
+	// Also after the horizon has come to all that was reached: a leader whose clock is behind hastens nothing.
+	late := compacted{}
+	if !late.agree(10, 0, 50_000) || !late.agree(10, 10, 60_000) || !late.agree(20, 10, 7) || late.horizonAt(50_000, 1000) != 10 || late.horizonAt(51_000, 1000) != 20 {
+		t.Fatalf("agreed long ago: %+v", late)
 	}
 }
 

@@ -18,7 +18,8 @@ const compactionLevel = 2
 type compacted struct {
 	// below bounds what is compacted, horizon which tombstones and markers go (L31, L33).
 	below, horizon record.Offset
-	// reached says when earlier bounds above the horizon were agreed, in order: one of them is the next horizon.
+	// reached says when earlier bounds above the horizon were agreed, in order: one of them is the next horizon. The last one, which is
+	// below, stays when the horizon has come to it: no later one may seem to have been agreed before.
 	reached []reached
 	// last holds the last batches of the producers that were remembered when below was agreed (L35). Elements are never changed.
 	last []record.Offset
@@ -63,7 +64,7 @@ func (c *compacted) agree(below, horizon record.Offset, at int64) bool {
 		}
 		list = append(list, reached{below, at})
 	}
-	c.reached = slices.DeleteFunc(list, func(r reached) bool { return r.below <= horizon })
+	c.reached = slices.DeleteFunc(list, func(r reached) bool { return r.below <= horizon && r.below < below })
 	c.below, c.horizon = below, horizon
 	return true
 }

@@ -234,7 +234,8 @@ func (r *Replica) compareRange(from, through record.Index, own EntrySum) {
 }
 
 // whoIsWrong judges sums of the same range. Those whose own checksums do not fit are wrong if another's do; else those that
-// differ from what more than half of all voters hold. Never are so many wrong that no majority is left.
+// differ from what more than half of all voters hold. Never are so many wrong that, with those that did not answer, no majority is
+// left: these may be the ones that were condemned a moment ago.
 func whoIsWrong(sums map[raftgroup.ServerID]EntrySum, voters int) (wrong []raftgroup.ServerID, differ bool) {
 	count := map[[sha256.Size]byte]int{}
 	sound := map[[sha256.Size]byte]bool{}
@@ -271,7 +272,7 @@ func whoIsWrong(sums map[raftgroup.ServerID]EntrySum, voters int) (wrong []raftg
 			wrong = append(wrong, v)
 		}
 	}
-	if len(wrong) > (voters-1)/2 {
+	if len(wrong)+voters-len(sums) > (voters-1)/2 {
 		return nil, true
 	}
 	return wrong, true

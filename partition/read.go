@@ -60,24 +60,39 @@ func (r *Replica) read(ctx context.Context, q FetchPartition, committed bool, ma
 		f.Err = refused(CodeOffsetNotAvailable, "this replica of %s has not compacted yet what lies below offset %d: try again", q.TopicPartition, b.horizon)
 		return f
 	}
+	r.take(ctx, &f, q, b, committed, maxBytes)
+	return f
+}
+
+// take reads what the bounds b allow.
+func (r *Replica) take(ctx context.Context, f *FetchedPartition, q FetchPartition, b *bounds, committed bool, maxBytes int) {
+	limit := b.highWatermark
+	if committed {
+		limit = b.lastStable
+	}
 	chunk, err := r.log.Read(q.Offset, limit, min(maxBytes, q.MaxBytes))
 	switch {
 	case errors.Is(err, recordlog.ErrOffsetOutOfRange):
 		// The log start moved between the bounds and the read.
 		f.Err = r.outOfRange(ctx, q.Offset)
-		return f
+		return
 	case err != nil:
 		r.logger.Error("read failed", "offset", int64(q.Offset), "err", err)
 		r.noticed(err)
 		f.Err = refused(CodeStorage, "reading %s at offset %d failed; the replica's disk needs a look", q.TopicPartition, q.Offset)
 		f.Err.Cause = err
-		return f
+		return
 	}
-	f.Batches, f.Bytes = chunk.Batches, chunk.Bytes
 	if committed {
 		f.Aborted = r.aborted(q.Offset, chunk.End)
+		// Apply may have forgotten aborted transactions whose records were read before that.
+		if now := r.bounds.Load(); q.Offset < now.start || q.Offset < now.horizon && now.horizon != b.horizon || r.broken.Load() {
+			f.Aborted = nil
+			f.Err = refused(CodeOffsetNotAvailable, "what lies at offset %d of %s was let go of while it was read: try again", q.Offset, q.TopicPartition)
+			return
+		}
 	}
-	return f
+	f.Batches, f.Bytes = chunk.Batches, chunk.Bytes
 }
 
 // aborted lists the aborted transactions that go with [from, upTo) (L9); never nil (L10).

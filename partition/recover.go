@@ -9,7 +9,7 @@ import (
 )
 
 // RecoverReplica makes the replica in a directory the only voter of its group (raftgroup.Replica.Recover says what that means).
-// Nobody may have it open. One whose log was found to be damaged is refused: it has lost what it acknowledged.
+// Nobody may have it open. With dry, too, the log is opened as by a start, which cuts off what a crash left half written at its end. One whose log was found to be damaged is refused: it has lost what it acknowledged.
 func RecoverReplica(fsys vfs.FS, dir string, dry bool) (raftgroup.Identity, raftgroup.Recovery, error) {
 	id, err := raftgroup.ReadIdentity(fsys, dir)
 	if err != nil {

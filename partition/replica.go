@@ -28,6 +28,8 @@ type Replica struct {
 	damaged atomic.Pointer[error]
 	// left: it was damaged and has ended itself.
 	left atomic.Bool
+	// broken: apply has panicked, and state is no more what a prefix of the log makes.
+	broken atomic.Bool
 
 	// mu guards state. Apply writes it; requests read it. Taken after admission.mu, never before.
 	mu    sync.RWMutex
@@ -40,9 +42,9 @@ type Replica struct {
 
 	admission admission
 
-	// cleaned is below which the log is compacted, as far as was looked at last. passing is the pass that is under way,
+	// cleaned is how far the log is compacted, as far as was looked at last; nil: never. passing is the pass that is under way,
 	// lastPass the last one that was done since the start; nil: none. looks counts the leader's since then.
-	cleaned  atomic.Int64
+	cleaned  atomic.Pointer[cleanedTo]
 	passing  atomic.Pointer[pass]
 	lastPass atomic.Pointer[LastPass]
 	looks    atomic.Uint32
@@ -97,7 +99,7 @@ func (r *Replica) notLeader() *Error {
 // ready answers with the term when this replica leads and has applied its own leader-start (R1).
 func (r *Replica) ready() (record.Term, *Error) {
 	term, ok := r.group.IsReady()
-	if !ok {
+	if !ok || r.broken.Load() {
 		return 0, r.notLeader()
 	}
 	return term, nil

@@ -47,6 +47,9 @@ type stateSnapshot struct {
 func (r *Replica) Snapshot() (raftgroup.StateSnapshot, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.broken.Load() {
+		return nil, fmt.Errorf("snapshot of %s: apply has failed", r.spec)
+	}
 	s := &stateSnapshot{state: r.state, layout: r.log.Layout()}
 	s.state.epochs = r.state.epochs.clone()
 	s.state.producers = r.state.producers.Clone()
@@ -171,7 +174,6 @@ func (r *Replica) Restore(index record.Index, src io.Reader) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.advance = 0
-	r.cleaned.Store(0) // the log may be another one
 	r.state = r.host.config.Sabotage.restored(s.state)
 	r.publish()
 	r.wakeFetches()

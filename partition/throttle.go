@@ -16,7 +16,7 @@ type throttle struct {
 	free time.Time
 }
 
-// wait waits until it is n bytes' turn, or ctx ends.
+// wait waits until it is n bytes' turn, or ctx ends: then they do not pass, and those that come later need not wait for them.
 func (t *throttle) wait(ctx context.Context, n int64) error {
 	if t.perSecond <= 0 || n <= 0 {
 		return ctx.Err()
@@ -27,7 +27,8 @@ func (t *throttle) wait(ctx context.Context, n int64) error {
 	if at.Before(now) {
 		at = now // what was not used is not saved up
 	}
-	t.free = at.Add(time.Duration(float64(n) / float64(t.perSecond) * float64(time.Second)))
+	takes := time.Duration(float64(n) / float64(t.perSecond) * float64(time.Second))
+	t.free = at.Add(takes)
 	t.mu.Unlock()
 	if at.Equal(now) {
 		return ctx.Err()
@@ -38,6 +39,9 @@ func (t *throttle) wait(ctx context.Context, n int64) error {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
+		t.mu.Lock()
+		t.free = t.free.Add(-takes)
+		t.mu.Unlock()
 		return ctx.Err()
 	}
 }

@@ -40,5 +40,16 @@ func TestThrottle(t *testing.T) {
 		if err := th.wait(ctx, 100); err == nil {
 			t.Error("it waited for a context that has ended")
 		}
+		<-time.After(time.Minute)
+		began = time.Now()
+		_ = th.wait(t.Context(), 1000)
+		ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if err := th.wait(ctx, 100_000); err == nil {
+			t.Error("it let pass what its turn was not")
+		}
+		if err := th.wait(t.Context(), 100); err != nil || time.Since(began) != time.Second {
+			t.Errorf("who gave up is waited for: %s, %v", time.Since(began), err)
+		}
 	})
 }

@@ -19,7 +19,9 @@ func (p *program) recoverCommand() *cobra.Command {
 		Short: "Go on with this broker alone after the others are lost for ever",
 		Long: `recover makes this broker the only voter of all that it holds a replica of, when the
 majority is lost for ever: of three brokers, two. It is the last resort. The broker must
-be stopped. Without --accept-loss nothing is changed, and it says what would be.
+be stopped. Without --accept-loss it says what would be, and changes no more than any
+start of the broker does: what a crash left half written at the end of a log is cut off.
+brokerctl log verify looks at the same directory and changes nothing at all.
 
 What may be lost: records that the lost brokers had acknowledged and this one had not got
 yet; which those are, nobody can tell any more. What may come to be: records whose
@@ -82,7 +84,7 @@ func printRecovered(w io.Writer, id int32, groups []broker.RecoveredGroup, done 
 	case done:
 		fmt.Fprintf(&b, "\nbroker %d is now the only voter of %d groups. Start it; never start the lost brokers again.\n", id, changed)
 	default:
-		fmt.Fprintf(&b, "\nnothing was changed. With --accept-loss broker %d becomes the only voter of %d groups:\n"+
+		fmt.Fprintf(&b, "\nno group was changed. With --accept-loss broker %d becomes the only voter of %d groups:\n"+
 			"what the other voters alone had is lost, and they must never come back.\n", id, changed)
 	}
 	if _, err := io.WriteString(w, b.String()); err != nil {

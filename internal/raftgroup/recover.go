@@ -41,7 +41,8 @@ type Replica struct {
 // Recover makes a replica the only voter of its group, by one more entry in its log: a configuration, as Raft would have written
 // it. On its next start it elects itself, and everything in its log is committed. That breaks what Raft promises: what
 // the others acknowledged and this one lacks is lost, and entries that were never committed come to be. No other replica of
-// the group may ever come back. With dry nothing is changed.
+// the group may ever come back. With dry nothing is changed
+// beyond what opening a log does, which cuts off what a crash left half written.
 func (r *Replica) Recover(dry bool) (Recovery, error) {
 	out := Recovery{Group: r.ID}
 	logs, closeLog, err := r.open()
@@ -125,7 +126,8 @@ func (r *Replica) recoverIn(logs raft.LogStore, out *Recovery, dry bool) error {
 	return nil
 }
 
-// lookAtLog finds the log's last entry and its newest configuration.
+// lookAtLog finds the log's last entry and its newest configuration above the snapshot, of which out tells already: what lies
+// below is older than the snapshot's own.
 func lookAtLog(logs raft.LogStore, out *Recovery) error {
 	first, err := logs.FirstIndex()
 	if err != nil {
@@ -135,11 +137,7 @@ func lookAtLog(logs raft.LogStore, out *Recovery) error {
 	if err != nil {
 		return err
 	}
-	if last <= uint64(out.Last) && last != 0 {
-		last = max(last, first)
-	}
-	known := false
-	for i := last; i >= max(first, 1) && last > 0; i-- {
+	for i, begin := last, max(first, uint64(out.Last)+1); i >= begin; i-- {
 		var l raft.Log
 		if err := logs.GetLog(i, &l); err != nil {
 			return fmt.Errorf("read entry %d: %w", i, err)
@@ -150,7 +148,6 @@ func lookAtLog(logs raft.LogStore, out *Recovery) error {
 		if l.Type != raft.LogConfiguration {
 			continue
 		}
-		known = true
 		out.Voters, out.Learners = nil, nil
 		for _, s := range raft.DecodeConfiguration(l.Data).Servers {
 			if s.Suffrage == raft.Voter {
@@ -161,7 +158,7 @@ func lookAtLog(logs raft.LogStore, out *Recovery) error {
 		}
 		break
 	}
-	if !known && len(out.Voters) == 0 {
+	if len(out.Voters) == 0 {
 		return errors.New("neither log nor snapshot says who the members are")
 	}
 	return nil

@@ -41,8 +41,15 @@ type Cleaner struct {
 	// alive are the producers with records, kept, of a transaction whose marker is still to come.
 	alive  map[record.ProducerID]struct{}
 	keys   record.Keys
+	found  []found // in the batch that is indexed
 	retain record.Retainer
 	stats  Stats
+}
+
+// found is a key of a record.
+type found struct {
+	digest
+	offset record.Offset
 }
 
 // span is where an aborted transaction has its batches.
@@ -142,10 +149,17 @@ func (c *Cleaner) Index(b record.Batch, head bool) (more bool) {
 		return true
 	}
 	defer c.keys.Close()
+	c.found = c.found[:0]
 	for c.keys.Next() {
 		if key := c.keys.Key(); key != nil {
-			c.latest.put(digestOf(key), c.keys.Offset())
+			c.found = append(c.found, found{digestOf(key), c.keys.Offset()})
 		}
+	}
+	if c.keys.Err() != nil {
+		return true // it stays as it is, and hides nothing
+	}
+	for _, f := range c.found {
+		c.latest.put(f.digest, f.offset)
 	}
 	return true
 }
