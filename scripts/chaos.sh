@@ -6,6 +6,9 @@
 #   counter       process without idempotence, which must show duplicates
 #   copy          process and network, while workers, processes too, copy a topic exactly once
 #                 and are killed, paused and replaced
+#   compacted     the same on a compacted topic: keys are changed and deleted in
+#                 transactions, leaders die in the middle of passes, brokers are away
+#                 for longer than delete.retention.ms
 #   compose       the containers of deploy/ with kill, pause and network disconnect,
 #                 while producers write and while workers copy
 # It starts a container engine when none runs, and ends what it started.
@@ -32,7 +35,7 @@ while [ $# -gt 0 ]; do
 	shift 2
 done
 case $only in
-'' | sim | process | network | counter | copy | compose) ;;
+'' | sim | process | network | counter | copy | compacted | compose) ;;
 *) echo "chaos: unknown level $only; see the head of $0" >&2; exit 2 ;;
 esac
 
@@ -86,6 +89,7 @@ level() {
 	network) bin/chaos --level process --seed "$2" --kills "$kills" --network ;;
 	counter) bin/chaos --level process --seed "$2" --kills "$kills" --without-idempotence ;;
 	copy) bin/chaos --level process --seed "$2" --copy ;;
+	compacted) bin/chaos --level process --seed "$2" --compacted --partitions 2 --faults 4 ${hours:+--for 3m} ;;
 	compose) ONCELOG_CHAOS_INNER=compose scripts/engine.sh run scripts/chaos.sh --seed "$2" --kills "$kills" --only compose ;;
 	esac
 }
@@ -95,7 +99,7 @@ if [ "${ONCELOG_CHAOS_INNER-}" = compose ]; then
 	exit
 fi
 
-levels=${only:-sim process network counter copy compose}
+levels=${only:-sim process network counter copy compacted compose}
 prepare "$only"
 
 if [ -z "$hours" ]; then

@@ -48,6 +48,7 @@ type options struct {
 	timeout    time.Duration
 
 	copy         bool
+	compacted    bool
 	transactions int64
 	faults       int
 	atLeast      time.Duration
@@ -66,9 +67,10 @@ func main() {
 	flag.BoolVar(&o.plain, "without-idempotence", false, "the counter-run: it succeeds only if duplicates are found and nothing is lost")
 	flag.BoolVar(&o.network, "network", false, "break nothing but the network between the brokers, -kills times, each kind of fault in turn")
 	flag.BoolVar(&o.copy, "copy", false, "run the copy job: workers copy a topic in transactions, and are broken too")
+	flag.BoolVar(&o.compacted, "compacted", false, "run the compacted workload, at level process: keys are changed and deleted in transactions while logs are compacted")
 	flag.Int64Var(&o.transactions, "transactions", 1000, "with -copy: how many transactions there are at the least")
-	flag.IntVar(&o.faults, "faults", 10, "with -copy: how many faults of brokers; those of workers come on top")
-	flag.DurationVar(&o.atLeast, "for", 0, "with -copy: how long at the least")
+	flag.IntVar(&o.faults, "faults", 10, "with -copy and -compacted: how many faults of brokers; those of workers come on top")
+	flag.DurationVar(&o.atLeast, "for", 0, "with -copy and -compacted: how long at the least")
 	flag.StringVar(&o.keep, "history", "", "write the history to this file")
 	flag.DurationVar(&o.timeout, "timeout", 10*time.Minute, "bounds the whole run")
 	flag.Parse()
@@ -89,9 +91,12 @@ func (o options) kinds() []string {
 func run(o options) error {
 	ctx, cancel := context.WithTimeout(context.Background(), o.timeout)
 	defer cancel()
-	if o.copy {
+	switch {
+	case o.compacted:
+		fmt.Printf("chaos: compacted, level %s, seed %d, %d faults\n", o.level, o.seed, o.faults)
+	case o.copy:
 		fmt.Printf("chaos: copy job, level %s, seed %d, %d transactions, %d faults of brokers\n", o.level, o.seed, o.transactions, o.faults)
-	} else {
+	default:
 		fmt.Printf("chaos: level %s, seed %d, %d leader kills, idempotence %t\n", o.level, o.seed, o.kills, !o.plain)
 	}
 	c, err := open(ctx, o)
@@ -108,7 +113,10 @@ func run(o options) error {
 		defer cancel()
 		_ = cl.Close(end)
 	}()
-	if o.copy {
+	switch {
+	case o.compacted:
+		return compactedJob(ctx, o, c, cl)
+	case o.copy:
 		return copyJob(ctx, o, c, cl)
 	}
 	topic := fmt.Sprintf("chaos-%d", o.seed)
@@ -156,26 +164,35 @@ func load(ctx context.Context, cl *client.Client, runner *workload.Runner, topic
 }
 
 func open(ctx context.Context, o options) (cluster, error) {
-	switch o.level {
-	case "process":
+	switch {
+	case o.level == "process" && o.compacted:
+		return openProcesses(ctx, o.binary, compactedSettings...)
+	case o.level == "process":
 		return openProcesses(ctx, o.binary)
-	case "compose":
+	case o.compacted:
+		return nil, fmt.Errorf("level %q: -compacted runs at level process", o.level)
+	case o.level == "compose":
 		return openCompose(ctx)
 	default:
 		return nil, fmt.Errorf("level %q: want process or compose", o.level)
 	}
 }
 
-// create makes the topic; it asks again while the cluster settles.
+// create makes the topic.
 func create(ctx context.Context, cl *client.Client, topic string, partitions int) error {
+	return createWith(ctx, cl, client.TopicSpec{Name: topic, Partitions: int32(partitions), ReplicationFactor: 3})
+}
+
+// createWith asks again while the cluster settles.
+func createWith(ctx context.Context, cl *client.Client, spec client.TopicSpec) error {
 	for {
-		_, err := cl.CreateTopic(ctx, client.TopicSpec{Name: topic, Partitions: int32(partitions), ReplicationFactor: 3})
+		_, err := cl.CreateTopic(ctx, spec)
 		if err == nil {
-			return cl.WaitReady(ctx, topic)
+			return cl.WaitReady(ctx, spec.Name)
 		}
 		var e *client.Error
 		if errors.As(err, &e) && e.Reason == "TOPIC_ALREADY_EXISTS" {
-			return cl.WaitReady(ctx, topic)
+			return cl.WaitReady(ctx, spec.Name)
 		}
 		if !pause(ctx, 200*time.Millisecond) {
 			return fmt.Errorf("create topic: %w", err)

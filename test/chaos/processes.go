@@ -14,12 +14,12 @@ type processes struct {
 	dir string
 }
 
-func openProcesses(ctx context.Context, binary string) (cluster, error) {
+func openProcesses(ctx context.Context, binary string, set ...string) (cluster, error) {
 	dir, err := os.MkdirTemp("", "oncelog-chaos-")
 	if err != nil {
 		return nil, err
 	}
-	c, err := brokerproc.New(brokerproc.Options{Binary: binary, Dir: dir, Brokers: 3, Proxied: true, Set: []string{"groups.session_timeout=3s", "groups.heartbeat_interval=500ms"}})
+	c, err := brokerproc.New(brokerproc.Options{Binary: binary, Dir: dir, Brokers: 3, Proxied: true, Set: append(set, "groups.session_timeout=3s", "groups.heartbeat_interval=500ms")})
 	if err != nil {
 		return nil, err
 	}

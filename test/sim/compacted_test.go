@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -53,10 +52,7 @@ type keeping struct {
 	mu     sync.Mutex
 	trace  strings.Builder
 	failed atomic.Bool
-	// may holds the values that a key can have; "" stands for none.
-	may map[string][]string
-	// transactions and aborted count what was written.
-	committed, aborted int
+	table  *workload.Table
 }
 
 func (s *keeping) note(what string) {
@@ -89,7 +85,7 @@ func compactedSeed(t *testing.T, seed uint64) {
 	if *debugFlag {
 		o.LogLevel = slog.LevelDebug
 	}
-	s := &keeping{rng: rand.New(rand.NewPCG(seed, 5)), may: map[string][]string{}}
+	s := &keeping{rng: rand.New(rand.NewPCG(seed, 5))}
 	defer func() { // a simulation that fails does not return
 		if t.Failed() || s.failed.Load() {
 			t.Log("\n" + s.trace.String())
@@ -102,7 +98,11 @@ func compactedSeed(t *testing.T, seed uint64) {
 	})
 	passes := strings.Count(string(logs.bytes()), "msg=compacted") + strings.Count(string(logs.bytes()), `"compacted"`)
 	anew := strings.Count(string(logs.bytes()), "compacted and pulled anew")
-	t.Logf("seed %d: %d transactions, %d aborted, %d keys; %d passes, %d logs pulled anew", seed, s.committed+s.aborted, s.aborted, len(s.may), passes, anew)
+	if s.table == nil {
+		return // it has failed
+	}
+	committed, aborted, keys := s.table.Counts()
+	t.Logf("seed %d: %d transactions, %d aborted, %d keys; %d passes, %d logs pulled anew", seed, committed+aborted, aborted, keys, passes, anew)
 	if passes == 0 {
 		t.Error("nothing was compacted")
 	}
@@ -126,6 +126,7 @@ func (s *keeping) run() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.table = workload.NewTable(keptTopic, s.partitions)
 	var stops []func()
 	for i := range 3 + s.rng.IntN(2) {
 		r := rand.New(rand.NewPCG(s.rng.Uint64(), uint64(i)))
@@ -154,8 +155,10 @@ func (s *keeping) run() {
 	s.note("writers have ended")
 	s.judge(admin, "at once")
 	// All that can be compacted is, and everywhere: in the segment that is written to lies the rest.
-	if err := s.settle(admin); err != nil {
-		s.errorf("compaction does not come to its end: %v", err)
+	ctx, cancel = context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	if err := s.table.Settle(ctx, admin, 3); err != nil {
+		s.errorf("%v", err)
 	}
 	s.judge(admin, "later")
 	ctx, cancel = context.WithTimeout(context.Background(), time.Minute)
@@ -165,111 +168,14 @@ func (s *keeping) run() {
 	}
 }
 
-// settle waits until every replica has done what was agreed, and nothing more is due.
-func (s *keeping) settle(admin *client.Client) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	for quiet := 0; quiet < 10; {
-		select {
-		case <-time.After(500 * time.Millisecond):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		groups, failed, err := admin.RaftGroups(ctx, keptTopic)
-		agreed := map[string]client.Compaction{}
-		done := err == nil && len(failed) == 0 && len(groups) == 3*int(s.partitions)
-		for _, g := range groups {
-			k := g.Compaction
-			if k == nil || !k.Done || k.Running || g.Ready && k.Due {
-				done = false
-				continue
-			}
-			if other, ok := agreed[g.Name]; ok && (other.Agreed != k.Agreed || other.Horizon != k.Horizon) {
-				done = false
-			}
-			agreed[g.Name] = *k
-		}
-		if quiet++; !done {
-			quiet = 0
-		}
-	}
-	return nil
-}
-
-// write is a writer: one transaction after the other, each over some of its keys.
+// write is a writer: one life after the other.
 func (s *keeping) write(ctx context.Context, name string, r *rand.Rand) {
 	for life := 0; ctx.Err() == nil; life++ {
 		cl := s.c.ClientOn(fmt.Sprintf("%s-%d", name, life), client.Config{RequestTimeout: 2 * time.Second, ConnectTimeout: time.Second})
-		s.transactions(ctx, cl, name, r)
+		s.table.Write(ctx, cl, name, r)
 		closed, cancel := context.WithCancel(context.Background())
 		cancel()
 		_ = cl.Close(closed)
-	}
-}
-
-// transactions goes on until one fails, or the writer lets go of one that is open.
-func (s *keeping) transactions(ctx context.Context, cl *client.Client, name string, r *rand.Rand) {
-	p, err := cl.NewTransactionalProducer(client.TransactionalConfig{TransactionalID: name, TransactionTimeout: 5 * time.Second})
-	if err == nil {
-		err = p.InitTransactions(ctx)
-	}
-	for n := 0; err == nil && ctx.Err() == nil && r.IntN(60) > 0; n++ {
-		if err = p.Begin(); err != nil {
-			break
-		}
-		wrote := map[string]string{}
-		for range 1 + r.IntN(6) {
-			i := r.IntN(12)
-			key, value := fmt.Sprintf("%s/%d", name, i), ""
-			rec := client.Record{Topic: keptTopic, Key: []byte(key), Partition: client.ToPartition(int32(i) % s.partitions)}
-			if r.IntN(5) > 0 {
-				value = fmt.Sprintf("%s/%d", time.Since(s.began), r.Uint64())
-				rec.Value = []byte(value + " " + strings.Repeat("x", r.IntN(3000)))
-			}
-			if err = p.Send(ctx, rec, func(client.Result) {}); err != nil {
-				break
-			}
-			wrote[key] = value
-		}
-		if err != nil {
-			break
-		}
-		if r.IntN(3) == 0 {
-			err = p.Abort(ctx)
-			s.ended(&s.aborted, nil)
-		} else {
-			// From here on it may be committed; once the next one is, this one is decided.
-			s.allow(wrote)
-			if err = p.Commit(ctx); err == nil {
-				s.ended(&s.committed, wrote)
-			}
-		}
-		select {
-		case <-time.After(time.Duration(r.IntN(150)) * time.Millisecond):
-		case <-ctx.Done():
-		}
-	}
-}
-
-// allow notes values that keys may have from now on.
-func (s *keeping) allow(wrote map[string]string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for k, v := range wrote {
-		if s.may[k] == nil {
-			s.may[k] = []string{""}
-		}
-		s.may[k] = append(s.may[k], v)
-	}
-}
-
-// ended notes that a transaction has: its values are those of its keys.
-func (s *keeping) ended(count *int, wrote map[string]string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	*count++
-	for k, v := range wrote {
-		s.may[k] = []string{v}
 	}
 }
 
@@ -278,80 +184,13 @@ func (s *keeping) judge(admin *client.Client, when string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	got, records, err := readTable(ctx, admin, keptTopic, s.partitions)
+	wrong, records, err := s.table.Check(ctx, admin)
 	if err != nil {
 		s.errorf("%s: %v", when, err)
 		return
 	}
-	s.note(fmt.Sprintf("%s: %d records are stored, %d keys", when, records, len(got)))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for key, may := range s.may {
-		if !slices.Contains(may, got[key]) {
-			s.errorf("%s: key %s is %q, want one of %q", when, key, got[key], may)
-		}
+	s.note(fmt.Sprintf("%s: %d records are stored", when, records))
+	for _, w := range wrong {
+		s.errorf("%s: %s", when, w)
 	}
-	for key := range got {
-		if s.may[key] == nil {
-			s.errorf("%s: key %s is %q, and was never committed", when, key, got[key])
-		}
-	}
-}
-
-// readTable reads a topic to its end, committed records only, and gives the last value of each key, up to a space.
-func readTable(ctx context.Context, cl *client.Client, topic string, partitions int32) (map[string]string, int, error) {
-	var all []record.TopicPartition
-	at := map[record.TopicPartition]client.Position{}
-	for n := range partitions {
-		all = append(all, record.TopicPartition{Topic: topic, Partition: n})
-		at[all[n]] = client.End()
-	}
-	ends, err := cl.ListOffsets(ctx, client.ReadUncommitted, at)
-	if err != nil {
-		return nil, 0, err
-	}
-	k, err := cl.NewConsumer(client.ConsumerConfig{Reset: client.ResetEarliest, Isolation: client.ReadCommitted})
-	if err == nil {
-		err = k.Assign(ctx, all...)
-	}
-	if err != nil {
-		return nil, 0, err
-	}
-	defer func() { _ = k.Close(ctx) }()
-	table, records := map[string]string{}, 0
-	left := len(all)
-	done := map[record.TopicPartition]bool{}
-	for tp, e := range ends {
-		if e.Offset == 0 {
-			done[tp] = true
-			left--
-		}
-	}
-	for left > 0 {
-		fetched, err := k.Poll(ctx)
-		if err != nil {
-			return nil, 0, fmt.Errorf("not read to the end, a transaction is open maybe: %w", err)
-		}
-		for i := range fetched {
-			f := &fetched[i]
-			tp := f.TopicPartition
-			for r, err := range f.Records() {
-				if err != nil {
-					return nil, 0, err
-				}
-				records++
-				if r.Value == nil {
-					delete(table, string(r.Key))
-					continue
-				}
-				value, _, _ := strings.Cut(string(r.Value), " ")
-				table[string(r.Key)] = value
-			}
-			if e, ok := ends[tp]; ok && f.Next >= e.Offset && !done[tp] {
-				done[tp] = true
-				left--
-			}
-		}
-	}
-	return table, records, nil
 }
