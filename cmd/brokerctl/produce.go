@@ -24,6 +24,7 @@ type produceOptions struct {
 	topic       string
 	partition   int32
 	separator   string
+	nullMarker  string
 	headers     []string
 	acks        string
 	compression string
@@ -47,6 +48,7 @@ The summary on stderr counts them; exit code 1 says that some were not written,
 3 that some are unknown. --results prints what became of each.`,
 		Example: `  printf 'one\ntwo\n' | brokerctl produce greetings
   printf 'k1:v1\nk2:v2\n' | brokerctl produce orders --key-separator : --results
+  printf 'k1:-\n' | brokerctl produce accounts -K : --null-marker -
   brokerctl produce load/0 --count 100000 --size 1k --compression zstd
   tail -F app.log | brokerctl produce logs --linger 100ms`,
 		Args:              exactly("TOPIC"),
@@ -65,6 +67,7 @@ The summary on stderr counts them; exit code 1 says that some were not written,
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.separator, "key-separator", "K", "", "what stands before it in a line is the key")
+	f.StringVar(&o.nullMarker, "null-marker", "", "a value that reads so is none: in a compacted topic such a record deletes its key")
 	f.StringArrayVarP(&o.headers, "header", "H", nil, "name=value for every record, repeatable")
 	f.StringVarP(&o.acks, "acks", "a", "all", "all, leader or none")
 	f.StringVarP(&o.compression, "compression", "z", "none", "none, gzip, snappy, lz4 or zstd")
@@ -180,7 +183,7 @@ func (p *program) produce(ctx context.Context, c *client.Client, o *produceOptio
 	if err != nil {
 		return &usageError{err}
 	}
-	next := lines(p.stdin, o.separator)
+	next := lines(p.stdin, o.separator, o.nullMarker)
 	if o.count > 0 {
 		next = generated(o.count, int(o.size))
 	}
@@ -259,8 +262,8 @@ func parseHeaders(pairs []string) ([]record.Header, error) {
 	return hs, nil
 }
 
-// lines gives a record for each line.
-func lines(r io.Reader, separator string) func() ([]byte, []byte, error) {
+// lines gives a record for each line. A value that is nullMarker, if there is such a mark, is null.
+func lines(r io.Reader, separator, nullMarker string) func() ([]byte, []byte, error) {
 	in := bufio.NewReaderSize(r, 1<<20)
 	return func() (key, value []byte, err error) {
 		line, err := in.ReadString('\n')
@@ -268,12 +271,16 @@ func lines(r io.Reader, separator string) func() ([]byte, []byte, error) {
 			return nil, nil, err
 		}
 		line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
+		text := line
 		if separator != "" {
 			if k, v, ok := strings.Cut(line, separator); ok {
-				return []byte(k), []byte(v), nil
+				key, text = []byte(k), v
 			}
 		}
-		return nil, []byte(line), nil
+		if nullMarker != "" && text == nullMarker {
+			return key, nil, nil
+		}
+		return key, []byte(text), nil
 	}
 }
 
