@@ -91,6 +91,8 @@ func (l *boltLog) snapshotAt(uint64) error { return nil }
 
 func (l *boltLog) refused(*raft.Log) error { return nil }
 
+func (l *boltLog) holdsBatches(*raft.Log) bool { return false }
+
 func (l *boltLog) close() error { return l.bolt.Close() }
 
 // installing needs nothing: Raft empties the file, and goes on behind the snapshot.

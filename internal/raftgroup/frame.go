@@ -111,12 +111,12 @@ func beginFrame(b []byte, f *frame) []byte {
 	return binary.BigEndian.AppendUint64(b, f.to)
 }
 
-// endFrame fills in length and checksum of the frame that begins at start. bodies are the bytes
+// endFrame fills in length and checksum of the frame that begins at start. follow are the bytes
 // that follow b on the wire; summed says whether the checksum covers them.
-func endFrame(b []byte, start int, bodies [][]byte, summed bool) {
+func endFrame(b []byte, start int, follow bodies, summed bool) {
 	head := b[start:]
 	length, covered := len(head)-framePrefix, len(head)-framePrefix
-	for _, body := range bodies {
+	for _, body := range follow.buffers {
 		length += len(body)
 	}
 	if summed {
@@ -127,9 +127,7 @@ func endFrame(b []byte, start int, bodies [][]byte, summed bool) {
 	crc := crc32.Update(0, castagnoli, head[:8])
 	crc = crc32.Update(crc, castagnoli, head[framePrefix:])
 	if summed {
-		for _, body := range bodies {
-			crc = crc32.Update(crc, castagnoli, body)
-		}
+		crc = follow.sum(crc)
 	}
 	binary.BigEndian.PutUint32(head[8:], crc)
 }
@@ -139,7 +137,7 @@ func appendFrame(b []byte, f *frame) []byte {
 	start := len(b)
 	b = beginFrame(b, f)
 	b = append(b, f.body...)
-	endFrame(b, start, nil, true)
+	endFrame(b, start, bodies{}, true)
 	return b
 }
 

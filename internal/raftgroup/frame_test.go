@@ -62,9 +62,9 @@ func TestAppendTravels(t *testing.T) {
 			c.entries = append(c.entries, l)
 		}
 		summed := rng.IntN(2) == 0
-		b, bodies := appendAppend(beginFrame(nil, &frame{kind: frameAppend, group: 1}), c, nil)
+		b, bodies := appendAppend(beginFrame(nil, &frame{kind: frameAppend, group: 1}), c, noBatches)
 		endFrame(b, 0, bodies, summed)
-		for _, body := range bodies {
+		for _, body := range bodies.buffers {
 			b = append(b, body...)
 		}
 		f := readOne(t, b, maxFrameBytes)
@@ -131,8 +131,8 @@ func FuzzFrame(f *testing.F) {
 	b, bodies := appendAppend(nil, &chunk{term: 5, prevIndex: 1, prevTerm: 1, entries: []*raft.Log{
 		{Term: 2, Data: []byte("data"), Extensions: []byte("ext")},
 		{Term: 2, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "1/1", Address: "1/1"}}})},
-	}}, nil)
-	add(frameAppend, append(b, bytes.Join(bodies, nil)...))
+	}}, noBatches)
+	add(frameAppend, append(b, bytes.Join(bodies.buffers, nil)...))
 	add(frameVote, appendBallot(nil, ballot{1, 2, 3, true}))
 	add(frameHeartbeats, appendBeats(nil, []beat{{1, 2, 3, 4}}))
 	add(frameHeartbeatsAck, appendBeatAck(nil, &beatAck{}))

@@ -31,6 +31,8 @@ type logStore interface {
 	// body completes an entry that GetLog gave without its data (lazyData). What it reads is put into
 	// room, if there is enough of it.
 	body(l *raft.Log, room []byte) (*raft.Log, error)
+	// holdsBatches says whether an entry's data is record batches whose checksums its leader has compared.
+	holdsBatches(l *raft.Log) bool
 	// refused tells that apply did not show an entry to the machine.
 	refused(l *raft.Log) error
 	// installing tells that the state of a leader's snapshot is here, and about to be made durable.

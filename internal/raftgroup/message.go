@@ -3,10 +3,13 @@ package raftgroup
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/oncelog/oncelog/record"
 )
 
 // The bodies of the frames, drawn in docs/formats/raft-transport.md. Terms and indexes are
@@ -37,8 +40,32 @@ type chunk struct {
 // lastIndex is the last index the chunk covers.
 func (c *chunk) lastIndex() uint64 { return c.prevIndex + uint64(len(c.entries)) }
 
-// appendAppend appends the meta part of an append frame and gives the bodies to send after it.
-func appendAppend(b []byte, c *chunk, bodies [][]byte) ([]byte, [][]byte) {
+// bodies is what follows a frame's head on the wire.
+type bodies struct {
+	buffers [][]byte
+	// batches says for each buffer whether it is record batches, whose own checksums stand for their bytes.
+	batches []bool
+}
+
+func (b *bodies) add(p []byte, batches bool) {
+	b.buffers, b.batches = append(b.buffers, p), append(b.batches, batches)
+}
+
+// sum continues a checksum over all of them.
+func (b *bodies) sum(crc uint32) uint32 {
+	for i, p := range b.buffers {
+		if b.batches[i] {
+			crc = record.SumAll(crc, p)
+		} else {
+			crc = crc32.Update(crc, castagnoli, p)
+		}
+	}
+	return crc
+}
+
+// appendAppend appends the meta part of an append frame and gives the bodies to send after it. holdsBatches tells the entries whose
+// data is record batches that this broker has validated, or has had from one that has.
+func appendAppend(b []byte, c *chunk, holdsBatches func(*raft.Log) bool) ([]byte, bodies) {
 	b = binary.BigEndian.AppendUint64(b, c.term)
 	b = binary.BigEndian.AppendUint64(b, c.prevIndex)
 	b = binary.BigEndian.AppendUint64(b, c.prevTerm)
@@ -55,11 +82,12 @@ func appendAppend(b []byte, c *chunk, bodies [][]byte) ([]byte, [][]byte) {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(e.Extensions)))
 		b = binary.BigEndian.AppendUint32(b, uint32(len(e.Data)))
 	}
-	return b, appendBodies(bodies, c.entries)
+	return b, appendBodies(c.entries, holdsBatches)
 }
 
 // appendBodies lists what follows the headers, small neighbours copied together.
-func appendBodies(bodies [][]byte, entries []*raft.Log) [][]byte {
+func appendBodies(entries []*raft.Log, holdsBatches func(*raft.Log) bool) bodies {
+	var out bodies
 	room := 0
 	for _, e := range entries {
 		for _, p := range [2][]byte{e.Extensions, e.Data} {
@@ -72,22 +100,22 @@ func appendBodies(bodies [][]byte, entries []*raft.Log) [][]byte {
 	start := 0
 	flush := func() {
 		if len(small) > start {
-			bodies = append(bodies, small[start:len(small):len(small)])
+			out.add(small[start:len(small):len(small)], false)
 			start = len(small)
 		}
 	}
 	for _, e := range entries {
-		for _, p := range [2][]byte{e.Extensions, e.Data} {
+		for i, p := range [2][]byte{e.Extensions, e.Data} {
 			if len(p) < copyBelow {
 				small = append(small, p...)
 				continue
 			}
 			flush()
-			bodies = append(bodies, p)
+			out.add(p, i == 1 && holdsBatches(e))
 		}
 	}
 	flush()
-	return bodies
+	return out
 }
 
 // appendSummedSize is how much of an append's body the checksum must cover at least.

@@ -70,6 +70,10 @@ func (s *recordStore) body(l *raft.Log, room []byte) (*raft.Log, error) {
 	return whole, nil
 }
 
+func (s *recordStore) holdsBatches(l *raft.Log) bool {
+	return l.Type == raft.LogCommand && s.log.HoldsBatches(l.Extensions, l.Data)
+}
+
 func toRaft(e *recordlog.Entry, l *raft.Log) {
 	*l = raft.Log{Index: uint64(e.Index), Term: uint64(e.Term), Type: raft.LogType(e.Type), Data: e.Data, Extensions: e.Ext}
 	if e.AppendedAt != 0 {

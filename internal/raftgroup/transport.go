@@ -310,10 +310,10 @@ func (t *transport) writeChunk(l *link, to target, c *chunk, stop <-chan struct{
 	f := t.frame(frameAppend, to)
 	f.request = id
 	head := headPool.get()
-	b, bodies := appendAppend(beginFrame(head[:0], &f), c, nil)
-	endFrame(b, 0, bodies, !t.host.config.TrustNetwork)
+	b, follow := appendAppend(beginFrame(head[:0], &f), c, t.engine.group.logs.holdsBatches)
+	endFrame(b, 0, follow, !t.host.config.TrustNetwork)
 	// A failure closes the link, which calls done.
-	_ = l.write(b, bodies)
+	_ = l.write(b, follow.buffers)
 	headPool.put(b)
 	return id, nil
 }

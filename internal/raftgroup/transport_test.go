@@ -149,8 +149,8 @@ func TestBadFramesCloseTheConnection(t *testing.T) {
 		}
 		ok := appendBallot(nil, ballot{term: 5})
 		entry := func(l raft.Log) []byte {
-			b, bodies := appendAppend(nil, &chunk{term: 5, prevIndex: 1, prevTerm: 1, entries: []*raft.Log{&l}}, nil)
-			return append(b, bytes.Join(bodies, nil)...)
+			b, bodies := appendAppend(nil, &chunk{term: 5, prevIndex: 1, prevTerm: 1, entries: []*raft.Log{&l}}, noBatches)
+			return append(b, bytes.Join(bodies.buffers, nil)...)
 		}
 		flipped := head(frameVote, ok)
 		flipped[len(flipped)-1] ^= 1

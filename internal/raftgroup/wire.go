@@ -28,7 +28,10 @@ func (c class) String() string {
 }
 
 const (
-	readBuffer   = 64 << 10
+	// spareBuffer is how much room for queued frames is kept from one write to the next.
+	spareBuffer = 64 << 10
+	// aheadBuffer is what is read ahead of a frame. What is in it is copied once more; the rest of a large frame is read to where it stays.
+	aheadBuffer  = 16 << 10
 	writeTimeout = 10 * time.Second
 
 	// maxQueuedReplies bounds the bytes queued on a connection whose other end does not read.
@@ -60,7 +63,7 @@ type wire struct {
 func newWire(conn net.Conn, c class, m *metrics) *wire {
 	w := &wire{
 		conn:    conn,
-		br:      bufio.NewReaderSize(conn, readBuffer),
+		br:      bufio.NewReaderSize(conn, aheadBuffer),
 		class:   c,
 		metrics: m,
 		writing: make(chan struct{}, 1),
@@ -132,7 +135,7 @@ func (w *wire) drain() {
 			return
 		}
 		spare = nil
-		if cap(out) <= readBuffer {
+		if cap(out) <= spareBuffer {
 			spare = out
 		}
 	}

@@ -368,7 +368,7 @@ func (w *rewriter) write() error {
 	if len(w.entries) == 0 {
 		return nil
 	}
-	frames := encode(w.out, w.out.first-1, w.entries)
+	frames := encode(w.out, w.out.first-1, w.entries, false)
 	defer frames.release()
 	if w.out.size+int64(w.bytes) > math.MaxUint32 {
 		return fmt.Errorf("a compacted segment of more than %d bytes", int64(math.MaxUint32))

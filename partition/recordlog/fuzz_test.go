@@ -16,7 +16,7 @@ func FuzzScan(f *testing.F) {
 	header := segmentHeader{generation: 1, salt: 99, first: 5}
 	good := header.encode()
 	s.header, s.chained = header.crc, header.crc
-	b := encode(s, 4, []Entry{plainEntry(5, 1, "five"), plainEntry(6, 1, "six"), plainEntry(7, 2, "seven")})
+	b := encode(s, 4, []Entry{plainEntry(5, 1, "five"), plainEntry(6, 1, "six"), plainEntry(7, 2, "seven")}, true)
 	for _, p := range b.buffers {
 		good = append(good, p...)
 	}
