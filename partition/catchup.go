@@ -40,6 +40,11 @@ func (r *Replica) catchUp(ctx context.Context, info raftgroup.SnapshotInfo, stat
 	p := puller{r: r, next: max(s.layout.StartIndex, r.Applied()+1), start: s.layout.StartOffset}
 	p.joined = p.next == r.Applied()+1
 	r.logger.Info("catching up", "from", uint64(p.next), "through", uint64(info.Index), "source", string(info.Source))
+	if p.next > info.Index && info.Index >= r.log.StartIndex() {
+		if err := p.beginBehind(info); err != nil {
+			return fmt.Errorf("catch up %s: %w", r.spec, err)
+		}
+	}
 	for p.next <= info.Index {
 		at, whole := p.next, p.whole
 		err := r.host.config.Pull(ctx, info.Source, r.spec.Group, p.next, info.Index, func(batch []recordlog.Entry) error {
@@ -94,24 +99,36 @@ var errCompacted = errors.New("the peer has compacted its log there")
 // beginAnew turns to pulling the peer's log from its begin. A part of this log, which may hold records that are gone there,
 // is never joined to a compacted part of the peer's, from which the tombstones may be gone that would tell (R9, F20).
 func (p *puller) beginAnew(info raftgroup.SnapshotInfo, first record.Index) error {
-	log := p.r.log
-	if info.Index <= log.LastIndex() {
-		term, err := log.Term(info.Index)
-		if err != nil {
-			return err
-		}
-		if term == info.Term {
-			p.next = info.Index + 1 // it holds all entries itself, as they were written
-			return nil
-		}
-		// What lies there conflicts with a committed entry, and nothing from there on was ever committed.
-		if err := log.TruncateTail(info.Index); err != nil {
-			return err
-		}
+	if has, err := p.has(info.Index, info.Term); err != nil || has {
+		p.next = info.Index + 1 // it holds all entries itself, as they were written
+		return err
 	}
-	p.r.logger.Info("the peer's log is compacted and pulled anew", "from", uint64(first), "log_ends", uint64(log.LastIndex()))
+	p.r.logger.Info("the peer's log is compacted and pulled anew", "from", uint64(first), "log_ends", uint64(p.r.log.LastIndex()))
 	p.next, p.whole, p.mark = first, true, recordlog.Mark{Below: math.MaxInt64, Horizon: math.MaxInt64}
 	return nil
+}
+
+// beginBehind makes a log ready for a snapshot below which no record is left, and so no entry is wanted. If it does not hold the
+// last one that the snapshot covers, a log without entries begins behind that one, beside the present one.
+func (p *puller) beginBehind(info raftgroup.SnapshotInfo) error {
+	if has, err := p.has(info.Index, info.Term); err != nil || has {
+		return err
+	}
+	p.r.logger.Info("no records are left to be pulled", "log_begins", uint64(info.Index+1), "log_ends", uint64(p.r.log.LastIndex()))
+	return p.r.log.Reset(info.Index+1, p.start)
+}
+
+// has reports whether the log holds an entry that is committed at the peer. If so it agrees with the peer below it too (Raft's log
+// matching). If it holds another one there, nothing from there on was ever committed, and is cut off.
+func (p *puller) has(i record.Index, term record.Term) (bool, error) {
+	if i > p.r.log.LastIndex() {
+		return false, nil
+	}
+	got, err := p.r.log.Term(i)
+	if err != nil || got == term {
+		return err == nil, err
+	}
+	return false, p.r.log.TruncateTail(i)
 }
 
 // takeWhole puts entries into a log of their own, beside the present one.
@@ -171,22 +188,12 @@ func (p *puller) take(batch []recordlog.Entry) error {
 }
 
 // join prepares the log for an entry below which it cannot be compared, because the entries there were
-// deleted by an agreed command and the peer has them no more. If the log holds that very entry, it agrees
-// with the peer below it too (Raft's log matching). Otherwise nothing it holds from there on was ever
-// committed, and what it holds below may be anything: a new log begins with the entry, beside the present
+// deleted by an agreed command and the peer has them no more. If the log does not hold that very entry,
+// what it holds below may be anything: a new log begins with the entry, beside the present
 // one, which keeps what a majority may count on until the snapshot is durable.
 func (p *puller) join(e *recordlog.Entry) error {
-	if e.Index <= p.r.log.LastIndex() {
-		term, err := p.r.log.Term(e.Index)
-		if err != nil {
-			return err
-		}
-		if term == e.Term {
-			return nil
-		}
-		if err := p.r.log.TruncateTail(e.Index); err != nil {
-			return err
-		}
+	if has, err := p.has(e.Index, e.Term); err != nil || has {
+		return err
 	}
 	p.r.logger.Info("the records from here on are pulled anew, those before were deleted", "from", uint64(e.Index), "log_ends", uint64(p.r.log.LastIndex()))
 	return p.r.log.Reset(e.Index, p.start)

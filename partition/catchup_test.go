@@ -1,12 +1,14 @@
 package partition
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"testing"
 
+	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/internal/vfs"
 	"github.com/oncelog/oncelog/partition/recordlog"
 	"github.com/oncelog/oncelog/record"
@@ -112,24 +114,81 @@ func (c *pulling) pull() {
 		c.survives()
 	}
 	last := record.Index(len(c.peer))
-	layout := recordlog.Layout{Index: last, StartIndex: last + 1}
-	if err := c.log.Restore(layout); err != nil {
+	// Behind the last entry that was applied there may be entries of Raft's own, which the snapshot covers.
+	layout := recordlog.Layout{Index: last - record.Index(c.rng.IntN(4))}
+	layout.StartIndex = layout.Index + 1
+	if err := c.log.Restore(layout, last); err != nil {
 		c.t.Fatalf("take over the snapshot's layout: %v", err)
 	}
+	c.holds(lowest, last)
+	// Raft gives up what it had, and goes on behind the snapshot.
+	_, had := c.log.Window()
+	if err := errors.Join(c.log.SetSnapshotIndex(last), c.log.TrimWindow(had)); err != nil {
+		c.t.Fatal(err)
+	}
+	c.peer = append(c.peer, c.peer[last-1])
+	c.append(entryOf(last+1, c.peer[last]))
 	if err := c.log.Close(); err != nil {
 		c.t.Fatal(err)
 	}
 	c.log = c.open(c.fs, last)
-	if err := c.log.Restore(layout); err != nil {
+	if err := c.log.Restore(layout, last); err != nil {
 		c.t.Fatalf("take over the snapshot's layout after a restart: %v", err)
 	}
-	for i := lowest; i <= last; i++ {
+	c.holds(max(lowest, c.log.StartIndex()), last+1)
+}
+
+// holds makes sure that the log holds the peer's entries first..last, and ends there.
+func (c *pulling) holds(first, last record.Index) {
+	c.t.Helper()
+	for i := first; i <= last; i++ {
 		if term, err := c.log.Term(i); err != nil || term != c.peer[i-1] {
 			c.t.Fatalf("entry %d is of term %d, %v; the peer's is of term %d", i, term, err, c.peer[i-1])
 		}
 	}
 	if at := c.log.LastIndex(); at != last {
 		c.t.Fatalf("the log ends at %d, the peer's at %d", at, last)
+	}
+}
+
+// Where everything is deleted nothing is pulled, and a log that lies behind or holds what was never committed begins anew behind
+// the snapshot.
+func TestNothingIsLeftToPull(t *testing.T) {
+	for name, ours := range map[string][]record.Term{"empty": {}, "behind": {1, 1}, "conflict": {1, 1, 2, 2, 2, 2}, "whole": {1, 1, 3, 3}, "ahead": {1, 1, 3, 3, 3}} {
+		t.Run(name, func(t *testing.T) {
+			x := newTable(t, 1)
+			for i, term := range ours {
+				if err := x.log.Append([]recordlog.Entry{entryOf(record.Index(i+1), term)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			x.state.applied = record.Index(min(2, len(ours)))
+			x.host.config.Pull = func(context.Context, raftgroup.ServerID, raftgroup.GroupID, record.Index, record.Index, func([]recordlog.Entry) error) error {
+				return errors.New("the peer has no entries")
+			}
+			info := raftgroup.SnapshotInfo{Index: 4, Term: 3}
+			state := &stateSnapshot{state: newState(), layout: recordlog.Layout{Index: 4, StartIndex: 5, StartBase: 9, StartOffset: 9, EndOffset: 9}}
+			state.state.applied, state.state.start, state.state.next = 4, 9, 9
+			if err := x.catchUp(context.Background(), info, state.encode()); err != nil {
+				t.Fatal(err)
+			}
+			clone := x.fs.CrashClone(rand.New(rand.NewPCG(1, 1))) // the snapshot is durable, and we die
+			if err := x.log.Restore(state.layout, info.Index); err != nil {
+				t.Fatal(err)
+			}
+			last := record.Index(4)
+			if name == "ahead" {
+				last = 5
+			}
+			for _, l := range []*recordlog.Log{x.log, x.open(clone, info.Index)} {
+				if got := l.LastIndex(); got != last {
+					t.Errorf("the log ends at %d, want %d", got, last)
+				}
+				if err := l.Append([]recordlog.Entry{entryOf(last+1, 4)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 	}
 }
 

@@ -201,7 +201,7 @@ func TestPullOfACompactedLog(t *testing.T) {
 		if x.log.StartIndex() == 1 && x.log.LastIndex() == record.Index(n) && chunks > 0 {
 			anew++
 		}
-		if err := x.log.Restore(state.layout); err != nil {
+		if err := x.log.Restore(state.layout, info.Index); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		x.state.applied = info.Index
@@ -324,7 +324,7 @@ func TestCleanedOfAnotherLog(t *testing.T) {
 		{Index: 1, Term: 2, Records: 1, Data: list[0]}, {Index: 2, Term: 2, Records: 1, Data: list[1]},
 		{Index: 3, Term: 2, Records: 1, Data: list[2]}, {Index: 4, Term: 2, Records: 1, Data: list[2]}}))
 	if err == nil {
-		err = x.log.Restore(recordlog.Layout{Index: 4, EndOffset: 4, StartIndex: 1})
+		err = x.log.Restore(recordlog.Layout{Index: 4, EndOffset: 4, StartIndex: 1}, 4)
 	}
 	if err != nil {
 		t.Fatal(err)

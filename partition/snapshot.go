@@ -168,7 +168,7 @@ func (r *Replica) Restore(index record.Index, src io.Reader) error {
 	}
 	// The disk is not waited for under the mutex. Until the state follows, what the old one allowed is read
 	// from the new log, or said to be out of its range.
-	if err := r.log.Restore(s.layout); err != nil {
+	if err := r.log.Restore(s.layout, index); err != nil {
 		return fmt.Errorf("restore %s: %w", r.spec, err)
 	}
 	r.mu.Lock()

@@ -128,7 +128,7 @@ func (j *journal) Restore(index record.Index, r io.Reader) error {
 			return err
 		}
 		// Not under the mutex: it writes, and who waits for a mutex stops virtual time.
-		if err := j.log.Restore(y); err != nil {
+		if err := j.log.Restore(y, index); err != nil {
 			return err
 		}
 	}

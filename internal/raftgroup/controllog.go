@@ -89,7 +89,7 @@ func (c *controlLog) snapshotAt(index uint64) error {
 	c.stands = max(c.stands, record.Index(index))
 	c.mu.Unlock()
 	if newer {
-		if err := c.log.Restore(withoutRecords(record.Index(index))); err != nil {
+		if err := c.log.Restore(withoutRecords(record.Index(index)), record.Index(index)); err != nil {
 			return err
 		}
 	}
@@ -172,7 +172,7 @@ func convertBoltLog(h *Host, dir, fresh string, newest record.Index) (err error)
 		if err := to.Reset(record.Index(first), 0); err != nil {
 			return err
 		}
-		if err := to.Restore(withoutRecords(record.Index(first) - 1)); err != nil {
+		if err := to.Restore(withoutRecords(record.Index(first)-1), record.Index(first)-1); err != nil {
 			return err
 		}
 	}

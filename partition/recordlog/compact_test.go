@@ -210,7 +210,7 @@ func (k *compacting) check(l *Log, want []record.Batch) {
 func (k *compacting) reopen(fsys *vfs.Mem) (*Log, error) {
 	l, err := tryOpen(fsys, compactingOptions(k.snapshot))
 	if err == nil {
-		err = l.Restore(k.layout)
+		err = l.Restore(k.layout, max(k.snapshot, k.layout.Index))
 	}
 	return l, err
 }

@@ -458,7 +458,7 @@ func (d *driver) reset() {
 	*d.model = *n
 	d.did("installed snapshot of %d", n.snapshot.index)
 	d.must(d.log.SetSnapshotIndex(n.snapshot.index), "snapshot index")
-	d.must(d.log.Restore(n.snapshot.layout), "restore")
+	d.must(d.log.Restore(n.snapshot.layout, n.snapshot.index), "restore")
 }
 
 func (d *driver) roll() {

@@ -43,7 +43,7 @@ func TestFailsForEver(t *testing.T) {
 			for what, err := range map[string]error{
 				"truncate": l.TruncateTail(6), "trim": l.TrimWindow(1), "catch up": l.AppendCatchUp([]Entry{failed}),
 				"reset": l.Reset(9, 9), "snapshot": l.SetSnapshotIndex(3), "advance": l.AdvanceStart(2), "roll": l.Roll(),
-				"restore": l.Restore(l.Layout()),
+				"restore": l.Restore(l.Layout(), l.Layout().Index),
 			} {
 				if !errors.Is(err, ErrFailed) {
 					t.Errorf("%s: %v", what, err)

@@ -59,7 +59,7 @@ func wantSame(t *testing.T, fsys *vfs.Mem, y Layout) int64 {
 	fsys.OnBefore(nil)
 	want := open(t, bare, at)
 	for _, x := range []*Log{l, want} {
-		must(t, x.Restore(y))
+		must(t, x.Restore(y, y.Index))
 		for i := y.Index + 1; i <= x.LastIndex(); i++ {
 			must(t, x.Assign(i, []Fate{{Base: x.EndOffset(), Records: 1}}))
 		}

@@ -130,13 +130,17 @@ func (l *Log) Layout() Layout {
 
 // Restore takes over the layout of the newest state snapshot: after Open, or after a snapshot was
 // installed and catch-up has pulled the entries below it, which it puts in place. The applier
-// calls it, before it assigns what comes after.
+// calls it, before it assigns what comes after. through is the last entry that the snapshot covers; the
+// layout's may lie below it, where entries of Raft itself follow the last one that was applied.
 //
-// Errors: ErrBehindSnapshot if the log does not reach the layout's index, *CorruptionError if its
-// entries do not add up to it.
-func (l *Log) Restore(y Layout) error {
+// Errors: ErrBehindSnapshot if the log does not reach through, *CorruptionError if its
+// entries do not add up to the layout.
+func (l *Log) Restore(y Layout, through record.Index) error {
 	if err := y.check(); err != nil {
 		return err
+	}
+	if through < y.Index {
+		return fmt.Errorf("%w: it is of entry %d, its snapshot covers entries up to %d", ErrBadLayout, y.Index, through)
 	}
 	l.lock()
 	defer l.unlock()
@@ -146,7 +150,7 @@ func (l *Log) Restore(y Layout) error {
 	if err := l.flush(); err != nil {
 		return err
 	}
-	if l.staged != nil && l.staged.last() >= y.Index && y.Index > l.live.last() {
+	if l.staged != nil && l.staged.last() >= through && through > l.live.last() {
 		before := l.Bytes()
 		if err := l.adoptStaged(); err != nil {
 			return err
@@ -156,8 +160,8 @@ func (l *Log) Restore(y Layout) error {
 	l.mu.RLock()
 	begin, last := l.live.begin, l.live.last()
 	l.mu.RUnlock()
-	if y.Index > last {
-		return fmt.Errorf("%w: log holds entries %d to %d, the layout is of %d", ErrBehindSnapshot, begin, last, y.Index)
+	if through > last {
+		return fmt.Errorf("%w: log holds entries %d to %d, snapshot is of %d", ErrBehindSnapshot, begin, last, through)
 	}
 	bases, err := l.basesBelow(&y, begin)
 	if err != nil {

@@ -294,7 +294,7 @@ func sameBatches(c Chunk, from record.Offset, want [][]byte) error {
 // replay brings a log that was just opened to the model's state, as Raft and the state machine do.
 func (m *model) replay(l *Log) error {
 	if m.snapshot.index > 0 {
-		if err := l.Restore(m.snapshot.layout); err != nil {
+		if err := l.Restore(m.snapshot.layout, m.snapshot.index); err != nil {
 			return fmt.Errorf("restore: %w", err)
 		}
 	}

@@ -261,7 +261,7 @@ func TestSidecarsAreRebuilt(t *testing.T) {
 			for _, snapshot := range []record.Index{0, 100} {
 				l := open(t, fsys, func(o *Options) { o.SnapshotIndex = snapshot })
 				if snapshot > 0 {
-					must(t, l.Restore(y))
+					must(t, l.Restore(y, y.Index))
 				} else {
 					for i := range 100 {
 						must(t, l.Assign(record.Index(i+1), []Fate{{Base: record.Offset(i), Records: 1}}))
@@ -305,16 +305,16 @@ func TestRestoreIsRequired(t *testing.T) {
 	}
 	wrong := y
 	wrong.Index = 11
-	if err := l.Restore(wrong); !errors.Is(err, ErrBehindSnapshot) {
+	if err := l.Restore(wrong, wrong.Index); !errors.Is(err, ErrBehindSnapshot) {
 		t.Errorf("restore of a later layout: %v", err)
 	}
 	wrong = y
 	wrong.EndOffset++
 	var damage *CorruptionError
-	if err := l.Restore(wrong); !errors.As(err, &damage) {
+	if err := l.Restore(wrong, wrong.Index); !errors.As(err, &damage) {
 		t.Errorf("restore of a layout that does not add up: %v", err)
 	}
-	must(t, l.Restore(y))
+	must(t, l.Restore(y, y.Index))
 	if c, err := l.Read(0, 10, 1<<20); err != nil || len(c.Batches) != 10 {
 		t.Errorf("read: %v", err)
 	}
@@ -354,7 +354,7 @@ func TestOnDisk(t *testing.T) {
 	must(t, l.TrimWindow(90))
 	must(t, l.Close())
 	l = open(t, nil, use, func(o *Options) { o.SnapshotIndex = 100 })
-	must(t, l.Restore(y))
+	must(t, l.Restore(y, y.Index))
 	if first, last := l.Window(); first != 91 || last != 101 {
 		t.Fatalf("window %d to %d", first, last)
 	}

@@ -284,7 +284,7 @@ func TestQueueGoesFirst(t *testing.T) {
 			return l.AppendCatchUp([]Entry{plainEntry(6, 1, "six"), plainEntry(7, 1, "seven")})
 		},
 		"reset":   func(l *Log) error { return l.Reset(99, 99) },
-		"restore": func(l *Log) error { return l.Restore(l.Layout()) },
+		"restore": func(l *Log) error { return l.Restore(l.Layout(), l.Layout().Index) },
 		"trim":    func(l *Log) error { return l.TrimWindow(6) },
 		"close":   func(l *Log) error { return l.Close() },
 	} {

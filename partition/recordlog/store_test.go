@@ -156,7 +156,7 @@ func TestWholeWindowIsTrimmed(t *testing.T) {
 	wantWindow(t, l, 11, 12)
 	must(t, l.Close())
 	l = open(t, fsys, func(o *Options) { o.SnapshotIndex = 10 })
-	must(t, l.Restore(y))
+	must(t, l.Restore(y, y.Index))
 	if _, last := l.Window(); last != 12 {
 		t.Fatalf("window ends at %d", last)
 	}
@@ -253,7 +253,7 @@ func TestDropAndHold(t *testing.T) {
 	y := l.Layout()
 	must(t, l.Close())
 	l = open(t, fsys, func(o *Options) { o.SnapshotIndex = 100 })
-	must(t, l.Restore(y))
+	must(t, l.Restore(y, y.Index))
 	must(t, l.Append([]Entry{dataEntry(t, 101, 1, batchOf(t, 10, 7))}))
 	must(t, l.Assign(101, []Fate{{Base: 100, Records: 1}}))
 	if c, err := l.Read(100, 101, 100); err != nil || len(c.Batches) != 1 {
