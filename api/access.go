@@ -18,6 +18,9 @@ func (s *service) AlterUsers(ctx context.Context, req *clientv1.AlterUsersReques
 	if n := len(req.GetSet()) + len(req.GetDelete()); n == 0 || n > maxAccessChanges {
 		return nil, s.failed(refused(reasonInvalidRequest, "set, delete", "1-1000", "%d credentials in one request: 1 to %d", n, maxAccessChanges))
 	}
+	if refusal := s.refuseCluster(ctx, acl.Alter); refusal != nil {
+		return nil, s.failed(refusal)
+	}
 	var change cluster.AccessChange
 	for _, u := range req.GetSet() {
 		change.Set = append(change.Set, &metadata.Credential{User: u.GetUser(), Mechanism: metadata.Mechanism(u.GetMechanism()), Salt: u.GetSalt(),
@@ -37,7 +40,10 @@ func (s *service) AlterUsers(ctx context.Context, req *clientv1.AlterUsersReques
 }
 
 // ListUsers tells which users have which credentials, and nothing of their passwords.
-func (s *service) ListUsers(context.Context, *clientv1.ListUsersRequest) (*clientv1.ListUsersResponse, error) {
+func (s *service) ListUsers(ctx context.Context, _ *clientv1.ListUsersRequest) (*clientv1.ListUsersResponse, error) {
+	if refusal := s.refuseCluster(ctx, acl.Describe); refusal != nil {
+		return nil, s.failed(refusal)
+	}
 	resp := new(clientv1.ListUsersResponse)
 	for _, c := range s.c.Cluster.Image().Credentials() {
 		resp.Credentials = append(resp.Credentials, &clientv1.UserCredential{User: c.User, Mechanism: clientv1.ScramMechanism(c.Mechanism), Iterations: uint32(c.Iterations)})
@@ -45,8 +51,11 @@ func (s *service) ListUsers(context.Context, *clientv1.ListUsersRequest) (*clien
 	return resp, nil
 }
 
-// disabled is the answer to everything about rules where none decide, as Kafka's.
-func (s *service) disabled() error {
+// rules says why who calls cannot have to do with rules: it may not, or none decide, as in Kafka; nil: it can.
+func (s *service) rules(ctx context.Context, op acl.Operation) error {
+	if refusal := s.refuseCluster(ctx, op); refusal != nil {
+		return s.failed(refusal)
+	}
 	if s.c.Guard.Enforces() {
 		return nil
 	}
@@ -55,7 +64,7 @@ func (s *service) disabled() error {
 
 // CreateAcls adds rules.
 func (s *service) CreateAcls(ctx context.Context, req *clientv1.CreateAclsRequest) (*clientv1.CreateAclsResponse, error) {
-	if err := s.disabled(); err != nil {
+	if err := s.rules(ctx, acl.Alter); err != nil {
 		return nil, err
 	}
 	if n := len(req.GetRules()); n == 0 || n > maxAccessChanges {
@@ -76,8 +85,8 @@ func (s *service) CreateAcls(ctx context.Context, req *clientv1.CreateAclsReques
 }
 
 // ListAcls gives the rules that a filter finds.
-func (s *service) ListAcls(_ context.Context, req *clientv1.ListAclsRequest) (*clientv1.ListAclsResponse, error) {
-	if err := s.disabled(); err != nil {
+func (s *service) ListAcls(ctx context.Context, req *clientv1.ListAclsRequest) (*clientv1.ListAclsResponse, error) {
+	if err := s.rules(ctx, acl.Describe); err != nil {
 		return nil, err
 	}
 	resp := new(clientv1.ListAclsResponse)
@@ -92,7 +101,7 @@ func (s *service) ListAcls(_ context.Context, req *clientv1.ListAclsRequest) (*c
 
 // DeleteAcls removes what filters find.
 func (s *service) DeleteAcls(ctx context.Context, req *clientv1.DeleteAclsRequest) (*clientv1.DeleteAclsResponse, error) {
-	if err := s.disabled(); err != nil {
+	if err := s.rules(ctx, acl.Alter); err != nil {
 		return nil, err
 	}
 	if n := len(req.GetFilters()); n == 0 || n > maxAccessChanges {

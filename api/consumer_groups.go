@@ -8,6 +8,7 @@ import (
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
 	"github.com/oncelog/oncelog/record"
@@ -28,14 +29,22 @@ func (s *service) CommitOffsets(ctx context.Context, req *clientv1.CommitOffsets
 		return nil, s.failed(refusal)
 	}
 	offsets, refusal := offsetsOf(req.Offsets)
+	who := s.rights(ctx)
+	if refusal == nil {
+		refusal = who.refuse(acl.Read, acl.Group, req.GroupId)
+	}
 	if refusal != nil {
 		return nil, s.failed(refusal)
+	}
+	offsets, denied := s.readable(who, offsets)
+	if len(offsets) == 0 && len(denied) > 0 {
+		return &clientv1.CommitOffsetsResponse{Refused: denied}, nil
 	}
 	refusals, err := s.c.Groups.CommitOffsets(ctx, coordinator.CommitRequest{Group: req.GroupId, By: by, Offsets: offsets})
 	if err != nil {
 		return nil, s.failed(s.ofDomain(err))
 	}
-	return &clientv1.CommitOffsetsResponse{Refused: protoRefusals(refusals)}, nil
+	return &clientv1.CommitOffsetsResponse{Refused: append(protoRefusals(refusals), denied...)}, nil
 }
 
 // CommitOffsetsInTransaction commits offsets with a transaction.
@@ -49,8 +58,19 @@ func (s *service) CommitOffsetsInTransaction(ctx context.Context, req *clientv1.
 		return nil, s.failed(refusal)
 	}
 	offsets, refusal := offsetsOf(req.Offsets)
+	who := s.rights(ctx)
+	if refusal == nil {
+		refusal = who.refuse(acl.Write, acl.TransactionalID, req.TransactionalId)
+	}
+	if refusal == nil {
+		refusal = who.refuse(acl.Read, acl.Group, req.GroupId)
+	}
 	if refusal != nil {
 		return nil, s.failed(refusal)
+	}
+	offsets, denied := s.readable(who, offsets)
+	if len(offsets) == 0 && len(denied) > 0 {
+		return &clientv1.CommitOffsetsInTransactionResponse{Refused: denied}, nil
 	}
 	refusals, err := s.c.Groups.CommitInTransaction(ctx, coordinator.TransactionalCommit{
 		TransactionalID: req.TransactionalId, Producer: has, Group: req.GroupId, By: by, Offsets: offsets, Version: transactionVersion,
@@ -58,7 +78,20 @@ func (s *service) CommitOffsetsInTransaction(ctx context.Context, req *clientv1.
 	if err != nil {
 		return nil, s.failed(s.ofDomain(err))
 	}
-	return &clientv1.CommitOffsetsInTransactionResponse{Refused: protoRefusals(refusals)}, nil
+	return &clientv1.CommitOffsetsInTransactionResponse{Refused: append(protoRefusals(refusals), denied...)}, nil
+}
+
+// readable are the offsets of topics that who commits may read, and denied the others.
+func (s *service) readable(who rights, offsets []coordinator.OffsetToCommit) (_ []coordinator.OffsetToCommit, denied []*clientv1.RefusedOffset) {
+	read := s.topics(who, acl.Read)
+	offsets = slices.DeleteFunc(offsets, func(o coordinator.OffsetToCommit) bool {
+		refusal := read.refuse(o.Topic)
+		if refusal != nil {
+			denied = append(denied, &clientv1.RefusedOffset{Topic: echo(o.Topic), Partition: o.Partition, Error: refusal})
+		}
+		return refusal != nil
+	})
+	return offsets, denied
 }
 
 // committerOf reads who commits; nil: nobody in particular.
@@ -99,10 +132,17 @@ func protoRefusals(list []coordinator.RefusedOffset) []*clientv1.RefusedOffset {
 	return out
 }
 
-// FetchOffsets gives committed offsets.
+// FetchOffsets gives committed offsets: all of those asked for, or of all that there are those of topics that the caller may see.
 func (s *service) FetchOffsets(ctx context.Context, req *clientv1.FetchOffsetsRequest) (*clientv1.FetchOffsetsResponse, error) {
 	by, refusal := committerOf(req.Committer)
 	if refusal != nil {
+		return nil, s.failed(refusal)
+	}
+	who := s.rights(ctx)
+	if refusal := who.refuse(acl.Describe, acl.Group, req.GroupId); refusal != nil {
+		return nil, s.failed(refusal)
+	}
+	if refusal := s.refuseTopics(who, acl.Describe, req.Topics); refusal != nil {
 		return nil, s.failed(refusal)
 	}
 	found, err := s.c.Groups.FetchOffsets(ctx, coordinator.FetchRequest{Group: req.GroupId, By: by, Topics: wantedOf(req.Topics), RequireStable: req.RequireStable})
@@ -111,6 +151,9 @@ func (s *service) FetchOffsets(ctx context.Context, req *clientv1.FetchOffsetsRe
 	}
 	answer := &clientv1.FetchOffsetsResponse{}
 	for _, f := range found {
+		if !who.sees(acl.Describe, acl.Topic, f.Topic) {
+			continue
+		}
 		p := &clientv1.CommittedOffset{Topic: echo(f.Topic), Partition: f.Partition, Offset: -1, LeaderEpoch: -1, Unstable: f.Unstable}
 		if f.Found {
 			p.Offset, p.LeaderEpoch, p.Metadata, p.CommittedMs = int64(f.Offset.Offset), f.Offset.LeaderEpoch, valid(f.Offset.Metadata), f.Offset.CommittedMS
@@ -118,6 +161,17 @@ func (s *service) FetchOffsets(ctx context.Context, req *clientv1.FetchOffsetsRe
 		answer.Offsets = append(answer.Offsets, p)
 	}
 	return answer, nil
+}
+
+// refuseTopics says why the caller may not do something to one of the topics.
+func (s *service) refuseTopics(who rights, op acl.Operation, list []*clientv1.TopicPartitions) *clientv1.Error {
+	may := s.topics(who, op)
+	for _, t := range list {
+		if refusal := may.refuse(t.Topic); refusal != nil {
+			return refusal
+		}
+	}
+	return nil
 }
 
 // wantedOf reads partitions; nil: all.
@@ -142,24 +196,42 @@ func (s *service) ListGroups(ctx context.Context, req *clientv1.ListGroupsReques
 	if err != nil {
 		return nil, s.failed(s.ofDomain(err))
 	}
+	who := s.rights(ctx)
+	all := who.sees(acl.Describe, acl.Cluster, acl.ClusterName)
 	answer := &clientv1.ListGroupsResponse{Truncated: truncated}
 	for i := range list {
-		answer.Groups = append(answer.Groups, s.protoConsumerGroup(&list[i]))
+		if all || who.sees(acl.Describe, acl.Group, list[i].ID) {
+			answer.Groups = append(answer.Groups, s.protoConsumerGroup(&list[i]))
+		}
 	}
 	return answer, nil
 }
 
 // DescribeGroup shows one group.
 func (s *service) DescribeGroup(ctx context.Context, req *clientv1.DescribeGroupRequest) (*clientv1.DescribeGroupResponse, error) {
+	who := s.rights(ctx)
+	if refusal := who.refuse(acl.Describe, acl.Group, req.GroupId); refusal != nil {
+		return nil, s.failed(refusal)
+	}
 	d, err := s.c.Groups.Describe(ctx, req.GroupId)
 	if err != nil {
 		return nil, s.failed(s.ofDomain(err))
+	}
+	seen := s.topics(who, acl.Describe)
+	for _, topic := range d.Topics {
+		if refusal := seen.refuse(topic); refusal != nil {
+			return nil, s.failed(refusal)
+		}
 	}
 	return &clientv1.DescribeGroupResponse{Group: s.protoConsumerGroup(&d)}, nil
 }
 
 // DeleteGroup deletes a group that has no members.
 func (s *service) DeleteGroup(ctx context.Context, req *clientv1.DeleteGroupRequest) (*clientv1.DeleteGroupResponse, error) {
+	who := s.rights(ctx)
+	if refusal := who.refuse(acl.Delete, acl.Group, req.GroupId); refusal != nil {
+		return nil, s.failed(refusal)
+	}
 	if err := s.c.Groups.Delete(ctx, req.GroupId); err != nil {
 		return nil, s.failed(s.ofDomain(err))
 	}
@@ -168,6 +240,14 @@ func (s *service) DeleteGroup(ctx context.Context, req *clientv1.DeleteGroupRequ
 
 // DeleteOffsets deletes offsets.
 func (s *service) DeleteOffsets(ctx context.Context, req *clientv1.DeleteOffsetsRequest) (*clientv1.DeleteOffsetsResponse, error) {
+	who := s.rights(ctx)
+	refusal := who.refuse(acl.Delete, acl.Group, req.GroupId)
+	if refusal == nil {
+		refusal = s.refuseTopics(who, acl.Read, req.Topics)
+	}
+	if refusal != nil {
+		return nil, s.failed(refusal)
+	}
 	subscribed, err := s.c.Groups.DeleteOffsets(ctx, req.GroupId, wantedOf(req.Topics))
 	if err != nil {
 		return nil, s.failed(s.ofDomain(err))

@@ -4,11 +4,15 @@ import (
 	"context"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/buildinfo"
 )
 
 // DescribeBroker shows how this broker is.
-func (s *service) DescribeBroker(context.Context, *clientv1.DescribeBrokerRequest) (*clientv1.DescribeBrokerResponse, error) {
+func (s *service) DescribeBroker(ctx context.Context, _ *clientv1.DescribeBrokerRequest) (*clientv1.DescribeBrokerResponse, error) {
+	if refusal := s.refuseCluster(ctx, acl.Describe); refusal != nil {
+		return nil, s.failed(refusal)
+	}
 	d := s.c.Self.Describe()
 	answer := &clientv1.DescribeBrokerResponse{
 		BrokerId: s.c.Cluster.Self(), Version: buildinfo.Get().Version,

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
 )
@@ -32,11 +33,15 @@ func (s *service) Fetch(ctx context.Context, req *clientv1.FetchRequest) (*clien
 		ctx, end = s.untilStop(ctx)
 		defer end()
 	}
+	read := s.topics(s.rights(ctx), acl.Read)
 	answer := &clientv1.FetchResponse{Partitions: make([]*clientv1.FetchedPartition, len(req.Partitions))}
 	known := ask.Partitions[:0:0]
 	places := make([]int, 0, len(req.Partitions))
 	for i, q := range req.Partitions {
 		f, refusal := fetchPartition(q)
+		if refusal == nil {
+			refusal = read.refuse(f.Topic)
+		}
 		if refusal != nil {
 			answer.Partitions[i] = refusedFetch(q, refusal)
 			continue
@@ -56,7 +61,13 @@ func (s *service) Fetch(ctx context.Context, req *clientv1.FetchRequest) (*clien
 	if counted {
 		ask.Room = count
 	}
-	for i, f := range s.c.Log.Fetch(ctx, ask) {
+	found := s.c.Log.Fetch(ctx, ask)
+	read.renew(s) // it may have waited
+	for i, f := range found {
+		if refusal := read.refuse(f.Topic); refusal != nil {
+			answer.Partitions[places[i]] = refusedFetch(req.Partitions[places[i]], refusal)
+			continue
+		}
 		answer.Partitions[places[i]] = s.fetched(f)
 		s.metrics.fetchBytes.Add(float64(f.Bytes))
 	}

@@ -5,7 +5,9 @@ import (
 	"math"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
@@ -13,7 +15,7 @@ import (
 
 // ListRaftGroups shows the Raft groups of this broker: that of the metadata, its replicas of partitions, and those of
 // coordinators' shards, which are partitions of internal topics.
-func (s *service) ListRaftGroups(_ context.Context, req *clientv1.ListRaftGroupsRequest) (*clientv1.ListRaftGroupsResponse, error) {
+func (s *service) ListRaftGroups(ctx context.Context, req *clientv1.ListRaftGroupsRequest) (*clientv1.ListRaftGroupsResponse, error) {
 	var refusal *clientv1.Error
 	switch {
 	case req.Topic != "" && record.InternalTopic(req.Topic):
@@ -22,6 +24,14 @@ func (s *service) ListRaftGroups(_ context.Context, req *clientv1.ListRaftGroups
 		_, refusal = checkPartition(req.Topic, req.GetPartition())
 	case req.Partition != nil:
 		refusal = refused(reasonInvalidRequest, "topic", "", "partition is set without topic")
+	}
+	by := s.rights(ctx)
+	switch {
+	case refusal != nil:
+	case req.Topic == "":
+		refusal = by.refuseCluster(acl.Describe)
+	default:
+		refusal = by.refuseBoth(frontdoor.OnCluster(acl.Describe), onTopic(acl.Describe, req.Topic))
 	}
 	if refusal != nil {
 		return nil, s.failed(refusal)
@@ -112,6 +122,9 @@ func (s *service) TransferLeadership(ctx context.Context, req *clientv1.Transfer
 	if refusal == nil && to < -1 {
 		refusal = refused(reasonInvalidRequest, "to_broker", "-1", "to_broker is %d, want a broker id, or -1 for any", to)
 	}
+	if refusal == nil {
+		refusal = s.refuseCluster(ctx, acl.Alter)
+	}
 	if refusal != nil {
 		return nil, s.failed(refusal)
 	}
@@ -122,7 +135,7 @@ func (s *service) TransferLeadership(ctx context.Context, req *clientv1.Transfer
 }
 
 // GetChecksums sums the records of this broker's replica of a partition, leader or not.
-func (s *service) GetChecksums(_ context.Context, req *clientv1.GetChecksumsRequest) (*clientv1.GetChecksumsResponse, error) {
+func (s *service) GetChecksums(ctx context.Context, req *clientv1.GetChecksumsRequest) (*clientv1.GetChecksumsResponse, error) {
 	tp, refusal := checkPartition(req.Topic, req.Partition)
 	upTo := int64(-1)
 	if req.UpTo != nil {
@@ -130,6 +143,10 @@ func (s *service) GetChecksums(_ context.Context, req *clientv1.GetChecksumsRequ
 	}
 	if refusal == nil && upTo < -1 {
 		refusal = refused(reasonInvalidRequest, "up_to", "-1", "up_to is %d, want an offset, or -1 for all", upTo)
+	}
+	if refusal == nil {
+		by := s.rights(ctx)
+		refusal = by.refuse(acl.Read, acl.Topic, tp.Topic)
 	}
 	if refusal != nil {
 		return nil, s.failed(refusal)
@@ -146,6 +163,10 @@ func (s *service) DeleteRecords(ctx context.Context, req *clientv1.DeleteRecords
 	tp, refusal := checkPartition(req.Topic, req.Partition)
 	if refusal == nil && req.BeforeOffset == nil {
 		refusal = refused(reasonInvalidRequest, "before_offset", "", "before_offset is not set: want an offset, or -1 for the high watermark")
+	}
+	if refusal == nil {
+		by := s.rights(ctx)
+		refusal = by.refuse(acl.Delete, acl.Topic, tp.Topic)
 	}
 	if refusal != nil {
 		return nil, s.failed(refusal)

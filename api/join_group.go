@@ -11,6 +11,7 @@ import (
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
 )
@@ -19,7 +20,7 @@ import (
 const defaultRebalanceTimeoutMS = 300_000
 
 // JoinGroup serves one member's stream. One goroutine takes what the member says, the handler tells it what it is to have. The stream ends
-// when the member has left, when the coordinator says that it is none, and when the broker stops or leads no more: then it comes again,
+// when the member has left, may not read the group any more, when the coordinator says that it is none, and when the broker stops or leads no more: then it comes again,
 // elsewhere.
 func (s *service) JoinGroup(stream grpc.BidiStreamingServer[clientv1.JoinGroupRequest, clientv1.JoinGroupResponse]) error {
 	ctx, cancel := s.untilStop(stream.Context())
@@ -77,6 +78,9 @@ func (s *service) openMember(ctx context.Context, first <-chan firstMessage) (*c
 		return nil, f.err
 	}
 	req, refusal := memberRequest(ctx, f.msg)
+	if refusal == nil {
+		refusal = s.refuseMember(ctx, req.Group, f.msg.Subscription)
+	}
 	if refusal != nil {
 		return nil, s.failed(refusal)
 	}
@@ -101,6 +105,7 @@ func (s *service) listen(ctx context.Context, stream grpc.BidiStreamingServer[cl
 	if m == nil {
 		return nil
 	}
+	group := msg.GroupId
 	for {
 		msg, err := stream.Recv()
 		switch {
@@ -116,6 +121,9 @@ func (s *service) listen(ctx context.Context, stream grpc.BidiStreamingServer[cl
 		if said.Owned, refusal = ownedOf(msg.Owned); refusal == nil && msg.Subscription != nil {
 			said.Subscription = subscriptionOf(msg.Subscription)
 		}
+		if refusal == nil {
+			refusal = s.refuseMember(ctx, group, msg.Subscription)
+		}
 		if refusal != nil {
 			return s.failed(refusal)
 		}
@@ -123,6 +131,22 @@ func (s *service) listen(ctx context.Context, stream grpc.BidiStreamingServer[cl
 			return s.failed(s.ofDomain(err))
 		}
 	}
+}
+
+// refuseMember says why who calls may not be a member, or subscribe to what it names. It is asked for each message, of which there are as many
+// as heartbeats.
+func (s *service) refuseMember(ctx context.Context, group string, sub *clientv1.Subscription) *clientv1.Error {
+	who := s.rights(ctx)
+	if refusal := who.refuse(acl.Read, acl.Group, group); refusal != nil {
+		return refusal
+	}
+	seen := s.topics(who, acl.Describe)
+	for _, topic := range sub.GetTopics() {
+		if refusal := seen.refuse(topic); refusal != nil {
+			return refusal
+		}
+	}
+	return nil
 }
 
 // memberRequest reads the first message.

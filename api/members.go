@@ -6,6 +6,7 @@ import (
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 )
 
 // ReassignPartitions begins to move partitions.
@@ -13,6 +14,9 @@ func (s *service) ReassignPartitions(ctx context.Context, req *clientv1.Reassign
 	refusal := checkTopicName(req.Topic)
 	if refusal == nil && len(req.Partitions) == 0 && req.ReplicationFactor == 0 {
 		refusal = refused(reasonInvalidRequest, "partitions, replication_factor", "", "neither partitions nor replication_factor is set: there is nothing to move")
+	}
+	if refusal == nil {
+		refusal = s.refuseCluster(ctx, acl.Alter)
 	}
 	if refusal != nil {
 		return nil, s.failed(refusal)
@@ -36,7 +40,11 @@ func (s *service) ReassignPartitions(ctx context.Context, req *clientv1.Reassign
 
 // CancelReassignments takes back what reassignments under way have added.
 func (s *service) CancelReassignments(ctx context.Context, req *clientv1.CancelReassignmentsRequest) (*clientv1.CancelReassignmentsResponse, error) {
-	if refusal := checkTopicName(req.Topic); refusal != nil {
+	refusal := checkTopicName(req.Topic)
+	if refusal == nil {
+		refusal = s.refuseCluster(ctx, acl.Alter)
+	}
+	if refusal != nil {
 		return nil, s.failed(refusal)
 	}
 	t, err := s.c.Cluster.CancelReassignments(ctx, req.Topic, req.Partitions)
@@ -48,6 +56,9 @@ func (s *service) CancelReassignments(ctx context.Context, req *clientv1.CancelR
 
 // DrainBroker makes a broker give its replicas to others, or stops that.
 func (s *service) DrainBroker(ctx context.Context, req *clientv1.DrainBrokerRequest) (*clientv1.DrainBrokerResponse, error) {
+	if refusal := s.refuseCluster(ctx, acl.Alter); refusal != nil {
+		return nil, s.failed(refusal)
+	}
 	if err := s.c.Cluster.Drain(ctx, req.BrokerId, !req.Stop); err != nil {
 		return nil, s.failed(s.ofDomain(err))
 	}
@@ -56,6 +67,9 @@ func (s *service) DrainBroker(ctx context.Context, req *clientv1.DrainBrokerRequ
 
 // UnregisterBroker forgets a broker that holds no replica.
 func (s *service) UnregisterBroker(ctx context.Context, req *clientv1.UnregisterBrokerRequest) (*clientv1.UnregisterBrokerResponse, error) {
+	if refusal := s.refuseCluster(ctx, acl.Alter); refusal != nil {
+		return nil, s.failed(refusal)
+	}
 	if err := s.c.Cluster.UnregisterBroker(ctx, req.BrokerId); err != nil {
 		return nil, s.failed(s.ofDomain(err))
 	}
@@ -64,7 +78,11 @@ func (s *service) UnregisterBroker(ctx context.Context, req *clientv1.Unregister
 
 // SetFeatureLevel lets the cluster use what all its brokers know.
 func (s *service) SetFeatureLevel(ctx context.Context, req *clientv1.SetFeatureLevelRequest) (*clientv1.SetFeatureLevelResponse, error) {
-	if refusal := checkRange("level", int64(req.Level), 1, math.MaxUint16); refusal != nil {
+	refusal := checkRange("level", int64(req.Level), 1, math.MaxUint16)
+	if refusal == nil {
+		refusal = s.refuseCluster(ctx, acl.Alter)
+	}
+	if refusal != nil {
 		return nil, s.failed(refusal)
 	}
 	if err := s.c.Cluster.SetFeatureLevel(ctx, uint16(req.Level)); err != nil {

@@ -7,43 +7,58 @@ import (
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/record"
 )
 
 // GetMetadata tells which brokers, topics, partitions and leaders there are, as far as this broker
-// has heard. It asks nobody, so it answers without a quorum too.
-func (s *service) GetMetadata(_ context.Context, req *clientv1.GetMetadataRequest) (*clientv1.GetMetadataResponse, error) {
+// has heard. It asks nobody, so it answers without a quorum too. Topics that the caller may not see are left out, or are named with an error.
+func (s *service) GetMetadata(ctx context.Context, req *clientv1.GetMetadataRequest) (*clientv1.GetMetadataResponse, error) {
 	if refusal := checkRange("topics", int64(len(req.Topics)), 0, maxTopicsNamed); refusal != nil {
 		return nil, s.failed(refusal)
 	}
+	by := s.rights(ctx)
+	seen := s.topics(by, acl.Describe)
 	img := s.c.Cluster.Image()
 	answer := &clientv1.GetMetadataResponse{
 		ClusterId:    img.ClusterID(),
 		ControllerId: s.c.Cluster.Controller(),
 		FeatureLevel: uint32(img.FeatureLevel()),
 	}
+	cluster := by.sees(acl.Describe, acl.Cluster, acl.ClusterName)
 	for _, b := range img.Brokers() {
-		answer.Brokers = append(answer.Brokers, s.protoBroker(b))
+		p := s.protoBroker(b)
+		if !cluster { // clients have no use for them
+			p.PeerAddress, p.HttpAddress = "", ""
+		}
+		answer.Brokers = append(answer.Brokers, p)
 	}
 	if len(req.Topics) == 0 {
-		countReplicas(img, answer.Brokers)
-		for i, b := range img.Brokers() {
-			answer.Brokers[i].Listeners = s.protoListeners(b)
+		if cluster {
+			countReplicas(img, answer.Brokers)
+			for i, b := range img.Brokers() {
+				answer.Brokers[i].Listeners = s.protoListeners(b)
+			}
 		}
 		for _, t := range img.Topics() {
-			answer.Topics = append(answer.Topics, s.protoTopic(t))
+			if by.sees(acl.Describe, acl.Topic, t.Name) {
+				answer.Topics = append(answer.Topics, s.protoTopic(t))
+			}
 		}
 	}
 	for _, name := range req.Topics {
-		answer.Topics = append(answer.Topics, s.namedTopic(img, name))
+		answer.Topics = append(answer.Topics, s.namedTopic(&seen, img, name))
 	}
 	return answer, nil
 }
 
 // namedTopic is a topic that was asked for, or why there is none.
-func (s *service) namedTopic(img *metadata.Image, name string) *clientv1.Topic {
+func (s *service) namedTopic(seen *topicRights, img *metadata.Image, name string) *clientv1.Topic {
 	if refusal := checkTopicName(name); refusal != nil {
 		return &clientv1.Topic{Name: echo(name), Error: refusal}
+	}
+	if refusal := seen.refuse(name); refusal != nil {
+		return &clientv1.Topic{Name: name, Error: refusal}
 	}
 	t, ok := img.Topic(name)
 	if !ok {

@@ -24,7 +24,9 @@ type metrics struct {
 	panics          prometheus.Counter
 	unknownErrors   prometheus.Counter
 
+	turnedAway         prometheus.Counter
 	connections        prometheus.Gauge
+	connectionsCut     prometheus.Counter
 	connectionsRefused prometheus.Counter
 }
 
@@ -60,13 +62,15 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		panics:          counter("panics_total", "Calls ended by a panic. Each is a bug."),
 		unknownErrors:   counter("unknown_errors_total", "Failures that the error table does not know. Each is a bug and has been logged."),
 
+		turnedAway:         counter("calls_turned_away_total", "Calls refused before they were read, since nobody has proven who calls, or not well."),
+		connectionsCut:     counter("connections_cut_total", "Connections cut for sending too much before anybody had proven who it is."),
 		connections:        gauge("connections", "Open client connections."),
 		connectionsRefused: counter("connections_refused_total", "Connections closed at once for being above the limit."),
 	}
 	if r != nil {
 		r.MustRegister(m.requests, m.seconds, m.produceSeconds, m.produceErrors, m.unanswered, m.produceBytes, m.fetchBytes,
 			m.produceStreams, m.inFlight, m.stalls, m.producingBytes, m.fetchingBytes, m.fetchPartitions, m.fetchesHeld, m.panics, m.unknownErrors,
-			m.connections, m.connectionsRefused)
+			m.connections, m.connectionsRefused, m.connectionsCut, m.turnedAway)
 	}
 	return m
 }

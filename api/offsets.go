@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
 )
@@ -26,6 +27,7 @@ func (s *service) ListOffsets(ctx context.Context, req *clientv1.ListOffsetsRequ
 	for _, q := range req.Partitions {
 		times[record.TopicPartition{Topic: q.GetTopic(), Partition: q.GetPartition()}]++
 	}
+	seen := s.topics(s.rights(ctx), acl.Describe)
 	answer := &clientv1.ListOffsetsResponse{Partitions: make([]*clientv1.ListedOffset, len(req.Partitions))}
 	var all sync.WaitGroup
 	slots := make(chan struct{}, parallelLookUps)
@@ -37,6 +39,9 @@ func (s *service) ListOffsets(ctx context.Context, req *clientv1.ListOffsetsRequ
 		if refusal == nil && q.GetTimestampMs() < partition.TimestampMax {
 			refusal = refused(reasonInvalidRequest, "timestamp_ms", "-3",
 				"timestamp_ms is %d, want ms since 1970, -1 latest, -2 earliest or -3 largest timestamp", q.GetTimestampMs())
+		}
+		if refusal == nil {
+			refusal = seen.refuse(tp.Topic)
 		}
 		if refusal != nil {
 			answer.Partitions[i] = notListed(q, refusal)

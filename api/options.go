@@ -46,11 +46,17 @@ func (s *Server) options(listener string) []grpc.ServerOption {
 		// Connections of clients that vanished are found within 40 s.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.StatsHandler(connections{fetching: s.fetching}),
-		grpc.UnaryInterceptor(door{s, listener}.aroundUnary),
-		grpc.StreamInterceptor(door{s, listener}.aroundStream),
+		grpc.UnaryInterceptor(s.aroundUnary),
+		grpc.StreamInterceptor(s.aroundStream),
 		grpc.WaitForHandlers(true),
 	}
-	if s.c.Credentials != nil {
+	if s.c.Guard != nil {
+		o = append(o, grpc.InTapHandle(door{s, listener}.admit))
+	}
+	switch {
+	case len(s.c.Guard.Mechanisms("grpc", listener)) > 0:
+		o = append(o, grpc.Creds(newArrivals(s.c.Credentials, s.metrics.connectionsCut)))
+	case s.c.Credentials != nil:
 		o = append(o, grpc.Creds(s.c.Credentials))
 	}
 	return o
@@ -61,7 +67,7 @@ func (s *Server) maxRequestBytes() int { return s.c.MaxMessageBytes + messageSla
 
 // aroundUnary counts and times a call, turns its error into a status, survives a panic, and has
 // large answers counted until they have left.
-func (s door) aroundUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (answer any, err error) {
+func (s *Server) aroundUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (answer any, err error) {
 	start := time.Now()
 	var count *answerCount
 	if _, ok := req.(*clientv1.FetchRequest); ok {
@@ -77,9 +83,6 @@ func (s door) aroundUnary(ctx context.Context, req any, info *grpc.UnaryServerIn
 		s.metrics.requests.WithLabelValues(info.FullMethod, status.Code(err).String()).Inc()
 		s.metrics.seconds.WithLabelValues(info.FullMethod).Observe(time.Since(start).Seconds())
 	}()
-	if ctx, err = s.admit(ctx, info.FullMethod); err != nil {
-		return nil, err
-	}
 	answer, err = handler(ctx, req)
 	if err != nil {
 		return nil, err
@@ -92,20 +95,13 @@ func (s door) aroundUnary(ctx context.Context, req any, info *grpc.UnaryServerIn
 
 // aroundStream does the same for streams. All but Produce, which ends in its own way, end with the
 // server.
-func (s door) aroundStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+func (s *Server) aroundStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = s.panicked(info.FullMethod, p)
 		}
 		s.metrics.requests.WithLabelValues(info.FullMethod, status.Code(err).String()).Inc()
 	}()
-	ctx, err := s.admit(stream.Context(), info.FullMethod)
-	if err != nil {
-		return err
-	}
-	if ctx != stream.Context() {
-		stream = streamWithContext{stream, ctx}
-	}
 	if info.FullMethod != clientv1.LogService_Produce_FullMethodName {
 		ctx, cancel := s.untilStop(stream.Context())
 		defer cancel()

@@ -28,6 +28,7 @@ func (s *service) Produce(stream grpc.BidiStreamingServer[clientv1.ProduceReques
 	p := &produceStream{
 		service: s,
 		stream:  stream,
+		rights:  s.rights(stream.Context()),
 		answers: make(chan produceAnswer, s.c.StreamRequests),
 		read:    make(chan readEnd, 1),
 		room:    make(chan struct{}, 1),
@@ -47,6 +48,7 @@ func (s *service) Produce(stream grpc.BidiStreamingServer[clientv1.ProduceReques
 type produceStream struct {
 	*service
 	stream grpc.BidiStreamingServer[clientv1.ProduceRequest, clientv1.ProduceResponse]
+	rights rights
 	// answers has room for every request under way, so those who answer never block.
 	answers chan produceAnswer
 	// read tells how reading ended.
@@ -142,7 +144,7 @@ func (p *produceStream) take(req *clientv1.ProduceRequest) bool {
 // handle validates and proposes a request that was taken.
 func (p *produceStream) handle(req *clientv1.ProduceRequest, start time.Time) {
 	held := int64(len(req.Batch))
-	proposal, refusal := p.admitted(req)
+	proposal, refusal := p.admitted(&p.rights, req)
 	if refusal == nil {
 		// Records in proto form have a size only now, as a batch.
 		more := int64(len(proposal.Batch)) - held
@@ -156,9 +158,11 @@ func (p *produceStream) handle(req *clientv1.ProduceRequest, start time.Time) {
 	}
 	req.Batch, req.Records = nil, nil // the log's now; the answer needs only the names
 	if refusal != nil {
-		tp := record.TopicPartition{Topic: req.Topic, Partition: req.Partition}
-		p.finish(produceAnswer{req: req, err: refusal, start: start, result: partition.ProduceResult{
-			BaseOffset: record.NoOffset, LogStart: p.c.Log.LogStart(tp), LogAppendTime: -1}}, held)
+		none := partition.ProduceResult{BaseOffset: record.NoOffset, LogStart: record.NoOffset, LogAppendTime: -1}
+		if !denied(refusal) {
+			none.LogStart = p.c.Log.LogStart(record.TopicPartition{Topic: req.Topic, Partition: req.Partition})
+		}
+		p.finish(produceAnswer{req: req, err: refusal, start: start, result: none}, held)
 		return
 	}
 	p.c.Log.Produce(proposal, func(result partition.ProduceResult, err error) {

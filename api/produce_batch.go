@@ -6,6 +6,7 @@ import (
 	"time"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
@@ -13,7 +14,7 @@ import (
 
 // admitted turns a request into one that the log takes, or says what is wrong with it. Nothing has
 // happened then.
-func (s *service) admitted(req *clientv1.ProduceRequest) (partition.ProduceRequest, *clientv1.Error) {
+func (s *service) admitted(by *rights, req *clientv1.ProduceRequest) (partition.ProduceRequest, *clientv1.Error) {
 	none := partition.ProduceRequest{}
 	tp, refusal := checkPartition(req.Topic, req.Partition)
 	if refusal != nil {
@@ -21,6 +22,14 @@ func (s *service) admitted(req *clientv1.ProduceRequest) (partition.ProduceReque
 	}
 	if refusal := checkProduce(req); refusal != nil {
 		return none, refusal
+	}
+	if refusal := by.refuse(acl.Write, acl.Topic, tp.Topic); refusal != nil {
+		return none, refusal
+	}
+	if req.TransactionalId != "" {
+		if refusal := by.refuse(acl.Write, acl.TransactionalID, req.TransactionalId); refusal != nil {
+			return none, refusal
+		}
 	}
 	limits, err := s.c.Log.Limits(tp)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/partition/producer"
 	"github.com/oncelog/oncelog/record"
@@ -14,6 +15,10 @@ func (s *service) DescribeProducers(ctx context.Context, req *clientv1.DescribeP
 	tp, refusal := checkPartition(req.Topic, req.Partition)
 	if refusal == nil {
 		refusal = checkRange("producer_ids", int64(len(req.ProducerIds)), 0, maxProducers)
+	}
+	if refusal == nil {
+		by := s.rights(ctx)
+		refusal = by.refuse(acl.Read, acl.Topic, tp.Topic)
 	}
 	if refusal != nil {
 		return nil, s.failed(refusal)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
 	"github.com/oncelog/oncelog/cluster"
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/partition/producer"
@@ -280,6 +282,7 @@ func (r *fakeReplicas) DeleteRecords(_ context.Context, tp record.TopicPartition
 type fakeCluster struct {
 	t       *testing.T
 	img     *metadata.Image
+	ruled   atomic.Pointer[metadata.Image]
 	leaders map[metadata.GroupID]partition.Leader
 
 	create func(NewTopic) (*metadata.Topic, error)
@@ -335,7 +338,17 @@ func (c *fakeCluster) group(topic string, p int) metadata.GroupID {
 	return t.Partitions[p].Group
 }
 
-func (c *fakeCluster) Image() *metadata.Image { return c.img }
+// Image is img, with rules if there are any.
+func (c *fakeCluster) Image() *metadata.Image {
+	if ruled := c.ruled.Load(); ruled != nil {
+		return ruled
+	}
+	return c.img
+}
+
+// rule gives rules to the image.
+func (c *fakeCluster) rule(rules ...acl.Rule) { c.ruled.Store(c.img.WithAccess(nil, rules)) }
+
 func (c *fakeCluster) Leader(g metadata.GroupID) (partition.Leader, bool) {
 	l, ok := c.leaders[g]
 	return l, ok

@@ -7,6 +7,8 @@ import (
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -15,6 +17,10 @@ func (s *service) CreateTopic(ctx context.Context, req *clientv1.CreateTopicRequ
 	refusal := checkTopic(req.Name)
 	if refusal == nil {
 		refusal = checkRange("wait_ready_ms", int64(req.WaitReadyMs), 0, maxTimeoutMS)
+	}
+	if refusal == nil {
+		by := s.rights(ctx)
+		refusal = by.refuseBoth(frontdoor.OnCluster(acl.Create), onTopic(acl.Create, req.Name))
 	}
 	if refusal != nil {
 		return nil, s.failed(refusal)
@@ -58,6 +64,13 @@ func (s *service) AlterTopic(ctx context.Context, req *clientv1.AlterTopicReques
 	if refusal == nil && req.Partitions == 0 && len(req.SetConfigs) == 0 && len(req.UnsetConfigs) == 0 {
 		refusal = refused(reasonInvalidRequest, "partitions, set_configs, unset_configs", "", "none of partitions, set_configs and unset_configs is set: there is nothing to alter")
 	}
+	by := s.rights(ctx)
+	if refusal == nil && req.Partitions != 0 {
+		refusal = by.refuse(acl.Alter, acl.Topic, req.Name)
+	}
+	if refusal == nil && len(req.SetConfigs)+len(req.UnsetConfigs) > 0 {
+		refusal = by.refuse(acl.AlterConfigs, acl.Topic, req.Name)
+	}
 	if refusal != nil {
 		return nil, s.failed(refusal)
 	}
@@ -71,7 +84,12 @@ func (s *service) AlterTopic(ctx context.Context, req *clientv1.AlterTopicReques
 
 // DeleteTopic deletes a topic with all its records.
 func (s *service) DeleteTopic(ctx context.Context, req *clientv1.DeleteTopicRequest) (*clientv1.DeleteTopicResponse, error) {
-	if refusal := checkTopic(req.Name); refusal != nil {
+	refusal := checkTopic(req.Name)
+	if refusal == nil {
+		by := s.rights(ctx)
+		refusal = by.refuseBoth(frontdoor.OnCluster(acl.Delete), onTopic(acl.Delete, req.Name))
+	}
+	if refusal != nil {
 		return nil, s.failed(refusal)
 	}
 	if err := s.c.Cluster.DeleteTopic(ctx, req.Name); err != nil {
@@ -80,9 +98,18 @@ func (s *service) DeleteTopic(ctx context.Context, req *clientv1.DeleteTopicRequ
 	return &clientv1.DeleteTopicResponse{}, nil
 }
 
-// DescribeTopic shows a topic and the configs that hold for it.
-func (s *service) DescribeTopic(_ context.Context, req *clientv1.DescribeTopicRequest) (*clientv1.DescribeTopicResponse, error) {
-	if refusal := checkTopicName(req.Name); refusal != nil {
+func onTopic(op acl.Operation, name string) frontdoor.Action {
+	return frontdoor.Action{Operation: op, Type: acl.Topic, Name: name}
+}
+
+// DescribeTopic shows a topic and, to who may see them, the configs that hold for it.
+func (s *service) DescribeTopic(ctx context.Context, req *clientv1.DescribeTopicRequest) (*clientv1.DescribeTopicResponse, error) {
+	by := s.rights(ctx)
+	refusal := checkTopicName(req.Name)
+	if refusal == nil {
+		refusal = by.refuse(acl.Describe, acl.Topic, req.Name)
+	}
+	if refusal != nil {
 		return nil, s.failed(refusal)
 	}
 	img := s.c.Cluster.Image()
@@ -91,6 +118,9 @@ func (s *service) DescribeTopic(_ context.Context, req *clientv1.DescribeTopicRe
 		return nil, s.failed(s.unknownPartition(record.TopicPartition{Topic: req.Name}))
 	}
 	answer := &clientv1.DescribeTopicResponse{Topic: s.protoTopic(t)}
+	if !by.sees(acl.DescribeConfigs, acl.Topic, req.Name) {
+		return answer, nil
+	}
 	for _, c := range img.ConfigsOf(t) {
 		answer.Configs = append(answer.Configs, &clientv1.ConfigEntry{Name: c.Def.Name, Value: c.Value,
 			Explicit: c.Source == metadata.FromTopic, Documentation: c.Def.Doc})

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,8 +13,10 @@ import (
 	"google.golang.org/grpc/peer"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/txn"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -30,7 +33,11 @@ const (
 // InitProducerId hands out a producer id: a fresh one (I1), or that of a transactional id (I2). The name is the one that
 // generated code demands.
 func (s *service) InitProducerId(ctx context.Context, req *clientv1.InitProducerIdRequest) (*clientv1.InitProducerIdResponse, error) {
+	by := s.rights(ctx)
 	if req.TransactionalId == "" {
+		if refusal := by.refuseProducer(); refusal != nil {
+			return nil, s.failed(refusal)
+		}
 		id, err := s.c.Cluster.NextProducerID(ctx)
 		if err != nil {
 			return nil, s.failed(s.ofDomain(err))
@@ -38,6 +45,9 @@ func (s *service) InitProducerId(ctx context.Context, req *clientv1.InitProducer
 		return &clientv1.InitProducerIdResponse{ProducerId: int64(id)}, nil
 	}
 	has, refusal := suppliedProducer(req.ProducerId, req.ProducerEpoch)
+	if refusal == nil {
+		refusal = by.refuse(acl.Write, acl.TransactionalID, req.TransactionalId)
+	}
 	if refusal != nil {
 		return nil, s.failed(refusal)
 	}
@@ -57,15 +67,21 @@ func (s *service) InitProducerId(ctx context.Context, req *clientv1.InitProducer
 // FindCoordinator says which broker coordinates an id or a group.
 func (s *service) FindCoordinator(ctx context.Context, req *clientv1.FindCoordinatorRequest) (*clientv1.FindCoordinatorResponse, error) {
 	var kind coordinator.Kind
+	var of acl.ResourceType
 	switch req.Type {
 	case clientv1.CoordinatorType_COORDINATOR_TYPE_TRANSACTION:
-		kind = coordinator.KindTransactions
+		kind, of = coordinator.KindTransactions, acl.TransactionalID
 	case clientv1.CoordinatorType_COORDINATOR_TYPE_GROUP:
-		kind = coordinator.KindGroups
+		kind, of = coordinator.KindGroups, acl.Group
 	default:
 		return nil, s.failed(refused(reasonInvalidRequest, "type", "1 to 2", "type is %d; want COORDINATOR_TYPE_GROUP (1) or COORDINATOR_TYPE_TRANSACTION (2)", req.Type))
 	}
-	if refusal := checkKey("key", req.Key); refusal != nil {
+	refusal := checkKey("key", req.Key)
+	if refusal == nil {
+		by := s.rights(ctx)
+		refusal = by.refuse(acl.Describe, of, req.Key)
+	}
+	if refusal != nil {
 		return nil, s.failed(refusal)
 	}
 	broker, err := s.c.Coordinators.Find(ctx, kind, req.Key)
@@ -78,6 +94,10 @@ func (s *service) FindCoordinator(ctx context.Context, req *clientv1.FindCoordin
 // EndTransaction commits or aborts.
 func (s *service) EndTransaction(ctx context.Context, req *clientv1.EndTransactionRequest) (*clientv1.EndTransactionResponse, error) {
 	has, refusal := suppliedProducer(&req.ProducerId, &req.ProducerEpoch)
+	if refusal == nil {
+		by := s.rights(ctx)
+		refusal = by.refuse(acl.Write, acl.TransactionalID, req.TransactionalId)
+	}
 	if refusal != nil {
 		return nil, s.failed(refusal)
 	}
@@ -114,8 +134,12 @@ func (s *service) ListTransactions(ctx context.Context, req *clientv1.ListTransa
 	if err != nil {
 		return nil, s.failed(s.ofDomain(err))
 	}
+	by := s.rights(ctx)
 	answer := &clientv1.ListTransactionsResponse{Truncated: truncated}
 	for _, t := range list {
+		if !by.sees(acl.Describe, acl.TransactionalID, t.ID) {
+			continue
+		}
 		p := s.protoTransaction(t)
 		p.Topics, p.History = nil, nil
 		answer.Transactions = append(answer.Transactions, p)
@@ -125,16 +149,31 @@ func (s *service) ListTransactions(ctx context.Context, req *clientv1.ListTransa
 
 // DescribeTransaction shows one id.
 func (s *service) DescribeTransaction(ctx context.Context, req *clientv1.DescribeTransactionRequest) (*clientv1.DescribeTransactionResponse, error) {
+	by := s.rights(ctx)
+	if refusal := by.refuse(acl.Describe, acl.TransactionalID, req.TransactionalId); refusal != nil {
+		return nil, s.failed(refusal)
+	}
 	t, err := s.c.Transactions.Describe(ctx, req.TransactionalId)
 	if err != nil {
 		return nil, s.failed(s.ofDomain(err))
 	}
-	return &clientv1.DescribeTransactionResponse{Transaction: s.protoTransaction(t)}, nil
+	p := s.protoTransaction(t)
+	p.Topics = slices.DeleteFunc(p.Topics, func(t *clientv1.TransactionTopic) bool { return !by.sees(acl.Describe, acl.Topic, t.Topic) })
+	for _, e := range p.History {
+		if e.Topic != "" && !by.sees(acl.Describe, acl.Topic, e.Topic) {
+			e.Topic = ""
+		}
+	}
+	return &clientv1.DescribeTransactionResponse{Transaction: p}, nil
 }
 
-// AbortTransaction aborts against the producer.
+// AbortTransaction aborts against the producer: for operators, and for who could take the id from it as well.
 func (s *service) AbortTransaction(ctx context.Context, req *clientv1.AbortTransactionRequest) (*clientv1.AbortTransactionResponse, error) {
 	seen, refusal := suppliedProducer(req.ProducerId, req.ProducerEpoch)
+	if refusal == nil {
+		by := s.rights(ctx)
+		refusal = by.refuseBoth(frontdoor.Action{Operation: acl.Write, Type: acl.TransactionalID, Name: req.TransactionalId}, frontdoor.OnCluster(acl.Alter))
+	}
 	if refusal != nil {
 		return nil, s.failed(refusal)
 	}
