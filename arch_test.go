@@ -78,7 +78,7 @@ var mayImport = map[string][]string{
 	"broker": {"record", "api", "kafka", "partition", "coordinator", "cluster", "internal"},
 
 	// Outside of the broker.
-	"client":                 {"record", "api/proto/client"},
+	"client":                 {"record", "api/proto/client", "internal/sasl"},
 	"brokertest":             {"broker", "client", "record", "api/proto/client", "partition", "cluster", "internal"},
 	"cmd/brokerd":            {"broker", "internal/buildinfo", "internal/heapfloor"},
 	"cmd/brokerctl":          {"client", "record", "api/proto/client", "partition", "internal/secure", "internal/raftgroup", "internal/vfs", "internal/buildinfo", "internal/heapfloor", "internal/history", "internal/workload"},

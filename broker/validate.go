@@ -302,11 +302,7 @@ func (v *validator) sasl(field string, l ListenerConfig) {
 }
 
 func (s SecurityConfig) validate(v *validator) {
-	if s.Authorizer == AuthorizerACL {
-		v.add("security.authorizer", "%q does not decide yet: this version keeps rules and applies none; use %q", AuthorizerACL, AuthorizerNone)
-	} else {
-		v.oneOf("security.authorizer", s.Authorizer, AuthorizerNone)
-	}
+	v.oneOf("security.authorizer", s.Authorizer, AuthorizerNone, AuthorizerACL)
 	for _, u := range s.SuperUsers {
 		if name, ok := strings.CutPrefix(u, "User:"); !ok || name == "" {
 			v.add("security.super_users", "%q is not User:NAME", u)

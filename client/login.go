@@ -2,14 +2,9 @@ package client
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/pbkdf2"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/sha512"
 	"fmt"
-	"hash"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,13 +15,14 @@ import (
 	"google.golang.org/grpc/status"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/internal/sasl"
 )
 
 // SASL mechanisms by which a client can prove a password. By the SCRAM mechanisms the password does not leave the client.
 const (
-	SCRAMSHA256 = "SCRAM-SHA-256"
-	SCRAMSHA512 = "SCRAM-SHA-512"
-	PLAIN       = "PLAIN"
+	SCRAMSHA256 = sasl.ScramSHA256
+	SCRAMSHA512 = sasl.ScramSHA512
+	PLAIN       = sasl.Plain
 )
 
 // SASL is how a client proves who it is.
@@ -45,24 +41,43 @@ func (s SASL) GoString() string { return s.String() }
 
 // login proves who we are to the broker at the other end of one connection, when it is first needed and when the proof wears out. It
 // gives every call a token (credentials.PerRPCCredentials) and forgets it when the connection is made anew: another broker, or the
-// same one with another key, may be there.
+// same one with another key, may be there. However many calls need a token, one proof is under way at a time, and all have what came of it.
 type login struct {
 	sasl    SASL
 	timeout time.Duration
 	cc      *grpc.ClientConn // set before the first call
 
-	// made counts the connections that were made, and the tokens that were refused: a token is good for one number.
+	// made counts the connections that were made: a token is good for one.
 	made atomic.Int64
 
-	// turn guards what follows; a context bounds the wait for it.
-	turn  chan struct{}
+	// mu guards what follows.
+	mu sync.Mutex
+	granted
+	// proving is under way; nil: nothing is.
+	proving *proof
+}
+
+// granted is a token, the connection that it is good for, and when it is to be had anew.
+type granted struct {
 	token string
-	of    int64 // the number that token is good for
+	of    int64
 	renew time.Time
 }
 
+// proof is one exchange and what came of it, once it is done.
+type proof struct {
+	done  chan struct{}
+	token string
+	err   error
+}
+
+// shown is the token of one call, once it has one.
+type shown struct{ token atomic.Pointer[string] }
+
+type shownKey struct{}
+
 func newLogin(cfg Config) *login {
-	return &login{sasl: cfg.SASL, timeout: cfg.RequestTimeout, turn: make(chan struct{}, 1)}
+	return &login{sasl: cfg.SASL, timeout: cfg.RequestTimeout}
 }
 
 // GetRequestMetadata gives what a call shows.
@@ -72,43 +87,91 @@ func (l *login) GetRequestMetadata(ctx context.Context, uri ...string) (map[stri
 			return nil, nil // the proof itself
 		}
 	}
+	token, err := l.current(ctx)
+	if err != nil {
+		return nil, passable(err)
+	}
+	if s, ok := ctx.Value(shownKey{}).(*shown); ok {
+		s.token.Store(&token)
+	}
+	return map[string]string{"authorization": "Bearer " + token}, nil
+}
+
+// passable is an error with a code that gRPC passes on from here: of those that it takes for bugs it would keep nothing but the text.
+func passable(err error) error {
+	switch st := status.Convert(err); st.Code() {
+	case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.DataLoss:
+		p := st.Proto()
+		p.Code = int32(codes.Unauthenticated)
+		return status.ErrorProto(p)
+	}
+	return err
+}
+
+// current gives a token that is good, as far as we know.
+func (l *login) current(ctx context.Context) (string, error) {
+	l.mu.Lock()
+	if l.token != "" && l.of == l.made.Load() && time.Now().Before(l.renew) {
+		defer l.mu.Unlock()
+		return l.token, nil
+	}
+	p := l.proving
+	if p == nil {
+		p = &proof{done: make(chan struct{})}
+		l.proving = p
+		go l.run(p)
+	}
+	l.mu.Unlock()
 	select {
-	case l.turn <- struct{}{}:
+	case <-p.done:
+		return p.token, p.err
 	case <-ctx.Done():
-		return nil, status.FromContextError(ctx.Err()).Err()
+		return "", status.FromContextError(ctx.Err()).Err()
 	}
-	defer func() { <-l.turn }()
-	if l.token == "" || l.of != l.made.Load() || time.Now().After(l.renew) {
-		if err := l.prove(ctx); err != nil {
-			return nil, err
-		}
+}
+
+// run runs one exchange for all who wait for it. It ends with the connection, or after the timeout of a request.
+func (l *login) run(p *proof) {
+	ctx, cancel := context.WithTimeout(context.Background(), l.timeout)
+	defer cancel()
+	g, err := l.prove(ctx)
+	p.token, p.err = g.token, err
+	l.mu.Lock()
+	if l.proving = nil; err == nil {
+		l.granted = g
 	}
-	return map[string]string{"authorization": "Bearer " + l.token}, nil
+	l.mu.Unlock()
+	close(p.done)
 }
 
 // RequireTransportSecurity: SCRAM needs none, and who sends PLAIN without it has said so.
 func (l *login) RequireTransportSecurity() bool { return false }
 
-// forget lets the next call prove who we are anew.
-func (l *login) forget() { l.made.Add(1) }
+// forget lets the next call prove who we are anew, if it would show the token that was refused.
+func (l *login) forget(token string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.token == token {
+		l.token = ""
+	}
+}
 
-// prove runs one exchange. Held: turn.
-func (l *login) prove(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, l.timeout)
-	defer cancel()
+// prove runs one exchange.
+func (l *login) prove(ctx context.Context) (granted, error) {
+	none := granted{}
 	stream, err := clientv1.NewAuthServiceClient(l.cc).Authenticate(ctx)
 	if err != nil {
-		return err
+		return none, err
 	}
 	next, proven, err := l.steps()
 	if err != nil {
-		return status.Error(codes.Unauthenticated, err.Error())
+		return none, status.Error(codes.Unauthenticated, err.Error())
 	}
 	var message []byte
 	var of int64
 	for first := true; ; first = false {
 		if message, err = next(message); err != nil {
-			return status.Error(codes.Unauthenticated, "the broker does not prove that it knows the password: "+err.Error())
+			return none, status.Error(codes.Unauthenticated, "the broker does not prove that it knows the password: "+err.Error())
 		}
 		req := &clientv1.AuthenticateRequest{Message: message}
 		if first {
@@ -118,7 +181,7 @@ func (l *login) prove(ctx context.Context) error {
 		_ = stream.Send(req)
 		resp, err := stream.Recv()
 		if err != nil {
-			return err
+			return none, err
 		}
 		if message = resp.GetMessage(); first {
 			of = l.made.Load() // the connection is there
@@ -128,15 +191,14 @@ func (l *login) prove(ctx context.Context) error {
 		}
 		if l.sasl.Mechanism != PLAIN {
 			if _, err := next(message); err != nil {
-				return status.Error(codes.Unauthenticated, "the broker does not prove that it knows the password: "+err.Error())
+				return none, status.Error(codes.Unauthenticated, "the broker does not prove that it knows the password: "+err.Error())
 			}
 		}
 		if !proven() { // it gives a token before it has signed anything
-			return status.Error(codes.Unauthenticated, "the broker does not prove that it knows the password")
+			return none, status.Error(codes.Unauthenticated, "the broker does not prove that it knows the password")
 		}
-		l.token, l.of = resp.GetToken(), of
-		l.renew = time.Now().Add(time.Duration(resp.GetLifetimeMs()) * time.Millisecond * 8 / 10)
-		return nil
+		good := time.Duration(resp.GetLifetimeMs()) * time.Millisecond
+		return granted{resp.GetToken(), of, time.Now().Add(good * 8 / 10)}, nil
 	}
 }
 
@@ -174,56 +236,61 @@ func (l *login) options() []grpc.DialOption {
 
 // unary tries a call that was refused for its token once more, with a new one: the broker did nothing.
 func (l *login) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, o ...grpc.CallOption) error {
+	s := new(shown)
+	ctx = context.WithValue(ctx, shownKey{}, s)
 	err := invoke(ctx, method, req, reply, cc, o...)
-	if status.Code(err) != codes.Unauthenticated {
+	token := s.token.Load()
+	if status.Code(err) != codes.Unauthenticated || token == nil { // without a token, the proof has failed
 		return err
 	}
-	l.forget()
+	l.forget(*token)
 	return invoke(ctx, method, req, reply, cc, o...)
 }
 
-// TagRPC is stats.Handler's.
-func (l *login) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+// TagRPC lets a call keep the token that it shows.
+func (l *login) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context {
+	if ctx.Value(shownKey{}) != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, shownKey{}, new(shown))
+}
 
 // HandleRPC forgets a token that a stream was refused for.
-func (l *login) HandleRPC(_ context.Context, s stats.RPCStats) {
-	if end, ok := s.(*stats.End); ok && status.Code(end.Error) == codes.Unauthenticated {
-		l.forget()
+func (l *login) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	end, ok := s.(*stats.End)
+	if !ok || status.Code(end.Error) != codes.Unauthenticated {
+		return
+	}
+	if call, ok := ctx.Value(shownKey{}).(*shown); ok {
+		if token := call.token.Load(); token != nil {
+			l.forget(*token)
+		}
 	}
 }
 
 // TagConn is stats.Handler's.
 func (l *login) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
 
-// HandleConn forgets the token when a connection is new.
+// HandleConn has no token be good for a connection that is new.
 func (l *login) HandleConn(_ context.Context, s stats.ConnStats) {
 	if _, ok := s.(*stats.ConnBegin); ok {
-		l.forget()
+		l.made.Add(1)
 	}
 }
 
-// credentialOf makes what brokers keep of a password (RFC 5802, 3).
+// credentialOf makes what brokers keep of a password.
 func credentialOf(user, password, mechanism string, iterations int) (*clientv1.UserCredential, error) {
-	h, number := func() hash.Hash { return sha512.New() }, clientv1.ScramMechanism_SCRAM_MECHANISM_SHA_512
+	number := clientv1.ScramMechanism_SCRAM_MECHANISM_SHA_512
 	switch mechanism {
 	case SCRAMSHA256:
-		h, number = sha256.New, clientv1.ScramMechanism_SCRAM_MECHANISM_SHA_256
+		number = clientv1.ScramMechanism_SCRAM_MECHANISM_SHA_256
 	case SCRAMSHA512:
 	default:
 		return nil, invalid("Mechanism", "is %q, want %s or %s", mechanism, SCRAMSHA256, SCRAMSHA512)
 	}
-	salt := make([]byte, 16)
-	_, _ = rand.Read(salt) // never fails
-	salted, err := pbkdf2.Key(h, password, salt, iterations, h().Size())
+	c, err := sasl.Derive(mechanism, password, sasl.NewSalt(), iterations)
 	if err != nil {
 		return nil, invalid("Password", "cannot be hashed")
 	}
-	mac := func(text string) []byte {
-		m := hmac.New(h, salted)
-		m.Write([]byte(text))
-		return m.Sum(nil)
-	}
-	stored := h()
-	stored.Write(mac("Client Key"))
-	return &clientv1.UserCredential{User: user, Mechanism: number, Salt: salt, Iterations: uint32(iterations), StoredKey: stored.Sum(nil), ServerKey: mac("Server Key")}, nil
+	return &clientv1.UserCredential{User: user, Mechanism: number, Salt: c.Salt, Iterations: uint32(c.Iterations), StoredKey: c.StoredKey, ServerKey: c.ServerKey}, nil
 }
