@@ -20,6 +20,9 @@ type model struct {
 	brokers        map[int32]mBroker
 	topics         map[string]mTopic // by id
 	defaults       map[string]string
+	// credentials by user and mechanism, and rules, are texts.
+	credentials map[string]string
+	rules       map[string]bool
 }
 
 type mBroker struct {
@@ -55,12 +58,14 @@ type mReplica struct {
 }
 
 func newModel() *model {
-	return &model{level: 1, group: 1000, replica: 1, brokers: map[int32]mBroker{}, topics: map[string]mTopic{}, defaults: map[string]string{}}
+	return &model{level: 1, group: 1000, replica: 1, brokers: map[int32]mBroker{}, topics: map[string]mTopic{}, defaults: map[string]string{},
+		credentials: map[string]string{}, rules: map[string]bool{}}
 }
 
 func (m *model) clone() *model {
 	c := *m
 	c.brokers, c.defaults = maps.Clone(m.brokers), maps.Clone(m.defaults)
+	c.credentials, c.rules = maps.Clone(m.credentials), maps.Clone(m.rules)
 	c.topics = make(map[string]mTopic)
 	for id, t := range m.topics {
 		t.configs = maps.Clone(t.configs)
@@ -145,6 +150,8 @@ func (m *model) run(command *statev1.MetadataCommand) (code Code, pids int64) {
 		return "", n
 	case *statev1.MetadataCommand_AlterDefaults:
 		return m.alterDefaults(cmd.AlterDefaults), 0
+	case *statev1.MetadataCommand_AlterAccess:
+		return m.access(cmd.AlterAccess), 0
 	default:
 		return m.members(command), 0
 	}
@@ -414,6 +421,7 @@ func (m *model) String() string {
 		fmt.Fprintf(&b, "broker %d (%d) [{peer %s}] rack %q levels %d-%d draining %v\n", id, br.incarnation, br.address, br.rack, br.lo, br.hi, br.draining)
 	}
 	fmt.Fprintf(&b, "defaults %v\n", pairs(m.defaults))
+	b.WriteString(m.accessString())
 	for _, id := range slices.Sorted(maps.Keys(m.topics)) {
 		t := m.topics[id]
 		fmt.Fprintf(&b, "topic %q %x deleting %v rf %d %v\n", t.name, id, t.deleting, t.rf, pairs(t.configs))
@@ -443,6 +451,7 @@ func modelOf(img *Image) *model {
 	for _, c := range img.Defaults() {
 		m.defaults[c.Name] = c.Value
 	}
+	m.accessOf(img)
 	for _, t := range img.AllTopics() {
 		mt := mTopic{name: t.Name, configs: map[string]string{}, deleting: t.Deleting, rf: t.Replication}
 		for _, c := range t.Configs {

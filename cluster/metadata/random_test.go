@@ -52,7 +52,7 @@ func TestAgreesWithModel(t *testing.T) {
 		commands += randomRun(t, rnd, accepted, refused)
 	}
 	t.Logf("%d commands, changed %v, refused %v", commands, accepted, refused)
-	if len(accepted) < 16 || len(refused) < 14 {
+	if len(accepted) < 17 || len(refused) < 15 || accepted["AlterAccess"] < 10 || refused["AlterAccess"] < 10 {
 		t.Errorf("%d kinds of commands changed something, %d were refused: the generator is too narrow", len(accepted), len(refused))
 	}
 }
@@ -340,6 +340,9 @@ func (g *generator) refs(m *model, broker int32) []*statev1.ReplicaRef {
 }
 
 func (g *generator) command(m *model) *statev1.MetadataCommand {
+	if g.chance(15) {
+		return g.access(m)
+	}
 	b := g.broker()
 	n := g.r.IntN(140)
 	if g.members && !g.chance(8) {
