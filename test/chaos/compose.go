@@ -65,7 +65,16 @@ func (c *compose) Kill(id int32) error { return c.do(id, "kill") }
 
 func (c *compose) Start(id int32) error { return c.do(id, "start") }
 
-func (c *compose) Pause(id int32) error { return c.do(id, "pause") }
+// Pause tries again where a busy machine kept the engine from freezing all threads in its time.
+func (c *compose) Pause(id int32) error {
+	var err error
+	for range 5 {
+		if err = c.do(id, "pause"); err == nil || !strings.Contains(err.Error(), "unable to freeze") {
+			return err
+		}
+	}
+	return err
+}
 
 func (c *compose) Resume(id int32) error { return c.do(id, "unpause") }
 
