@@ -66,6 +66,7 @@ func run(o options) error {
 			return fmt.Errorf("build %s: %w", name, err)
 		}
 	}
+	o.set = append([]string{"compaction.interval=" + compactionLook}, o.set...) // only for topics that are compacted
 	if o.profiles != "" {
 		if err := os.MkdirAll(o.profiles, 0o755); err != nil {
 			return err

@@ -37,7 +37,7 @@ const (
 )
 
 // rows are all of them.
-var rows = slices.Concat(logRows, transactionRows)
+var rows = slices.Concat(logRows, transactionRows, compactionRows)
 
 // logRows are measured by brokerctl bench, beside bench/limit. 64 in flight are 16 producers with 4 each: one idempotent producer has five at most.
 var logRows = []row{
