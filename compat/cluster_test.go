@@ -13,7 +13,7 @@ import (
 )
 
 var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "oncelog-compat-")
+	dir, err := suiteDir("oncelog-compat-")
 	if err != nil {
 		return "", err
 	}

@@ -24,7 +24,7 @@ var nodeHome = sync.OnceValues(func() (string, error) {
 			return "", err
 		}
 	}
-	dir, err := os.MkdirTemp("", "oncelog-node-")
+	dir, err := suiteDir("oncelog-node-")
 	if err != nil {
 		return "", err
 	}

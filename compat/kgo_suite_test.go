@@ -16,7 +16,7 @@ import (
 
 // kgoSuite is franz-go's own test program.
 var kgoSuite = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "oncelog-kgo-")
+	dir, err := suiteDir("oncelog-kgo-")
 	if err != nil {
 		return "", err
 	}

@@ -3,7 +3,6 @@ package compat
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -20,7 +19,7 @@ const confluentKafka = "2.16.1"
 
 // pythonHome gives an interpreter that has the client.
 var pythonHome = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "oncelog-python-")
+	dir, err := suiteDir("oncelog-python-")
 	if err != nil {
 		return "", err
 	}

@@ -35,6 +35,7 @@ func ran(t *testing.T, client, version string) {
 // TestMain writes what was run into the file that COMPAT_RESULTS names, over what was written of the same tests before.
 func TestMain(m *testing.M) {
 	status := m.Run()
+	suiteDirs.remove()
 	if path := os.Getenv("COMPAT_RESULTS"); path != "" {
 		before, err := compatpage.Read(path)
 		if err == nil {
@@ -46,6 +47,33 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(status)
+}
+
+// suiteDirs are what tests share, and what is removed after the last of them.
+var suiteDirs dirs
+
+type dirs struct {
+	mu   sync.Mutex
+	list []string
+}
+
+// suiteDir makes a directory that tests share.
+func suiteDir(pattern string) (string, error) {
+	dir, err := os.MkdirTemp("", pattern)
+	if err == nil {
+		suiteDirs.mu.Lock()
+		defer suiteDirs.mu.Unlock()
+		suiteDirs.list = append(suiteDirs.list, dir)
+	}
+	return dir, err
+}
+
+func (d *dirs) remove() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, dir := range d.list {
+		_ = os.RemoveAll(dir) // what is left is in nobody's way
+	}
 }
 
 // moduleVersion is the version of a Go module that the suite is built with.

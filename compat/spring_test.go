@@ -113,7 +113,7 @@ func buildJava(from string, args []string) (string, error) {
 			return "", err
 		}
 	}
-	dir, err := os.MkdirTemp("", "oncelog-java-")
+	dir, err := suiteDir("oncelog-java-")
 	if err != nil {
 		return "", err
 	}

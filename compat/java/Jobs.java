@@ -35,9 +35,24 @@ public final class Jobs {
         }
     }
 
-    private static Properties producer(String bootstrap) {
+    /** What every client has; JOB_CA, JOB_USER and JOB_PASSWORD say who it is where that has to be proven. */
+    private static Properties client(String bootstrap) {
         Properties p = new Properties();
         p.put("bootstrap.servers", bootstrap);
+        String user = System.getenv("JOB_USER");
+        if (user != null) {
+            p.put("security.protocol", "SASL_SSL");
+            p.put("ssl.truststore.type", "PEM");
+            p.put("ssl.truststore.location", System.getenv("JOB_CA"));
+            p.put("sasl.mechanism", "SCRAM-SHA-512");
+            p.put("sasl.jaas.config", "org.apache.kafka.common.security.scram.ScramLoginModule required username=\"" + user + "\" password=\""
+                    + System.getenv("JOB_PASSWORD") + "\";");
+        }
+        return p;
+    }
+
+    private static Properties producer(String bootstrap) {
+        Properties p = client(bootstrap);
         p.put("key.serializer", StringSerializer.class.getName());
         p.put("value.serializer", StringSerializer.class.getName());
         return p;
@@ -85,8 +100,7 @@ public final class Jobs {
     }
 
     private static KafkaConsumer<String, String> consumer(String bootstrap, String group, String protocol) {
-        Properties p = new Properties();
-        p.put("bootstrap.servers", bootstrap);
+        Properties p = client(bootstrap);
         p.put("group.id", group);
         if (!protocol.isEmpty() && !protocol.equals("classic")) {
             p.put("group.protocol", protocol);

@@ -2,6 +2,8 @@
 // Each prints a line of counts, or fails.
 'use strict'
 
+const fs = require('fs')
+
 const { CompressionCodecs, CompressionTypes, Kafka, logLevel } = require('kafkajs')
 const lz4 = require('lz4js')
 const { ZstdCodec } = require('zstd-codec')
@@ -19,8 +21,14 @@ CompressionCodecs[CompressionTypes.ZSTD] = () => ({
 })
 const codecs = { none: CompressionTypes.None, gzip: CompressionTypes.GZIP, snappy: CompressionTypes.Snappy, lz4: CompressionTypes.LZ4, zstd: CompressionTypes.ZSTD }
 
+// JOB_CA, JOB_USER and JOB_PASSWORD say who a client is where that has to be proven.
+const security = process.env.JOB_USER && {
+  ssl: { ca: [fs.readFileSync(process.env.JOB_CA, 'utf8')] },
+  sasl: { mechanism: 'scram-sha-512', username: process.env.JOB_USER, password: process.env.JOB_PASSWORD },
+}
 const kafkaAt = bootstrap => new Kafka({
   brokers: bootstrap.split(','), clientId: 'kafkajs-job', logLevel: logLevel.ERROR, retry: { retries: 30, initialRetryTime: 100, maxRetryTime: 1000 },
+  ...security,
 })
 
 /**
@@ -70,6 +78,7 @@ async function transact(bootstrap, topic, n, transactionalId) {
         await transaction.abort()
       }
     } catch (e) {
+      if (security) throw e // nothing is killed there: it was refused
       if (commit && ending) uncertain += 10
       await producer.disconnect().catch(() => {})
       producer = await instanceOf(kafka, transactionalId)

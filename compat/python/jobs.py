@@ -3,16 +3,26 @@
 Each prints a line of counts, or fails.
 """
 
+import os
 import sys
 import time
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 
+def client(bootstrap, config):
+    """What every client has; JOB_CA, JOB_USER and JOB_PASSWORD say who it is where that has to be proven."""
+    config["bootstrap.servers"] = bootstrap
+    if "JOB_USER" in os.environ:
+        config |= {"security.protocol": "sasl_ssl", "ssl.ca.location": os.environ["JOB_CA"], "sasl.mechanisms": "SCRAM-SHA-512",
+                   "sasl.username": os.environ["JOB_USER"], "sasl.password": os.environ["JOB_PASSWORD"]}
+    return config
+
+
 def produce(bootstrap, topic, n, codec):
     """Writes n records, idempotently."""
     failed = []
-    producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "compression.type": codec})
+    producer = Producer(client(bootstrap, {"enable.idempotence": True, "compression.type": codec}))
     for i in range(n):
         producer.produce(topic, key=f"k{i}", value=f"{codec}-{i}", on_delivery=lambda err, _: err and failed.append(err))
         producer.poll(0)
@@ -23,7 +33,7 @@ def produce(bootstrap, topic, n, codec):
 
 def transact(bootstrap, topic, n, transactional_id):
     """Writes n transactions of ten records; every third is aborted."""
-    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": transactional_id})
+    producer = Producer(client(bootstrap, {"transactional.id": transactional_id}))
     producer.init_transactions(30)
     committed = 0
     for i in range(n):
@@ -51,8 +61,7 @@ def again(end):
 
 
 def consumer_of(bootstrap, group, protocol):
-    config = {"bootstrap.servers": bootstrap, "group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False,
-              "isolation.level": "read_committed"}
+    config = client(bootstrap, {"group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False, "isolation.level": "read_committed"})
     if protocol == "consumer":
         config["group.protocol"] = protocol
     return Consumer(config)
@@ -81,7 +90,7 @@ def consume(bootstrap, topic, group, protocol, n):
 
 def copy(bootstrap, source, target, transactional_id, protocol, n):
     """Copies until n records were copied or nothing comes for ten seconds, each batch with its positions in one transaction."""
-    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": transactional_id, "transaction.timeout.ms": 20000})
+    producer = Producer(client(bootstrap, {"transactional.id": transactional_id, "transaction.timeout.ms": 20000}))
     producer.init_transactions(30)
     consumer = consumer_of(bootstrap, "python-copy-" + protocol, protocol)
     consumer.subscribe([source])
