@@ -128,6 +128,7 @@ func (b *Broker) assemble() (*parts, error) {
 	p.partitions = partition.NewHost(partition.HostConfig{
 		Broker:                  b.cfg.BrokerID,
 		Dir:                     filepath.Join(b.cfg.DataDir, "partitions"),
+		SparesDir:               filepath.Join(b.cfg.DataDir, "spares"),
 		FS:                      b.options.FS,
 		Raft:                    p.raft,
 		Pull:                    p.pull,

@@ -1,6 +1,28 @@
 package partition
 
-import "time"
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/oncelog/oncelog/partition/recordlog"
+)
+
+// openSpares begins to keep files of dropped segments, to be written over. Without them files grow as ever.
+func (h *Host) openSpares() {
+	if h.config.SparesDir == "" {
+		return
+	}
+	var err error
+	if h.spares, err = recordlog.OpenSpares(h.config.FS, h.config.SparesDir); err != nil {
+		h.logger.Warn("no files of dropped segments are kept", "err", err)
+		return
+	}
+	if h.config.Registerer != nil {
+		h.config.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "brokerd_log_spare_bytes",
+			Help: "Bytes of files of dropped segments that are kept to be written over."}, func() float64 { return float64(h.spares.Bytes()) }))
+	}
+}
 
 // DiskState is what this broker's replicas have lately seen of the disk.
 type DiskState struct {

@@ -27,7 +27,10 @@ type HostConfig struct {
 	Broker int32
 	// Dir holds one directory for each replica.
 	Dir string
-	FS  vfs.FS
+	// SparesDir holds the files of dropped segments that are to be written over, on the file system of Dir; its parent exists. Empty: none
+	// are kept.
+	SparesDir string
+	FS        vfs.FS
 	// Raft runs the groups.
 	Raft *raftgroup.Host
 	// Pull brings log entries from a peer, for replicas that lie behind its Raft window.
@@ -77,6 +80,7 @@ type Host struct {
 	logger  *slog.Logger
 	metrics *metrics
 	logs    *recordlog.Metrics
+	spares  *recordlog.Spares // nil: none are kept
 	clock   *timeofday.Clock
 	jump    atomic.Int64 // what clock said last, ns
 
@@ -154,6 +158,7 @@ func NewHost(c HostConfig) *Host {
 		problems: make(map[raftgroup.GroupID]problem),
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
+	h.openSpares()
 	if c.Registerer != nil {
 		c.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "brokerd_producers",
 			Help: "Idempotent producers remembered by the replicas of this broker, all partitions together; each is bounded by limits.max_producers_per_partition."}, h.producers))
@@ -277,6 +282,7 @@ func (h *Host) openReplica(spec ReplicaSpec) (*Replica, error) {
 		LeaderEpoch:   r.leaderEpoch,
 		Logger:        r.logger,
 		Metrics:       h.logs,
+		Spares:        h.spares,
 	})
 	if err != nil {
 		return nil, err

@@ -28,7 +28,10 @@ type driver struct {
 	// writer is what the log has started to write its queue out; the driver says when it runs.
 	writer func()
 	// life counts openings: what an earlier log says does not count any more.
-	life int
+	life   int
+	spares *Spares
+	// recycled counts the files that were written over before spares was made.
+	recycled int
 	// beside is how often Raft may append beside what runs now.
 	beside int
 }
@@ -56,9 +59,42 @@ func (d *driver) start(fsys *vfs.Mem) {
 	d.t.Helper()
 	d.life++
 	d.writer = nil
-	l, err := tryOpen(fsys, d.options, func(o *Options) { o.background = func(f func()) { d.writer = f } })
+	spares, err := OpenSpares(fsys, "data/spares")
+	d.must(err, "open spares")
+	spares.least = 1
+	d.former(fsys, spares)
+	if d.spares != nil {
+		d.recycled += d.spares.taken
+	}
+	d.spares = spares
+	l, err := tryOpen(fsys, d.options, func(o *Options) { o.background, o.Spares = func(f func()) { d.writer = f }, spares })
 	d.must(err, "open")
 	d.log = l
+}
+
+// former makes spares of what the log's segments hold, and some of it twice: frames that this very log could take for its own.
+func (d *driver) former(fsys *vfs.Mem, spares *Spares) {
+	names, err := fsys.List(testDir)
+	if err != nil {
+		return // the log is new
+	}
+	for _, n := range names {
+		if segmentNamed(n) == nil || len(spares.idle) == spares.limit {
+			continue
+		}
+		b, err := vfs.ReadFile(fsys, testDir+"/"+n)
+		d.must(err, "read a segment")
+		b = append(b, b[len(b)/3&^7:]...)
+		spares.next++
+		s := spare{fmt.Sprintf("data/spares/%08d.spare", spares.next), int64(len(b))}
+		f, err := fsys.Create(s.path)
+		d.must(err, "make a spare")
+		_, err = f.WriteAt(b, 0)
+		d.must(err, "write a spare")
+		d.must(f.Sync(), "sync a spare")
+		d.must(f.Close(), "close a spare")
+		spares.idle = append(spares.idle, s)
+	}
 }
 
 func (d *driver) options(o *Options) {

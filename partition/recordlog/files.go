@@ -2,6 +2,7 @@ package recordlog
 
 import (
 	"errors"
+	"io/fs"
 	"sync"
 
 	"github.com/oncelog/oncelog/internal/vfs"
@@ -19,6 +20,9 @@ type files struct {
 	open  map[*segment]*handle
 	clock uint64
 	done  bool
+	// opening counts the files being opened; busy: some were in use when all were closed.
+	opening int
+	busy    bool
 }
 
 // handle is an open segment file.
@@ -32,8 +36,8 @@ type handle struct {
 	blocks []block // of a closed segment, nil: not loaded
 }
 
-func newFiles(fs vfs.FS, path func(string) string, limit int) *files {
-	return &files{fs: fs, path: path, limit: limit, open: map[*segment]*handle{}}
+func newFiles(fsys vfs.FS, path func(string) string, limit int) *files {
+	return &files{fs: fsys, path: path, limit: limit, open: map[*segment]*handle{}}
 }
 
 // acquire gives the segment's file, opening it if need be. release gives it back.
@@ -48,7 +52,17 @@ func (f *files) acquire(s *segment) (*handle, error) {
 		f.mu.Unlock()
 		return h, nil
 	}
+	if s.dropped {
+		f.mu.Unlock()
+		return nil, &fs.PathError{Op: "open", Path: f.path(s.name), Err: fs.ErrNotExist}
+	}
+	f.opening++
 	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		f.opening--
+		f.mu.Unlock()
+	}()
 	file, err := f.fs.Open(f.path(s.name))
 	if err != nil {
 		return nil, err
@@ -114,10 +128,12 @@ func (f *files) release(h *handle) {
 	}
 }
 
-// forget closes a segment's file, now or after its last user.
-func (f *files) forget(s *segment) {
+// forget closes a segment's file, now or after its last user. unused: nobody has it open, nor will.
+func (f *files) forget(s *segment) (unused bool) {
 	f.mu.Lock()
 	h := f.open[s]
+	s.dropped = true
+	unused = f.opening == 0 && (h == nil || h.users == 0)
 	delete(f.open, s)
 	if h != nil {
 		h.gone = true
@@ -127,6 +143,7 @@ func (f *files) forget(s *segment) {
 	if last {
 		h.Close() // as above
 	}
+	return unused
 }
 
 // index gives the blocks of a closed segment, as load finds them; they are kept with the handle.
@@ -160,12 +177,15 @@ func (f *files) dropIndex(s *segment) {
 func (f *files) closeAll() error {
 	f.mu.Lock()
 	f.done = true
+	f.busy = f.opening > 0
 	var idle []*handle
 	for s, h := range f.open {
 		delete(f.open, s)
 		h.gone = true
 		if h.users == 0 {
 			idle = append(idle, h)
+		} else {
+			f.busy = true
 		}
 	}
 	f.mu.Unlock()

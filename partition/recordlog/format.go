@@ -29,7 +29,8 @@ import (
 //	32 synced through uint64  first index - 1: all before is on disk when a segment is made
 //	40 created at     int64   unix ns
 //	48 previous       uint32  header CRC of the last frame of the segment before; 0: none
-//	52 reserved       8 bytes 0
+//	52 recycled       uint8   1: the file was written over, and bytes of before may follow the last frame
+//	53 reserved       7 bytes 0
 //	60 CRC32C         uint32  of salt, then bytes 0 to 59
 //
 // Then frames, one after the other:
@@ -91,6 +92,7 @@ type segmentHeader struct {
 	first      record.Index
 	createdAt  int64
 	previous   uint32
+	recycled   bool
 	crc        uint32
 }
 
@@ -105,6 +107,9 @@ func (h *segmentHeader) encode() []byte {
 	binary.BigEndian.PutUint64(b[32:], uint64(h.first-1))
 	binary.BigEndian.PutUint64(b[40:], uint64(h.createdAt))
 	binary.BigEndian.PutUint32(b[48:], h.previous)
+	if h.recycled {
+		b[52] = 1
+	}
 	h.crc = sum(seedOf(h.salt), b[:60])
 	binary.BigEndian.PutUint32(b[60:], h.crc)
 	return b
@@ -142,6 +147,7 @@ func decodeSegmentHeader(b []byte, salt uint64) (segmentHeader, error) {
 		first:      record.Index(binary.BigEndian.Uint64(b[24:])),
 		createdAt:  int64(binary.BigEndian.Uint64(b[40:])),
 		previous:   binary.BigEndian.Uint32(b[48:]),
+		recycled:   b[52] == 1,
 		crc:        crc,
 	}, nil
 }

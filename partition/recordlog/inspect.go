@@ -81,6 +81,7 @@ type Inspector struct {
 	damaged  map[string]bool
 	previous *segment // the live one before, nil if it is not known how it ends
 	claimed  record.Index
+	next     record.Index // where the segment behind a closed one begins
 }
 
 // Inspect reads the whole directory. Its error is one of reading, of a newer format, or of a function; damage is
@@ -198,7 +199,8 @@ func (n *Inspector) live(live []*segment, k int, s *segment) error {
 	closed := k < len(live)-1
 	if closed {
 		// The name of the next one proves it: it is made after all before it is on disk.
-		n.claimed = max(n.claimed, live[k+1].first-1)
+		n.next = live[k+1].first
+		n.claimed = max(n.claimed, n.next-1)
 	}
 	file, err := n.FS.Open(filepath.Join(n.Dir, s.name))
 	if err != nil {
@@ -224,7 +226,7 @@ func (n *Inspector) live(live []*segment, k int, s *segment) error {
 	}
 	if header != nil {
 		f.CreatedAt = header.createdAt
-		s.header, s.chained = header.crc, header.crc
+		s.header, s.chained, s.recycled = header.crc, header.crc, header.recycled
 		if n.previous != nil {
 			s.lastTerm = n.previous.lastTerm
 		}
@@ -325,9 +327,15 @@ func (n *Inspector) bad(r *frames, s *segment, position, size int64, closed bool
 	if err != nil {
 		return err
 	}
-	if closed || bad <= max(n.claimed, claimed) {
+	known := n.claimed
+	if s.recycled {
+		known = n.out.Synced
+	}
+	switch {
+	case closed && s.recycled && bad == n.next:
+	case closed || bad <= max(known, claimed):
 		n.damage(s.name, what)
-	} else {
+	default:
 		n.out.Torn = what
 	}
 	return nil

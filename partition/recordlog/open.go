@@ -233,6 +233,20 @@ func (l *Log) finishCatchUp(segments []*segment) error {
 	return l.o.FS.SyncDir(l.o.Dir)
 }
 
+// dropSegment takes a dropped segment's files away. The log begins above it, durably. Its file goes to the spares if nobody reads it.
+func (l *Log) dropSegment(s *segment) error {
+	if l.o.Spares == nil || s.revision != 0 || !l.files.forget(s) {
+		return l.removeSegment(s)
+	}
+	if err := removeIfThere(l.o.FS, l.path(s.sidecar())); err != nil {
+		return err
+	}
+	if moved, err := l.o.Spares.put(l.path(s.name), s.size); moved || err != nil {
+		return err
+	}
+	return removeIfThere(l.o.FS, l.path(s.name))
+}
+
 // removeSegment removes a segment's files.
 func (l *Log) removeSegment(s *segment) error {
 	l.files.forget(s)
@@ -250,6 +264,8 @@ type recovery struct {
 	// claimed is up to where entries were on disk, as far as is known outside the segments; mark
 	// is the part of it that the mark tells.
 	claimed, mark record.Index
+	// next is where the segment behind a closed one begins.
+	next record.Index
 	// synced is up to where the last frame of all says that entries are on disk.
 	synced record.Index
 }
@@ -275,7 +291,8 @@ func (r *recovery) chain(segments []*segment) (chain, error) {
 		}
 		if closed {
 			// The name of the next segment proves it: it is made after all before it is on disk.
-			r.claimed = max(r.claimed, segments[k+1].first-1)
+			r.next = segments[k+1].first
+			r.claimed = max(r.claimed, r.next-1)
 		}
 		torn, err := r.segment(s, scanLimits{previousTerm: term, chained: chained, linked: k > 0 && linked(segments[k-1], s)}, k, closed)
 		if err != nil {
@@ -353,7 +370,7 @@ func (r *recovery) segment(s *segment, from scanLimits, k int, closed bool) (tor
 	default:
 		return false, corrupt(s.name, 0, s.first, err)
 	}
-	s.header, s.chained, s.lastTerm = header.crc, header.crc, from.previousTerm
+	s.header, s.chained, s.lastTerm, s.recycled = header.crc, header.crc, from.previousTerm, header.recycled
 	if closed && r.trustSidecar(s, size) {
 		return false, nil
 	}
@@ -393,7 +410,23 @@ func (r *recovery) trustSidecar(s *segment, size int64) bool {
 func (r *recovery) cutTorn(s *segment, h *handle, found *scanned, closed bool) error {
 	l := r.log
 	bad := s.last + 1
-	if closed || bad <= max(r.claimed, found.claimed) {
+	if closed && s.recycled && bad == r.next {
+		// All that the next segment stands behind is here: we died before the rest was given back.
+		if err := h.Truncate(s.size); err != nil {
+			return err
+		}
+		if err := h.Sync(); err != nil {
+			return err
+		}
+		l.writeSidecar(s, &s.summary, found.index.all())
+		return nil
+	}
+	known := r.claimed
+	if s.recycled {
+		// The file does not end where its frames do. What is missing here that a snapshot tells of is judged as if it ended.
+		known = r.mark
+	}
+	if closed || bad <= max(known, found.claimed) {
 		return corrupt(s.name, s.size, bad, found.bad)
 	}
 	l.logger.Info("cutting a torn tail", "dir", l.o.Dir, "segment", s.name, "position", s.size, "index", uint64(bad), "reason", found.bad)

@@ -89,6 +89,8 @@ type Options struct {
 	Salt    func() uint64
 	Logger  *slog.Logger
 	Metrics *Metrics
+	// Spares gives files to write over and takes those of dropped segments. nil: files grow, and are removed.
+	Spares *Spares
 
 	// background starts what writes the queue out. nil: in a goroutine; tests choose the moment.
 	background func(func())
@@ -363,6 +365,15 @@ func (l *Log) Close() error {
 func (l *Log) Destroy() error {
 	if err := l.Close(); err != nil {
 		l.logger.Warn("closing a record log that is to be removed", "dir", l.o.Dir, "err", err)
+	}
+	if l.o.Spares != nil && !l.files.busy {
+		for _, s := range l.live.segments {
+			if s.revision == 0 {
+				if moved, err := l.o.Spares.put(l.path(s.name), s.size); !moved || err != nil {
+					break
+				}
+			}
+		}
 	}
 	if err := l.o.FS.RemoveAll(l.o.Dir); err != nil {
 		return fmt.Errorf("remove record log: %w", err)

@@ -198,7 +198,7 @@ func (l *Log) dropSegments() error {
 	l.mu.Unlock()
 	l.note(last, window)
 	for _, s := range gone {
-		if err := l.removeSegment(s); err != nil {
+		if err := l.dropSegment(s); err != nil {
 			// They are no part of the log any more; the next opening tries again.
 			l.logger.Warn("dropped segment not removed", "segment", s.name, "err", err)
 		}

@@ -19,6 +19,7 @@ type segment struct {
 	salt       uint64
 	seed       uint32 // CRC start, of the salt
 	header     uint32 // CRC of the header, start of the chain of frames
+	recycled   bool   // bytes of the file's former lives may follow the last frame
 	// revision is not 0 if compaction made the segment; then it holds what is left up to through, and is not chained
 	// to its neighbours.
 	revision uint32
@@ -34,6 +35,9 @@ type segment struct {
 	based bool
 	// reserved is up to where disk space is reserved.
 	reserved int64
+
+	// dropped: its file is not opened any more. Guarded by files.mu.
+	dropped bool
 }
 
 // summary is what a segment's frames add up to.

@@ -259,6 +259,9 @@ func (l *Log) reserve(h *handle, s *segment, bytes int64) error {
 
 // refusedForSpace counts an append that a full disk refused.
 func (l *Log) refusedForSpace() {
+	if l.o.Spares != nil {
+		l.o.Spares.Clear()
+	}
 	l.metrics.noSpace.Inc()
 	l.trouble.full.Store(now())
 }
@@ -429,21 +432,23 @@ func (l *Log) roll(c *chain, first record.Index) error {
 	s := newSegment(c.generation, first, l.o.Salt())
 	term, chained := c.tail()
 	header := segmentHeader{generation: c.generation, salt: s.salt, first: first, createdAt: now(), previous: chained}
+	var err error
+	f := l.recycle(old, s, &header)
 	encoded := header.encode()
 	s.header, s.chained, s.lastTerm = header.crc, header.crc, term
-	f, err := l.o.FS.Create(l.path(s.name))
-	if err != nil {
-		if errors.Is(err, syscall.ENOSPC) {
-			l.refusedForSpace()
-			return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	if f == nil {
+		if f, err = l.o.FS.Create(l.path(s.name)); err != nil {
+			if errors.Is(err, syscall.ENOSPC) {
+				l.refusedForSpace()
+				return fmt.Errorf("%w: %w", ErrNoSpace, err)
+			}
+			return l.fail(err)
 		}
-		return l.fail(err)
-	}
-	// If we die before the header and the name are durable, the file is gone, or it is the last one,
-	// shorter than a header or with a wrong one, and is removed. No frame is written before.
-	_, err = f.WriteAt(encoded, 0)
-	if err == nil {
-		err = f.Sync()
+		// If we die before the header and the name are durable, the file is gone, or it is the last one,
+		// shorter than a header or with a wrong one, and is removed. No frame is written before.
+		if _, err = f.WriteAt(encoded, 0); err == nil {
+			err = f.Sync()
+		}
 	}
 	if err == nil {
 		err = l.o.FS.SyncDir(l.o.Dir)
@@ -484,7 +489,7 @@ func (l *Log) begin(c *chain, s *segment, h *handle) error {
 		}
 		l.mu.Lock()
 		if need > 0 {
-			s.reserved = s.size + need + l.reserveAhead()
+			s.reserved = max(s.reserved, s.size+need+l.reserveAhead())
 		}
 		if l.queued.bytes > 0 && s.size+l.queued.bytes > s.reserved {
 			l.mu.Unlock()
