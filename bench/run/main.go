@@ -103,6 +103,7 @@ func run(o options) error {
 type limitReport struct {
 	MBPerSecond float64 `json:"mb_per_s"`
 	P50Micros   float64 `json:"p50_us"`
+	P99Micros   float64 `json:"p99_us"`
 }
 
 func (b *bench) limit(ctx context.Context, r *row) (limitReport, error) {
@@ -121,6 +122,7 @@ type ctlReport struct {
 	Bytes       float64 `json:"bytes"`
 	Latency     struct {
 		P50 float64 `json:"p50_us"`
+		P99 float64 `json:"p99_us"`
 	} `json:"latency"`
 }
 

@@ -53,6 +53,7 @@ var logRows = []row{
 	{name: "1k-1", what: "produce, 1 partition, one 1 KiB record, 64 in flight", goal: "ratio >= 0.3", partitions: 1,
 		ours:  []string{"produce", "--batch", "1024", "--size", "1024", "--linger", "0", "--buffer", "65536", "--producers", "16", "--in-flight", "4"},
 		limit: []string{"-partitions", "1", "-in-flight", "64", "-batch-bytes", "1024"}},
+	{name: "1k-500", measure: manyPartitions},
 	{name: "latency", what: "one 100-byte record at a time, p50", goal: "ratio <= 3", partitions: 1, kind: latency,
 		ours:  []string{"latency", "--size", "100"},
 		limit: []string{"-partitions", "1", "-in-flight", "1", "-batch-bytes", "100"}},
