@@ -53,6 +53,10 @@ catch-up: ## a replica that lacks 1 GiB gets it under load and trouble; ARGS="--
 	$(GO) build -o bin/brokerd ./cmd/brokerd
 	$(GO) run ./test/catchup $(ARGS)
 
+.PHONY: soak
+soak: ## three brokers at full load for an hour: memory, elections, a table; ARGS="-for 10m"
+	$(GO) run ./bench/soak $(ARGS)
+
 .PHONY: upgrade
 upgrade: ## a rolling restart from the last release, or a pinned commit, to this one under load
 	scripts/upgrade.sh $(ARGS)
