@@ -57,6 +57,10 @@ catch-up: ## a replica that lacks 1 GiB gets it under load and trouble; ARGS="--
 soak: ## three brokers at full load for an hour: memory, elections, a table; ARGS="-for 10m"
 	$(GO) run ./bench/soak $(ARGS)
 
+.PHONY: operations
+operations: build ## every command of docs/operations.md, run against real brokers (two minutes)
+	$(GO) test -count=1 -timeout 5m ./test/operations -args -binaries '$(CURDIR)/bin' $(ARGS)
+
 .PHONY: upgrade
 upgrade: ## a rolling restart from the last release, or a pinned commit, to this one under load
 	scripts/upgrade.sh $(ARGS)

@@ -33,7 +33,11 @@ func (c *Cluster) registerBroker(ctx context.Context, t term, caller peer.Identi
 	old, taken := img.Broker(b.GetBrokerId())
 	taken = taken && old.Incarnation != b.GetNodeIncarnation()
 	if taken && r.GetFresh() {
-		if refusal := mayRejoin(img, old, c.silence(old.ID), rejoinSilence*c.config.DeadAfter); refusal != nil {
+		needed := rejoinSilence * c.config.DeadAfter
+		if listened := time.Since(time.Unix(0, c.listening.Load())); listened < needed {
+			return nil, notController(nil, "broker id %d is taken, and this controller has listened for %s: it takes %s to know that nobody lives who has the id", old.ID, listened.Round(time.Millisecond), needed)
+		}
+		if refusal := mayRejoin(img, old, time.Since(c.LastHeard(old.ID)), needed); refusal != nil {
 			return c.refused(ctx, t, refusal)
 		}
 		cmd = proto.CloneOf(cmd)
@@ -46,15 +50,6 @@ func (c *Cluster) registerBroker(ctx context.Context, t term, caller peer.Identi
 			"node_incarnation", fmt.Sprintf("%x", b.GetNodeIncarnation()), "replaces", fmt.Sprintf("%x", old.Incarnation))
 	}
 	return done, err
-}
-
-// silence is for how long this broker has not heard of another one, counted from when it could.
-func (c *Cluster) silence(broker int32) time.Duration {
-	last, since := c.LastHeard(broker), time.Unix(0, c.listening.Load())
-	if last.Before(since) {
-		last = since
-	}
-	return time.Since(last)
 }
 
 // mayRejoin judges whether a new directory may take the place of a broker's that was lost. Who has the id must have been
@@ -89,10 +84,10 @@ func mayRejoin(img *metadata.Image, old *metadata.Broker, silent, needed time.Du
 			old.ID, names)}
 }
 
-// mayBeFree tells whether the id that this new directory asks for may be free soon: the broker that had it has just gone, or
-// the controller has just begun and has heard nobody yet. It is asked by findCluster alone.
+// mayBeFree tells whether the id that this new directory asks for may be free soon: the broker that had it has just gone, or a
+// replica is about to be whole with which its old directory is not needed. It is asked by findCluster alone.
 func (c *Cluster) mayBeFree(err error) bool {
-	if !errors.Is(err, &metadata.Error{Code: metadata.DuplicateBrokerRegistration}) {
+	if !errors.Is(err, &metadata.Error{Code: metadata.DuplicateBrokerRegistration}) && !errors.Is(err, &metadata.Error{Code: metadata.ResourceInUse}) {
 		return false
 	}
 	if c.taken.IsZero() {

@@ -394,3 +394,73 @@ func TestReplicasComeBackBeforeTheyAreGone(t *testing.T) {
 	s.settled(s.partition().Replicas...)
 	s.wantStored(numbers(501)...)
 }
+
+// A move is called off in the middle of a copy: what was copied goes, nobody is left without a vote, the next move to the same
+// broker has all of catch_up.bytes_per_second, and the partition is what it was.
+func TestMoveIsCancelledInTheMiddleOfACopy(t *testing.T) {
+	t.Parallel()
+	const rate = 1 << 20
+	brokertest.Simulate(t, brokertest.Options{Brokers: 4, LogLevel: silent, Configure: func(c *broker.Config) {
+		c.Raft.SnapshotBytes, c.CatchUp.BytesPerSecond = 64*broker.KiB, rate
+	}}, func(t *testing.T, cluster *brokertest.Cluster) {
+		s := beginConfigured(t, cluster, map[string]string{"segment.bytes": "65536"})
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+		defer cancel()
+		s.ctx = ctx
+		p := s.producer(client.ProducerConfig{BatchBytes: 16 << 10})
+		s.send(p, filled(0, 4000)) // 16 s at this rate
+		before, to := s.partition().Replicas, s.others(4)[0]
+		s.beyondWindow(0)
+		if _, err := s.cl.Reassign(ctx, client.Reassignment{Topic: topic, Partitions: map[int32][]int32{0: {before[0], before[1], to}}}); err != nil {
+			t.Fatal(err)
+		}
+		s.until("a part of it to be copied", func() bool { return s.c.Metric(to, "brokerd_catch_up_bytes_total") > 1<<20 })
+		if _, err := s.cl.CancelReassignments(ctx, topic); err != nil {
+			t.Fatal(err)
+		}
+		copied := s.c.Metric(to, "brokerd_catch_up_bytes_total")
+		if copied > 8<<20 {
+			t.Fatalf("%v bytes were copied: nothing is left to be called off", copied)
+		}
+		s.settled(before...)
+		s.until("the copy to be removed", func() bool { return s.partitionDirs(to) == 0 })
+		s.until("nobody to be without a vote", func() bool {
+			g := s.raftGroup(s.leader())
+			return len(g.Learners) == 0 && len(g.Voters) == 3
+		})
+
+		began := time.Now()
+		if _, err := s.cl.Reassign(ctx, client.Reassignment{Topic: topic, Partitions: map[int32][]int32{0: {before[0], before[1], to}}}); err != nil {
+			t.Fatal(err)
+		}
+		s.settled(before[0], before[1], to)
+		if took, most := time.Since(began), 25*time.Second; took > most {
+			t.Errorf("the next move took %v: does the one before still copy?", took)
+		}
+		s.replicasAgree()
+		s.wantStored(filled(0, 4000)...)
+	})
+}
+
+// partitionDirs counts what is below the directory for replicas of partitions on a broker.
+func (s *scenario) partitionDirs(id int32) (n int) {
+	s.t.Helper()
+	disk := s.c.Disk(id)
+	var walk func(dir string)
+	walk = func(dir string) {
+		names, err := disk.List(dir)
+		if err != nil {
+			return // a file
+		}
+		for _, name := range names {
+			if name == "partitions" {
+				below, _ := disk.List(dir + "/" + name)
+				n += len(below)
+				continue
+			}
+			walk(dir + "/" + name)
+		}
+	}
+	walk("")
+	return n
+}

@@ -115,13 +115,14 @@ func (p *program) awaitMoved(ctx context.Context, c *client.Client, t client.Top
 	left.Store(int64(len(t.Partitions)))
 	var copied atomic.Value
 	copied.Store("")
+	var pace copyPace
 	g := p.startProgress(func() string {
 		return fmt.Sprintf("%s of %s on their way%s", plural(left.Load(), "partition"), t.Name, copied.Load())
 	})
 	defer g.stop()
 	for look := 0; ; look++ {
 		if look%10 == 0 && !p.flags.quiet {
-			copied.Store(copiedOf(ctx, c, t))
+			copied.Store(copiedOf(ctx, c, t, &pace))
 		}
 		if !wait(ctx, moveLook) {
 			return t, fmt.Errorf("not waiting any more: %w; the move goes on, brokerctl topic describe %s shows how far", context.Cause(ctx), t.Name)
@@ -146,8 +147,8 @@ func (p *program) awaitMoved(ctx context.Context, c *client.Client, t client.Top
 	}
 }
 
-// copiedOf says how much of what new replicas are to get is there; "" where nothing is copied or nobody answers.
-func copiedOf(ctx context.Context, c *client.Client, t client.Topic) string {
+// copiedOf says how much of what new replicas are to get is there, and how fast it comes; "" where nothing is copied or nobody answers.
+func copiedOf(ctx context.Context, c *client.Client, t client.Topic, pace *copyPace) string {
 	groups, _, err := c.RaftGroups(ctx, t.Name)
 	if err != nil {
 		return ""
@@ -160,7 +161,7 @@ func copiedOf(ctx context.Context, c *client.Client, t client.Topic) string {
 	if want == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; %s of %s copied", size(have), size(want))
+	return "; " + pace.words(time.Now(), have, want)
 }
 
 // copying adds up what the replicas that are joining have, and what they are to get.
@@ -306,9 +307,8 @@ would register again when it is restarted. Its data directory must not be used a
 				return err
 			}
 			return p.with(func(c *client.Client) error {
-				err := c.UnregisterBroker(cmd.Context(), id)
-				var e *client.Error
-				if errors.As(err, &e) && e.Reason == "RESOURCE_IN_USE" {
+				err := p.unregister(cmd.Context(), c, id)
+				if isInUse(err) {
 					return changing(fmt.Errorf("%w: brokerctl cluster drain %d moves it away", err, id))
 				}
 				if err != nil {
@@ -322,6 +322,29 @@ would register again when it is restarted. Its data directory must not be used a
 			})
 		},
 	}
+}
+
+// unregister asks again as long as the broker holds nothing but replicas that their groups are about to remove: those of a dead
+// broker are gone from the partitions before they are.
+func (p *program) unregister(ctx context.Context, c *client.Client, id int32) error {
+	for began := time.Now(); ; {
+		err := c.UnregisterBroker(ctx, id)
+		if !isInUse(err) || time.Since(began) > stuckAfter {
+			return err
+		}
+		m, metadataErr := c.Metadata(ctx)
+		if metadataErr != nil {
+			return err
+		}
+		if held, _ := heldBy(m, id); len(held) > 0 || !wait(ctx, moveLook) {
+			return err
+		}
+	}
+}
+
+func isInUse(err error) bool {
+	var e *client.Error
+	return errors.As(err, &e) && e.Reason == "RESOURCE_IN_USE"
 }
 
 func (p *program) clusterSetFeatureLevel() *cobra.Command {

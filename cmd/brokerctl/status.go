@@ -33,6 +33,8 @@ type statusJSON struct {
 	Healthy      bool         `json:"healthy"`
 	Problems     []string     `json:"problems"`
 	Brokers      []brokerJSON `json:"brokers"`
+	// Copying are replicas that are being filled.
+	Copying []copyJSON `json:"copying"`
 }
 
 type brokerJSON struct {
@@ -55,7 +57,8 @@ func (p *program) clusterStatus() *cobra.Command {
 		Short: "Say whether the cluster is well, and show its brokers",
 		Long: `Ask every broker and say whether the cluster is well: every broker alive and answering,
 every partition led, no replica stopped or quarantined. If it is not, the exit code
-is 5 and the problems are listed.`,
+is 5 and the problems are listed. Replicas that are being filled are shown with how
+much is copied, how fast, and how long it will take.`,
 		Example: `  brokerctl cluster status
   brokerctl cluster status -o json | jq .problems`,
 		Args: exactly(),
@@ -130,6 +133,9 @@ func (p *program) status(ctx context.Context, c *client.Client) (statusJSON, err
 		}
 	}
 	s.Healthy = len(s.Problems) == 0
+	if s.Copying = p.copies(ctx, c, groups); s.Copying == nil {
+		s.Copying = []copyJSON{}
+	}
 	return s, nil
 }
 
@@ -178,7 +184,13 @@ func (p *program) printStatus(s statusJSON) error {
 		}
 		t.row(b.ID, b.Address, state, b.Leads, b.Replicas, rack, b.Version)
 	}
-	return t.write(p.stdout)
+	if err := t.write(p.stdout); err != nil || len(s.Copying) == 0 {
+		return err
+	}
+	if err := writeTo(p.stdout, "\n"); err != nil {
+		return err
+	}
+	return copyTable(s.Copying).write(p.stdout)
 }
 
 // groupJSON is one replica as -o json shows it.

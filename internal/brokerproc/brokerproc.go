@@ -28,6 +28,8 @@ type Options struct {
 	Dir string
 	// Brokers is how many, at least 1.
 	Brokers int
+	// Founders are how many of them found the cluster, the first ones; the others join when they are started. 0: all.
+	Founders int
 	// Set are configuration keys for all brokers, as KEY=VALUE.
 	Set []string
 	// Env is added to the environment.
@@ -82,7 +84,9 @@ func New(o Options) (*Cluster, error) {
 			p.Peer = ports[portsEach*i+4]
 			c.Network.Add(p.ID, p.Peer, p.peerListen)
 		}
-		seeds = append(seeds, p.Peer)
+		if o.Founders == 0 || i < o.Founders {
+			seeds = append(seeds, p.Peer)
+		}
 		c.brokers = append(c.brokers, p)
 	}
 	for _, p := range c.brokers {

@@ -114,6 +114,12 @@ func nextChange(self ServerID, m roster, p Plan, caughtUp []ServerID) (memberCha
 			return (*Group).addLearner, id
 		}
 	}
+	// Who leaves without ever having got a vote is missed by nobody: it waits for no other's vote, which may never come.
+	for _, id := range p.Leaving {
+		if slices.Contains(m.learners, id) && id != self {
+			return (*Group).remove, id
+		}
+	}
 	waiting := slices.DeleteFunc(slices.Clone(p.Voters), func(id ServerID) bool { return slices.Contains(m.voters, id) })
 	for _, id := range waiting {
 		if !slices.Contains(caughtUp, id) {

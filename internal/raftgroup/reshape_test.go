@@ -42,6 +42,7 @@ func TestNextChange(t *testing.T) {
 		{"a learner that replaces a lost one does not hold it", "1 2 3", "5", "1 2", "5", "3", "1 2", "remove 3"},
 		{"one that has left", "1 2 4", "", "1 2 4", "", "3", "1 2 4", ""},
 		{"a learner leaves", "1 2 3", "4", "1 2 3", "", "4", "1 2 3", "remove 4"},
+		{"a learner leaves, whoever else is waited for", "1", "2 3", "1 3", "", "2", "1", "remove 2"},
 		{"the leader goes last", "1 2 3 4", "", "3 4", "", "1 2", "1 3 4", "remove 2"},
 		{"and hands over", "1 3 4", "", "3 4", "", "1", "1 4", "hand over to 4"},
 		{"to one that can", "1 3 4", "", "3 4", "", "1", "1", ""},
