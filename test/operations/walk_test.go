@@ -109,7 +109,6 @@ type walk struct {
 	solo *exec.Cmd
 	// files are what the document calls broker-1.yaml, of the broker alone and of the cluster's first.
 	soloFile, firstFile, soloGRPC, soloDir string
-	written                                int
 }
 
 const kept = 2000 // records of each partition of orders
