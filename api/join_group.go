@@ -20,8 +20,8 @@ import (
 const defaultRebalanceTimeoutMS = 300_000
 
 // JoinGroup serves one member's stream. One goroutine takes what the member says, the handler tells it what it is to have. The stream ends
-// when the member has left, may not read the group any more, when the coordinator says that it is none, and when the broker stops or leads no more: then it comes again,
-// elsewhere.
+// when the member has left, may not read the group any more, when the coordinator says that it is none, and when the broker stops or leads no
+// more: then it comes again, elsewhere.
 func (s *service) JoinGroup(stream grpc.BidiStreamingServer[clientv1.JoinGroupRequest, clientv1.JoinGroupResponse]) error {
 	ctx, cancel := s.untilStop(stream.Context())
 	defer cancel()
@@ -83,6 +83,10 @@ func (s *service) openMember(ctx context.Context, first <-chan firstMessage) (*c
 	}
 	if refusal != nil {
 		return nil, s.failed(refusal)
+	}
+	if s.c.Guard.Enforces() {
+		who := s.rights(ctx)
+		req.Sees = func(topic string) bool { return who.sees(acl.Describe, acl.Topic, topic) }
 	}
 	m, err := s.c.Groups.OpenMembership(ctx, req)
 	if err != nil {

@@ -35,6 +35,9 @@ type MemberRequest struct {
 	// Owned is what it reads, in any order; nil: it does not say. Empty for whoever joins.
 	Owned  []group.Partition
 	Client group.Client
+	// Sees says which of the topics that its pattern matches the member may be assigned; nil: all. It is called until the member opens
+	// a stream or beats again, and must not block.
+	Sees func(topic string) bool
 }
 
 // Subscription is what a member wants, or what has changed of it: what is nil, or 0, is as before.
@@ -162,6 +165,7 @@ func (g *Groups) openMember(ctx context.Context, r MemberRequest) (*Membership, 
 		}
 		t.streams[m.ticket] = m.s
 		g.metrics.streams.Inc()
+		t.seesAs(&r)
 		t.conv.Open(now, m.ticket, hb)
 	})
 	if err = cmp.Or(err, refusal); err != nil {

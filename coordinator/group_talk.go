@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -20,6 +21,9 @@ type talk struct {
 	conv    *session.Conversation
 	streams map[session.Ticket]*stream
 	timer   *time.Timer
+	// sees is what members may be assigned of what their patterns match, by member, as they were heard last. One that is not there has not been
+	// heard since this broker leads, or may see all.
+	sees map[string]func(topic string) bool
 	// over: nobody is there any more, and the leader has forgotten this talk.
 	over bool
 }
@@ -81,6 +85,22 @@ func (t *talk) Check(c *statev1.GroupCommand) (r group.Result) {
 func (t *talk) Member(id string) (found *group.Member) {
 	t.l.s.machine.read(func(m *group.State) { found = m.Member(t.id, id) })
 	return found
+}
+
+// seesAs notes what a member may see. Held: mu.
+func (t *talk) seesAs(r *MemberRequest) {
+	switch {
+	case r.Sees == nil || r.Epoch < group.JoinEpoch:
+		delete(t.sees, r.MemberID)
+		return
+	case r.Epoch != group.JoinEpoch && t.Member(r.MemberID) == nil:
+		return // nobody
+	case t.sees == nil:
+		t.sees = make(map[string]func(string) bool)
+	case len(t.sees) >= 2*t.l.g.config.Limits.MaxMembers:
+		maps.DeleteFunc(t.sees, func(id string, _ func(string) bool) bool { return t.Member(id) == nil })
+	}
+	t.sees[r.MemberID] = r.Sees
 }
 
 // Epochs gives the epochs of group and targets.

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"bytes"
 	"cmp"
+	"maps"
 	"regexp"
 	"slices"
 
@@ -16,7 +17,9 @@ import (
 func (t *talk) targets() *statev1.AssignPartitions {
 	var d group.Description
 	t.l.s.machine.read(func(m *group.State) { d, _ = m.Describe(t.id) })
-	p := &question{at: make(map[group.TopicID]int)}
+	t.mu.Lock()
+	p := &question{at: make(map[group.TopicID]int), sees: maps.Clone(t.sees)}
+	t.mu.Unlock()
 	p.find(d.Members, t.l.g.config.Topics)
 	total := 0
 	for _, topic := range p.topics {
@@ -37,6 +40,8 @@ type question struct {
 	// matched are those that patterns matched.
 	matched map[string]bool
 	members []assign.Member
+	// sees is what members may be assigned of what their patterns match (talk.sees).
+	sees map[string]func(topic string) bool
 }
 
 // find collects what the members are subscribed to. Names that there are no topics for are passed over until there are.
@@ -62,10 +67,13 @@ func (p *question) find(members []*group.Member, topics Topics) {
 			found = matching(m.Pattern, all)
 			byPattern[m.Pattern] = found
 		}
+		sees := p.sees[m.ID]
 		for _, topic := range found {
-			p.matched[topic.Name] = true
+			if sees == nil || sees(topic.Name) {
+				p.matched[topic.Name] = true
+				wanted[i] = append(wanted[i], topic)
+			}
 		}
-		wanted[i] = append(wanted[i], found...)
 	}
 	p.place(wanted)
 	for i, m := range members {

@@ -242,6 +242,28 @@ func TestPatternFindsTopics(t *testing.T) {
 	})
 }
 
+// A pattern matches nothing that its member may not see, which others may be assigned.
+func TestPatternFindsWhatItsMemberSees(t *testing.T) {
+	runGroups(t, 1, nil, func(t *testing.T, r *rig) {
+		r.setTopics(Topic{"orders", group.TopicID{1}, 6}, Topic{"secret", group.TopicID{2}, 3})
+		b, pattern := r.leaderOf(KindGroups), ".*"
+		open := func(id string, sees func(string) bool) *consumer {
+			m, err := b.groups.OpenMembership(context.Background(), MemberRequest{
+				Group: "g-" + id, MemberID: id, Subscription: Subscription{Pattern: &pattern, RebalanceTimeout: time.Minute}, Sees: sees})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(m.Close)
+			return &consumer{t: t, m: m, id: id}
+		}
+		half := open("half", func(topic string) bool { return topic != "secret" && topic != "hidden" })
+		half.until(6)
+		open("all", nil).until(9)
+		r.setTopics(Topic{"orders", group.TopicID{1}, 6}, Topic{"secret", group.TopicID{2}, 3}, Topic{"hidden", group.TopicID{3}, 4}, Topic{"x", group.TopicID{4}, 2})
+		half.until(8)
+	})
+}
+
 // G22 to G26, T9: offsets in a transaction wait for its marker.
 func TestOffsetsInTransaction(t *testing.T) {
 	runGroups(t, 1, nil, func(t *testing.T, r *rig) {

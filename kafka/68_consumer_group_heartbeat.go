@@ -45,6 +45,10 @@ func (c *conn) consumerGroupHeartbeat(r *request, req *kmsg.ConsumerGroupHeartbe
 		Subscription: coordinator.Subscription{Topics: req.SubscribedTopicNames, Pattern: req.SubscribedTopicRegex, Assignor: req.ServerAssignor, Rack: req.RackID},
 		Client:       c.groupClient(r),
 	}
+	if c.c.Guard.Enforces() {
+		caller, guard := c.caller, c.c.Guard
+		ask.Sees = func(topic string) bool { return guard.Sees(caller, acl.Describe, acl.Topic, topic) }
+	}
 	if req.RebalanceTimeoutMillis > 0 {
 		ask.Subscription.RebalanceTimeout = time.Duration(req.RebalanceTimeoutMillis) * time.Millisecond
 	}
