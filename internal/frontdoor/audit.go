@@ -15,14 +15,27 @@ type Audit struct {
 	log *slog.Logger
 
 	// mu guards what follows.
-	mu      sync.Mutex
-	second  int64
-	lines   int
-	skipped int
+	mu              sync.Mutex
+	refused, served budget
 }
 
-// maxAuditLines is how many are written in a second: whoever is refused again and again must not fill a disk. The rest are counted.
+// budget is what is left to write of one kind of lines in a second.
+type budget struct {
+	second         int64
+	lines, skipped int
+}
+
+// maxAuditLines is how many are written in a second: whoever is refused again and again must not fill a disk. The rest are counted. What was
+// refused has its own, lest somebody hide by it what another has done.
 const maxAuditLines = 1000
+
+// Outcomes of calls and of proofs.
+const (
+	outcomeAllowed   = "allowed"
+	outcomeDenied    = "denied"
+	outcomeSucceeded = "succeeded"
+	outcomeFailed    = "failed"
+)
 
 // NewAudit writes to w, one write for each line.
 func NewAudit(w io.Writer) *Audit {
@@ -35,7 +48,7 @@ func NewAudit(w io.Writer) *Audit {
 }
 
 func (a *Audit) call(c Caller, call string, op acl.Operation, t acl.ResourceType, name, outcome string) {
-	if a == nil || !a.room() {
+	if a == nil || !a.room(outcome) {
 		return
 	}
 	a.log.Info("call", "outcome", outcome, "principal", c.principal, "address", c.Host, "door", c.Door, "call", call,
@@ -43,7 +56,7 @@ func (a *Audit) call(c Caller, call string, op acl.Operation, t acl.ResourceType
 }
 
 func (a *Audit) login(c Caller, mechanism, outcome string) {
-	if a == nil || !a.room() {
+	if a == nil || !a.room(outcome) {
 		return
 	}
 	a.log.Info("login", "outcome", outcome, "principal", cut(c.principal), "address", c.Host, "door", c.Door, "mechanism", mechanism)
@@ -59,17 +72,21 @@ func cut(text string) string {
 }
 
 // room says whether another line may be written now.
-func (a *Audit) room() bool {
+func (a *Audit) room(outcome string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if now := time.Now().Unix(); now != a.second {
-		if a.skipped > 0 {
-			a.log.Info("skipped", "lines", a.skipped)
-		}
-		a.second, a.lines, a.skipped = now, 0, 0
+	b := &a.refused
+	if outcome == outcomeAllowed || outcome == outcomeSucceeded {
+		b = &a.served
 	}
-	if a.lines++; a.lines > maxAuditLines {
-		a.skipped++
+	if now := time.Now().Unix(); now != b.second {
+		if b.skipped > 0 {
+			a.log.Info("skipped", "lines", b.skipped)
+		}
+		*b = budget{second: now}
+	}
+	if b.lines++; b.lines > maxAuditLines {
+		b.skipped++
 		return false
 	}
 	return true

@@ -180,7 +180,7 @@ func (g *Guard) MayAny(c Caller, call string, actions ...Action) bool {
 	case !allowed:
 		g.deny(c, call, last.Operation, last.Type, last.Name)
 	case administrative(last.Operation):
-		g.c.Audit.call(c, call, last.Operation, last.Type, last.Name, "allowed")
+		g.c.Audit.call(c, call, last.Operation, last.Type, last.Name, outcomeAllowed)
 	}
 	return allowed
 }
@@ -217,7 +217,7 @@ func (g *Guard) allows(c Caller, op acl.Operation, t acl.ResourceType, name stri
 
 func (g *Guard) deny(c Caller, call string, op acl.Operation, t acl.ResourceType, name string) {
 	g.denied.WithLabelValues(c.Door, op.String(), t.String()).Inc()
-	g.c.Audit.call(c, call, op, t, name, "denied")
+	g.c.Audit.call(c, call, op, t, name, outcomeDenied)
 }
 
 // administrative are the operations whose every use is noted.
@@ -262,8 +262,8 @@ func (l *Login) Next(ctx context.Context, message []byte) (answer []byte, caller
 		return nil, Caller{}, false, err
 	}
 	if err != nil {
-		g.attempts.WithLabelValues(l.door, l.exchange.Mechanism(), "failed").Inc()
-		g.c.Audit.login(NewCaller(l.door, l.exchange.Attempted(), l.from), l.exchange.Mechanism(), "failed")
+		g.attempts.WithLabelValues(l.door, l.exchange.Mechanism(), outcomeFailed).Inc()
+		g.c.Audit.login(NewCaller(l.door, l.exchange.Attempted(), l.from), l.exchange.Mechanism(), outcomeFailed)
 		select {
 		case <-due.C:
 		case <-ctx.Done():
@@ -272,8 +272,8 @@ func (l *Login) Next(ctx context.Context, message []byte) (answer []byte, caller
 	}
 	if done {
 		caller = NewCaller(l.door, l.exchange.User(), l.from)
-		g.attempts.WithLabelValues(l.door, l.exchange.Mechanism(), "succeeded").Inc()
-		g.c.Audit.login(caller, l.exchange.Mechanism(), "succeeded")
+		g.attempts.WithLabelValues(l.door, l.exchange.Mechanism(), outcomeSucceeded).Inc()
+		g.c.Audit.login(caller, l.exchange.Mechanism(), outcomeSucceeded)
 	}
 	return answer, caller, done, nil
 }
