@@ -49,7 +49,7 @@ func (c *conn) createTopics(r *request, req *kmsg.CreateTopicsRequest, resp *kms
 		case i >= maxTopicsChanged:
 			reason, message = frontdoor.ReasonInvalidRequest, "too many topics in one request"
 		case !c.mayAny(r, frontdoor.OnCluster(acl.Create), frontdoor.Action{Operation: acl.Create, Type: acl.Topic, Name: q.Topic}):
-			reason, message = frontdoor.ReasonTopicDenied, denialText(c.caller, acl.Create, acl.Topic, q.Topic)
+			reason, message = frontdoor.ReasonTopicDenied, frontdoor.DenialText(c.caller, acl.Create, acl.Topic, q.Topic)
 		}
 		if reason != "" {
 			at.ErrorCode, at.ErrorMessage = c.refuse(r, reason), &message

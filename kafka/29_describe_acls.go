@@ -40,7 +40,7 @@ func about(at *kmsg.DescribeACLsResponseResource, rule acl.Rule) bool {
 func (c *conn) refuseRules(op acl.Operation, may bool) (reason, message string) {
 	switch {
 	case !may:
-		return frontdoor.ReasonClusterDenied, denialText(c.caller, op, acl.Cluster, acl.ClusterName)
+		return frontdoor.ReasonClusterDenied, frontdoor.DenialText(c.caller, op, acl.Cluster, acl.ClusterName)
 	case !c.c.Guard.Enforces():
 		return frontdoor.ReasonSecurityDisabled, "no authorizer is configured: security.authorizer is none"
 	}

@@ -22,7 +22,7 @@ func (c *conn) createPartitions(r *request, req *kmsg.CreatePartitionsRequest, r
 		case i >= maxTopicsChanged:
 			reason, message = frontdoor.ReasonInvalidRequest, "too many topics in one request"
 		case !c.may(r, acl.Alter, acl.Topic, q.Topic):
-			reason, message = frontdoor.ReasonTopicDenied, denialText(c.caller, acl.Alter, acl.Topic, q.Topic)
+			reason, message = frontdoor.ReasonTopicDenied, frontdoor.DenialText(c.caller, acl.Alter, acl.Topic, q.Topic)
 		}
 		if reason != "" {
 			at.ErrorCode, at.ErrorMessage = c.refuse(r, reason), &message

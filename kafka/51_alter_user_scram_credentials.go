@@ -42,7 +42,7 @@ func (c *conn) alterUserScramCredentials(r *request, req *kmsg.AlterUserSCRAMCre
 	}
 	if !c.mayCluster(r, acl.Alter) {
 		for _, user := range order {
-			fail(user, frontdoor.ReasonClusterDenied, denialText(c.caller, acl.Alter, acl.Cluster, acl.ClusterName))
+			fail(user, frontdoor.ReasonClusterDenied, frontdoor.DenialText(c.caller, acl.Alter, acl.Cluster, acl.ClusterName))
 		}
 	}
 	for k, n := range twice {

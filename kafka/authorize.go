@@ -1,9 +1,6 @@
 package kafka
 
 import (
-	"fmt"
-	"strings"
-
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata/acl"
@@ -16,14 +13,6 @@ import (
 
 // noOperations stands for operations that were not asked for.
 const noOperations = -1 << 31
-
-// deniedReasons are the errors of those who may not, by what they wanted to get at.
-var deniedReasons = map[acl.ResourceType]string{
-	acl.Topic:           frontdoor.ReasonTopicDenied,
-	acl.Group:           frontdoor.ReasonGroupDenied,
-	acl.Cluster:         frontdoor.ReasonClusterDenied,
-	acl.TransactionalID: frontdoor.ReasonTxnUnauthorised,
-}
 
 // may says whether the client may do something to a resource.
 func (c *conn) may(r *request, op acl.Operation, t acl.ResourceType, name string) bool {
@@ -46,21 +35,17 @@ func (c *conn) sees(op acl.Operation, t acl.ResourceType, name string) bool {
 }
 
 // denied is the code for who may not get at a resource of a type.
-func (c *conn) denied(r *request, t acl.ResourceType) int16 { return c.refuse(r, deniedReasons[t]) }
+func (c *conn) denied(r *request, t acl.ResourceType) int16 { return c.refuse(r, frontdoor.Denied(t)) }
 
 // denial is denied with a text that says what is missing.
 func (c *conn) denial(r *request, op acl.Operation, t acl.ResourceType, name string) (code int16, message *string) {
-	text := denialText(c.caller, op, t, name)
+	text := frontdoor.DenialText(c.caller, op, t, name)
 	return c.denied(r, t), &text
 }
 
 // clusterDenial is denial for the cluster.
 func (c *conn) clusterDenial(r *request, op acl.Operation) (code int16, message *string) {
 	return c.denial(r, op, acl.Cluster, acl.ClusterName)
-}
-
-func denialText(by frontdoor.Caller, op acl.Operation, t acl.ResourceType, name string) string {
-	return fmt.Sprintf("%s may not %v %v %q: no access rule allows it", by.Principal(), op, strings.ReplaceAll(t.String(), "_", " "), name)
 }
 
 // operations are those that the client may do to a resource, as Kafka's answers have them: one bit for each.
@@ -152,5 +137,5 @@ func (c *conn) mayConfigs(r *request, op acl.Operation, t kmsg.ConfigResourceTyp
 // configsDenial is what is said to who may not.
 func (c *conn) configsDenial(op acl.Operation, t kmsg.ConfigResourceType, name string) (reason, message string) {
 	of, called := ofConfigs(t, name)
-	return deniedReasons[of], denialText(c.caller, op, of, called)
+	return frontdoor.Denied(of), frontdoor.DenialText(c.caller, op, of, called)
 }

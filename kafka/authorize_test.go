@@ -2,8 +2,12 @@ package kafka
 
 import (
 	"context"
+	"fmt"
+	"net"
+	"os"
 	"reflect"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -361,5 +365,84 @@ func TestRightsOfSessionsAreAskedAgain(t *testing.T) {
 	second := w.ask(req).(*kmsg.FetchResponse)
 	if len(second.Topics) != 1 || second.Topics[0].Partitions[0].ErrorCode != topicDenied {
 		t.Errorf("without the right: %+v", second)
+	}
+}
+
+// What is asked on the way of every record costs no memory: not where nobody decides, and not where rules do.
+func TestAskingAllocatesNothing(t *testing.T) {
+	img := imageOf(t, "t", 1).WithAccess(nil, allowing(onTopic(acl.Write)))
+	for what, guard := range map[string]*frontdoor.Guard{
+		"nobody decides": nil,
+		"rules decide":   frontdoor.NewGuard(frontdoor.GuardConfig{Image: func() *metadata.Image { return img }, Enforce: true}),
+	} {
+		c := &conn{Server: &Server{c: Config{Guard: guard}}, caller: frontdoor.NewCaller("kafka", "alice", &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1)})}
+		r := &request{endpoint: endpoints[keyProduce]}
+		allocated := testing.AllocsPerRun(100, func() {
+			topics := c.topics(r, acl.Write)
+			for range 10 {
+				if !topics.allow("t") {
+					t.Fatal("denied")
+				}
+			}
+		})
+		if allocated != 0 {
+			t.Errorf("%s: %v allocations", what, allocated)
+		}
+	}
+}
+
+// BenchmarkAsking is what a request that names one topic costs beside what it does, with 1,000 rules.
+func BenchmarkAsking(b *testing.B) {
+	rules := allowing(onTopic(acl.Write))
+	for i := range 1000 {
+		rule := allowing(frontdoor.Action{Operation: acl.Write, Type: acl.Topic, Name: fmt.Sprint("topic", i)})[0]
+		rule.Principal = fmt.Sprint("User:u", i%50)
+		if i%10 == 0 {
+			rule.Pattern = acl.Prefixed
+		}
+		rules = append(rules, rule)
+	}
+	img := imageOf(b, "t", 1).WithAccess(nil, rules)
+	for what, guard := range map[string]*frontdoor.Guard{
+		"none": nil,
+		"acl":  frontdoor.NewGuard(frontdoor.GuardConfig{Image: func() *metadata.Image { return img }, Enforce: true}),
+	} {
+		b.Run(what, func(b *testing.B) {
+			c := &conn{Server: &Server{c: Config{Guard: guard}}, caller: frontdoor.NewCaller("kafka", "alice", &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1)})}
+			r := &request{endpoint: endpoints[keyProduce]}
+			b.ReportAllocs()
+			for b.Loop() {
+				topics := c.topics(r, acl.Write)
+				if !topics.allow("t") {
+					b.Fatal("denied")
+				}
+			}
+		})
+	}
+}
+
+// The page about rights has a line for each key, with every right of the table.
+func TestRightsPage(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/rights.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := make(map[string]string)
+	for line := range strings.Lines(string(page)) {
+		if cells := strings.Split(line, "|"); len(cells) == 5 {
+			lines[strings.TrimSpace(cells[1])] = line
+		}
+	}
+	for _, key := range keys() {
+		if name := endpoints[key].name; lines[name] == "" {
+			t.Errorf("docs/rights.md lacks %s", name)
+		}
+	}
+	for _, row := range rights {
+		name, needs := endpoints[row.key].name, fmt.Sprintf("%v on %v", row.needs.Operation, row.needs.Type)
+		if !strings.Contains(lines[name], needs) {
+			t.Errorf("docs/rights.md does not say that %s needs %s", name, needs)
+		}
 	}
 }
