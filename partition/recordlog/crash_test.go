@@ -346,7 +346,8 @@ func TestFlippedBitIsNoticed(t *testing.T) {
 			if err != nil {
 				d.fatal("seed %d: bit %d of byte %d of %s: %v", seed, bit, at, name, err)
 			}
-			if found := len(looked.Damage) > 0; found != (what != "harmless") {
+			// What the replay drops, because everything in it was deleted, nobody but Inspect has read.
+			if found, noticed := len(looked.Damage) > 0, what != "harmless"; found != noticed && (noticed || held) {
 				d.fatal("bit %d of byte %d of %s: Open and readers say %s, Inspect %v", bit, at, name, what, looked.Damage)
 			}
 			switch what {
