@@ -34,24 +34,27 @@ type bothDoors struct {
 func beginBothDoors(t *testing.T) *bothDoors {
 	t.Helper()
 	r := &bothDoors{audit: filepath.Join(t.TempDir(), "audit"), said: new(lockedLog)}
-	c, admin := guarded(t, brokertest.Options{Log: r.said, LogLevel: slog.LevelDebug}, func(c *broker.Config) {
+	c, _ := guarded(t, brokertest.Options{Log: r.said, LogLevel: slog.LevelDebug}, func(c *broker.Config) {
 		c.Security.Authorizer, c.Security.AuditLog = broker.AuthorizerACL, fmt.Sprint(r.audit, c.BrokerID)
 		c.Transactions.Shards, c.Groups.Shards = 2, 2
 		c.Groups.HeartbeatInterval, c.Groups.Settle = 200*time.Millisecond, 20*time.Millisecond
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	r.scenario = &scenario{t: t, ctx: ctx, c: c, cl: admin}
-	r.admin, r.alice = admin, clientOf(c, "alice", alicesPassword)
+	patient := func(user, password string) *client.Client { // nobody dies here, but a machine may be busy
+		return c.ClientWith(client.Config{RequestTimeout: 20 * time.Second, SASL: client.SASL{User: user, Password: password}})
+	}
+	r.admin, r.alice = patient("admin", adminPassword), patient("alice", alicesPassword)
+	r.scenario = &scenario{t: t, ctx: ctx, c: c, cl: r.admin}
 	var err error
 	r.producing, err = r.alice.NewProducer(client.ProducerConfig{Linger: client.NoLinger})
 	r.must("producer", err)
-	r.until("the first user to exist", func() bool { _, err := admin.Users(ctx); return err == nil })
-	r.must("make alice", admin.SetPassword(ctx, "alice", alicesPassword, 4096))
+	r.until("the first user to exist", func() bool { _, err := r.admin.Users(ctx); return err == nil })
+	r.must("make alice", r.admin.SetPassword(ctx, "alice", alicesPassword, 4096))
 	for _, name := range []string{topic, otherTopic} {
-		_, err := admin.CreateTopic(ctx, client.TopicSpec{Name: name, Partitions: 1, ReplicationFactor: 3})
+		_, err := r.admin.CreateTopic(ctx, client.TopicSpec{Name: name, Partitions: 1, ReplicationFactor: 3})
 		r.must("create", err)
-		r.must("wait for", admin.WaitReady(ctx, name))
+		r.must("wait for", r.admin.WaitReady(ctx, name))
 	}
 	return r
 }
