@@ -65,14 +65,17 @@ func (i *ids) run() {
 		}
 		i.mu.Unlock()
 		id, err := i.fetch(i.p.ctx)
+		failed := fromCall(err, "")
 		i.mu.Lock()
-		if i.lastErr = nil; err != nil {
-			i.lastErr = fromCall(err, "")
-		}
+		i.lastErr = failed
 		i.mu.Unlock()
-		if err == nil {
+		if failed == nil {
 			failures = 0
 			i.take(*id)
+			continue
+		}
+		if !failed.Retriable && i.p.ctx.Err() == nil {
+			i.refused(failed)
 			continue
 		}
 		failures++
@@ -96,6 +99,18 @@ func (i *ids) serve() ([]*lane, *identity) {
 	lanes := i.waiting
 	i.waiting = nil
 	return lanes, i.first
+}
+
+// refused gives up for all who wait: asking again would not help. A lane asks anew with its next record.
+func (i *ids) refused(err *Error) {
+	i.mu.Lock()
+	lanes := append(i.waiting, i.renewed...)
+	i.waiting, i.renewed = nil, nil
+	i.mu.Unlock()
+	i.p.c.log.Warn("no producer id", "err", err)
+	for _, l := range lanes {
+		l.refuse(err)
+	}
 }
 
 // take uses a fetched id: as the first one, or for one lane.

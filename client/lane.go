@@ -420,6 +420,15 @@ func (l *lane) give(id identity) {
 	l.p.finish(done)
 }
 
+// refuse tells the lane that it cannot have the producer id it asked for. Nothing of what waits for it was sent.
+func (l *lane) refuse(err *Error) {
+	l.mu.Lock()
+	l.asked = false
+	done := l.giveUpAll(err)
+	l.mu.Unlock()
+	l.p.finish(done)
+}
+
 // flush makes everything in the lane go out, and returns a channel that is closed when all of it
 // is resolved and told; nil if there is nothing.
 func (l *lane) flush() <-chan struct{} {

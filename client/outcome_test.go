@@ -296,6 +296,30 @@ func TestDeliveryTimeoutWithoutProducerID(t *testing.T) {
 	})
 }
 
+// Who may not write anywhere is refused a producer id, and told so at once. Once that is put right, the next record goes out.
+func TestRefusedProducerID(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newFakeCluster(t, 1)
+		c.topic("t", 2)
+		c.deny = &clientv1.Error{Reason: "CLUSTER_AUTHORIZATION_FAILED", Message: "no", Outcome: clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN}
+		p := producer(t, c.connect(t), ProducerConfig{})
+		began := time.Now()
+		r := newResults()
+		r.send(t, p, "a")
+		r.send(t, p, "b")
+		flush(t, p)
+		r.want(t, "a", NotWritten, "CLUSTER_AUTHORIZATION_FAILED")
+		r.want(t, "b", NotWritten, "CLUSTER_AUTHORIZATION_FAILED")
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("told after %s", took)
+		}
+		c.deny = nil
+		if res := p.SendSync(bg, rec("c")); res.Outcome != Written {
+			t.Error(res)
+		}
+	})
+}
+
 // After a send whose answer never came, the delivery timeout means unknown. The batch sits in a
 // paused broker and is written later; what follows has a new epoch, so order holds and the
 // resumed broker's other copies are refused.
