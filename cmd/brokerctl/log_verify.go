@@ -86,7 +86,7 @@ func (p *program) verifyLogs(ctx context.Context, dir string) error {
 		}
 		list = append(list, v)
 	}
-	others, err := verifyOtherSnapshots(fsys, dir)
+	others, err := verifyControlGroups(fsys, dir, &read)
 	bar.stop()
 	if err != nil {
 		return err
@@ -218,26 +218,46 @@ func checkEntry(replay *partition.Replay, e *recordlog.Entry, apply bool) (batch
 	return batches, err
 }
 
-// verifyOtherSnapshots checks the snapshots of the groups whose logs are no record logs.
-func verifyOtherSnapshots(fsys vfs.FS, dir string) ([]string, error) {
+// verifyControlGroups checks the snapshots of coordinators and of the metadata, and the logs that are record logs.
+func verifyControlGroups(fsys vfs.FS, dir string, read *atomic.Int64) ([]string, error) {
 	var bad []string
 	found, err := filepath.Glob(filepath.Join(dir, "coordinators", "*"))
 	if err != nil {
 		return nil, err
 	}
 	for _, sub := range append(found, filepath.Join(dir, "cluster", "metadata")) {
+		rel, _ := filepath.Rel(dir, sub) // it lies below
 		snapshots, err := raftgroup.SnapshotsOnDisk(fsys, sub)
 		if err != nil {
 			return bad, err
 		}
 		for _, s := range snapshots {
 			if s.Err != nil {
-				rel, _ := filepath.Rel(dir, sub) // it lies below
 				bad = append(bad, fmt.Sprintf("%s: snapshot %s: %v", rel, s.Name, s.Err))
 			}
 		}
+		damage, err := verifyControlLog(fsys, sub, newest(snapshots), read)
+		if err != nil {
+			return bad, fmt.Errorf("%s: %w", rel, err)
+		}
+		for _, d := range damage {
+			bad = append(bad, fmt.Sprintf("%s: %v", rel, d))
+		}
 	}
 	return bad, nil
+}
+
+// verifyControlLog checks the record log of a control group, if it has one: every checksum.
+func verifyControlLog(fsys vfs.FS, dir string, snapshot record.Index, read *atomic.Int64) ([]error, error) {
+	n := recordlog.Inspector{FS: fsys, Dir: raftgroup.ControlLogDir(dir), Snapshot: snapshot, Read: func(n int64) { read.Add(n) }}
+	if there, err := vfs.Exists(fsys, n.Dir); err != nil || !there {
+		return nil, err
+	}
+	found, err := n.Inspect()
+	if err != nil {
+		return nil, err
+	}
+	return found.Damage, nil
 }
 
 func firstLine(s string) string {

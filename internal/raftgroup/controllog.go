@@ -37,11 +37,12 @@ const (
 	convertEntries = 64
 )
 
-func controlLogPath(dir string) string { return filepath.Join(dir, controlLogDir) }
+// ControlLogDir is where the replica in a directory has its record log, if it is of a control group that has one.
+func ControlLogDir(dir string) string { return filepath.Join(dir, controlLogDir) }
 
 // openControlLog opens the log below a replica's directory. newest is the index of the newest good snapshot.
 func openControlLog(h *Host, dir string, newest record.Index) (*controlLog, error) {
-	o := controlOptions(h.config.FS, controlLogPath(dir))
+	o := controlOptions(h.config.FS, ControlLogDir(dir))
 	o.SnapshotIndex, o.Logger, o.Metrics = newest, h.logger, h.controlLogs
 	l, err := recordlog.Open(o)
 	if errors.Is(err, recordlog.ErrBehindSnapshot) || errors.As(err, new(*recordlog.CorruptionError)) {
@@ -105,7 +106,7 @@ func (c *controlLog) close() error { return c.log.Close() }
 // anew; if we die after, the Bolt file is removed by the next.
 func prepareControlLog(h *Host, dir string, newest record.Index, want bool) (is bool, err error) {
 	fsys := h.config.FS
-	is, err = vfs.Exists(fsys, controlLogPath(dir))
+	is, err = vfs.Exists(fsys, ControlLogDir(dir))
 	if err != nil {
 		return false, err
 	}
@@ -131,7 +132,7 @@ func prepareControlLog(h *Host, dir string, newest record.Index, want bool) (is 
 		err = convertBoltLog(h, dir, fresh, newest)
 	}
 	if err == nil {
-		err = fsys.Rename(fresh, controlLogPath(dir))
+		err = fsys.Rename(fresh, ControlLogDir(dir))
 	}
 	if err == nil {
 		err = fsys.SyncDir(dir)

@@ -47,7 +47,7 @@ func TestBoltLogIsConverted(t *testing.T) {
 			c.restart(n, 7)
 			c.agree(7, want)
 			bolt, err := boltLogExists(filepath.Join(n.dir, "group-7"))
-			record, err2 := vfs.Exists(n.fs, controlLogPath(filepath.Join(n.dir, "group-7")))
+			record, err2 := vfs.Exists(n.fs, ControlLogDir(filepath.Join(n.dir, "group-7")))
 			if err != nil || err2 != nil || bolt || !record {
 				t.Errorf("broker %d: Bolt file %t, record log %t, %v %v", n.id, bolt, record, err, err2)
 			}

@@ -326,7 +326,7 @@ func (g *Group) checkLogExists() error {
 	if err != nil || bolt {
 		return err
 	}
-	found, err := vfs.Exists(g.host.config.FS, controlLogPath(dir))
+	found, err := vfs.Exists(g.host.config.FS, ControlLogDir(dir))
 	if err == nil && !found {
 		err = fmt.Errorf("%w: term and vote are there, the log in %s is not", ErrStateLost, dir)
 	}

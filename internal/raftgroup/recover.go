@@ -57,7 +57,7 @@ func (r *Replica) open() (logs raft.LogStore, closeLog func() error, err error) 
 	if r.Log != nil {
 		return newRecordStore(r.Log), func() error { return nil }, nil
 	}
-	is, err := vfs.Exists(r.FS, controlLogPath(r.Dir))
+	is, err := vfs.Exists(r.FS, ControlLogDir(r.Dir))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -79,7 +79,7 @@ func (r *Replica) openControl() (logs raft.LogStore, closeLog func() error, err 
 	if err != nil {
 		return nil, nil, err
 	}
-	o := controlOptions(r.FS, controlLogPath(r.Dir))
+	o := controlOptions(r.FS, ControlLogDir(r.Dir))
 	for _, s := range snapshots {
 		if s.Err == nil {
 			o.SnapshotIndex = s.Index
