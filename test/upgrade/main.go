@@ -1,6 +1,7 @@
 // Command upgrade replaces the executable of three brokers one after the other while brokerctl verify writes, reads and at the
-// end judges every record. Each broker waits until can-restart allows it; then the feature level is raised as far as all
-// know. scripts/upgrade.sh builds both executables.
+// end judges every record, and does so in transactions beside that. Each broker waits until can-restart allows it; then the
+// feature level is raised as far as all know, and the brokers are restarted once more: some files change their format at a start.
+// scripts/upgrade.sh builds both executables.
 package main
 
 import (
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -59,24 +61,36 @@ func run(ctx context.Context, o options) error {
 		cmd.Stderr = os.Stderr
 		return cmd
 	}
-	verify := ctl("verify", "--duration", o.length.String(), "--quiet")
-	verify.Stdout = os.Stdout
-	if err := verify.Start(); err != nil {
-		return err
+	verifiers := []*exec.Cmd{ctl("verify", "--duration", o.length.String(), "--quiet"),
+		ctl("verify", "--transactions", "--duration", o.length.String(), "--quiet")}
+	for _, v := range verifiers {
+		v.Stdout = os.Stdout
+		if err := v.Start(); err != nil {
+			return err
+		}
+	}
+	may := func(id int32) bool {
+		return ctl("cluster", "can-restart", fmt.Sprint(id), "--quiet", "-o", "json").Run() == nil
 	}
 	began := time.Now()
-	err = roll(ctx, c, o.fresh, func(id int32) bool {
-		return ctl("cluster", "can-restart", fmt.Sprint(id), "--quiet", "-o", "json").Run() == nil
-	})
+	err = roll(ctx, c, o.fresh, may)
 	if err == nil {
 		fmt.Printf("all brokers run the new version after %.0f s\n", time.Since(began).Seconds())
 		err = raise(ctx, c)
 	}
-	if err != nil {
-		_ = verify.Process.Kill() // its verdict means nothing now
+	if err == nil {
+		err = roll(ctx, c, o.fresh, may)
 	}
-	if e := verify.Wait(); err == nil {
-		err = e
+	if err == nil {
+		err = converted(c)
+	}
+	for _, v := range verifiers {
+		if err != nil {
+			_ = v.Process.Kill() // its verdict means nothing now
+		}
+		if e := v.Wait(); err == nil {
+			err = e
+		}
 	}
 	if err != nil {
 		for _, p := range c.Brokers() {
@@ -138,6 +152,31 @@ func raise(ctx context.Context, c *brokerproc.Cluster) error {
 		return err
 	}
 	fmt.Printf("the feature level is raised from %d to %d\n", m.FeatureLevel, level)
+	return nil
+}
+
+// converted makes sure that no coordinator's log is in a Bolt file any more (docs/decisions/0013).
+func converted(c *brokerproc.Cluster) error {
+	logs := 0
+	for _, p := range c.Brokers() {
+		shards := filepath.Join(p.DataDir(), "coordinators", "*")
+		bolt, err := filepath.Glob(filepath.Join(shards, "log.db"))
+		if err != nil {
+			return err
+		}
+		if len(bolt) > 0 {
+			return fmt.Errorf("broker %d has Bolt logs after the upgrade: %v", p.ID, bolt)
+		}
+		found, err := filepath.Glob(filepath.Join(shards, "log", "meta"))
+		if err != nil {
+			return err
+		}
+		logs += len(found)
+	}
+	if logs == 0 {
+		return errors.New("no coordinator has a log")
+	}
+	fmt.Printf("all %d logs of coordinators are record logs\n", logs)
 	return nil
 }
 
