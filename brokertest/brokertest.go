@@ -50,6 +50,7 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -355,6 +356,19 @@ func (c *Cluster) MetricNames(id int32) []string {
 		names = append(names, f.GetName())
 	}
 	return names
+}
+
+// MetricsText is all that a broker shows in metrics, with names, labels and helps.
+func (c *Cluster) MetricsText(id int32) string {
+	families, err := c.node(id).registry.Gather()
+	if err != nil {
+		c.t.Errorf("gather metrics of broker %d: %v", id, err)
+	}
+	var text strings.Builder
+	for _, f := range families {
+		text.WriteString(f.String() + "\n")
+	}
+	return text.String()
 }
 
 // Metric sums a counter or gauge of a broker over its labels; 0 when it has none.

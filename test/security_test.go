@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -106,6 +107,28 @@ func TestTLSOnEveryListener(t *testing.T) {
 	for _, name := range []string{"brokerd_tls_certificate_not_after_seconds", "brokerd_tls_authority_not_after_seconds"} {
 		if !slices.Contains(s.c.MetricNames(1), name) {
 			t.Errorf("no metric %s", name)
+		}
+	}
+	s.keepsKeys(dir)
+}
+
+// keepsKeys makes sure that no line of a private key is in a log or in metrics.
+func (s *scenario) keepsKeys(dir string) {
+	s.t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.key"))
+	if err != nil || len(files) == 0 {
+		s.t.Fatalf("no keys: %v", err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		s.must("read a key", err)
+		for line := range strings.Lines(string(text)) {
+			line = strings.TrimSpace(line)
+			for id := int32(1); id <= 3; id++ {
+				if line != "" && (s.c.Logged(id, line) || strings.Contains(s.c.MetricsText(id), line)) {
+					s.t.Errorf("broker %d tells a line of %s", id, file)
+				}
+			}
 		}
 	}
 }
