@@ -15,6 +15,9 @@ import (
 // healthInterval is how often the broker looks at itself without being poked.
 const healthInterval = 500 * time.Millisecond
 
+// lookGap is the least time between two looks: with thousands of partitions each costs something, and each election asks for one.
+const lookGap = 20 * time.Millisecond
+
 // maxReasons bounds what /readyz lists.
 const maxReasons = 10
 
@@ -91,9 +94,15 @@ func (h *health) watch(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		h.look()
+		looked := time.Now()
 		select {
 		case <-ticker.C:
 		case <-h.poked:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(lookGap - time.Since(looked)):
 		case <-ctx.Done():
 			return
 		}
@@ -151,14 +160,9 @@ func (h *health) collect() []string {
 	if !p.reconciler.isSettled() {
 		reasons = append(reasons, "replicas are still being opened")
 	}
-	silent := 0
-	for _, g := range p.partitions.Groups() {
-		switch {
-		case g.Problem != "":
-			reasons = append(reasons, fmt.Sprintf("replica of %s is out of service: %s", g.Spec.TopicPartition, g.Problem))
-		case g.Raft.Leader == "":
-			silent++
-		}
+	problems, silent := p.partitions.Troubles()
+	for _, g := range problems {
+		reasons = append(reasons, fmt.Sprintf("replica of %s is out of service: %s", g.Spec.TopicPartition, g.Problem))
 	}
 	for _, g := range p.coordinators.Groups() {
 		switch {

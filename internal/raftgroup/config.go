@@ -41,7 +41,7 @@ type Config struct {
 	HeartbeatTimeout time.Duration
 	// ElectionTimeout is how long a candidate waits. Default: HeartbeatTimeout.
 	ElectionTimeout time.Duration
-	// LeaderLeaseTimeout is how long a leader that reaches no majority stays one. Default half of
+	// LeaderLeaseTimeout is how long a leader that reaches no majority stays one. Default
 	// HeartbeatTimeout; nothing above relies on it (see Group.Confirm).
 	LeaderLeaseTimeout time.Duration
 	// CommitTimeout is how late a follower of an idle group may learn of the last commit, at most
@@ -60,6 +60,9 @@ type Config struct {
 	// MaxSendingBytes bounds the entries under way to all other brokers, 64 MiB by default; to one of them at most
 	// 16 MiB are. A single larger entry passes alone.
 	MaxSendingBytes int64
+	// Sending and Receiving bound the entries under way to other brokers, and those from them that wait for Raft here, where they share a
+	// budget with other things. Nil: MaxSendingBytes, and what other brokers may have under way.
+	Sending, Receiving Allowance
 	// MaxOutstandingBytes bounds what one group has handed to Raft and not seen applied. Default
 	// 4 MiB. One command is handed over however large.
 	MaxOutstandingBytes int64
@@ -84,6 +87,16 @@ type Config struct {
 	NoSync bool
 }
 
+// Allowance is how many bytes may be held. What is given back is what was taken.
+type Allowance interface {
+	// Acquire waits for n bytes, in turn; false: one of the channels was closed before. What is more than there can ever be is granted all
+	// there is.
+	Acquire(n int64, stop, closed <-chan struct{}) bool
+	// TryAcquire takes n bytes if they are there.
+	TryAcquire(n int64) bool
+	Release(n int64)
+}
+
 const (
 	defaultSnapshotBytes = 64 << 20
 
@@ -100,7 +113,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	or(&c.HeartbeatTimeout, time.Second)
 	or(&c.ElectionTimeout, c.HeartbeatTimeout)
-	or(&c.LeaderLeaseTimeout, c.HeartbeatTimeout/2)
+	or(&c.LeaderLeaseTimeout, c.HeartbeatTimeout)
 	or(&c.CommitTimeout, 500*time.Millisecond)
 	or(&c.HeartbeatInterval, min(20*time.Millisecond, c.HeartbeatTimeout/20))
 	if c.MaxEntryBytes == 0 {

@@ -47,6 +47,8 @@ type engine struct {
 	unrestored error
 	// muted is set while this replica's disk does not answer (gate.go).
 	muted atomic.Bool
+	// taken is set once this life has taken an append: until then it knows no commit index.
+	taken atomic.Bool
 	// installed is the index of the snapshot whose installation has not emptied the log yet.
 	installed atomic.Uint64
 
@@ -75,7 +77,7 @@ func (g *Group) startEngine() (*engine, error) {
 		done:     make(chan struct{}),
 		headers:  make(map[serverKey]raft.RPCHeader),
 	}
-	e.inbox = newInbox(e.stopping)
+	e.inbox = newInbox(e.stopping, g.host.config.Receiving)
 	e.transport = newTransport(e)
 	e.log = &guardedLog{engine: e, inner: g.logs}
 	e.opening.Store(true)
@@ -152,7 +154,7 @@ func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 		SnapshotThreshold: math.MaxUint64,
 		TrailingLogs:      0,
 		NotifyCh:          notify,
-		Logger:            newRaftLogger(g.logger),
+		Logger:            newRaftLogger(g.logger, g.metrics()),
 		NoLegacyTelemetry: true,
 	}
 }

@@ -99,12 +99,12 @@ func TestMessagesTravel(t *testing.T) {
 	if got, err := decodeBallot(appendBallot(nil, v)); err != nil || got != v {
 		t.Errorf("ballot %+v, %v", got, err)
 	}
-	a := beatAck{code: 3, late: true, resp: raft.AppendEntriesResponse{Term: 5, LastLog: 6, NoRetryBackoff: true}}
+	a := beatAck{code: 3, late: true, fresh: true, resp: raft.AppendEntriesResponse{Term: 5, LastLog: 6, NoRetryBackoff: true}}
 	if got, err := decodeBeatAck(appendBeatAck(nil, &a)); err != nil || !reflect.DeepEqual(got, a) {
 		t.Errorf("heartbeat answer %+v, %v", got, err)
 	}
 	beats := []beat{{1, 2, 3, 4}, {5, 6, 7, 8}}
-	if got, err := decodeBeats(appendBeats(nil, beats)); err != nil || !reflect.DeepEqual(got, beats) {
+	if got, err := decodeBeats(appendBeat(appendBeat(nil, beats[0]), beats[1])); err != nil || !reflect.DeepEqual(got, beats) {
 		t.Errorf("heartbeats %+v, %v", got, err)
 	}
 	conf := raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "1/2", Address: "1/2"}}})
@@ -134,7 +134,7 @@ func FuzzFrame(f *testing.F) {
 	}}, noBatches)
 	add(frameAppend, append(b, bytes.Join(bodies.buffers, nil)...))
 	add(frameVote, appendBallot(nil, ballot{1, 2, 3, true}))
-	add(frameHeartbeats, appendBeats(nil, []beat{{1, 2, 3, 4}}))
+	add(frameHeartbeats, appendBeat(nil, beat{1, 2, 3, 4}))
 	add(frameHeartbeatsAck, appendBeatAck(nil, &beatAck{}))
 	add(frameTermAck, appendTermFlag(nil, 3, true))
 	add(frameAppendAck, appendAppendAck(nil, &raft.AppendEntriesResponse{Term: 1}))
@@ -201,7 +201,7 @@ func TestConfigIsChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.HeartbeatTimeout != time.Second || c.LeaderLeaseTimeout != 500*time.Millisecond || c.HeartbeatInterval != 20*time.Millisecond {
+	if c.HeartbeatTimeout != time.Second || c.LeaderLeaseTimeout != time.Second || c.HeartbeatInterval != 20*time.Millisecond {
 		t.Errorf("defaults %+v", c)
 	}
 	for field, bad := range map[string]func(*Config){

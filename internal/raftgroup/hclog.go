@@ -19,11 +19,18 @@ type raftLogger struct {
 	logger *slog.Logger
 	name   string
 	args   []any
+	// counts are told of messages by their beginnings: what happens in Raft and is seen in no other way.
+	counts map[string]func()
 }
 
 var _ hclog.Logger = (*raftLogger)(nil)
 
-func newRaftLogger(l *slog.Logger) hclog.Logger { return &raftLogger{logger: l, name: "raft"} }
+func newRaftLogger(l *slog.Logger, m *metrics) hclog.Logger {
+	return &raftLogger{logger: l, name: "raft", counts: map[string]func(){
+		"failed to contact quorum of nodes, stepping down": m.leases.Inc,
+		"heartbeat timeout reached, starting election":     m.timeouts.Inc,
+	}}
+}
 
 // quiet are the beginnings of messages that follow from a peer being away.
 var quiet = []string{
@@ -59,6 +66,9 @@ func (l *raftLogger) level(level hclog.Level, msg string, args []any) slog.Level
 
 // Log passes a message on.
 func (l *raftLogger) Log(level hclog.Level, msg string, args ...any) {
+	if count := l.counts[msg]; count != nil {
+		count()
+	}
 	at := l.level(level, msg, args)
 	if !l.logger.Enabled(context.Background(), at) {
 		return
@@ -111,7 +121,7 @@ func (l *raftLogger) ImpliedArgs() []any { return l.args }
 
 // With adds to every message.
 func (l *raftLogger) With(args ...any) hclog.Logger {
-	return &raftLogger{logger: l.logger, name: l.name, args: append(append([]any(nil), l.args...), args...)}
+	return &raftLogger{logger: l.logger, name: l.name, args: append(append([]any(nil), l.args...), args...), counts: l.counts}
 }
 
 // Name is the logger's name, which slog has no use for.
@@ -119,7 +129,7 @@ func (l *raftLogger) Name() string { return l.name }
 
 // Named gives the same logger under another name.
 func (l *raftLogger) Named(name string) hclog.Logger {
-	return &raftLogger{logger: l.logger, name: name, args: l.args}
+	return &raftLogger{logger: l.logger, name: name, args: l.args, counts: l.counts}
 }
 
 // ResetNamed gives the same logger under another name.

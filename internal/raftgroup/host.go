@@ -19,7 +19,7 @@ type Host struct {
 	metrics *metrics
 	stable  *stableFiles
 	// sending bounds the entries under way to all other brokers.
-	sending *budget
+	sending Allowance
 
 	replay hostReplay
 	// controlLogs are the metrics of the record logs of control groups.
@@ -58,7 +58,10 @@ func NewHost(c Config) (*Host, error) {
 		peers:    make(map[int32]*peer),
 		wires:    make(map[*wire]struct{}),
 		sessions: make(map[sessionKey]*wire),
-		sending:  newBudget(c.MaxSendingBytes),
+		sending:  c.Sending,
+	}
+	if h.sending == nil {
+		h.sending = newBudget(c.MaxSendingBytes)
 	}
 	h.metrics = newMetrics(c.Registerer, h)
 	h.controlLogs = recordlog.NewMetricsOf("control_log", c.Registerer)

@@ -150,7 +150,7 @@ func (l *link) deliverBeats(f *frame, r *beatReplies) error {
 		if err != nil {
 			return err
 		}
-		r.one(uint64(f.group), a)
+		r.one(uint64(f.group), &a)
 	default:
 		return badFrame("answer of kind %d to heartbeats", f.kind)
 	}

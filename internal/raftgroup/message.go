@@ -351,14 +351,11 @@ const (
 	maxBeats    = 8192
 )
 
-func appendBeats(b []byte, beats []beat) []byte {
-	for _, h := range beats {
-		b = binary.BigEndian.AppendUint64(b, uint64(h.group))
-		b = binary.BigEndian.AppendUint64(b, h.from)
-		b = binary.BigEndian.AppendUint64(b, h.to)
-		b = binary.BigEndian.AppendUint64(b, h.term)
-	}
-	return b
+func appendBeat(b []byte, h beat) []byte {
+	b = binary.BigEndian.AppendUint64(b, uint64(h.group))
+	b = binary.BigEndian.AppendUint64(b, h.from)
+	b = binary.BigEndian.AppendUint64(b, h.to)
+	return binary.BigEndian.AppendUint64(b, h.term)
 }
 
 func decodeBeats(body []byte) ([]beat, error) {
@@ -377,20 +374,27 @@ func decodeBeats(body []byte) ([]beat, error) {
 	return beats, nil
 }
 
-// beatAck answers one heartbeat; late: the answer comes in a frame of its own.
+// beatAck answers one heartbeat; late: the answer comes in a frame of its own; fresh: the replica has taken no append since it was
+// opened, and knows no commit index.
 type beatAck struct {
-	code uint16
-	late bool
-	resp raft.AppendEntriesResponse
+	code        uint16
+	late, fresh bool
+	resp        raft.AppendEntriesResponse
 }
 
-const flagLate = 4
+const (
+	flagLate  = 4
+	flagFresh = 8
+)
 
 func appendBeatAck(b []byte, a *beatAck) []byte {
 	b = binary.BigEndian.AppendUint16(b, a.code)
 	b = appendAppendAck(b, &a.resp)
 	if a.late {
 		b[len(b)-1] |= flagLate
+	}
+	if a.fresh {
+		b[len(b)-1] |= flagFresh
 	}
 	return b
 }
@@ -401,7 +405,7 @@ func decodeBeatAck(b []byte) (beatAck, error) {
 		return a, badFrame("heartbeat answer of %d bytes", len(b))
 	}
 	a.code = binary.BigEndian.Uint16(b)
-	a.late = b[len(b)-1]&flagLate != 0
+	a.late, a.fresh = b[len(b)-1]&flagLate != 0, b[len(b)-1]&flagFresh != 0
 	return a, decodeAppendAck(b[2:], &a.resp)
 }
 

@@ -34,6 +34,8 @@ type metrics struct {
 	staleTerm     prometheus.Counter
 	deadBrokers   prometheus.Counter
 	stalls        prometheus.Counter
+	leases        prometheus.Counter
+	timeouts      prometheus.Counter
 
 	// Looked up once: these are touched for every message.
 	sentBytes, receivedBytes [2]prometheus.Counter
@@ -81,6 +83,8 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 		applyPanics:   counter("apply_panics_total", "Panics in a state machine's apply."),
 		deadBrokers:   counter("dead_brokers_total", "Brokers found dead because their port refused connections; the groups they led held elections at once."),
 		stalls:        counter("disk_stalls_total", "Times that a replica gave up leading, or standing for election, because its disk did not answer for 2 s."),
+		leases:        counter("lease_losses_total", "Times that a leader here gave up because it had not heard of a majority for raft.leader_lease_timeout."),
+		timeouts:      counter("heartbeat_timeouts_total", "Times that a follower here asked for votes because it had not heard of its leader for raft.heartbeat_timeout."),
 		staleTerm:     counter("stale_term_entries_total", "Entries that apply refused because they landed in another term than they were admitted in."),
 	}
 	for _, c := range []class{classBulk, classControl} {
@@ -97,7 +101,7 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 	if reg != nil {
 		reg.MustRegister(m.leaderChanges, m.proposals, m.queuedBytes, m.outstanding, m.sendingBytes, m.confirms, m.confirmTime, m.bytes,
 			m.rpcTime, m.rpcErrors, m.dials, m.badFrames, m.wrongServer, m.beats, m.beatFrames, m.snapshots, m.badSnapshots,
-			m.catchUps, m.reopens, m.halts, m.applyPanics, m.staleTerm, m.deadBrokers, m.stalls, newGroupCollector(h))
+			m.catchUps, m.reopens, m.halts, m.applyPanics, m.staleTerm, m.deadBrokers, m.stalls, m.leases, m.timeouts, newGroupCollector(h))
 	}
 	return m
 }

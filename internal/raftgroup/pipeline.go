@@ -23,9 +23,20 @@ type pipeline struct {
 	// mu guards what follows. Nothing blocks under it.
 	mu     sync.Mutex
 	queue  []*appendFuture // under way, oldest first
+	told   told
 	broken bool
 	ended  bool
 }
+
+// told is the newest request that the follower has taken.
+type told struct {
+	last, commit uint64 // its last entry, and the commit index it carried
+	at           time.Time
+	changes      uint64 // of the pulse, before it was sent
+}
+
+// tellAgain is how long a follower that nothing is new for is not told anything. Raft tells it the commit index every CommitTimeout.
+const tellAgain = 10 * time.Second
 
 var errPipelineEnded = errors.New("pipeline has ended")
 
@@ -37,6 +48,7 @@ type appendFuture struct {
 	resp    *raft.AppendEntriesResponse
 	left    int // frames not answered
 	unsent  bool
+	changes uint64 // of the pulse, before it was sent
 }
 
 // Error is nil: what failed has an answer without success, which is what Raft looks at.
@@ -72,7 +84,7 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, _ raft.ServerAddress
 
 // AppendEntries sends a request; it waits while too much is under way.
 func (p *pipeline) AppendEntries(q *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	f := &appendFuture{started: time.Now(), req: q, resp: resp, unsent: true}
+	f := &appendFuture{started: time.Now(), req: q, resp: resp, unsent: true, changes: p.to.pulse.changed()}
 	select {
 	case p.slots <- struct{}{}:
 	case <-p.closed:
@@ -87,6 +99,13 @@ func (p *pipeline) AppendEntries(q *raft.AppendEntriesRequest, resp *raft.Append
 	if p.broken || p.ended {
 		p.mu.Unlock()
 		return nil, errPipelineEnded
+	}
+	if p.isKnownLocked(f) {
+		defer p.mu.Unlock()
+		*resp = raft.AppendEntriesResponse{RPCHeader: p.transport.header(raft.ServerID(p.to.id)), Term: q.Term, LastLog: q.PrevLogEntry, Success: true}
+		<-p.slots
+		p.giveLocked(f)
+		return f, nil
 	}
 	p.queue = append(p.queue, f)
 	p.mu.Unlock()
@@ -109,7 +128,7 @@ func (p *pipeline) AppendEntries(q *raft.AppendEntriesRequest, resp *raft.Append
 // send sends one frame of a request.
 func (p *pipeline) send(f *appendFuture, c *chunk, last bool) error {
 	stopping := p.transport.engine.stopping
-	if !p.bytes.acquire(c.bytes, p.closed, stopping) {
+	if !p.bytes.Acquire(c.bytes, p.closed, stopping) {
 		return errPipelineEnded
 	}
 	p.mu.Lock()
@@ -126,7 +145,7 @@ func (p *pipeline) send(f *appendFuture, c *chunk, last bool) error {
 		through = c.lastIndex()
 	}
 	_, err := p.transport.writeChunk(p.link, p.to, c, p.closed, func(a *frame, err error) {
-		p.bytes.release(c.bytes)
+		p.bytes.Release(c.bytes)
 		p.answered(f, through, started, a, err)
 	})
 	return err
@@ -186,7 +205,10 @@ func (p *pipeline) accepted(f *appendFuture, resp raft.AppendEntriesResponse) {
 		if !p.passLocked(p.queue[0]) {
 			return
 		}
-		p.queue = p.queue[1:]
+		p.queue[0] = nil // Raft gives each request room for all the entries it may hold.
+		if p.queue = p.queue[1:]; len(p.queue) == 0 {
+			p.queue = nil
+		}
 		<-p.slots
 	}
 }
@@ -195,6 +217,11 @@ func (p *pipeline) accepted(f *appendFuture, resp raft.AppendEntriesResponse) {
 // not, it has left.
 func (p *pipeline) passLocked(f *appendFuture) bool {
 	p.transport.engine.progress.note(p.to.id, f.req)
+	p.told = told{last: lastOf(f.req), commit: f.req.LeaderCommitIndex, at: f.started, changes: f.changes}
+	return p.giveLocked(f)
+}
+
+func (p *pipeline) giveLocked(f *appendFuture) bool {
 	select {
 	case p.ready <- f:
 		return true
@@ -202,6 +229,30 @@ func (p *pipeline) passLocked(f *appendFuture) bool {
 		p.endLocked()
 		return false
 	}
+}
+
+// isKnownLocked says whether a request holds nothing but what the follower was told, and knows still. Raft sends such a request for each
+// idle follower at every CommitTimeout; its heartbeats say as much.
+func (p *pipeline) isKnownLocked(f *appendFuture) bool {
+	q := f.req
+	if len(q.Entries) > 0 || len(p.queue) > 0 || q.PrevLogEntry == 0 || q.PrevLogEntry != p.told.last || q.LeaderCommitIndex != p.told.commit ||
+		f.started.Sub(p.told.at) >= tellAgain {
+		return false
+	}
+	select {
+	case <-p.link.closed:
+		return false
+	default:
+	}
+	return p.to.pulse.knows(q.Term, p.told.changes, f.started)
+}
+
+// lastOf is the last entry that a request proves.
+func lastOf(q *raft.AppendEntriesRequest) uint64 {
+	if n := len(q.Entries); n > 0 {
+		return q.Entries[n-1].Index
+	}
+	return q.PrevLogEntry
 }
 
 // breakLocked gives Raft one failed request, so that it leaves the pipeline. One only: Raft

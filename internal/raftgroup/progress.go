@@ -29,10 +29,7 @@ const markAge = 200 * time.Millisecond
 
 // note enters that a follower holds what a request proves.
 func (p *progress) note(id ServerID, q *raft.AppendEntriesRequest) {
-	last := q.PrevLogEntry
-	if n := len(q.Entries); n > 0 {
-		last = q.Entries[n-1].Index
-	}
+	last := lastOf(q)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if q.Term < p.term || last == 0 {

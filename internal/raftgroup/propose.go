@@ -48,8 +48,8 @@ type proposals struct {
 	// wake has a token when the queue has become non-empty; freed when a command was resolved.
 	wake  chan struct{}
 	freed chan struct{}
-	// sent passes from the proposer to the completer. It holds all that may be outstanding and
-	// what failed before it was.
+	// sent passes from the proposer to the completer, and is made with them: replicas that never lead need none. It holds all that may be
+	// outstanding and what failed before it was.
 	sent chan *proposal
 
 	start sync.Once
@@ -75,7 +75,6 @@ func newProposals(g *Group) *proposals {
 		group: g,
 		wake:  make(chan struct{}, 1),
 		freed: make(chan struct{}, 1),
-		sent:  make(chan *proposal, maxAppendEntries),
 	}
 }
 
@@ -120,6 +119,7 @@ func (q *proposals) admit(p *proposal) error {
 		return ErrTooLarge
 	}
 	q.start.Do(func() {
+		q.sent = make(chan *proposal, maxAppendEntries)
 		g.goroutine(q.propose)
 		g.goroutine(q.complete)
 	})

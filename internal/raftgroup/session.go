@@ -253,8 +253,13 @@ func (s *session) term(f *frame) {
 // deliver hands a request to its group. The answer, or the reason why there is none, is queued.
 func (s *session) deliver(f *frame, answer frameKind, command func(raft.RPCHeader) any, stream *snapshotStream) {
 	ask := frame{kind: answer, request: f.request, group: f.group, from: f.to, to: f.from}
-	reply := func(resp any, code uint16, err error) { s.answer(ask, resp, code, err) }
 	e, code := s.host.find(f.group, f.to)
+	reply := func(resp any, code uint16, err error) {
+		if r, ok := resp.(*raft.AppendEntriesResponse); ok && r.Success {
+			e.taken.Store(true)
+		}
+		s.answer(ask, resp, code, err)
+	}
 	if code == codeOK {
 		var reader io.Reader
 		if stream != nil {
@@ -322,10 +327,10 @@ func (s *session) heartbeat(request, index uint64, b *beat) beatAck {
 	}
 	req := &raft.AppendEntriesRequest{RPCHeader: e.headerOf(s.peer, b.from), Term: b.term}
 	if resp, ok := e.fastHeartbeat(req); ok {
-		return beatAck{resp: *resp}
+		return beatAck{resp: *resp, fresh: !e.taken.Load()}
 	}
 	code = e.inbox.put(req, nil, 0, func(resp any, code uint16, err error) {
-		a := beatAck{code: code}
+		a := beatAck{code: code, fresh: !e.taken.Load()}
 		if r, ok := resp.(*raft.AppendEntriesResponse); ok && err == nil && code == codeOK {
 			a.resp = *r
 		} else if code == codeOK {

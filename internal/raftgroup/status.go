@@ -45,10 +45,7 @@ type Status struct {
 
 // Status describes the group.
 func (g *Group) Status() Status {
-	s := Status{ID: g.config.ID, Name: g.config.Name, Self: g.config.Self, Role: RoleStopped}
-	g.problemMu.Lock()
-	s.Problem = g.problem
-	g.problemMu.Unlock()
+	s := Status{ID: g.config.ID, Name: g.config.Name, Self: g.config.Self, Role: RoleStopped, Problem: g.Problem()}
 	s.AppliedIndex = g.config.Machine.Applied()
 	s.SnapshotIndex = g.snapshots.newest()
 	e := g.engine.Load()
@@ -84,6 +81,13 @@ func (g *Group) Status() Status {
 	s.FirstIndex, s.LastIndex = raftIndex(first), raftIndex(r.LastIndex())
 	_, s.Ready = g.IsReady()
 	return s
+}
+
+// Problem is why the replica is out of service; empty: it is not.
+func (g *Group) Problem() string {
+	g.problemMu.Lock()
+	defer g.problemMu.Unlock()
+	return g.problem
 }
 
 // Member is a replica of a group as the group's leader knows it.

@@ -28,6 +28,7 @@ type target struct {
 	id          ServerID
 	peer        *peer
 	incarnation uint64
+	pulse       *pulse
 }
 
 var (
@@ -87,7 +88,8 @@ func (t *transport) target(id raft.ServerID) (target, error) {
 	if err != nil {
 		return target{}, err
 	}
-	to := target{id: ServerID(id), peer: t.host.peer(broker), incarnation: incarnation}
+	to := target{id: ServerID(id), peer: t.host.peer(broker), incarnation: incarnation,
+		pulse: &pulse{engine: t.engine, id: ServerID(id), incarnation: incarnation, header: t.header(id)}}
 	t.targets[id] = to
 	return to, nil
 }
@@ -189,36 +191,22 @@ func (t *transport) sendEntries(to target, q *raft.AppendEntriesRequest, resp *r
 	}
 }
 
+// sendHeartbeat answers Raft's heartbeat out of those that are sent for all groups together, and waits for the next one's answer
+// where the last one is too long ago.
 func (t *transport) sendHeartbeat(to target, q *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	type result struct {
-		ack beatAck
-		err error
+	got, wait, send := to.pulse.ask(q.Term, time.Now())
+	if send {
+		_ = to.peer.beats.add(to.pulse, t.engine.stopping) // a failure is told to the one that waits, too
 	}
-	got := make(chan result, 1)
-	started := time.Now()
-	err := to.peer.beats.add(to.id, beat{group: t.group, from: t.self, to: to.incarnation, term: q.Term}, t.engine.stopping,
-		func(a beatAck, err error) { got <- result{a, err} })
-	if err != nil {
-		return err
+	if wait != nil {
+		select {
+		case got = <-wait:
+		case <-t.engine.stopping:
+			return ErrStopped
+		}
 	}
-	select {
-	case r := <-got:
-		t.host.metrics.rpc(frameHeartbeats, started, r.err)
-		if r.err != nil {
-			return r.err
-		}
-		if r.ack.code != codeOK {
-			return &remoteError{code: r.ack.code}
-		}
-		*resp = r.ack.resp
-		resp.RPCHeader = t.header(raft.ServerID(to.id))
-		if resp.Success {
-			t.engine.progress.beat(to.id, q.Term)
-		}
-		return nil
-	case <-t.engine.stopping:
-		return ErrStopped
-	}
+	*resp = got.resp
+	return got.err
 }
 
 // nextChunk cuts the next frame's worth off the entries. The commit index it carries is bounded
@@ -292,11 +280,11 @@ func (t *transport) sendChunk(to target, c *chunk, resp *raft.AppendEntriesRespo
 
 // writeChunk sends one frame of entries; done is called exactly once unless an error comes back.
 func (t *transport) writeChunk(l *link, to target, c *chunk, stop <-chan struct{}, done func(*frame, error)) (uint64, error) {
-	if !l.budget.acquire(c.bytes, stop, l.closed) {
+	if !l.budget.Acquire(c.bytes, stop, l.closed) {
 		return 0, l.cause()
 	}
-	if !t.host.sending.acquire(c.bytes, stop, l.closed) {
-		l.budget.release(c.bytes)
+	if !t.host.sending.Acquire(c.bytes, stop, l.closed) {
+		l.budget.Release(c.bytes)
 		return 0, l.cause()
 	}
 	t.host.metrics.sendingBytes.Add(float64(c.bytes))
@@ -320,8 +308,8 @@ func (t *transport) writeChunk(l *link, to target, c *chunk, stop <-chan struct{
 
 // sent gives back what writeChunk took.
 func (t *transport) sent(l *link, c *chunk) {
-	l.budget.release(c.bytes)
-	t.host.sending.release(c.bytes)
+	l.budget.Release(c.bytes)
+	t.host.sending.Release(c.bytes)
 	t.host.metrics.sendingBytes.Sub(float64(c.bytes))
 }
 

@@ -33,7 +33,8 @@ func TestWrongTargetIsRefused(t *testing.T) {
 				t.Errorf("pre-vote asked of %s: %v", id, err)
 			}
 			var resp raft.AppendEntriesResponse
-			if err := tr.AppendEntries(raft.ServerID(id), "", &raft.AppendEntriesRequest{Term: 99}, &resp); err == nil {
+			term, _ := r.group.IsReady()
+			if err := tr.AppendEntries(raft.ServerID(id), "", &raft.AppendEntriesRequest{Term: uint64(term)}, &resp); err == nil {
 				t.Errorf("heartbeat to %s was answered", id)
 			}
 			req := &raft.AppendEntriesRequest{Term: 99, PrevLogEntry: 1, PrevLogTerm: 1}
@@ -172,7 +173,7 @@ func TestBadFramesCloseTheConnection(t *testing.T) {
 			{"vote cut short", classControl, head(frameVote, ok[:10])},
 			{"vote of a term near the end", classControl, head(frameVote, appendBallot(nil, ballot{term: 1 << 63}))},
 			{"heartbeats of odd size", classControl, head(frameHeartbeats, make([]byte, 33))},
-			{"heartbeat of a term near the end", classControl, head(frameHeartbeats, appendBeats(nil, []beat{{7, 1, 1, 1 << 60}}))},
+			{"heartbeat of a term near the end", classControl, head(frameHeartbeats, appendBeat(nil, beat{7, 1, 1, 1 << 60}))},
 			{"entry of an unknown type", classBulk, head(frameAppend, entry(raft.Log{Term: 1, Type: 77}))},
 			{"deprecated entry", classBulk, head(frameAppend, entry(raft.Log{Term: 1, Type: raft.LogAddPeerDeprecated}))},
 			{"configuration that is none", classBulk, head(frameAppend, entry(raft.Log{Term: 1, Type: raft.LogConfiguration, Data: []byte("\xc1nonsense")}))},
@@ -428,20 +429,20 @@ func TestBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBudget(100)
 		never := make(chan struct{})
-		if !b.acquire(1000, never, never) {
+		if !b.Acquire(1000, never, never) {
 			t.Fatal("one that is larger than all must be let through alone")
 		}
 		order := make(chan int, 3)
 		stop := make(chan struct{})
 		for i, n := range []int64{60, 50, 10} {
 			go func() {
-				if b.acquire(n, stop, never) {
+				if b.Acquire(n, stop, never) {
 					order <- i
 				}
 			}()
 			synctest.Wait()
 		}
-		b.release(1000)
+		b.Release(1000)
 		synctest.Wait()
 		if got := <-order; got != 0 || len(order) != 0 {
 			t.Errorf("first is %d, then %d more", got, len(order))
@@ -451,7 +452,7 @@ func TestBudget(t *testing.T) {
 		if len(order) != 0 {
 			t.Error("one that gave up was served")
 		}
-		b.release(60)
+		b.Release(60)
 		if b.free != 100 || len(b.waiters) != 0 {
 			t.Errorf("%d bytes free, %d wait", b.free, len(b.waiters))
 		}
@@ -508,7 +509,7 @@ func TestClosedGroupGivesBackItsBytes(t *testing.T) {
 			ended <- e.transport.AppendEntries(raft.ServerID(MakeServerID(other.id, 1)), "", q, &raft.AppendEntriesResponse{})
 		}()
 		synctest.Wait()
-		if free := link.budget.free; free != link.budget.size-100<<10 || n.host.sending.free != n.host.sending.size-100<<10 {
+		if free := link.budget.free; free != link.budget.size-100<<10 || n.host.sending.(*budget).free != n.host.sending.(*budget).size-100<<10 {
 			t.Errorf("%d of %d bytes are free with a request under way", free, link.budget.size)
 		}
 		if err := r.group.Close(); err != nil {
@@ -516,7 +517,7 @@ func TestClosedGroupGivesBackItsBytes(t *testing.T) {
 		}
 		<-ended
 		synctest.Wait()
-		if link.budget.free != link.budget.size || n.host.sending.free != n.host.sending.size || value(n.host.metrics.sendingBytes) != 0 {
+		if link.budget.free != link.budget.size || n.host.sending.(*budget).free != n.host.sending.(*budget).size || value(n.host.metrics.sendingBytes) != 0 {
 			t.Errorf("%d of %d bytes are free after the group was closed, %v are counted", link.budget.free, link.budget.size, value(n.host.metrics.sendingBytes))
 		}
 		if link != n.host.peer(other.id).bulk.current() {

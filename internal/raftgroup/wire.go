@@ -208,8 +208,8 @@ type budgetWaiter struct {
 
 func newBudget(n int64) *budget { return &budget{free: n, size: n} }
 
-// acquire waits for n bytes; false: one of the two channels was closed before.
-func (b *budget) acquire(n int64, stop, closed <-chan struct{}) bool {
+// Acquire waits for n bytes; false: one of the two channels was closed before.
+func (b *budget) Acquire(n int64, stop, closed <-chan struct{}) bool {
 	n = min(n, b.size)
 	b.mu.Lock()
 	if len(b.waiters) == 0 && b.free >= n {
@@ -243,8 +243,20 @@ func (b *budget) acquire(n int64, stop, closed <-chan struct{}) bool {
 	return false
 }
 
-// release gives back what acquire(n) took.
-func (b *budget) release(n int64) {
+// TryAcquire takes n bytes if they are there and nobody waits.
+func (b *budget) TryAcquire(n int64) bool {
+	n = min(n, b.size)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.waiters) > 0 || b.free < n {
+		return false
+	}
+	b.free -= n
+	return true
+}
+
+// Release gives back what Acquire(n) took.
+func (b *budget) Release(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.releaseLocked(min(n, b.size))
