@@ -23,6 +23,8 @@ type options struct {
 	output     string
 	set        settings
 	keep       bool
+	profiles   string
+	idleOnly   bool
 }
 
 // settings are -set KEY=VALUE, given any number of times.
@@ -42,7 +44,16 @@ func main() {
 	flag.StringVar(&o.output, "o", "table", "table or json")
 	flag.Var(&o.set, "set", "a setting of the brokers, KEY=VALUE; may be repeated")
 	flag.BoolVar(&o.keep, "keep", false, "keep the brokers' directories and logs")
+	flag.StringVar(&o.profiles, "profiles", "", "write profiles of the idle brokers (CPU, heap, goroutines) into this directory; slows what it measures")
+	flag.BoolVar(&o.idleOnly, "idle-only", false, "end after the idle brokers were watched")
 	flag.Parse()
+	if o.profiles != "" {
+		if err := os.MkdirAll(o.profiles, 0o755); err != nil {
+			fmt.Fprintln(os.Stderr, "scale:", err)
+			os.Exit(1)
+		}
+		o.set = append(o.set, "http.profiles=true")
+	}
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "scale:", err)
 		os.Exit(1)

@@ -55,6 +55,9 @@ func (m *measurement) all(ctx context.Context) error {
 	if err := m.watch(ctx, empty); err != nil {
 		return err
 	}
+	if m.options.idleOnly {
+		return nil
+	}
 	if err := m.kill(ctx); err != nil {
 		return err
 	}
@@ -90,18 +93,21 @@ func (m *measurement) write(ctx context.Context, what string) error {
 
 // watch looks at what idle brokers take.
 func (m *measurement) watch(ctx context.Context, empty brokerproc.Usage) error {
-	if err := pause(ctx, 5*time.Second); err != nil { // what the writes began has ended
+	epochs, err := m.settle(ctx)
+	if err != nil {
 		return err
 	}
-	epochs, err := m.epochs(ctx)
+	timeouts, err := m.timeouts(ctx)
 	if err != nil {
 		return err
 	}
 	before, begin := m.cluster.Usage(), time.Now()
+	profiled := m.profile(ctx, "idle", m.options.idle)
 	if err := pause(ctx, m.options.idle); err != nil {
 		return err
 	}
 	after := m.cluster.Usage()
+	profiled()
 	m.note("idle, processor of all three brokers", 100*(after.CPUSeconds-before.CPUSeconds)/time.Since(begin).Seconds(), "% of one core")
 	elections := 0
 	now, err := m.epochs(ctx)
@@ -114,6 +120,11 @@ func (m *measurement) watch(ctx context.Context, empty brokerproc.Usage) error {
 		}
 	}
 	m.note("idle, partitions that changed their leader", float64(elections), "")
+	late, err := m.timeouts(ctx)
+	if err != nil {
+		return err
+	}
+	m.note("idle, timeouts of leaders and followers", late-timeouts, "")
 	replicas := float64(3 * m.options.partitions)
 	m.note("memory of all three brokers", float64(after.ResidentBytes)/1e6, "MB")
 	m.note("memory for each replica", float64(after.ResidentBytes-empty.ResidentBytes)/replicas/1024, "KiB")
@@ -130,6 +141,38 @@ func (m *measurement) watch(ctx context.Context, empty brokerproc.Usage) error {
 	m.note("goroutines for each replica", goroutines/replicas, "")
 	m.note("disk for each replica", float64(blocks(m.dir))/replicas/1024, "KiB")
 	return nil
+}
+
+// settle waits until no partition has changed its leader for calm: what the writes began has ended, and leaders are where they belong.
+func (m *measurement) settle(ctx context.Context) ([]int32, error) {
+	const calm, most = 6 * time.Second, 3 * time.Minute
+	begin, changed := time.Now(), time.Now()
+	last, err := m.epochs(ctx)
+	for err == nil && time.Since(changed) < calm && time.Since(begin) < most {
+		if err = pause(ctx, time.Second); err != nil {
+			break
+		}
+		var now []int32
+		if now, err = m.epochs(ctx); err == nil && !slices.Equal(now, last) {
+			last, changed = now, time.Now()
+		}
+	}
+	m.note("until leaders are where they belong", changed.Sub(begin).Seconds(), "s")
+	return last, err
+}
+
+// timeouts is how often leaders gave up and followers stood for election because they heard nothing, over all brokers.
+func (m *measurement) timeouts(ctx context.Context) (sum float64, err error) {
+	for _, p := range m.cluster.Brokers() {
+		for _, name := range []string{"brokerd_raft_lease_losses_total", "brokerd_raft_heartbeat_timeouts_total"} {
+			n, err := metric(ctx, p, name)
+			if err != nil {
+				return 0, err
+			}
+			sum += n
+		}
+	}
+	return sum, nil
 }
 
 func (m *measurement) kill(ctx context.Context) error {
