@@ -72,7 +72,7 @@ func (s *service) Fetch(ctx context.Context, req *clientv1.FetchRequest) (*clien
 		s.metrics.fetchBytes.Add(float64(f.Bytes))
 	}
 	if counted && count.full {
-		return nil, s.failed(refused(reasonBusy, "", "", "answers of %d bytes are on their way to clients, the limit is limits.fetch_bytes", s.fetching.Limit()))
+		return nil, s.failed(refused(reasonBusy, "", "", "too many answers are on their way to clients; the limits are %s", s.fetching.Bounds("limits.fetch_bytes")))
 	}
 	if req.Decode {
 		s.decode(answer, req, ask)

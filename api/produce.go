@@ -153,7 +153,7 @@ func (p *produceStream) handle(req *clientv1.ProduceRequest, start time.Time) {
 		p.mu.Unlock()
 		held += more
 		if !p.producing.TryAdd(held) {
-			refusal = refused(reasonBusy, "", "", "batches of %d bytes wait for their commit on this broker, the limit is limits.produce_bytes", p.producing.Limit())
+			refusal = refused(reasonBusy, "", "", "too many batches wait for their commit on this broker; the limits are %s", p.producing.Bounds("limits.produce_bytes"))
 		}
 	}
 	req.Batch, req.Records = nil, nil // the log's now; the answer needs only the names

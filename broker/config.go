@@ -234,6 +234,12 @@ type LimitsConfig struct {
 	// MaxMessageBytes is the upper bound for the topic setting
 	// max.message.bytes, 1 KiB to 64 MiB. A batch must fit into one message.
 	MaxMessageBytes Bytes `koanf:"max_message_bytes"`
+	// Memory is what buffers of all kinds may hold together, at least 16 times
+	// max_message_bytes: batches that wait for their commit and requests being
+	// read, fetch answers, entries on their way to other brokers and from them,
+	// and what replicas that catch up are sent. Each kind is guaranteed a part,
+	// and takes more while others leave it; catching up yields first.
+	Memory Bytes `koanf:"memory"`
 	// ProduceBytes are the batches of all producers that wait for their commit, and
 	// Kafka requests that are being read, 1 MiB and at least twice
 	// max_message_bytes. Above it: did not happen, retry; Kafka clients wait.
@@ -335,10 +341,10 @@ type RaftConfig struct {
 	// HeartbeatTimeout, at most 1 minute.
 	ElectionTimeout time.Duration `koanf:"election_timeout"`
 	// LeaderLeaseTimeout is how long a leader that hears from no majority stays
-	// leader, 10 ms to HeartbeatTimeout.
+	// leader, 10 ms to HeartbeatTimeout; 0: as long as that.
 	LeaderLeaseTimeout time.Duration `koanf:"leader_lease_timeout"`
-	// CommitTimeout is how often an idle leader tells its followers the commit
-	// index, 10 ms to 1 minute. It costs a message per group.
+	// CommitTimeout is how soon an idle leader tells its followers the commit
+	// index, 10 ms to 1 minute.
 	CommitTimeout time.Duration `koanf:"commit_timeout"`
 	// HeartbeatBatch is how long heartbeats of all groups to one broker are
 	// collected for one message, 1 ms to a quarter of HeartbeatTimeout.
@@ -411,6 +417,7 @@ func DefaultConfig() Config {
 			MaxPartitions:    2_000,
 			MaxConnections:   10_000,
 			MaxMessageBytes:  8 * MiB,
+			Memory:           256 * MiB,
 			ProduceBytes:     128 * MiB,
 			FetchBytes:       128 * MiB,
 			ReplicationBytes: 64 * MiB,
@@ -425,15 +432,14 @@ func DefaultConfig() Config {
 			MaxGroupBytes:   256 * MiB,
 		},
 		Raft: RaftConfig{
-			HeartbeatTimeout:   time.Second,
-			ElectionTimeout:    time.Second,
-			LeaderLeaseTimeout: 500 * time.Millisecond,
-			CommitTimeout:      time.Second,
-			HeartbeatBatch:     20 * time.Millisecond,
-			SnapshotBytes:      64 * MiB,
-			MaxReplayBytes:     256 * MiB,
-			MaxInFlightBytes:   4 * MiB,
-			QueueLogs:          true,
+			HeartbeatTimeout: time.Second,
+			ElectionTimeout:  time.Second,
+			CommitTimeout:    time.Second,
+			HeartbeatBatch:   20 * time.Millisecond,
+			SnapshotBytes:    64 * MiB,
+			MaxReplayBytes:   256 * MiB,
+			MaxInFlightBytes: 4 * MiB,
+			QueueLogs:        true,
 		},
 		ProducerIDExpiration:      24 * time.Hour,
 		ProducerIDExpirationCheck: 10 * time.Minute,

@@ -33,23 +33,37 @@ func (h peerHandler) PullEntries(ctx context.Context, _ peer.Identity, req peer.
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		entries, err := h.p.partitions.Entries(raftgroup.GroupID(req.Group), req.Incarnation, next, req.Through, pullChunkBytes)
-		if err != nil {
+		last, err := h.pullChunk(ctx, req, next, send)
+		if err != nil || last == 0 {
 			return err
 		}
-		if len(entries) == 0 {
-			return nil
-		}
-		out := make([]peer.Entry, len(entries))
-		for i, e := range entries {
-			out[i] = peer.Entry(e)
-		}
-		if err := send(out); err != nil {
-			return err
-		}
-		next = entries[len(entries)-1].Index + 1
+		next = last + 1
 	}
 	return nil
+}
+
+// pullChunk sends the next entries and gives the last one's index, 0 if there are no more. It waits for memory.
+func (h peerHandler) pullChunk(ctx context.Context, req peer.PullRequest, next record.Index, send func([]peer.Entry) error) (record.Index, error) {
+	room := h.p.memory.catchUp
+	if err := room.AcquireContext(ctx, pullChunkBytes); err != nil {
+		return 0, err
+	}
+	held := int64(pullChunkBytes)
+	defer func() { room.Add(-held) }()
+	entries, err := h.p.partitions.Entries(raftgroup.GroupID(req.Group), req.Incarnation, next, req.Through, pullChunkBytes)
+	if err != nil || len(entries) == 0 {
+		return 0, err
+	}
+	out, bytes := make([]peer.Entry, len(entries)), int64(0)
+	for i, e := range entries {
+		out[i] = peer.Entry(e)
+		bytes += int64(len(e.Data))
+	}
+	if more := bytes - held; more > 0 { // an entry that is larger than a chunk
+		room.Add(more)
+		held += more
+	}
+	return entries[len(entries)-1].Index, send(out)
 }
 
 // pull brings entries from the peer that holds them (partition.PullFunc).

@@ -58,6 +58,7 @@ type parts struct {
 	http       *httpServer
 	api        *api.Server
 	kafka      *kafka.Server
+	memory     memory
 
 	grpcListeners, kafkaListeners map[string]net.Listener
 	// secured begins connections of clients as their listener wants it.
@@ -83,6 +84,7 @@ func (b *Broker) assemble() (*parts, error) {
 	b.health.Store(p.health)
 	p.http = startHTTP(b.secured(namedListener{port: "http", tls: b.cfg.HTTP.TLS}, b.httpListener), reg, p.health, b.cfg.HTTP.Profiles, p.logger)
 
+	p.memory = newMemory(b.cfg.Limits, reg)
 	var err error
 	dialer, muxConfig := mux.Dialer{}, mux.Config{Logger: p.logger, Registerer: reg}
 	if k := b.certificates.ports["peer"]; k != nil {
@@ -115,7 +117,8 @@ func (b *Broker) assemble() (*parts, error) {
 		MaxOutstandingBytes: int64(b.cfg.Raft.MaxInFlightBytes),
 		MaxReplayBytes:      int64(b.cfg.Raft.MaxReplayBytes),
 		QueueLogs:           b.cfg.Raft.QueueLogs,
-		MaxSendingBytes:     int64(b.cfg.Limits.ReplicationBytes),
+		Sending:             p.memory.sending,
+		Receiving:           p.memory.receiving,
 		MaxEntryBytes:       int(b.cfg.Limits.MaxMessageBytes) + entrySlack,
 		TrustNetwork:        muxConfig.TLS != nil,
 		NoSync:              b.options.NoSync,
@@ -162,8 +165,9 @@ func (b *Broker) assemble() (*parts, error) {
 
 // assembleDoors makes the servers that clients talk to. What all clients together may hold, they share.
 func (p *parts) assembleDoors(b *Broker) (err error) {
-	shared := frontdoor.NewShared(frontdoor.Limits{ProduceBytes: int64(b.cfg.Limits.ProduceBytes),
+	shared := frontdoor.NewShared(frontdoor.Limits{Memory: p.memory.Memory, ProduceBytes: int64(b.cfg.Limits.ProduceBytes),
 		FetchBytes: int64(b.cfg.Limits.FetchBytes), Connections: b.cfg.Limits.MaxConnections})
+	p.memory.catchUp = p.memory.kindOfCatchUp()
 	if p.guard, err = p.newGuard(b); err != nil {
 		return err
 	}

@@ -174,6 +174,7 @@ func (l LimitsConfig) validate(v *validator) {
 	least := MiB
 	if v.size("limits.max_message_bytes", l.MaxMessageBytes, KiB, 64*MiB, "a batch is one message and one entry of the log") {
 		least = max(least, 2*l.MaxMessageBytes)
+		v.size("limits.memory", l.Memory, max(16*MiB, memoryParts*l.MaxMessageBytes), TiB, "each kind of buffers needs room for two of the largest messages")
 	}
 	const full = "below twice max_message_bytes large batches would stop each other"
 	v.size("limits.produce_bytes", l.ProduceBytes, least, TiB, full)
@@ -229,8 +230,10 @@ func (r RaftConfig) validate(v *validator) {
 		"short ones elect for nothing when the machine is busy, long ones keep a dead leader") {
 		v.duration("raft.election_timeout", r.ElectionTimeout, r.HeartbeatTimeout, minute,
 			"an election must outlast a heartbeat")
-		v.duration("raft.leader_lease_timeout", r.LeaderLeaseTimeout, 10*time.Millisecond, r.HeartbeatTimeout,
-			"a leader without a majority must step down before another is elected")
+		if r.LeaderLeaseTimeout != 0 {
+			v.duration("raft.leader_lease_timeout", r.LeaderLeaseTimeout, 10*time.Millisecond, r.HeartbeatTimeout,
+				"a leader without a majority must step down before another is elected")
+		}
 		v.duration("raft.heartbeat_batch", r.HeartbeatBatch, time.Millisecond, r.HeartbeatTimeout/4,
 			"a heartbeat that waits longer would come too late")
 	}

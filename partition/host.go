@@ -1,7 +1,6 @@
 package partition
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -566,43 +565,6 @@ func (h *Host) Groups() []GroupStatus {
 		return a.Topic < b.Topic || a.Topic == b.Topic && a.Partition < b.Partition
 	})
 	return list
-}
-
-// Troubles lists the replicas here that are out of service, with Spec and Problem only, and counts those that know no leader. It is what
-// health asks for again and again: Groups costs much more.
-func (h *Host) Troubles() (problems []GroupStatus, leaderless int) {
-	h.mu.RLock()
-	for _, p := range h.problems {
-		problems = append(problems, GroupStatus{Spec: p.spec, Problem: p.err.Error()})
-	}
-	replicas := make([]*Replica, 0, len(h.byGroup))
-	for _, r := range h.byGroup {
-		replicas = append(replicas, r)
-	}
-	h.mu.RUnlock()
-	for _, r := range replicas {
-		if problem := r.problem(); problem != "" {
-			problems = append(problems, GroupStatus{Spec: r.spec, Problem: problem})
-		} else if leader, _ := r.group.Leader(); leader == "" {
-			leaderless++
-		}
-	}
-	slices.SortFunc(problems, func(a, b GroupStatus) int {
-		x, y := a.Spec.TopicPartition, b.Spec.TopicPartition
-		return cmp.Or(cmp.Compare(x.Topic, y.Topic), cmp.Compare(x.Partition, y.Partition))
-	})
-	return problems, leaderless
-}
-
-// problem is why the replica is out of service; empty: it is not.
-func (r *Replica) problem() string {
-	if p := r.group.Problem(); p != "" {
-		return p
-	}
-	if damage := r.damaged.Load(); damage != nil {
-		return (*damage).Error()
-	}
-	return ""
 }
 
 func (r *Replica) status() GroupStatus {

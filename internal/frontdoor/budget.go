@@ -14,10 +14,16 @@ import (
 // called from many goroutines.
 type Pool struct {
 	limit int64
+	// of is the memory that it is a kind of, nil for a pool of its own.
+	of         *Memory
+	kind       string
+	guaranteed int64
+	yields     bool
 
-	// mu guards what follows.
-	mu   sync.Mutex
-	used int64
+	// mu guards what follows. It is the memory's, where there is one.
+	mu             *sync.Mutex
+	used           int64
+	waits, refused uint64
 	// room is closed when something is given back; nil while nobody waits.
 	room chan struct{}
 	// growing and beginning are claims that wait, the longest first; passing is the one that may hold more than there is.
@@ -26,7 +32,7 @@ type Pool struct {
 }
 
 // NewPool makes a pool of so much.
-func NewPool(limit int64) *Pool { return &Pool{limit: limit} }
+func NewPool(limit int64) *Pool { return &Pool{limit: limit, mu: new(sync.Mutex)} }
 
 // Limit is how much there is.
 func (p *Pool) Limit() int64 { return p.limit }
@@ -37,14 +43,15 @@ type Budget struct {
 	gauge prometheus.Gauge
 }
 
-// Share gives a door its view.
+// Share gives a door its view; the gauge may be nil.
 func (p *Pool) Share(gauge prometheus.Gauge) *Budget { return &Budget{p, gauge} }
 
 // TryAdd takes n if they fit; what is larger than the whole pool fits when nothing else is held.
 func (b *Budget) TryAdd(n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.used+n > b.limit && b.used > 0 {
+	if !b.fitsLocked(n) {
+		b.refused++
 		return false
 	}
 	b.addLocked(n)
@@ -60,18 +67,12 @@ func (b *Budget) Add(n int64) {
 
 func (b *Budget) addLocked(n int64) {
 	b.used += n
-	b.gauge.Add(float64(n))
-	if n >= 0 {
-		return
+	if b.gauge != nil {
+		b.gauge.Add(float64(n))
 	}
-	if b.room != nil {
-		close(b.room)
-		b.room = nil
+	if n < 0 {
+		b.givenLocked()
 	}
-	if b.used <= b.limit {
-		b.passing = nil
-	}
-	b.serveLocked()
 }
 
 // Take takes at least least bytes and at most most, waiting for them until ctx ends; then it gives 0. waits, where not
@@ -79,7 +80,7 @@ func (b *Budget) addLocked(n int64) {
 func (b *Budget) Take(ctx context.Context, least, most int64, waits func()) int64 {
 	for {
 		b.mu.Lock()
-		if free := b.limit - b.used; free >= least || b.used <= 0 {
+		if free := b.freeLocked(); free >= least || b.used <= 0 {
 			n := max(least, min(most, free))
 			b.addLocked(n)
 			b.mu.Unlock()
@@ -90,6 +91,7 @@ func (b *Budget) Take(ctx context.Context, least, most int64, waits func()) int6
 			return 0
 		}
 		if waits != nil {
+			b.waits++
 			waits()
 			waits = nil
 		}
@@ -173,6 +175,8 @@ func (c *limitedConn) NetConn() net.Conn { return c.Conn }
 
 // Limits are what all clients together may hold; zero fields mean the defaults.
 type Limits struct {
+	// Memory is what all kinds of buffers of the broker share; nil: one that has room for all.
+	Memory *Memory
 	// ProduceBytes are requests to produce that are being read or wait for their commit. Default 128 MiB.
 	ProduceBytes int64
 	// FetchBytes are fetch answers that are being read or on their way to clients. Default 128 MiB.
@@ -190,11 +194,16 @@ type Shared struct {
 	Connections                 *Connections
 }
 
-// NewShared makes what is shared.
+// NewShared makes what is shared. Producers and consumers are guaranteed a quarter of the memory each.
 func NewShared(l Limits) *Shared {
+	produce, fetch := cmp.Or(l.ProduceBytes, 128<<20), cmp.Or(l.FetchBytes, 128<<20)
+	if l.Memory == nil {
+		l.Memory = NewMemory(produce + fetch)
+	}
+	part := l.Memory.limit / 4
 	return &Shared{
-		Producing:   NewPool(cmp.Or(l.ProduceBytes, 128<<20)),
-		Fetching:    NewPool(cmp.Or(l.FetchBytes, 128<<20)),
+		Producing:   l.Memory.Kind("produce", part, produce, false),
+		Fetching:    l.Memory.Kind("fetch", part, fetch, false),
 		Asking:      NewPool(cmp.Or(l.FetchPartitions, 200_000)),
 		Connections: NewConnections(cmp.Or(l.Connections, 10_000)),
 	}

@@ -45,6 +45,7 @@ func (c *Claim) Grow(ctx context.Context, to int64, patience time.Duration, wait
 		p.mu.Unlock()
 		return true
 	}
+	p.waits++
 	w.granted = make(chan struct{})
 	list := &p.beginning
 	if c.held > 0 {
@@ -69,13 +70,18 @@ func (c *Claim) Grow(ctx context.Context, to int64, patience time.Duration, wait
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return !p.forgetLocked(list, w) // else it was granted meanwhile
+}
+
+// forgetLocked ends the wait of a claim; false: it was served before.
+func (p *Pool) forgetLocked(list *[]*claiming, w *claiming) bool {
 	i := slices.Index(*list, w)
 	if i < 0 {
-		return true // granted meanwhile
+		return false
 	}
 	*list = slices.Delete(*list, i, i+1)
 	p.serveLocked()
-	return false
+	return true
 }
 
 // Release gives everything back.
@@ -96,7 +102,7 @@ func (c *Claim) Release() {
 
 // grantLocked gives a claim what it wants, if there is room or it may pass.
 func (p *Pool) grantLocked(w *claiming) bool {
-	fits := p.used+w.more <= p.limit || p.used <= 0
+	fits := p.fitsLocked(w.more)
 	mayPass := w.c.held > 0 || w.more > p.limit
 	switch {
 	case fits || p.passing == w.c:
