@@ -42,7 +42,7 @@ type Fault struct {
 
 // Faults are what Torment chooses from by default: power cuts of one broker and of all, with the
 // answers before them lost or not, processes killed and restarted, pauses, broken, cut and slow links,
-// slow, full and failing disks, clocks that jump.
+// slow, full and failing disks, clocks that jump, restarts one upon the other.
 func Faults() []Fault {
 	return []Fault{
 		{"crash", 4, true, (*Cluster).beginCrash},
@@ -59,6 +59,7 @@ func Faults() []Fault {
 		{"power-cut", 1, true, (*Cluster).beginPowerCut},
 		{"silent-crash", 3, true, (*Cluster).beginSilentCrash},
 		{"wrong-clock", 1, false, (*Cluster).beginWrongClock},
+		{"restart-storm", 1, true, (*Cluster).beginRestartStorm},
 	}
 }
 
@@ -394,4 +395,16 @@ func (c *Cluster) beginWrongClock(id int32, r *rand.Rand) (string, func()) {
 	}
 	c.SetClock(id, ahead)
 	return fmt.Sprintf("the clock of broker %d is wrong by %s", id, ahead), func() { c.SetClock(id, 0) }
+}
+
+// beginRestartStorm kills a broker again and again, shortly after it was started.
+func (c *Cluster) beginRestartStorm(id int32, r *rand.Rand) (string, func()) {
+	n := 3 + r.IntN(4)
+	for range n {
+		c.Kill(id)
+		time.Sleep(between(r, time.Millisecond, 200*time.Millisecond))
+		c.StartAgain(id)
+		time.Sleep(between(r, 5*time.Millisecond, 3*time.Second))
+	}
+	return fmt.Sprintf("broker %d was killed and started %d times", id, n), nil
 }

@@ -53,6 +53,7 @@ type keeping struct {
 	trace  strings.Builder
 	failed atomic.Bool
 	table  *workload.Table
+	logs   *logBuffer
 }
 
 func (s *keeping) note(what string) {
@@ -85,7 +86,7 @@ func compactedSeed(t *testing.T, seed uint64) {
 	if *debugFlag {
 		o.LogLevel = slog.LevelDebug
 	}
-	s := &keeping{rng: rand.New(rand.NewPCG(seed, 5))}
+	s := &keeping{rng: rand.New(rand.NewPCG(seed, 5)), logs: logs}
 	defer func() { // a simulation that fails does not return
 		if t.Failed() || s.failed.Load() {
 			t.Log("\n" + s.trace.String())
@@ -149,6 +150,7 @@ func (s *keeping) run() {
 	}
 	s.note("the cluster is mended")
 	time.Sleep(3 * time.Second)
+	s.trustClocks()
 	for _, stop := range stops {
 		stop()
 	}
@@ -165,6 +167,21 @@ func (s *keeping) run() {
 	defer cancel()
 	if err := workload.CompareReplicas(ctx, admin, keptTopic, 3); err != nil {
 		s.errorf("replicas: %v", err)
+	}
+}
+
+// trustClocks starts the brokers again that do not trust their clock any more, as they ask for: by the time that they go by tombstones
+// could be a day old only in a day.
+func (s *keeping) trustClocks() {
+	for id := range int32(8) {
+		for line := range strings.Lines(string(s.logs.bytes())) {
+			if strings.Contains(line, "the clock has jumped forward") && strings.Contains(line, fmt.Sprintf(" broker=%d ", id)) {
+				s.c.Stop(id)
+				s.c.Restart(id)
+				s.note(fmt.Sprintf("broker %d trusts its clock again", id))
+				break
+			}
+		}
 	}
 }
 
