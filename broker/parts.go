@@ -158,7 +158,7 @@ func (b *Broker) assemble() (*parts, error) {
 	p.assembleCoordinators(b)
 	p.reconciler = &reconciler{
 		broker: b.cfg.BrokerID, host: replicaHosts{p.partitions, p.coordinators}, reports: p.cluster, limits: b.cfg.Limits, logger: p.logger,
-		parallel: 8, open: make(map[metadata.GroupID]opened),
+		parallel: 8, open: make(map[metadata.GroupID]opened), replaced: p.cluster.ReplacedIn,
 	}
 	return p, p.assembleDoors(b)
 }

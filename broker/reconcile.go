@@ -97,6 +97,8 @@ type reconciler struct {
 	open map[metadata.GroupID]opened
 	// lost are leaving replicas here that have been found to have lost what they held. Only run touches it.
 	lost map[metadata.ReplicaRef]bool
+	// replaced says whether an image is no longer about this directory, but about one in its place; nil: none is.
+	replaced func(*metadata.Image) bool
 	// mu guards settled.
 	mu      sync.Mutex
 	settled bool
@@ -142,6 +144,9 @@ func (r *reconciler) isSettled() bool {
 // plan compares an image with what is open here.
 func (r *reconciler) plan(img *metadata.Image) work {
 	var w work
+	if r.replaced != nil && r.replaced(img) {
+		return w
+	}
 	seen := make(map[metadata.GroupID]bool)
 	lost, before := make(map[metadata.ReplicaRef]bool), r.lost
 	for _, ref := range r.host.Lost() {

@@ -399,3 +399,19 @@ func TestPartitionComesToRest(t *testing.T) {
 		}
 	}
 }
+
+// TestReplacedDirectoryTakesNothing: an image that has another directory in the place of this one's names that one's replicas, and
+// nothing of it is made, opened or removed here.
+func TestReplacedDirectoryTakesNothing(t *testing.T) {
+	s := newSimCluster(t)
+	s.start(1)
+	r, theirs := s.brokers[1], false
+	r.replaced = func(*metadata.Image) bool { return theirs }
+	if w := r.plan(s.state.Image()); len(w.open) == 0 {
+		t.Fatal("its own replica is not opened")
+	}
+	theirs = true
+	if w := r.plan(s.state.Image()); len(w.open)+len(w.create)+len(w.remove)+len(w.stop)+len(w.lost) > 0 {
+		t.Fatalf("of the other's is done %+v", w)
+	}
+}

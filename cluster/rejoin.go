@@ -32,6 +32,9 @@ func (c *Cluster) registerBroker(ctx context.Context, t term, caller peer.Identi
 	img := c.Image()
 	old, taken := img.Broker(b.GetBrokerId())
 	taken = taken && old.Incarnation != b.GetNodeIncarnation()
+	if cmd.GetReplacesIncarnation() != 0 {
+		return c.refused(ctx, t, &metadata.Error{Code: metadata.InvalidRequest, Field: "replaces_incarnation", Message: "only the controller says whose place a broker takes"})
+	}
 	if taken && r.GetFresh() {
 		needed := rejoinSilence * c.config.DeadAfter
 		if listened := time.Since(time.Unix(0, c.listening.Load())); listened < needed {
@@ -114,10 +117,21 @@ func (c *Cluster) watchRegistration(ctx context.Context) error {
 			return nil
 		}
 		if _, err := c.askRegistration(ctx, c.config.RequestTimeout); errors.Is(err, &metadata.Error{Code: metadata.DuplicateBrokerRegistration}) {
-			return fmt.Errorf("this directory was replaced while nobody heard of its broker, remove it: %w", err)
+			return directoryReplaced(err)
 		}
 		if !sleep(ctx, nil, c.config.DeadAfter) {
 			return nil
 		}
 	}
+}
+
+func directoryReplaced(err error) error {
+	return fmt.Errorf("this directory was replaced while nobody heard of its broker, remove it: %w", err)
+}
+
+// ReplacedIn says whether an image has another directory in the place of this broker's: none of the replicas that it has for the
+// broker are to be here. The names of replicas do not tell, since the other may have been given them since.
+func (c *Cluster) ReplacedIn(img *metadata.Image) bool {
+	b, ok := img.Broker(c.config.Broker)
+	return ok && b.Incarnation != c.node.Load().incarnation
 }

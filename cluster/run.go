@@ -167,10 +167,16 @@ func isFinal(err error) bool {
 // addresses, count.
 func (c *Cluster) followImage(ctx context.Context) error {
 	var old *metadata.Image
+	known := false // an image has had this directory's broker
 	for {
 		changed := c.machine.changed.wait()
 		img := c.Image()
 		if img != old {
+			if b, ok := img.Broker(c.config.Broker); known && c.ReplacedIn(img) {
+				return directoryReplaced(fmt.Errorf("broker id %d is that of node incarnation %x", b.ID, b.Incarnation))
+			} else if ok && !c.ReplacedIn(img) {
+				known = true
+			}
 			if err := c.noteCluster(img); err != nil {
 				return err
 			}

@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 
@@ -30,7 +31,13 @@ type installReader struct {
 func (r *installReader) Read(p []byte) (int, error) {
 	if !r.begun {
 		r.begun = true
-		if r.engine.covers(r.request.LastLogIndex, r.request.LastLogTerm) {
+		switch covered, err := r.engine.covers(r.request.LastLogIndex, r.request.LastLogTerm); {
+		case err != nil:
+			// What cannot be read may be what a majority counts on: it is not cut, and this replica stops.
+			r.err = err
+			r.engine.fault(err)
+			r.stream.fail(err)
+		case covered:
 			r.err = errCovered
 			r.stream.fail(errCovered)
 		}
@@ -45,12 +52,18 @@ var _ io.Reader = (*installReader)(nil)
 
 // covers says whether the log up to an index of a term is the leader's: all up to there has been
 // applied, or the entry is there, and then so are those before it.
-func (e *engine) covers(index, term uint64) bool {
+func (e *engine) covers(index, term uint64) (bool, error) {
 	if index <= e.raft.AppliedIndex() {
-		return true
+		return true, nil
 	}
 	var l raft.Log
-	return e.group.logs.GetLog(index, &l) == nil && l.Term == term
+	switch err := e.group.logs.GetLog(index, &l); {
+	case errors.Is(err, raft.ErrLogNotFound):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("look for the last entry of a snapshot: %w", err)
+	}
+	return l.Term == term, nil
 }
 
 // answerInstall tells a leader what became of a snapshot that it has sent. One that was covered counts

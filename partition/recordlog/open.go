@@ -241,8 +241,12 @@ func (l *Log) dropSegment(s *segment) error {
 	if err := removeIfThere(l.o.FS, l.path(s.sidecar())); err != nil {
 		return err
 	}
-	if moved, err := l.o.Spares.put(l.path(s.name), s.size); moved || err != nil {
-		return err
+	moved, err := l.o.Spares.put(l.path(s.name), s.size)
+	if moved && err == nil {
+		return nil
+	}
+	if err != nil {
+		l.logger.Warn("the file of a dropped segment could not be kept for another, and is removed", "segment", s.name, "err", err)
 	}
 	return removeIfThere(l.o.FS, l.path(s.name))
 }
