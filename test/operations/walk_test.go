@@ -35,7 +35,7 @@ var steps = []step{
 	{"Stop and restart", "until brokerctl cluster can-restart 2 -q; do sleep 1; done", (*walk).cluster},
 	{"Upgrade", "until brokerctl cluster can-restart 2 -q; do sleep 1; done", (*walk).cluster},
 	{"Upgrade", "systemctl restart brokerd", (*walk).restart},
-	{"Upgrade", "brokerctl cluster set-feature-level 2", (*walk).level},
+	{"Upgrade", "brokerctl cluster set-feature-level 3", (*walk).level},
 	{"Brokers come and go", "brokerctl topic reassign orders --to 0=2,3,4 --to 1=3,4,2", (*walk).cluster},
 	{"Brokers come and go", "brokerctl topic reassign orders --replication-factor 3", (*walk).cluster},
 	{"Brokers come and go", "brokerctl cluster drain 3", (*walk).cluster},
