@@ -51,45 +51,45 @@ func TestCompactionWalkthrough(t *testing.T) {
 		t.Fatalf("the walkthrough begins with %q", commands)
 	}
 	settings := func(c *broker.Config) { c.Compaction.Interval, c.RetentionCheck = time.Second, time.Second }
-	t.Parallel()
-	c := brokertest.Start(t, brokertest.Options{LogLevel: quietLevel, Configure: settings})
-	var consumed []string
-	for _, line := range commands[1:] {
-		stdin, command := "", line
-		if text, after, piped := strings.Cut(line, " | "); piped {
-			printf := words(text)
-			if len(printf) != 2 || printf[0] != "printf" {
-				t.Fatalf("%s: what is this?", text)
+	brokertest.Simulate(t, brokertest.Options{LogLevel: quietLevel, Configure: settings}, func(t *testing.T, c *brokertest.Cluster) {
+		var consumed []string
+		for _, line := range commands[1:] {
+			stdin, command := "", line
+			if text, after, piped := strings.Cut(line, " | "); piped {
+				printf := words(text)
+				if len(printf) != 2 || printf[0] != "printf" {
+					t.Fatalf("%s: what is this?", text)
+				}
+				stdin, command = strings.ReplaceAll(printf[1], `\n`, "\n"), after
 			}
-			stdin, command = strings.ReplaceAll(printf[1], `\n`, "\n"), after
-		}
-		args := words(command)
-		if args[0] == "sleep" {
-			pause, err := time.ParseDuration(args[1] + "s")
-			if err != nil {
-				t.Fatal(err)
+			args := words(command)
+			if args[0] == "sleep" {
+				pause, err := time.ParseDuration(args[1] + "s")
+				if err != nil {
+					t.Fatal(err)
+				}
+				<-time.After(pause)
+				continue
 			}
-			<-time.After(pause)
-			continue
-		}
-		out, errs, code := walk(t, c, stdin, args[1:])
-		switch {
-		case stdin == "no key\n":
-			if code != exitFailed || !strings.Contains(errs, "key") {
-				t.Errorf("%s: exit %d, %s%s", line, code, out, errs)
+			out, errs, code := walk(t, c, stdin, args[1:])
+			switch {
+			case stdin == "no key\n":
+				if code != exitFailed || !strings.Contains(errs, "key") {
+					t.Errorf("%s: exit %d, %s%s", line, code, out, errs)
+				}
+			case args[0] != "brokerctl" || code != exitOK:
+				t.Fatalf("%s: exit %d, %s%s", line, code, out, errs)
+			case args[1] == "consume":
+				consumed = append(consumed, strings.TrimSpace(out))
+			case args[1] == "topic" && args[2] == "describe" && !strings.Contains(out, "COMPACTED TO"):
+				t.Errorf("nothing of compaction in\n%s", out)
 			}
-		case args[0] != "brokerctl" || code != exitOK:
-			t.Fatalf("%s: exit %d, %s%s", line, code, out, errs)
-		case args[1] == "consume":
-			consumed = append(consumed, strings.TrimSpace(out))
-		case args[1] == "topic" && args[2] == "describe" && !strings.Contains(out, "COMPACTED TO"):
-			t.Errorf("nothing of compaction in\n%s", out)
 		}
-	}
-	want := []string{"0 alice=10\n1 bob=20\n2 alice=11\n3 carol=5\n4 alice=12\n5 carol=", "1 bob=20\n4 alice=12"}
-	if !slices.Equal(consumed, want) {
-		t.Errorf("consumed %q, want %q", consumed, want)
-	}
+		want := []string{"0 alice=10\n1 bob=20\n2 alice=11\n3 carol=5\n4 alice=12\n5 carol=", "1 bob=20\n4 alice=12"}
+		if !slices.Equal(consumed, want) {
+			t.Errorf("consumed %q, want %q", consumed, want)
+		}
+	})
 }
 
 // walk executes a command line on a cluster in this process.
