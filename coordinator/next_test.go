@@ -36,7 +36,7 @@ func TestNextTransactionComesWithTheCompletion(t *testing.T) {
 			add(p, 7) // a zombie's
 			add(next, 2)
 			add(next, 3)
-			time.Sleep(100 * time.Millisecond)
+			synctest.Wait() // all four wait for the markers
 			shard := b.host.find(KindTransactions, 0)
 			ts := b.txns.shards[shard]
 			before := ts.machine.Applied()
@@ -79,7 +79,7 @@ func TestCompletionWithAddsAndDeposedCoordinator(t *testing.T) {
 		go func() {
 			failed <- old.txns.AddPartitions(t.Context(), AddRequest{TransactionalID: "tx", Producer: next, Partitions: testPartitions(1), Version: 2})
 		}()
-		time.Sleep(50 * time.Millisecond)
+		synctest.Wait() // the add waits for the markers
 		var others []string
 		for _, b := range r.brokers {
 			if b != old {

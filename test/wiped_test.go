@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,18 +31,19 @@ func TestWipedDisksAreRebuilt(t *testing.T) {
 		p := s.producer(client.ProducerConfig{DeliveryTimeout: time.Minute})
 		for _, id := range []int32{s.leader(), s.leader()%3 + 1, (s.leader()+1)%3 + 1} {
 			before := s.voters(id)
-			n := 0
+			var n atomic.Int64
 			stop := s.c.Go(func(ctx context.Context) {
-				for ; ctx.Err() == nil; n++ {
-					s.write(p, fmt.Sprintf("%d-%d", id, n))
+				for ; ctx.Err() == nil; n.Add(1) {
+					s.write(p, fmt.Sprintf("%d-%d", id, n.Load()))
 				}
 			})
 			s.c.Wipe(id)
-			time.Sleep(time.Second)
+			had := n.Load()
+			s.until("writes to go on without the broker", func() bool { return n.Load() > had+5 })
 			s.c.Restart(id)
 			s.whole(id, before)
 			stop()
-			for i := range n {
+			for i := range n.Load() {
 				want = append(want, fmt.Sprintf("%d-%d", id, i))
 			}
 		}

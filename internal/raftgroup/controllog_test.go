@@ -78,8 +78,8 @@ func TestControlLogIsTrimmed(t *testing.T) {
 		// A snapshot is taken beside the proposals, and the log is trimmed behind it.
 		got := r.group.logs.(*controlLog).log.Bytes()
 		for i := 0; got > 64<<10 && i < 50; i++ {
-			time.Sleep(100 * time.Millisecond)
 			r.propose(t, padded("another %d", i))
+			synctest.Wait()
 			got = r.group.logs.(*controlLog).log.Bytes()
 		}
 		if got > 64<<10 {

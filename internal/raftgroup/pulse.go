@@ -54,7 +54,7 @@ var errNotLeading = errors.New("this replica does not lead in that term")
 // pulseInterval is the time between two heartbeats.
 func (h *Host) pulseInterval() time.Duration { return h.config.HeartbeatTimeout / pulses }
 
-// isGood says whether the follower has acknowledged a heartbeat that was sent not long ago. Held: mu.
+// isGoodLocked says whether the follower has acknowledged a heartbeat that was sent not long ago.
 func (p *pulse) isGoodLocked(now time.Time) bool {
 	return !p.good.IsZero() && now.Sub(p.good) < pulseAge*p.engine.group.host.pulseInterval()
 }

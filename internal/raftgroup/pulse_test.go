@@ -75,8 +75,10 @@ func TestFollowerOpenedAgainIsTold(t *testing.T) {
 		c.openAll(7)
 		n, r := c.leader(7)
 		r.propose(t, "something")
-		time.Sleep(3 * time.Second)
 		want := r.group.Status().CommitIndex
+		for _, o := range c.others(n) {
+			until(t, "the follower to know what is committed", func() bool { return o.replicas[7].group.Status().CommitIndex == want })
+		}
 		for _, o := range c.others(n) {
 			f := o.replicas[7].group
 			reopened := value(o.host.metrics.reopens)
@@ -99,7 +101,6 @@ func TestPulseEndsWithItsLeadership(t *testing.T) {
 		c := newCluster(t, 3)
 		c.openAll(7)
 		old, r := c.leader(7)
-		time.Sleep(2 * time.Second)
 		tr := r.group.engine.Load().transport
 		term, _ := r.group.IsReady()
 		heartbeat := func(to *node) error {
@@ -156,10 +157,7 @@ func TestPulseEndsWithItsLeadership(t *testing.T) {
 		term, _ = r.group.IsReady()
 		away := c.others(lead)[0]
 		c.stop(away)
-		time.Sleep(2 * time.Second)
-		if err := heartbeat(away); err == nil {
-			t.Errorf("a heartbeat to broker %d, which is away, was answered", away.id)
-		}
+		until(t, "heartbeats to a broker that is away to fail", func() bool { return heartbeat(away) != nil })
 		time.Sleep(20 * time.Second)
 		if now, ok := r.group.IsReady(); !ok || now != term {
 			t.Errorf("leadership of term %d did not outlast a follower: %+v", term, r.group.Status())
