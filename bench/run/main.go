@@ -51,21 +51,11 @@ func run(o options) error {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp(o.parent, ".bench-")
+	dir, remove, err := brokerproc.Workplace(o.parent, false, "./cmd/brokerd", "./cmd/brokerctl", "./bench/limit")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	if dir, err = filepath.Abs(dir); err != nil {
-		return err
-	}
-	for name, pkg := range map[string]string{"brokerd": "./cmd/brokerd", "brokerctl": "./cmd/brokerctl", "limit": "./bench/limit"} {
-		build := exec.Command("go", "build", "-o", filepath.Join(dir, name), pkg)
-		build.Stderr = os.Stderr
-		if err := build.Run(); err != nil {
-			return fmt.Errorf("build %s: %w", name, err)
-		}
-	}
+	defer remove()
 	o.set = append([]string{"compaction.interval=" + compactionLook}, o.set...) // only for topics that are compacted
 	if o.profiles != "" {
 		if err := os.MkdirAll(o.profiles, 0o755); err != nil {

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,35 +15,11 @@ func (b *bench) profile(ctx context.Context, group *sync.WaitGroup, r *row) {
 	for _, p := range b.cluster.Brokers() {
 		file := filepath.Join(b.options.profiles, fmt.Sprintf("%s-broker-%d.pprof", r.name, p.ID))
 		group.Go(func() {
-			if err := download(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", p.HTTP, seconds), file); err != nil {
+			if err := p.Download(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", seconds), file); err != nil {
 				fmt.Fprintln(os.Stderr, "bench: profile:", err)
 			}
 		})
 	}
-}
-
-func download(ctx context.Context, url, file string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", url, resp.Status)
-	}
-	f, err := os.Create(file)
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(f, resp.Body); err != nil {
-		_ = f.Close()
-		return err
-	}
-	return f.Close()
 }
 
 // showLogs prints how the logs of the brokers end, which are about to be removed.

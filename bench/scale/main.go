@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -61,23 +60,11 @@ func main() {
 }
 
 func run(o options) error {
-	dir, err := os.MkdirTemp(".", ".bench-")
+	dir, remove, err := brokerproc.Workplace(".", o.keep, "./cmd/brokerd")
 	if err != nil {
 		return err
 	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return err
-	}
-	if o.keep {
-		fmt.Fprintln(os.Stderr, "directory:", dir)
-	} else {
-		defer os.RemoveAll(dir)
-	}
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "brokerd"), "./cmd/brokerd")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("build brokerd: %w", err)
-	}
+	defer remove()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
 	c, err := brokerproc.New(brokerproc.Options{Binary: filepath.Join(dir, "brokerd"), Dir: dir, Brokers: 3, Set: o.set})

@@ -9,7 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -52,23 +51,11 @@ func main() {
 }
 
 func run(ctx context.Context, o options) error {
-	dir, err := os.MkdirTemp(o.dir, ".bench-")
+	dir, remove, err := brokerproc.Workplace(o.dir, o.keep, "./cmd/brokerd")
 	if err != nil {
 		return err
 	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return err
-	}
-	if o.keep {
-		fmt.Fprintln(os.Stderr, "directory:", dir)
-	} else {
-		defer os.RemoveAll(dir)
-	}
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "brokerd"), "./cmd/brokerd")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("build brokerd: %w", err)
-	}
+	defer remove()
 	c, err := brokerproc.New(brokerproc.Options{Binary: filepath.Join(dir, "brokerd"), Dir: dir, Brokers: 3, Set: append([]string{
 		// Retention keeps up with the load: the disk is bounded, whatever the length.
 		"retention_check=5s", "raft.snapshot_bytes=16MiB"}, o.set...)})
