@@ -90,9 +90,6 @@ func watch(ctx context.Context, o options, dir string, c *brokerproc.Cluster, cl
 	loading, stop := context.WithCancel(ctx)
 	defer stop()
 	ended := l.start(loading)
-	if err := pass(ctx, min(10*time.Second, o.length/10)); err != nil { // leaders go where they are preferred, and caches fill
-		return errors.Join(err, ended())
-	}
 	w := &watcher{cluster: c, client: cl, load: l, dir: dir}
 	if err := w.begin(ctx); err != nil {
 		stop()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -106,9 +107,21 @@ func own() float64 {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
 }
 
-func (w *watcher) begin(ctx context.Context) (err error) {
-	if w.terms, err = w.groups(ctx); err != nil {
-		return err
+// begin waits until leaders are where they are preferred and caches have filled: no group has elected one for calm.
+func (w *watcher) begin(ctx context.Context) error {
+	const calm, most = 10 * time.Second, 2 * time.Minute
+	begun, changed := time.Now(), time.Now()
+	for time.Since(changed) < calm && time.Since(begun) < most {
+		now, err := w.groups(ctx)
+		if err == nil {
+			err = pass(ctx, time.Second)
+		}
+		if err != nil {
+			return err
+		}
+		if !maps.Equal(now, w.terms) {
+			w.terms, changed = now, time.Now()
+		}
 	}
 	w.first = w.sample()
 	w.began, w.last = w.first.at, w.first
