@@ -104,7 +104,7 @@ type topicRights struct {
 func (s *service) topics(r rights, op acl.Operation) topicRights {
 	t := topicRights{rights: r, op: op}
 	if t.guard != nil {
-		t.rules, t.known = s.c.Cluster.Image().Rules(), make(map[string]*clientv1.Error)
+		t.rules, t.known = t.guard.Rules(), make(map[string]*clientv1.Error)
 	}
 	return t
 }
@@ -123,11 +123,11 @@ func (t *topicRights) refuse(topic string) *clientv1.Error {
 }
 
 // renew forgets what was decided by rules that are not those of now.
-func (t *topicRights) renew(s *service) {
+func (t *topicRights) renew() {
 	if t.guard == nil {
 		return
 	}
-	if now := s.c.Cluster.Image().Rules(); now != t.rules {
+	if now := t.guard.Rules(); now != t.rules {
 		t.rules = now
 		clear(t.known)
 	}

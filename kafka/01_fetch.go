@@ -166,7 +166,9 @@ func (f *fetching) run(list []*asked) {
 	n := int64(len(ask.Partitions))
 	if n > 0 {
 		if f.c.asking.TryAdd(n) {
-			for k, fetched := range f.c.c.Log.Fetch(f.c.waiting, ask) {
+			got := f.c.c.Log.Fetch(f.c.waiting, ask)
+			f.topics.renew() // it may have waited for long
+			for k, fetched := range got {
 				f.fetched(&answers[places[k]], fetched)
 			}
 			f.c.asking.Add(-n)
@@ -232,6 +234,10 @@ func (f *fetching) failed(at *kmsg.FetchResponseTopicPartition, tp record.TopicP
 
 // fetched turns what a partition gave into its wire form.
 func (f *fetching) fetched(at *kmsg.FetchResponseTopicPartition, got partition.FetchedPartition) {
+	if !f.topics.allow(got.TopicPartition.Topic) {
+		at.ErrorCode = f.c.denied(f.r, acl.Topic)
+		return
+	}
 	if got.Err != nil {
 		f.failed(at, got.TopicPartition, got.Err)
 		return

@@ -75,6 +75,8 @@ type permits struct {
 	quiet bool
 	// idle: there is nothing to decide.
 	idle bool
+	// rules are those that have decided.
+	rules *acl.Set
 
 	// last is the topic that was asked for last, known are all before it.
 	last    string
@@ -85,12 +87,25 @@ type permits struct {
 
 // topics says to which topics the client may do something.
 func (c *conn) topics(r *request, op acl.Operation) permits {
-	return permits{c: c, r: r, op: op, idle: !c.c.Guard.Decides()}
+	p := permits{c: c, r: r, op: op, idle: !c.c.Guard.Decides()}
+	p.renew()
+	return p
 }
 
 // topicsSeen is topics for what is left out of an answer.
 func (c *conn) topicsSeen(r *request, op acl.Operation) permits {
 	return permits{c: c, r: r, op: op, quiet: true, idle: !c.c.Guard.Enforces()}
+}
+
+// renew forgets what was decided by rules that are not those of now.
+func (p *permits) renew() {
+	if p.idle {
+		return
+	}
+	if now := p.c.c.Guard.Rules(); now != p.rules {
+		p.rules, p.any = now, false
+		clear(p.known)
+	}
 }
 
 // allow says whether the client may do it to a topic.

@@ -368,6 +368,36 @@ func TestRightsOfSessionsAreAskedAgain(t *testing.T) {
 	}
 }
 
+// A right that is taken away while a fetch waits is asked for again, of a topic that was asked for beside others too.
+func TestRightsOfAFetchThatWaits(t *testing.T) {
+	t.Parallel()
+	var img atomic.Pointer[metadata.Image]
+	whole := imageOf(t, "t", 2)
+	img.Store(whole.WithAccess(nil, allowing(onTopic(acl.Read))))
+	guard := frontdoor.NewGuard(frontdoor.GuardConfig{Image: img.Load, Enforce: true})
+	r := newRig(t, func(c *Config) { c.Guard = guard })
+	r.cluster.image = whole
+	r.log.fetch = func(_ context.Context, q partition.FetchRequest) (list []partition.FetchedPartition) {
+		img.Store(whole)
+		for _, p := range q.Partitions {
+			batch := batchOf("secret")
+			list = append(list, partition.FetchedPartition{TopicPartition: p.TopicPartition, Batches: [][]byte{batch}, Bytes: len(batch), HighWatermark: 1})
+		}
+		return list
+	}
+	req := kmsg.NewPtrFetchRequest()
+	req.Version = 11
+	p, q := kmsg.NewFetchRequestTopicPartition(), kmsg.NewFetchRequestTopicPartition()
+	q.Partition = 1
+	req.Topics = []kmsg.FetchRequestTopic{{Topic: "t", Partitions: []kmsg.FetchRequestTopicPartition{p, q}}}
+	got := r.dial().ask(req).(*kmsg.FetchResponse)
+	for _, p := range got.Topics[0].Partitions {
+		if p.ErrorCode != topicDenied || len(p.RecordBatches) > 0 {
+			t.Errorf("partition %d: code %d, %d bytes", p.Partition, p.ErrorCode, len(p.RecordBatches))
+		}
+	}
+}
+
 // What is asked on the way of every record costs no memory: not where nobody decides, and not where rules do.
 func TestAskingAllocatesNothing(t *testing.T) {
 	img := imageOf(t, "t", 1).WithAccess(nil, allowing(onTopic(acl.Write)))
