@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,7 +41,7 @@ var open = map[string]bool{
 const (
 	// maxUnprovenCalls are those under way, of calls that answer whoever asks.
 	maxUnprovenCalls = 16
-	// maxUnprovenBytes may arrive while there are any; gRPC would keep of each call as much as its window and the largest request allow. It
+	// maxUnprovenBytes may arrive since the oldest of them began; gRPC would keep of each call as much as its window and the largest request allow. It
 	// is enough for thousands of pings of a client that watches the health.
 	maxUnprovenBytes = 128 << 10
 )
@@ -48,7 +50,7 @@ const bearer = "Bearer "
 
 type (
 	callerKey struct{}
-	// openKey has the connection of a call that counts as under way there.
+	// openKey has the openCall of a call that counts as under way on its connection.
 	openKey struct{}
 )
 
@@ -69,10 +71,11 @@ func (d door) admit(ctx context.Context, info *tap.Info) (context.Context, error
 		if !open[info.FullMethodName] {
 			return nil, d.refuse(frontdoor.ReasonUnauthenticated, "this listener demands authentication (SASL "+strings.Join(mechanisms, ", ")+")")
 		}
-		if !conn.begin() {
+		call, ok := conn.begin()
+		if !ok {
 			return nil, d.refuse(reasonBusy, fmt.Sprintf("%d calls are under way on this connection, on which nobody has authenticated", maxUnprovenCalls))
 		}
-		ctx = context.WithValue(ctx, openKey{}, conn)
+		ctx = context.WithValue(ctx, openKey{}, call)
 	}
 	if !d.c.Guard.Decides() {
 		return ctx, nil // nobody will ask
@@ -135,14 +138,24 @@ type arrival struct {
 	conn *unproven
 }
 
-// unproven is a connection that is cut if it sends too much before anybody has proven who it is. What arrives while no call is under way
-// is not kept, and does not count. A nil one may do everything.
+// unproven is a connection that is cut if it sends too much before anybody has proven who it is. What arrived before the calls that are under
+// way is not kept, and does not count. A nil one may do everything.
 type unproven struct {
 	net.Conn
 	cut    prometheus.Counter
 	proven atomic.Bool
-	// calls are under way that answer whoever asks; bytes have come since there were any.
-	calls, bytes atomic.Int64
+
+	// mu guards what follows.
+	mu sync.Mutex
+	// arrived is how many bytes have come, calls are those under way that answer whoever asks, the oldest first.
+	arrived int64
+	calls   []*openCall
+}
+
+// openCall is a call of who has proven nothing.
+type openCall struct {
+	conn  *unproven
+	since int64 // bytes that had arrived when it began
 }
 
 var errUnproven = errors.New("api: too much was sent before authentication")
@@ -150,11 +163,18 @@ var errUnproven = errors.New("api: too much was sent before authentication")
 // Read is net.Conn's.
 func (c *unproven) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if c.calls.Load() > 0 && !c.proven.Load() && c.bytes.Add(int64(n)) > maxUnprovenBytes {
+	if !c.proven.Load() && c.isTooMuch(n) {
 		c.cut.Inc()
 		return 0, errUnproven
 	}
 	return n, err
+}
+
+func (c *unproven) isTooMuch(n int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.arrived += int64(n)
+	return len(c.calls) > 0 && c.arrived-c.calls[0].since > maxUnprovenBytes
 }
 
 // prove takes the bounds away.
@@ -164,16 +184,19 @@ func (c *unproven) prove() {
 	}
 }
 
-// begin counts a call; false: there are too many.
-func (c *unproven) begin() bool {
-	if c == nil {
-		return true
+// begin counts a call; not ok: there are too many.
+func (c *unproven) begin() (call *openCall, ok bool) {
+	if c == nil || c.proven.Load() {
+		return nil, true
 	}
-	if c.calls.Add(1) > maxUnprovenCalls && !c.proven.Load() {
-		c.calls.Add(-1)
-		return false
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.calls) == maxUnprovenCalls {
+		return nil, false
 	}
-	return true
+	call = &openCall{c, c.arrived}
+	c.calls = append(c.calls, call)
+	return call, true
 }
 
 // ended notices the end of a call that was counted.
@@ -181,7 +204,14 @@ func ended(ctx context.Context, s stats.RPCStats) {
 	if _, ok := s.(*stats.End); !ok {
 		return
 	}
-	if c, ok := ctx.Value(openKey{}).(*unproven); ok && c != nil && c.calls.Add(-1) == 0 {
-		c.bytes.Store(0)
+	call, _ := ctx.Value(openKey{}).(*openCall)
+	if call == nil {
+		return
+	}
+	c := call.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if i := slices.Index(c.calls, call); i >= 0 {
+		c.calls = slices.Delete(c.calls, i, i+1)
 	}
 }
