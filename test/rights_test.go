@@ -58,6 +58,25 @@ func (s *scenario) denied(what string, err error, reason, right string) {
 	}
 }
 
+// pollOnce gives the first records that a member of a group gets, or the first error.
+func (s *scenario) pollOnce(g *client.GroupConsumer) (values []string, err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, 15*time.Second)
+	defer cancel()
+	for len(values) == 0 && err == nil {
+		var got []client.Fetched
+		if got, err = g.Poll(ctx); err != nil {
+			break
+		}
+		for i := range got {
+			if err = got[i].Err; err != nil {
+				break
+			}
+			values = append(values, s.values(got[i:i+1])...)
+		}
+	}
+	return values, err
+}
+
 // Over gRPC a user may do what rules allow; what they do not fails at once, and says what is missing. A right that is taken away stops what runs.
 func TestRightsOverGRPC(t *testing.T) {
 	t.Parallel()
@@ -98,28 +117,11 @@ func TestRightsOverGRPC(t *testing.T) {
 		s.must("make a member", err)
 		return g
 	}
-	poll := func(g *client.GroupConsumer) (values []string, err error) {
-		ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-		defer cancel()
-		for len(values) == 0 && err == nil {
-			var got []client.Fetched
-			if got, err = g.Poll(ctx); err != nil {
-				break
-			}
-			for i := range got {
-				if err = got[i].Err; err != nil {
-					break
-				}
-				values = append(values, s.values(got[i:i+1])...)
-			}
-		}
-		return values, err
-	}
-	// once is poll by a member that leaves again.
+	// once is pollOnce by a member that leaves again.
 	once := func() ([]string, error) {
 		g := group()
 		defer func() { _ = g.Close(ctx) }() // it may be none
-		return poll(g)
+		return s.pollOnce(g)
 	}
 	_, err = once()
 	s.denied("join", err, "GROUP_AUTHORIZATION_FAILED", "describe --group g")
@@ -133,7 +135,7 @@ func TestRightsOverGRPC(t *testing.T) {
 	allow(rule("topic", topic, "read"))
 	s.until("alice to read", func() bool { values, err := once(); return err == nil && values[0] == "first" })
 	g := group()
-	_, err = poll(g)
+	_, err = s.pollOnce(g)
 	s.must("read", err)
 
 	// What runs is stopped.
@@ -150,7 +152,7 @@ func TestRightsOverGRPC(t *testing.T) {
 	s.denied("write on", err, "TOPIC_AUTHORIZATION_FAILED", "write --topic "+topic)
 	deny(rule("group", "g", "read"))
 	for err = nil; err == nil; {
-		_, err = poll(g)
+		_, err = s.pollOnce(g)
 	}
 	s.denied("stay in the group", err, "GROUP_AUTHORIZATION_FAILED", "read --group g")
 	if took := time.Since(start); took > 15*time.Second {
@@ -177,66 +179,37 @@ func TestSecretsStayWhereTheyAre(t *testing.T) {
 		return cc
 	}(s.c.GRPCAddrs()[0])
 
-	var secrets []string // as text
-	var errs []error     // that clients were given
-	// login proves a user by hand, and keeps what was said.
-	login := func(user, password string) (token string) {
-		sc, err := scram.SHA512.NewClient(user, password, "")
-		s.must("make a proof", err)
-		stream, err := clientv1.NewAuthServiceClient(conn).Authenticate(ctx)
-		s.must("log in", err)
-		conv, in := sc.NewConversation(), ""
-		for {
-			out, err := conv.Step(in)
-			if err != nil || out == "" {
-				return token
-			}
-			if _, proof, ok := strings.Cut(out, ",p="); ok {
-				secrets = append(secrets, proof)
-			}
-			_ = stream.Send(&clientv1.AuthenticateRequest{Mechanism: client.SCRAMSHA512, Message: []byte(out)})
-			a, err := stream.Recv()
-			if err != nil {
-				errs = append(errs, err)
-				return ""
-			}
-			in = string(a.Message)
-			if a.Token != "" {
-				token = a.Token
-				secrets = append(secrets, a.Token, strings.TrimPrefix(in, "v="))
-			}
-		}
-	}
-	token := login("admin", adminPassword)
+	var p planted
+	token := p.login(s, conn, "admin", adminPassword)
 	if token == "" {
-		t.Fatalf("admin is not let in: %v", errs)
+		t.Fatalf("admin is not let in: %v", p.errs)
 	}
 	shown := metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 	_, err = clientv1.NewAdminServiceClient(conn).AlterUsers(shown, &clientv1.AlterUsersRequest{Set: []*clientv1.UserCredential{{User: "alice",
 		Mechanism: clientv1.ScramMechanism_SCRAM_MECHANISM_SHA_512, Salt: known.Salt, Iterations: 4096, StoredKey: known.StoredKey, ServerKey: known.ServerKey}}})
 	s.must("make alice", err)
 	// Whatever goes wrong with secrets in hand.
-	login("alice", "planted-wrong-password")
-	login("nobody", alicesPassword)
+	p.login(s, conn, "alice", "planted-wrong-password")
+	p.login(s, conn, "nobody", alicesPassword)
 	for _, set := range []*clientv1.UserCredential{
 		{User: "bob", Mechanism: 2, Salt: known.Salt, Iterations: 1, StoredKey: known.StoredKey, ServerKey: known.ServerKey},
 		{User: "bob", Mechanism: 1, Salt: known.Salt, Iterations: 4096, StoredKey: known.StoredKey, ServerKey: known.ServerKey},
 	} {
 		_, err := clientv1.NewAdminServiceClient(conn).AlterUsers(shown, &clientv1.AlterUsersRequest{Set: []*clientv1.UserCredential{set}})
-		errs = append(errs, err)
+		p.errs = append(p.errs, err)
 	}
 	for _, wrong := range []string{"Bearer " + token + "x", "Basic " + token, token} {
 		_, err := clientv1.NewAdminServiceClient(conn).GetMetadata(metadata.AppendToOutgoingContext(ctx, "authorization", wrong), &clientv1.GetMetadataRequest{})
-		errs = append(errs, err)
+		p.errs = append(p.errs, err)
 	}
 	for _, addr := range s.c.KafkaAddrs() {
 		loginKafka(t, s.c, addr, "alice", "planted-wrong-password")
 		loginKafka(t, s.c, addr, "admin", adminPassword)
 	}
 	_, err = clientOf(s.c, "alice", "planted-wrong-password").Metadata(ctx)
-	errs = append(errs, err)
+	p.errs = append(p.errs, err)
 	_, err = clientOf(s.c, "alice", alicesPassword).CreateTopic(ctx, client.TopicSpec{Name: "x", Partitions: 1})
-	errs = append(errs, err)
+	p.errs = append(p.errs, err)
 	users, err := admin.Users(ctx)
 	s.must("list users", err)
 
@@ -251,27 +224,68 @@ func TestSecretsStayWhereTheyAre(t *testing.T) {
 		places["an audit log"] += string(lines)
 		places["metrics"] += s.c.MetricsText(id)
 	}
-	for _, err := range errs {
+	for _, err := range p.errs {
 		if err == nil {
 			t.Error("something that is wrong went well")
 			continue
 		}
 		places["an error"] += fmt.Sprintf("%v %+v %#v\n", err, err, err)
 	}
+	p.secrets = append(p.secrets, adminPassword, alicesPassword, "planted-wrong-password", "Bearer ")
+	for _, key := range [][]byte{known.StoredKey, known.ServerKey} {
+		p.secrets = append(p.secrets, string(key), hex.EncodeToString(key), base64.StdEncoding.EncodeToString(key), strings.Trim(fmt.Sprint(key[:8]), "[]"))
+	}
+	if len(p.secrets) < 14 {
+		t.Fatalf("%d secrets are planted", len(p.secrets))
+	}
 	for what, least := range map[string]int{"a log": 1000, "an audit log": 500, "metrics": 1000, "an error": 200} {
 		if len(places[what]) < least {
 			t.Fatalf("%s has only %q: nothing is looked at", what, places[what])
 		}
 	}
-	secrets = append(secrets, adminPassword, alicesPassword, "planted-wrong-password", "Bearer ")
-	for _, key := range [][]byte{known.StoredKey, known.ServerKey} {
-		secrets = append(secrets, string(key), hex.EncodeToString(key), base64.StdEncoding.EncodeToString(key), strings.Trim(fmt.Sprint(key[:8]), "[]"))
+	p.search(t, places)
+}
+
+// planted are secrets that no text may hold, and the errors that clients were given while they had them in hand.
+type planted struct {
+	secrets []string
+	errs    []error
+}
+
+// login proves a user by hand, and keeps what was said.
+func (p *planted) login(s *scenario, conn *grpc.ClientConn, user, password string) (token string) {
+	sc, err := scram.SHA512.NewClient(user, password, "")
+	s.must("make a proof", err)
+	stream, err := clientv1.NewAuthServiceClient(conn).Authenticate(s.ctx)
+	s.must("log in", err)
+	conv, in := sc.NewConversation(), ""
+	for {
+		out, err := conv.Step(in)
+		if err != nil || out == "" {
+			return token
+		}
+		if _, proof, ok := strings.Cut(out, ",p="); ok {
+			p.secrets = append(p.secrets, proof)
+		}
+		_ = stream.Send(&clientv1.AuthenticateRequest{Mechanism: client.SCRAMSHA512, Message: []byte(out)})
+		a, err := stream.Recv()
+		if err != nil {
+			p.errs = append(p.errs, err)
+			return ""
+		}
+		in = string(a.Message)
+		if a.Token != "" {
+			token = a.Token
+			p.secrets = append(p.secrets, a.Token, strings.TrimPrefix(in, "v="))
+		}
 	}
-	if len(secrets) < 14 {
-		t.Fatalf("%d secrets are planted", len(secrets))
-	}
+}
+
+// search looks for the secrets in texts, which have the names of where they are from.
+func (p *planted) search(t *testing.T, places map[string]string) {
+	t.Helper()
 	for where, text := range places {
-		for _, secret := range secrets {
+		for _, secret := range p.secrets {
 			if at := strings.Index(text, secret); at >= 0 {
 				t.Errorf("%s holds %q: %q", where, secret, text[max(0, at-100):min(len(text), at+100)])
 			}
