@@ -90,45 +90,22 @@ func (r *rights) denial(op acl.Operation, t acl.ResourceType, name string) *clie
 // denied says whether an error is one of denial.
 func denied(e *clientv1.Error) bool { return e.Metadata["principal"] != "" }
 
-// topicRights says, for one request, to which topics the caller may do something. Each is decided, and noted, once, however often the request
-// names it. It belongs to one goroutine.
+// topicRights says, for one request, to which topics the caller may do something, and why not.
 type topicRights struct {
 	rights
+	frontdoor.Permits
 	op acl.Operation
-	// rules are those that decided.
-	rules *acl.Set
-	known map[string]*clientv1.Error
 }
 
 // topics says to which topics the caller may do something.
 func (s *service) topics(r rights, op acl.Operation) topicRights {
-	t := topicRights{rights: r, op: op}
-	if t.guard != nil {
-		t.rules, t.known = t.guard.Rules(), make(map[string]*clientv1.Error)
-	}
-	return t
+	return topicRights{r, r.guard.Topics(r.by, r.call, op, false), op}
 }
 
 // refuse says why the caller may not do it to a topic; nil: it may.
 func (t *topicRights) refuse(topic string) *clientv1.Error {
-	if t.guard == nil {
+	if t.Allow(topic) {
 		return nil
 	}
-	e, decided := t.known[topic]
-	if !decided {
-		e = t.rights.refuse(t.op, acl.Topic, topic)
-		t.known[topic] = e
-	}
-	return e
-}
-
-// renew forgets what was decided by rules that are not those of now.
-func (t *topicRights) renew() {
-	if t.guard == nil {
-		return
-	}
-	if now := t.guard.Rules(); now != t.rules {
-		t.rules = now
-		clear(t.known)
-	}
+	return t.denial(t.op, acl.Topic, topic)
 }

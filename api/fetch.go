@@ -62,7 +62,7 @@ func (s *service) Fetch(ctx context.Context, req *clientv1.FetchRequest) (*clien
 		ask.Room = count
 	}
 	found := s.c.Log.Fetch(ctx, ask)
-	read.renew() // it may have waited
+	read.Renew() // it may have waited
 	for i, f := range found {
 		if refusal := read.refuse(f.Topic); refusal != nil {
 			answer.Partitions[places[i]] = refusedFetch(req.Partitions[places[i]], refusal)

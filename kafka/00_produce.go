@@ -57,7 +57,7 @@ func (c *conn) produce(r *request) *answer {
 		from, to := &req.Topics[i], &p.resp.Topics[i]
 		to.Topic, to.TopicID = from.Topic, from.TopicID
 		refused := reason
-		if refused == "" && !topics.allow(from.Topic) {
+		if refused == "" && !topics.Allow(from.Topic) {
 			refused = frontdoor.ReasonTopicDenied
 		}
 		to.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(from.Partitions))

@@ -29,7 +29,7 @@ type fetching struct {
 	session *session
 	// incremental: only partitions about which there is something to tell are in the answer.
 	incremental bool
-	topics      permits
+	topics      frontdoor.Permits
 	leaders     leaders
 	room        fetchRoom
 }
@@ -167,7 +167,7 @@ func (f *fetching) run(list []*asked) {
 	if n > 0 {
 		if f.c.asking.TryAdd(n) {
 			got := f.c.c.Log.Fetch(f.c.waiting, ask)
-			f.topics.renew() // it may have waited for long
+			f.topics.Renew() // it may have waited for long
 			for k, fetched := range got {
 				f.fetched(&answers[places[k]], fetched)
 			}
@@ -201,7 +201,7 @@ func (f *fetching) prepare(a *asked, at *kmsg.FetchResponseTopicPartition) (tp r
 		}
 		tp.Topic = t.Name
 	}
-	if !f.topics.allow(tp.Topic) {
+	if !f.topics.Allow(tp.Topic) {
 		at.ErrorCode = f.c.denied(f.r, acl.Topic)
 		return tp, true
 	}
@@ -234,7 +234,7 @@ func (f *fetching) failed(at *kmsg.FetchResponseTopicPartition, tp record.TopicP
 
 // fetched turns what a partition gave into its wire form.
 func (f *fetching) fetched(at *kmsg.FetchResponseTopicPartition, got partition.FetchedPartition) {
-	if !f.topics.allow(got.TopicPartition.Topic) {
+	if !f.topics.Allow(got.TopicPartition.Topic) {
 		at.ErrorCode = f.c.denied(f.r, acl.Topic)
 		return
 	}

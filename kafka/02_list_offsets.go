@@ -56,7 +56,7 @@ func (c *conn) listOffsets(r *request, req *kmsg.ListOffsetsRequest, resp *kmsg.
 			at.Partition, at.Offset, at.Timestamp, at.LeaderEpoch = q.Partition, -1, -1, -1
 			tp := record.TopicPartition{Topic: from.Topic, Partition: q.Partition}
 			switch {
-			case !topics.allow(from.Topic):
+			case !topics.Allow(from.Topic):
 				at.ErrorCode = c.denied(r, acl.Topic)
 				continue
 			case times[tp] > 1:

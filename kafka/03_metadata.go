@@ -28,7 +28,7 @@ func (c *conn) metadata(r *request, req *kmsg.MetadataRequest, resp *kmsg.Metada
 	if req.Topics == nil || req.Version == 0 && len(req.Topics) == 0 {
 		seen := c.topicsSeen(r, acl.Describe)
 		for _, t := range img.Topics() {
-			if seen.allow(t.Name) {
+			if seen.Allow(t.Name) {
 				resp.Topics = append(resp.Topics, c.describeTopic(t))
 			}
 		}
@@ -67,13 +67,13 @@ func (c *conn) controller() int32 {
 }
 
 // namedTopic is a topic that was asked for, or why there is none.
-func (c *conn) namedTopic(r *request, img *metadata.Image, q kmsg.MetadataRequestTopic, may *permits) kmsg.MetadataResponseTopic {
+func (c *conn) namedTopic(r *request, img *metadata.Image, q kmsg.MetadataRequestTopic, may *frontdoor.Permits) kmsg.MetadataResponseTopic {
 	none := kmsg.NewMetadataResponseTopic()
 	none.Topic, none.TopicID, none.AuthorizedOperations = q.Topic, q.TopicID, noOperations
 	if q.Topic == nil || q.TopicID != [16]byte{} {
 		t, ok := topicByID(img, q.TopicID)
 		switch {
-		case ok && may.allow(t.Name):
+		case ok && may.Allow(t.Name):
 			return c.describeTopic(t)
 		case ok: // ids are no secret, names are
 			none.Topic, none.ErrorCode = nil, c.denied(r, acl.Topic)
@@ -85,7 +85,7 @@ func (c *conn) namedTopic(r *request, img *metadata.Image, q kmsg.MetadataReques
 		}
 		return none
 	}
-	if !may.allow(*q.Topic) {
+	if !may.Allow(*q.Topic) {
 		none.ErrorCode = c.denied(r, acl.Topic)
 		return none
 	}

@@ -31,7 +31,7 @@ func (c *conn) offsetCommit(r *request, req *kmsg.OffsetCommitRequest, resp *kms
 	}
 	topics := c.topics(r, acl.Read)
 	for i := range req.Topics {
-		if !topics.allow(req.Topics[i].Topic) {
+		if !topics.Allow(req.Topics[i].Topic) {
 			continue
 		}
 		for _, p := range req.Topics[i].Partitions {
@@ -53,9 +53,9 @@ func (c *conn) offsetCommit(r *request, req *kmsg.OffsetCommitRequest, resp *kms
 }
 
 // unlessDenied gives the code of each partition of a commit: another where the client may not read the topic.
-func (c *conn) unlessDenied(r *request, topics *permits, codes func(record.TopicPartition) int16) func(record.TopicPartition) int16 {
+func (c *conn) unlessDenied(r *request, topics *frontdoor.Permits, codes func(record.TopicPartition) int16) func(record.TopicPartition) int16 {
 	return func(tp record.TopicPartition) int16 {
-		if !topics.allow(tp.Topic) {
+		if !topics.Allow(tp.Topic) {
 			return c.denied(r, acl.Topic)
 		}
 		return codes(tp)

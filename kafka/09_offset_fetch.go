@@ -69,7 +69,7 @@ func (c *conn) visibleOffsets(ctx context.Context, r *request, ask coordinator.F
 	if named := ask.Topics; named != nil {
 		ask.Topics = make([]coordinator.WantedTopic, 0, len(named))
 		for _, t := range named {
-			if topics.allow(t.Topic) {
+			if topics.Allow(t.Topic) {
 				ask.Topics = append(ask.Topics, t)
 			} else {
 				denied = append(denied, t)
@@ -85,7 +85,7 @@ func (c *conn) visibleOffsets(ctx context.Context, r *request, ask coordinator.F
 	}
 	topics = c.topicsSeen(r, acl.Describe)
 	for _, f := range all {
-		if topics.allow(f.Topic) {
+		if topics.Allow(f.Topic) {
 			found = append(found, f)
 		}
 	}

@@ -31,7 +31,7 @@ func (c *conn) deleteRecords(r *request, req *kmsg.DeleteRecordsRequest, resp *k
 			case left < 0:
 				at.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
 				continue
-			case !topics.allow(to.Topic):
+			case !topics.Allow(to.Topic):
 				at.ErrorCode = c.denied(r, acl.Topic)
 				continue
 			case record.InternalTopic(to.Topic):

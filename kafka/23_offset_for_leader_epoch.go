@@ -4,13 +4,16 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata/acl"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/record"
 )
 
 // offsetForLeaderEpoch says where epochs of leaders ended (L21, KIP-320).
 func (c *conn) offsetForLeaderEpoch(r *request, req *kmsg.OffsetForLeaderEpochRequest, resp *kmsg.OffsetForLeaderEpochResponse) {
-	topics := c.topics(r, acl.Describe)
-	topics.idle = topics.idle || c.sees(acl.ClusterAction, acl.Cluster, acl.ClusterName)
+	var topics frontdoor.Permits
+	if !c.sees(acl.ClusterAction, acl.Cluster, acl.ClusterName) {
+		topics = c.topics(r, acl.Describe)
+	}
 	resp.Topics = make([]kmsg.OffsetForLeaderEpochResponseTopic, len(req.Topics))
 	for i := range req.Topics {
 		from, to := &req.Topics[i], &resp.Topics[i]
@@ -20,7 +23,7 @@ func (c *conn) offsetForLeaderEpoch(r *request, req *kmsg.OffsetForLeaderEpochRe
 			at := &to.Partitions[j]
 			*at = kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
 			at.Partition, at.LeaderEpoch, at.EndOffset = q.Partition, -1, -1
-			if !topics.allow(from.Topic) {
+			if !topics.Allow(from.Topic) {
 				at.ErrorCode = c.denied(r, acl.Topic)
 				continue
 			}

@@ -47,7 +47,7 @@ func (c *conn) partitionsToAdd(r *request, req *kmsg.AddPartitionsToTxnRequest) 
 			tp := record.TopicPartition{Topic: req.Topics[i].Topic, Partition: p}
 			all = append(all, tp)
 			switch {
-			case !topics.allow(tp.Topic):
+			case !topics.Allow(tp.Topic):
 				bad[tp] = frontdoor.ReasonTopicDenied
 			case !exists(img, tp) || record.InternalTopic(tp.Topic):
 				bad[tp] = frontdoor.ReasonUnknownTopic

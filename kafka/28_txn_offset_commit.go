@@ -40,7 +40,7 @@ func (c *conn) txnOffsetCommit(r *request, req *kmsg.TxnOffsetCommitRequest, res
 	}
 	topics := c.topics(r, acl.Read)
 	for i := range req.Topics {
-		if !topics.allow(req.Topics[i].Topic) {
+		if !topics.Allow(req.Topics[i].Topic) {
 			continue
 		}
 		for _, p := range req.Topics[i].Partitions {

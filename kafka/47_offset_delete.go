@@ -29,7 +29,7 @@ func (c *conn) offsetDelete(r *request, req *kmsg.OffsetDeleteRequest, resp *kms
 	var topics []coordinator.WantedTopic
 	for i := range req.Topics {
 		t := coordinator.WantedTopic{Topic: req.Topics[i].Topic}
-		if !may.allow(t.Topic) {
+		if !may.Allow(t.Topic) {
 			continue
 		}
 		for _, p := range req.Topics[i].Partitions {
@@ -54,7 +54,7 @@ func (c *conn) offsetDelete(r *request, req *kmsg.OffsetDeleteRequest, resp *kms
 		for _, p := range req.Topics[i].Partitions {
 			at := kmsg.OffsetDeleteResponseTopicPartition{Partition: p.Partition}
 			switch {
-			case !may.allow(to.Topic):
+			case !may.Allow(to.Topic):
 				at.ErrorCode = c.denied(r, acl.Topic)
 			case unknown[record.TopicPartition{Topic: to.Topic, Partition: p.Partition}]:
 				at.ErrorCode = c.refuse(r, "UNKNOWN_TOPIC_OR_PARTITION")

@@ -24,7 +24,7 @@ func (c *conn) describeProducers(r *request, req *kmsg.DescribeProducersRequest,
 			at.Partition = p
 			if left--; left < 0 {
 				at.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
-			} else if !topics.allow(to.Topic) {
+			} else if !topics.Allow(to.Topic) {
 				at.ErrorCode, at.ErrorMessage = c.denial(r, acl.Read, acl.Topic, to.Topic)
 			} else {
 				c.describeProducersOf(ctx, r, &at, record.TopicPartition{Topic: to.Topic, Partition: p})

@@ -41,13 +41,13 @@ func (c *conn) describeTransactions(r *request, req *kmsg.DescribeTransactionsRe
 	}
 }
 
-func describeTransaction(at *kmsg.DescribeTransactionsResponseTransactionState, t *txn.Transaction, seen *permits) {
+func describeTransaction(at *kmsg.DescribeTransactionsResponseTransactionState, t *txn.Transaction, seen *frontdoor.Permits) {
 	at.State, at.TimeoutMillis, at.ProducerID, at.ProducerEpoch = t.Status.String(), t.TimeoutMS, int64(t.ProducerID), int16(t.Epoch)
 	if t.StartMS > 0 {
 		at.StartTimestamp = t.StartMS
 	}
 	for _, tp := range t.Partitions { // sorted
-		if !seen.allow(tp.Topic) {
+		if !seen.Allow(tp.Topic) {
 			continue
 		}
 		if n := len(at.Topics); n == 0 || at.Topics[n-1].Topic != tp.Topic {

@@ -29,7 +29,7 @@ func (c *conn) consumerGroupHeartbeat(r *request, req *kmsg.ConsumerGroupHeartbe
 	}
 	topics := c.topics(r, acl.Describe)
 	for _, t := range req.SubscribedTopicNames {
-		if !topics.allow(t) {
+		if !topics.Allow(t) {
 			resp.ErrorCode, resp.ErrorMessage = c.denial(r, acl.Describe, acl.Topic, t)
 			return
 		}

@@ -54,10 +54,10 @@ func (c *conn) consumerGroupDescribe(r *request, req *kmsg.ConsumerGroupDescribe
 }
 
 // hiddenTopic is one that members of the group are assigned and that the client may not describe; empty: there is none.
-func hiddenTopic(d *group.Description, seen *permits) string {
+func hiddenTopic(d *group.Description, seen *frontdoor.Permits) string {
 	hidden := func(id group.TopicID) bool {
 		name, exists := d.Topics[id]
-		return exists && !seen.allow(name)
+		return exists && !seen.Allow(name)
 	}
 	for _, m := range d.Members {
 		for _, h := range m.Assigned {

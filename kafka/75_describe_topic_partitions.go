@@ -27,9 +27,9 @@ func (c *conn) describeTopicPartitions(r *request, req *kmsg.DescribeTopicPartit
 	}
 	may := c.topics(r, acl.Describe)
 	if len(names) == 0 {
-		may.quiet = true
+		may = c.topicsSeen(r, acl.Describe)
 		for _, t := range img.Topics() {
-			if may.allow(t.Name) {
+			if may.Allow(t.Name) {
 				names = append(names, t.Name)
 			}
 		}
@@ -60,10 +60,10 @@ func (c *conn) describeTopicPartitions(r *request, req *kmsg.DescribeTopicPartit
 }
 
 // describePage shows up to room partitions of a topic; next is the first that is left out, -1: none.
-func (c *conn) describePage(r *request, img *metadata.Image, name string, from int32, room int, may *permits) (one kmsg.DescribeTopicPartitionsResponseTopic, next int32) {
+func (c *conn) describePage(r *request, img *metadata.Image, name string, from int32, room int, may *frontdoor.Permits) (one kmsg.DescribeTopicPartitionsResponseTopic, next int32) {
 	one = kmsg.NewDescribeTopicPartitionsResponseTopic()
 	one.Topic, one.AuthorizedOperations = &name, noOperations
-	if !may.allow(name) {
+	if !may.Allow(name) {
 		one.ErrorCode = c.denied(r, acl.Topic)
 		return one, -1
 	}

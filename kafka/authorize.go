@@ -65,70 +65,14 @@ func (c *conn) clusterOperations(r *request) int32 {
 	return c.operations(acl.Cluster, acl.ClusterName)
 }
 
-// permits says, for one request, to which topics the client may do something. Each is decided, and noted, once, however often the
-// request names it. It belongs to one goroutine.
-type permits struct {
-	c  *conn
-	r  *request
-	op acl.Operation
-	// quiet: what is not allowed is left out of the answer, and not noted.
-	quiet bool
-	// idle: there is nothing to decide.
-	idle bool
-	// rules are those that have decided.
-	rules *acl.Set
-
-	// last is the topic that was asked for last, known are all before it.
-	last    string
-	lastMay bool
-	any     bool
-	known   map[string]bool
-}
-
 // topics says to which topics the client may do something.
-func (c *conn) topics(r *request, op acl.Operation) permits {
-	p := permits{c: c, r: r, op: op, idle: !c.c.Guard.Decides()}
-	p.renew()
-	return p
+func (c *conn) topics(r *request, op acl.Operation) frontdoor.Permits {
+	return c.c.Guard.Topics(c.caller, r.endpoint.name, op, false)
 }
 
 // topicsSeen is topics for what is left out of an answer.
-func (c *conn) topicsSeen(r *request, op acl.Operation) permits {
-	return permits{c: c, r: r, op: op, quiet: true, idle: !c.c.Guard.Enforces()}
-}
-
-// renew forgets what was decided by rules that are not those of now.
-func (p *permits) renew() {
-	if p.idle {
-		return
-	}
-	if now := p.c.c.Guard.Rules(); now != p.rules {
-		p.rules, p.any = now, false
-		clear(p.known)
-	}
-}
-
-// allow says whether the client may do it to a topic.
-func (p *permits) allow(topic string) bool {
-	if p.idle || p.any && p.last == topic {
-		return p.idle || p.lastMay
-	}
-	if p.any {
-		if p.known == nil {
-			p.known = make(map[string]bool)
-		}
-		p.known[p.last] = p.lastMay
-	}
-	may, decided := p.known[topic]
-	switch {
-	case decided:
-	case p.quiet:
-		may = p.c.sees(p.op, acl.Topic, topic)
-	default:
-		may = p.c.may(p.r, p.op, acl.Topic, topic)
-	}
-	p.last, p.lastMay, p.any = topic, may, true
-	return may
+func (c *conn) topicsSeen(r *request, op acl.Operation) frontdoor.Permits {
+	return c.c.Guard.Topics(c.caller, r.endpoint.name, op, true)
 }
 
 // ofConfigs is what a resource that has configs is to the rules: those of brokers, and of what brokers do, are the cluster's. A type that

@@ -410,7 +410,7 @@ func TestAskingAllocatesNothing(t *testing.T) {
 		allocated := testing.AllocsPerRun(100, func() {
 			topics := c.topics(r, acl.Write)
 			for range 10 {
-				if !topics.allow("t") {
+				if !topics.Allow("t") {
 					t.Fatal("denied")
 				}
 			}
@@ -443,7 +443,7 @@ func BenchmarkAsking(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				topics := c.topics(r, acl.Write)
-				if !topics.allow("t") {
+				if !topics.Allow("t") {
 					b.Fatal("denied")
 				}
 			}

@@ -158,8 +158,8 @@ func OnCluster(op acl.Operation) Action { return Action{op, acl.Cluster, acl.Clu
 // Decides says whether there is anything to decide or to note: where not, May allows everything, and nobody need ask.
 func (g *Guard) Decides() bool { return g != nil && (g.c.Enforce || g.c.Audit != nil) }
 
-// Rules are those that decide now. What was decided by others is to be decided anew.
-func (g *Guard) Rules() *acl.Set { return g.c.Image().Rules() }
+// rules are those that decide now.
+func (g *Guard) rules() *acl.Set { return g.c.Image().Rules() }
 
 // May says whether a caller may do something in a call, and notes in the audit log what it may not, and what only administrators do.
 func (g *Guard) May(c Caller, call string, op acl.Operation, t acl.ResourceType, name string) bool {
@@ -198,7 +198,7 @@ func (g *Guard) MaySome(c Caller, call string, op acl.Operation, t acl.ResourceT
 	if g == nil || !g.c.Enforce || c.principal == "" || g.supers[c.principal] {
 		return true
 	}
-	if !g.Rules().AllowsSome(c.principal, c.Host, op, t) {
+	if !g.rules().AllowsSome(c.principal, c.Host, op, t) {
 		g.deny(c, call, op, t, "")
 		return false
 	}
@@ -215,7 +215,7 @@ func (g *Guard) Operations(c Caller, t acl.ResourceType, name string) []acl.Oper
 }
 
 func (g *Guard) allows(c Caller, op acl.Operation, t acl.ResourceType, name string) bool {
-	return !g.c.Enforce || c.principal == "" || g.supers[c.principal] || g.Rules().Allows(c.principal, c.Host, op, t, name)
+	return !g.c.Enforce || c.principal == "" || g.supers[c.principal] || g.rules().Allows(c.principal, c.Host, op, t, name)
 }
 
 func (g *Guard) deny(c Caller, call string, op acl.Operation, t acl.ResourceType, name string) {
