@@ -145,7 +145,7 @@ func (m *measurement) watch(ctx context.Context, empty brokerproc.Usage) error {
 
 // settle waits until no partition has changed its leader for calm: what the writes began has ended, and leaders are where they belong.
 func (m *measurement) settle(ctx context.Context) ([]int32, error) {
-	const calm, most = 6 * time.Second, 3 * time.Minute
+	const calm, most = 25 * time.Second, 5 * time.Minute // calm outlasts two looks of leader_balance
 	begin, changed := time.Now(), time.Now()
 	last, err := m.epochs(ctx)
 	for err == nil && time.Since(changed) < calm && time.Since(begin) < most {
