@@ -203,6 +203,13 @@ func (h *frameHeader) put(b []byte, seed uint32) {
 	binary.BigEndian.PutUint32(b[64:], h.crc)
 }
 
+// headerFits says whether bytes begin with a frame header's that was written into a segment of a seed: decodeFrameHeader's first tests, for
+// who looks at many bytes that are none.
+func headerFits(b []byte, seed uint32) bool {
+	length := int(binary.BigEndian.Uint32(b))
+	return length >= minFrameSize && length <= maxFrameSize && length%frameAlign == 0 && sum(seed, b[:64]) == binary.BigEndian.Uint32(b[64:])
+}
+
 // decodeFrameHeader reads a header of frameHeaderSize bytes. Once the CRC fits, the bytes are what
 // some version of ours wrote into this segment.
 func decodeFrameHeader(b []byte, seed uint32) (frameHeader, error) {
@@ -225,7 +232,6 @@ func decodeFrameHeader(b []byte, seed uint32) (frameHeader, error) {
 		body:         binary.BigEndian.Uint32(b[60:]),
 		crc:          binary.BigEndian.Uint32(b[64:]),
 	}
-	// The cheap test first: recovery tries this at every eighth byte of a torn tail.
 	if h.length < minFrameSize || h.length > maxFrameSize || h.length%frameAlign != 0 {
 		return frameHeader{}, differ("a frame length", h.length)
 	}

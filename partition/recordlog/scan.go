@@ -85,17 +85,28 @@ func follows(h *frameHeader, before *summary) error {
 func claims(f *frames, from, size int64) (record.Index, error) {
 	var highest record.Index
 	for at := from; at+frameHeaderSize <= size; {
-		b, err := f.bytes(at, frameHeaderSize)
+		// Behind the last frame of a file that was written over there may be as many bytes as a segment has: many at once.
+		b, err := f.bytes(at, int(min(claimsChunk, size-at)))
 		if err != nil {
 			return highest, err
 		}
-		h, err := decodeFrameHeader(b, f.seed)
-		if err != nil {
-			at += frameAlign
-			continue
+		i := 0
+		for i+frameHeaderSize <= len(b) {
+			if !headerFits(b[i:], f.seed) {
+				i += frameAlign
+				continue
+			}
+			h, err := decodeFrameHeader(b[i:], f.seed)
+			if err != nil {
+				i += frameAlign // of a newer version
+				continue
+			}
+			highest = max(highest, h.synced)
+			i += h.length
 		}
-		highest = max(highest, h.synced)
-		at += int64(h.length)
+		at += int64(i)
 	}
 	return highest, nil
 }
+
+const claimsChunk = 32 << 10
