@@ -79,6 +79,7 @@ func run(o options) error {
 	}
 	defer func() { _ = admin.Close(context.WithoutCancel(ctx)) }()
 	b := &bench{dir: dir, cluster: c, client: admin, options: o}
+	defer b.close(context.WithoutCancel(ctx))
 	results, err := b.all(ctx, rows)
 	if err != nil {
 		b.showLogs()
@@ -120,6 +121,7 @@ func (b *bench) ctl(ctx context.Context, args ...string) (ctlReport, error) {
 	var r ctlReport
 	args = append([]string{"bench"}, args...)
 	args = append(args, "--bootstrap", strings.Join(b.cluster.GRPCAddrs(), ","), "-o", "json", "--quiet")
+	args = append(args, b.flags...)
 	return r, output(ctx, &r, filepath.Join(b.dir, "brokerctl"), args...)
 }
 

@@ -13,13 +13,18 @@ import (
 func (b *bench) profile(ctx context.Context, group *sync.WaitGroup, r *row) {
 	seconds := max(1, int(b.options.duration.Seconds()))
 	for _, p := range b.cluster.Brokers() {
-		file := filepath.Join(b.options.profiles, fmt.Sprintf("%s-broker-%d.pprof", r.name, p.ID))
+		file := b.profileFile(r, p.ID)
 		group.Go(func() {
 			if err := p.Download(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", seconds), file); err != nil {
 				fmt.Fprintln(os.Stderr, "bench: profile:", err)
 			}
 		})
 	}
+}
+
+// profileFile is where a broker's profile of a row goes.
+func (b *bench) profileFile(r *row, broker int32) string {
+	return filepath.Join(b.options.profiles, fmt.Sprintf("%s-broker-%d.pprof", r.name, broker))
 }
 
 // showLogs prints how the logs of the brokers end, which are about to be removed.

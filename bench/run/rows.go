@@ -26,6 +26,8 @@ type row struct {
 	kind        kind
 	// measure gives figures of its own kind; then all of the above but name is empty.
 	measure func(context.Context, *bench) ([]figure, error)
+	// ownProfiles: measure takes them itself, of what it measures.
+	ownProfiles bool
 }
 
 type kind uint8
@@ -37,7 +39,7 @@ const (
 )
 
 // rows are all of them.
-var rows = slices.Concat(logRows, transactionRows, compactionRows)
+var rows = slices.Concat(logRows, transactionRows, compactionRows, tlsRows, aclRows)
 
 // logRows are measured by brokerctl bench, beside bench/limit. 64 in flight are 16 producers with 4 each: one idempotent producer has five at most.
 var logRows = []row{
@@ -108,7 +110,11 @@ type bench struct {
 	dir     string
 	cluster *brokerproc.Cluster
 	client  *client.Client
+	// flags are given to brokerctl.
+	flags   []string
 	options options
+	// others are clusters with other settings, by name.
+	others map[string]*bench
 }
 
 // sample is what the rounds of one row have given.
@@ -195,7 +201,7 @@ func (b *bench) once(ctx context.Context, r *row, s *sample) error {
 // onceOwn measures a row that has figures of its own.
 func (b *bench) onceOwn(ctx context.Context, r *row, s *sample) error {
 	var profiling sync.WaitGroup
-	if b.options.profiles != "" {
+	if b.options.profiles != "" && !r.ownProfiles {
 		b.profile(ctx, &profiling, r)
 	}
 	figures, err := r.measure(ctx, b)

@@ -12,7 +12,11 @@ func show(results []result, format string) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(results)
 	}
-	fmt.Printf("%-58s %-5s %8s %8s %6s %-11s %7s  %s\n", "what", "unit", "oncelog", "limit", "ratio", "(range)", "CPU/GiB", "goal")
+	width := len("what")
+	for _, r := range results {
+		width = max(width, len(r.What))
+	}
+	fmt.Printf("%-*s %-5s %8s %8s %6s %-11s %7s  %s\n", width, "what", "unit", "oncelog", "limit", "ratio", "(range)", "CPU/GiB", "goal")
 	for _, r := range results {
 		limit, ratio, spread, cpu := "-", "-", "", "-"
 		if r.Limit > 0 {
@@ -22,7 +26,7 @@ func show(results []result, format string) error {
 		if r.CPU > 0 {
 			cpu = fmt.Sprintf("%.1f s", r.CPU)
 		}
-		fmt.Printf("%-58s %-5s %8.1f %8s %6s %-11s %7s  %s\n", r.What, r.Unit, r.Ours, limit, ratio, spread, cpu, r.Goal)
+		fmt.Printf("%-*s %-5s %8.1f %8s %6s %-11s %7s  %s\n", width, r.What, r.Unit, r.Ours, limit, ratio, spread, cpu, r.Goal)
 	}
 	return nil
 }
