@@ -1,6 +1,7 @@
 package recordlog
 
 import (
+	"errors"
 	"math/rand/v2"
 	"testing"
 
@@ -132,5 +133,35 @@ func TestSparesOfRemovedLogs(t *testing.T) {
 	small := filled(t, fsys, 40, func(o *Options) { o.Spares = spares })
 	if spares.taken != 0 || small.live.active().recycled {
 		t.Error("a small log has taken a large file")
+	}
+}
+
+// The spares are removed from a full disk without the lock that readers and appends need: a disk that is slow to remove
+// holds up nobody else.
+func TestSparesAreClearedWithoutTheLock(t *testing.T) {
+	fsys := newMem(t, 1)
+	spares := openSpares(t, fsys)
+	l := filled(t, fsys, 200, func(o *Options) { o.Spares = spares })
+	drop(t, l)
+	removed := 0
+	fsys.OnBefore(func(op vfs.Op) error {
+		if op.Kind != vfs.OpRemove {
+			return nil
+		}
+		removed++
+		if !l.mu.TryLock() {
+			t.Errorf("%s is removed under the log's lock", op.Name)
+			return nil
+		}
+		l.mu.Unlock()
+		return nil
+	})
+	fsys.SetCapacity(fsys.Used())
+	_, last := l.Window()
+	if err := l.Append([]Entry{dataEntry(t, last+1, 1, batchOf(t, 100<<10, int64(last)))}); !errors.Is(err, ErrNoSpace) {
+		t.Fatalf("appended to a full disk: %v", err)
+	}
+	if removed == 0 || spares.Bytes() != 0 {
+		t.Errorf("%d files were removed, %d bytes of spares are left", removed, spares.Bytes())
 	}
 }

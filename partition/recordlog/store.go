@@ -242,22 +242,21 @@ func (l *Log) reserve(h *handle, s *segment, bytes int64) error {
 		ahead = 0
 		err = h.Reserve(s.size, bytes)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case err == nil:
-		s.reserved = s.size + bytes + ahead
-		return nil
-	case isFull(err):
+	if isFull(err) {
 		l.refusedForSpace()
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
-	default:
-		l.noReserve = true // writing tells whether the disk works
-		return nil
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil {
+		s.reserved = s.size + bytes + ahead
+	} else {
+		l.noReserve = true // writing tells whether the disk works
+	}
+	return nil
 }
 
-// refusedForSpace counts an append that a full disk refused.
+// refusedForSpace counts an append that a full disk refused. It removes the spares: not under mu.
 func (l *Log) refusedForSpace() {
 	if l.o.Spares != nil {
 		l.o.Spares.Clear()
