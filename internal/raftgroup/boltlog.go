@@ -106,11 +106,15 @@ func boltLogExists(dir string) (bool, error) {
 	return err == nil, err
 }
 
-// removeBoltLog removes the file, if there is one.
-func removeBoltLog(dir string) error {
+// removeBoltLog removes the file, if there is one, durably unless noSync: whoever looks at the directory
+// after a power cut must not find a log that ends where the group was long ago.
+func removeBoltLog(dir string, noSync bool) error {
 	err := os.Remove(boltLogPath(dir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
+	}
+	if err == nil && !noSync {
+		err = syncDir(dir)
 	}
 	return err
 }

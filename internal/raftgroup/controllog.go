@@ -111,7 +111,7 @@ func prepareControlLog(h *Host, dir string, newest record.Index, want bool) (is 
 		return false, err
 	}
 	if is {
-		return true, removeBoltLog(dir)
+		return true, removeBoltLog(dir, h.config.NoSync)
 	}
 	if !want {
 		return false, nil
@@ -140,7 +140,7 @@ func prepareControlLog(h *Host, dir string, newest record.Index, want bool) (is 
 	if err != nil {
 		return false, fmt.Errorf("make the log of %s: %w", dir, err)
 	}
-	return true, removeBoltLog(dir)
+	return true, removeBoltLog(dir, h.config.NoSync)
 }
 
 // convertBoltLog copies what is in a Bolt file into a new record log.

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -282,5 +283,34 @@ func TestInstalledSnapshotTakesTheTail(t *testing.T) {
 		if err := c.close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// The Bolt file is gone durably once the record log is in its place, and once the replica is destroyed: its directory is
+// synced after the removal.
+func TestBoltFileGoesDurably(t *testing.T) {
+	dir := t.TempDir()
+	var synced atomic.Int32
+	told := func(of string) {
+		if exists, err := boltLogExists(dir); of == dir && err == nil && !exists {
+			synced.Add(1)
+		}
+	}
+	dirSynced.Store(&told)
+	defer dirSynced.Store(nil)
+	b, err := openBoltLog(dir, false)
+	if err == nil {
+		err = errors.Join(b.StoreLogs(entriesBetween(1, 3)), b.close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := hostOn(vfs.OS())
+	h.config.NoSync = false
+	if is, err := prepareControlLog(h, dir, 0, true); err != nil || !is {
+		t.Fatalf("conversion: %t, %v", is, err)
+	}
+	if synced.Load() != 1 {
+		t.Errorf("the directory was synced %d times without the Bolt file, want once", synced.Load())
 	}
 }

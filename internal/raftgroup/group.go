@@ -261,7 +261,7 @@ func (g *Group) Destroy() error {
 	fs, dir := g.host.config.FS, g.config.Dir
 	err = errors.Join(err, g.host.stable.forget(g.config.ID, g.config.Self), fs.RemoveAll(g.snapshots.dir))
 	if g.config.Log == nil {
-		err = errors.Join(err, fs.RemoveAll(ControlLogDir(dir)), removeBoltLog(dir))
+		err = errors.Join(err, fs.RemoveAll(ControlLogDir(dir)), removeBoltLog(dir, g.host.config.NoSync))
 	}
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -65,7 +66,14 @@ func openStableFiles(dir string, noSync bool, logger *slog.Logger) (*stableFiles
 	return s, nil
 }
 
+// dirSynced, where a test sets it, is told of every directory that is synced.
+var dirSynced atomic.Pointer[func(dir string)]
+
+// syncDir makes durable which files are in a directory.
 func syncDir(dir string) error {
+	if told := dirSynced.Load(); told != nil {
+		(*told)(dir)
+	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
