@@ -353,13 +353,32 @@ func (k *raftSink) Close() error {
 		g.snapshotStands(k.head.index)
 		return nil
 	}
+	before, err := g.logs.LastIndex()
+	if err != nil {
+		return errors.Join(err, k.cancel())
+	}
 	if err := k.finish(k.catchUp); err != nil {
 		g.metrics().snapshots.WithLabelValues("failed").Inc()
+		k.failed(before, err)
 		return err
 	}
 	k.engine.installed.Store(k.head.index)
 	g.snapshotInstalled(k.head.index)
 	return nil
+}
+
+// failed looks at the log after an installation came to nothing: what conflicted with the leader's entries may be cut off
+// already. Raft, which looks at the log only when it is opened, goes on believing in it: it would stand for election with
+// entries that are gone, and refuse what the leader sends behind those that are left. Opening it again is the cure.
+func (k *raftSink) failed(before uint64, cause error) {
+	g := k.engine.group
+	switch last, err := g.logs.LastIndex(); {
+	case err != nil:
+		k.engine.fault(fmt.Errorf("look at the log after a snapshot was not installed (%w): %w", cause, err))
+	case last != before:
+		g.logger.Warn("log was cut for a snapshot that was not installed; opening raft again", "last_index", last, "before", before, "snapshot_index", k.head.index, "err", cause)
+		k.engine.reopenSoon()
+	}
 }
 
 func (k *raftSink) catchUp(state func() ([]byte, error)) error {

@@ -2,6 +2,9 @@ package raftgroup
 
 import (
 	"context"
+	"fmt"
+	"strconv"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -68,4 +71,75 @@ func (r *replica) sendSnapshot(t *testing.T, to *Group) *raft.InstallSnapshotRes
 		t.Fatal(err)
 	}
 	return resp
+}
+
+// refusingStore makes room for a snapshot, and then the installation fails.
+type refusingStore struct {
+	logStore
+	refuse *atomic.Bool
+}
+
+func (s *refusingStore) installing(index uint64) error {
+	err := s.logStore.installing(index)
+	if err == nil && s.refuse.Load() {
+		err = errDisk
+	}
+	return err
+}
+
+// An installation that fails after the tail which conflicts was cut off: Raft is opened again, and does not go on believing
+// in what is gone.
+func TestInstallationFailsBehindTheCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refuse := new(atomic.Bool)
+		c := newCluster(t, 3, withControlLogs, func(c *cluster) {
+			c.group = func(_ *node, gc *GroupConfig) {
+				gc.SnapshotBytes = 8 << 10
+				gc.wrapLog = func(l logStore) logStore { return &refusingStore{l, refuse} }
+			}
+		})
+		c.openAll(7)
+		old, r := c.leader(7)
+		r.propose(t, "before")
+		c.agree(7, []string{"before"})
+		c.net.isolate(true, old.name, names(c.nodes)...)
+		for i := range 90 {
+			r.group.ProposeAsync(Command{Data: fmt.Appendf(nil, "tail %d", i)}, func(any, error) {})
+		}
+		believed := func() uint64 {
+			e := r.group.engine.Load()
+			if e == nil {
+				return 0
+			}
+			n, _ := strconv.ParseUint(e.raft.Stats()["last_log_index"], 10, 64)
+			return n
+		}
+		until(t, "the tail to be there", func() bool { n, _ := r.group.logs.LastIndex(); return n > 90 && believed() == n })
+		want := []string{"before"}
+		n, now := c.leader(7, c.others(old)...)
+		for i := range 60 {
+			want = append(want, padded("command %d", i))
+			now.propose(t, want[i+1])
+		}
+		until(t, "the log to be trimmed", func() bool { n, _ := now.group.logs.FirstIndex(); return n > 5 })
+		// Whoever leads next has only a snapshot for it.
+		c.stop(n)
+		c.restart(n, 7)
+		c.leader(7, c.others(old)...)
+		refuse.Store(true)
+		c.net.isolate(false, old.name, names(c.nodes)...)
+		until(t, "an installation to fail", func() bool { return value(old.host.metrics.snapshots.WithLabelValues("failed")) > 0 })
+		until(t, "raft to be opened again", func() bool {
+			last, err := r.group.logs.LastIndex()
+			return err == nil && r.group.engine.Load() != nil && believed() == last
+		})
+		if value(old.host.metrics.reopens) == 0 {
+			t.Error("raft was not opened again")
+		}
+		if s := r.group.Status(); s.Problem != "" {
+			t.Errorf("the replica has stopped: %s", s.Problem)
+		}
+		refuse.Store(false)
+		c.agree(7, want)
+	})
 }
