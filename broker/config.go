@@ -253,6 +253,11 @@ type LimitsConfig struct {
 	// CacheBytes are the newest entries of all partitions, kept so that
 	// followers and consumers at the tail need not read the disk. 0 to 1 TiB.
 	CacheBytes Bytes `koanf:"cache_bytes"`
+	// GarbageBytes is what gathers in memory, beside half as much as is in use, before it is
+	// collected, 1 MiB to 1 TiB. Less costs processor time. It belongs to the process: brokerd
+	// serve and dev heed it, a program that has a Broker in it has its own GOGC. Where the
+	// environment has GOGC, that holds instead.
+	GarbageBytes Bytes `koanf:"garbage_bytes"`
 	// MaxProducers is how many producers one partition remembers, 1 to
 	// 1,000,000. Above it the longest idle one without an open transaction is
 	// forgotten before its time.
@@ -422,6 +427,7 @@ func DefaultConfig() Config {
 			FetchBytes:       128 * MiB,
 			ReplicationBytes: 64 * MiB,
 			CacheBytes:       128 * MiB,
+			GarbageBytes:     40 * MiB,
 			MaxProducers:     10_000,
 
 			MaxTransactionalIDs:      10_000,

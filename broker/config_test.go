@@ -128,12 +128,12 @@ func TestValidateSurvivesExtremes(t *testing.T) {
 		t.Fatal("the zero Config is accepted")
 	}
 	cfg := validConfig()
-	cfg.Limits = LimitsConfig{math.MinInt, math.MaxInt, math.MaxInt64, -1, math.MinInt64, math.MaxInt64, -1, -1, -1, -1, -1, -1, -1, math.MaxInt64}
+	cfg.Limits = LimitsConfig{math.MinInt, math.MaxInt, math.MaxInt64, -1, math.MinInt64, math.MaxInt64, -1, -1, -1, -1, -1, -1, -1, -1, math.MaxInt64}
 	cfg.Transactions = TransactionsConfig{0, -1, math.MaxInt64, 0, -1}
 	cfg.Groups = GroupsConfig{-1, math.MaxInt, 0, math.MinInt64, -1, -1, 0, -1, math.MaxInt64, 0}
 	cfg.Raft = RaftConfig{math.MaxInt64, math.MinInt64, math.MaxInt64, -1, math.MaxInt64, -1, -1, math.MaxInt64, false}
-	if got := len(strings.Fields(fields(t, cfg.Validate()))); got != 31 {
-		t.Fatalf("%d fields refused, want 31:\n%v", got, cfg.Validate())
+	if got := len(strings.Fields(fields(t, cfg.Validate()))); got != 32 {
+		t.Fatalf("%d fields refused, want 32:\n%v", got, cfg.Validate())
 	}
 }
 

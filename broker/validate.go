@@ -181,6 +181,7 @@ func (l LimitsConfig) validate(v *validator) {
 	v.size("limits.fetch_bytes", l.FetchBytes, least, TiB, full)
 	v.size("limits.replication_bytes", l.ReplicationBytes, least, TiB, full)
 	v.size("limits.cache_bytes", l.CacheBytes, 0, TiB, "without a cache every follower and consumer reads the disk")
+	v.size("limits.garbage_bytes", l.GarbageBytes, MiB, TiB, "with little of it the collector runs all the time")
 	v.count("limits.max_producers_per_partition", l.MaxProducers, 1, 1_000_000,
 		"a producer that is forgotten early can write a duplicate")
 	v.count("limits.max_transactional_ids", l.MaxTransactionalIDs, 1, 1_000_000, "each id costs memory on the replicas of its shard")

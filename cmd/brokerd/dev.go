@@ -82,6 +82,7 @@ func (p *program) dev(ctx context.Context, options devOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	p.bearGarbage(configs[0])
 	return p.runDev(ctx, configs, listeners, func() {
 		writeBanner(p.stdout, banner{
 			configs:   configs,

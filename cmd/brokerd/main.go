@@ -25,16 +25,16 @@ const (
 	exitUsage  = 2
 )
 
-// heapFloor is how much garbage may gather before it is collected, beside as much as is live.
-const heapFloor = 64 << 20
-
 func main() {
-	heapfloor.Set(heapFloor)
 	p := program{
 		environ: os.Environ(),
 		stdout:  os.Stdout,
 		stderr:  os.Stderr,
 		exit:    os.Exit,
+		garbage: func(bytes int) {
+			heapfloor.Set(bytes)
+			go heapfloor.Rest(context.Background())
+		},
 	}
 	os.Exit(p.run(context.Background(), os.Args[1:]))
 }
@@ -44,7 +44,8 @@ type program struct {
 	environ []string // "NAME=value"
 	stdout  io.Writer
 	stderr  io.Writer
-	exit    func(code int) // ends the process at once; only on a second signal
+	exit    func(code int)  // ends the process at once; only on a second signal
+	garbage func(bytes int) // tells Go's collector what may gather; nil: nobody does
 }
 
 // usageError is the caller's mistake: flags or configuration.

@@ -45,6 +45,7 @@ variables (BROKERD_PEER__LISTEN is peer.listen), the file, the default.`,
 func (p *program) serve(ctx context.Context, cfg broker.Config) error {
 	ctx, stop := p.drainOnSignal(ctx)
 	defer stop()
+	p.bearGarbage(cfg)
 	b, err := broker.New(cfg, broker.Options{Logger: newLogger(p.stderr, cfg.Log)})
 	if err != nil {
 		return fmt.Errorf("start broker %d: %w", cfg.BrokerID, err)
@@ -55,4 +56,11 @@ func (p *program) serve(ctx context.Context, cfg broker.Config) error {
 		return fmt.Errorf("broker %d: %w", cfg.BrokerID, err)
 	}
 	return b.Close()
+}
+
+// bearGarbage sets what may gather in this process.
+func (p *program) bearGarbage(cfg broker.Config) {
+	if p.garbage != nil {
+		p.garbage(int(cfg.Limits.GarbageBytes))
+	}
 }
