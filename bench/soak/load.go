@@ -22,6 +22,8 @@ const (
 	// kept bounds what lies on the disk for each partition and replica; old segments go meanwhile.
 	kept    = 64 << 20
 	segment = 16 << 20
+	// timedOfAll: one record of so many is timed.
+	timedOfAll = 16
 )
 
 // load is what the brokers are busy with.
@@ -29,6 +31,8 @@ type load struct {
 	client *client.Client
 	// written and read are bytes of values, transactions those that were committed.
 	written, read, transactions atomic.Int64
+	// acks are the times from a record's Send to its answer, which passes through a full buffer; commits those from Begin to the answer of Commit.
+	acks, commits latencies
 
 	mu  sync.Mutex
 	err error
@@ -72,18 +76,26 @@ func (l *load) produce(ctx context.Context) error {
 	}
 	value := make([]byte, recordBytes)
 	failed := make(chan error, 1)
-	for ctx.Err() == nil {
-		err := p.Send(ctx, client.Record{Topic: busyTopic, Value: value}, func(res client.Result) {
-			if res.Outcome == client.Written {
-				l.written.Add(recordBytes)
-				return
+	answered := func(res client.Result) {
+		if res.Outcome == client.Written {
+			l.written.Add(recordBytes)
+			return
+		}
+		select {
+		case failed <- fmt.Errorf("a record was not written: %v", res):
+		default:
+		}
+	}
+	for n := 0; ctx.Err() == nil; n++ {
+		then := answered
+		if n%timedOfAll == 0 {
+			began := time.Now()
+			then = func(res client.Result) {
+				l.acks.add(time.Since(began))
+				answered(res)
 			}
-			select {
-			case failed <- fmt.Errorf("a record was not written: %v", res):
-			default:
-			}
-		})
-		if err != nil {
+		}
+		if err := p.Send(ctx, client.Record{Topic: busyTopic, Value: value}, then); err != nil {
 			break
 		}
 	}
@@ -146,6 +158,7 @@ func (l *load) transact(ctx context.Context) error {
 		return err
 	}
 	for ctx.Err() == nil {
+		began := time.Now()
 		if err := p.Begin(); err != nil {
 			return err
 		}
@@ -157,6 +170,7 @@ func (l *load) transact(ctx context.Context) error {
 		if err := p.Commit(ctx); err != nil {
 			return err
 		}
+		l.commits.add(time.Since(began))
 		l.transactions.Add(1)
 	}
 	return nil

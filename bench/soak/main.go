@@ -1,6 +1,7 @@
 // Command soak runs three brokerd processes at full load for long, and watches what they take: producers write as fast as they
-// are answered, a consumer reads along, and transactions are made beside. It fails if the brokers end above -memory, or if
-// a group elects a leader: nothing is broken here, so every election is one for nothing.
+// are answered, a consumer reads along, and transactions are made beside. It fails if the brokers ever have more than -memory, or if
+// a group elects a leader: nothing is broken here, so every election is one for nothing. What it has seen so far is in the
+// file -result, from the first look on; the last line says what came of it.
 package main
 
 import (
@@ -23,7 +24,9 @@ type options struct {
 	length     time.Duration
 	every      time.Duration
 	partitions int
-	memory     int64
+	memory     float64
+	series     time.Duration
+	result     string
 	set        []string
 	dir        string
 	keep       bool
@@ -34,7 +37,9 @@ func main() {
 	flag.DurationVar(&o.length, "for", time.Hour, "how long there is load")
 	flag.DurationVar(&o.every, "every", 30*time.Second, "how often it is told how it goes")
 	flag.IntVar(&o.partitions, "partitions", 24, "partitions of the topic that is written to")
-	flag.Int64Var(&o.memory, "memory", 600, "the most memory that the three may have in the end, MB; 0: any")
+	flag.DurationVar(&o.series, "series", 5*time.Minute, "how far apart the lines of the table in the end are")
+	flag.Float64Var(&o.memory, "memory", 600, "the most memory that the three may have, MB; 0: any")
+	flag.StringVar(&o.result, "result", "soak.json", "the file that all that was seen is written to")
 	flag.BoolVar(&o.keep, "keep", false, "keep the brokers' directories and logs")
 	flag.StringVar(&o.dir, "dir", ".", "where the brokers' directories are made")
 	set := flag.String("set", "", "configuration keys for all brokers, KEY=VALUE,...")
@@ -90,27 +95,28 @@ func watch(ctx context.Context, o options, dir string, c *brokerproc.Cluster, cl
 	loading, stop := context.WithCancel(ctx)
 	defer stop()
 	ended := l.start(loading)
-	w := &watcher{cluster: c, client: cl, load: l, dir: dir}
+	w := &watcher{cluster: c, client: cl, load: l, dir: dir, length: o.length, goal: o.memory, file: o.result}
 	if err := w.begin(ctx); err != nil {
 		stop()
 		return errors.Join(err, ended())
 	}
+	go w.seek(loading)
+	early := ""
 	for end := w.began.Add(o.length); time.Now().Before(end); {
 		if err := pass(ctx, min(o.every, time.Until(end))); err != nil {
+			early = "it was interrupted"
 			break // what there is so far is shown
 		}
 		if err := w.look(ctx); err != nil {
 			fmt.Fprintln(os.Stderr, "soak:", err)
 		}
 		if w.last.free < leastFree {
-			fmt.Fprintf(os.Stderr, "soak: ends early: the disk has only %.1f GB left\n", float64(w.last.free)/1e9)
+			early = fmt.Sprintf("the disk has only %.1f GB left", float64(w.last.free)/1e9)
 			break
 		}
 	}
 	stop()
-	err := ended()
-	w.table()
-	return errors.Join(err, w.judge(o.memory))
+	return w.conclude(ended(), early, o.series)
 }
 
 func pass(ctx context.Context, d time.Duration) error {

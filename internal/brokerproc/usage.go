@@ -13,6 +13,8 @@ type Usage struct {
 	CPUSeconds float64
 	// ResidentBytes is what it has in memory.
 	ResidentBytes int64
+	// AnonymousBytes are those of it that are no file's: heap and stacks. The rest is the program itself.
+	AnonymousBytes int64
 	// OpenFiles counts descriptors: files and sockets.
 	OpenFiles int
 	// Threads counts those of the operating system.
@@ -47,6 +49,8 @@ func (p *Process) Usage() Usage {
 			switch name {
 			case "VmRSS":
 				u.ResidentBytes = n * 1024
+			case "RssAnon":
+				u.AnonymousBytes = n * 1024
 			case "Threads":
 				u.Threads = int(n)
 			}
@@ -65,6 +69,7 @@ func (c *Cluster) Usage() Usage {
 		u := p.Usage()
 		sum.CPUSeconds += u.CPUSeconds
 		sum.ResidentBytes += u.ResidentBytes
+		sum.AnonymousBytes += u.AnonymousBytes
 		sum.OpenFiles += u.OpenFiles
 		sum.Threads += u.Threads
 	}

@@ -1,0 +1,24 @@
+package main
+
+import (
+	"testing"
+	"time"
+)
+
+func TestQuantilesOfLatencies(t *testing.T) {
+	var l latencies
+	l.add(time.Second)
+	before := l.now()
+	if got := before.since(before, 0.99); got != 0 {
+		t.Errorf("nothing took %v ms", got)
+	}
+	for ms := range 1000 {
+		l.add(time.Duration(ms+1) * time.Millisecond)
+	}
+	after := l.now()
+	for q, want := range map[float64]float64{0.5: 500, 0.99: 990, 1: 1000} {
+		if got := after.since(before, q); got < want || got > 1.05*want {
+			t.Errorf("quantile %v is %v ms, want %v or a little more", q, got, want)
+		}
+	}
+}
