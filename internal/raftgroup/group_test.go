@@ -1,6 +1,7 @@
 package raftgroup
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -23,4 +24,14 @@ func TestReplication(t *testing.T) {
 			c.agree(7, want)
 		})
 	})
+}
+
+// Raft says "replication failed" of a transfer before it tells anybody to stand for election, and nowhere else.
+func TestTransferToOneThatWasNotBroughtUp(t *testing.T) {
+	var g Group
+	for text, want := range map[string]Outcome{"replication failed": DidNotHappen, "failed to make TimeoutNow RPC": MayHaveHappened} {
+		if got := OutcomeOf(g.sortTransferError(errors.New(text), true)); got != want {
+			t.Errorf("%s: %v, want %v", text, got, want)
+		}
+	}
 }

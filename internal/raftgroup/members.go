@@ -96,10 +96,21 @@ func (g *Group) TransferLeadership(ctx context.Context, to ServerID) error {
 		}
 		handed := endWith(f, e.done)
 		if err := f.Error(); err != nil {
-			return g.sortError(err, handed)
+			return g.sortTransferError(err, handed)
 		}
 		return nil
 	})
+}
+
+// notBroughtUp is Raft's text when it could not send the voter what it lacks, its pipeline having just ended for instance: it
+// tells nobody to stand for election then, and the leader goes on.
+const notBroughtUp = "replication failed"
+
+func (g *Group) sortTransferError(err error, handed bool) error {
+	if err.Error() == notBroughtUp {
+		return &refusedError{err}
+	}
+	return g.sortError(err, handed)
 }
 
 // waitForClose waits until a voter has what is committed now.
