@@ -55,7 +55,7 @@ func run(o options) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
 	c, err := brokerproc.New(brokerproc.Options{Binary: filepath.Join(dir, "brokerd"), Dir: dir, Brokers: 3,
-		Proxied: strings.Contains(o.faults, "cut"), Set: []string{"leader_balance=2s"}})
+		Proxied: strings.Contains(o.faults, "cut"), Set: []string{"leader_balance=1s"}})
 	if err != nil {
 		return err
 	}
@@ -89,9 +89,25 @@ func show(rows []row, format string) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(rows)
 	}
-	fmt.Printf("%-6s %7s %10s %9s %9s %9s   %s\n", "fault", "rounds", "partitions", "p50 ms", "p99 ms", "max ms", "longest wait of writers to partitions that the broker led; others max")
+	fmt.Println("How long writers waited, ms. Each partition that the broker led counts once for each round; then the longest wait of each round.")
+	fmt.Printf("%-6s %-10s %6s %8s %8s %8s %8s   %s\n", "fault", "of", "n", "p50", "p99", "max", "goal p99", "reached")
 	for _, r := range rows {
-		fmt.Printf("%-6s %7d %10d %9.0f %9.0f %9.0f   others %.0f\n", r.Fault, r.Rounds, r.Partitions, r.P50, r.P99, r.Max, r.OthersMax)
+		for _, line := range []struct {
+			of string
+			quantiles
+		}{{"partitions", r.Waits}, {"rounds", r.Longest}} {
+			goal, reached := "-", "-"
+			if r.Goal > 0 {
+				goal, reached = fmt.Sprintf("%.0f", r.Goal), "no"
+				if line.P99 <= r.Goal {
+					reached = "yes"
+				}
+			}
+			fmt.Printf("%-6s %-10s %6d %8.0f %8.0f %8.0f %8s   %s\n", r.Fault, line.of, line.N, line.P50, line.P99, line.Max, goal, reached)
+		}
+	}
+	for _, r := range rows {
+		fmt.Printf("%s: a partition that the broker did not lead waited for %.0f ms at most; a round took %.0f s\n", r.Fault, r.OthersMax, r.RoundSeconds)
 	}
 	return nil
 }

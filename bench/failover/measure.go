@@ -53,17 +53,6 @@ func cut(r netproxy.Rule) func(*brokerproc.Process) error {
 	}
 }
 
-// row is what one kind of fault came to, in ms.
-type row struct {
-	Fault      string  `json:"fault"`
-	Rounds     int     `json:"rounds"`
-	Partitions int     `json:"partitions"` // that the broker led, over all rounds
-	P50        float64 `json:"p50_ms"`
-	P99        float64 `json:"p99_ms"`
-	Max        float64 `json:"max_ms"`
-	OthersMax  float64 `json:"others_max_ms"` // of partitions that it did not lead
-}
-
 type measurement struct {
 	options options
 	cluster *brokerproc.Cluster
@@ -144,7 +133,8 @@ func (m *measurement) rounds(ctx context.Context, f fault, writers []*writer) (r
 	}
 	for n := range m.options.rounds {
 		victim := m.cluster.Broker(int32(n%3) + 1)
-		if err := m.settle(ctx); err != nil {
+		round := newStopwatch()
+		if err := m.settle(ctx, round); err != nil {
 			return row{}, err
 		}
 		mine, err := m.ledBy(ctx, victim.ID)
@@ -161,6 +151,7 @@ func (m *measurement) rounds(ctx context.Context, f fault, writers []*writer) (r
 		if err := acknowledged(ctx, writers, began); err != nil {
 			return row{}, fmt.Errorf("%s of broker %d: %w", f.name, victim.ID, err)
 		}
+		round.lap("all answered")
 		one := roundWaits{Fault: f.name}
 		for _, w := range writers {
 			ms := float64(w.longest.Load()) / 1e6
@@ -170,17 +161,19 @@ func (m *measurement) rounds(ctx context.Context, f fault, writers []*writer) (r
 				one.OthersMax = max(one.OthersMax, ms)
 			}
 		}
-		if err := waits.add(one); err != nil {
-			return row{}, err
-		}
-		fmt.Fprintf(os.Stderr, "failover: %s of broker %d, round %d of %d: it led %d, the longest wait was %.0f ms\n",
-			f.name, victim.ID, n+1, m.options.rounds, len(one.Led), slices.Max(append(one.Led, 0)))
 		if err := f.end(victim); err != nil {
 			return row{}, err
 		}
 		if err := victim.WaitReady(ctx); err != nil {
 			return row{}, err
 		}
+		round.lap("broker ready")
+		one.Seconds = time.Since(round.began).Seconds()
+		if err := waits.add(one); err != nil {
+			return row{}, err
+		}
+		fmt.Fprintf(os.Stderr, "failover: %s of broker %d, round %d of %d: it led %d, the longest wait was %.0f ms (%s)\n",
+			f.name, victim.ID, n+1, m.options.rounds, len(one.Led), slices.Max(append(one.Led, 0)), round.text)
 	}
 	return waits.row(f.name), nil
 }
@@ -191,44 +184,72 @@ func acknowledged(ctx context.Context, writers []*writer, since time.Time) error
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	after := since.Add(500 * time.Millisecond).UnixNano()
-	return poll(ctx, func() (bool, error) {
-		return !slices.ContainsFunc(writers, func(w *writer) bool { return w.begun.Load() < after }), nil
+	return poll(ctx, func(context.Context) bool {
+		return !slices.ContainsFunc(writers, func(w *writer) bool { return w.begun.Load() < after })
 	})
 }
 
-// settle waits until the partitions are where they are preferred and every replica is level.
-func (m *measurement) settle(ctx context.Context) error {
+// settle waits until every replica is level and the partitions are where they are preferred.
+func (m *measurement) settle(ctx context.Context, round *stopwatch) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	err := poll(ctx, func() (bool, error) {
-		d, err := m.client.Metadata(ctx, topic)
-		if err != nil || len(d.Topics) != 1 || d.Topics[0].Err != nil {
-			return false, nil // A broker is on its way; ask again.
-		}
-		for _, p := range d.Topics[0].Partitions {
-			if p.Leader != p.Replicas[0] {
-				return false, nil
-			}
-		}
-		groups, failed, err := m.client.RaftGroups(ctx, topic)
-		if err != nil || len(failed) > 0 {
-			return false, nil
-		}
-		last := make(map[uint64]uint64)
-		for _, g := range groups {
-			last[g.GroupID] = max(last[g.GroupID], uint64(g.CommitIndex))
-		}
-		for _, g := range groups {
-			if uint64(g.LastIndex)+100 < last[g.GroupID] {
-				return false, nil
-			}
-		}
-		return len(groups) == 3*m.options.partitions, nil
-	})
-	if err != nil {
-		return fmt.Errorf("the cluster does not settle: %w", err)
+	if err := poll(ctx, m.level); err != nil {
+		return fmt.Errorf("the replicas do not get level: %w", err)
 	}
+	round.lap("all level")
+	err := poll(ctx, func(ctx context.Context) bool { return m.balanced(ctx) && m.level(ctx) })
+	if err != nil {
+		return fmt.Errorf("the leaders do not settle: %w", err)
+	}
+	round.lap("balanced")
 	return nil
+}
+
+// balanced says whether each partition is led by the broker that is preferred.
+func (m *measurement) balanced(ctx context.Context) bool {
+	d, err := m.client.Metadata(ctx, topic)
+	if err != nil || len(d.Topics) != 1 || d.Topics[0].Err != nil {
+		return false // A broker is on its way; ask again.
+	}
+	return !slices.ContainsFunc(d.Topics[0].Partitions, func(p client.Partition) bool { return p.Leader != p.Replicas[0] })
+}
+
+// level says whether every replica is there and has all but the newest 100 entries.
+func (m *measurement) level(ctx context.Context) bool {
+	groups, failed, err := m.client.RaftGroups(ctx, topic)
+	if err != nil || len(failed) > 0 {
+		return false
+	}
+	last := make(map[uint64]uint64)
+	for _, g := range groups {
+		last[g.GroupID] = max(last[g.GroupID], uint64(g.CommitIndex))
+	}
+	for _, g := range groups {
+		if uint64(g.LastIndex)+100 < last[g.GroupID] {
+			return false
+		}
+	}
+	return len(groups) == 3*m.options.partitions
+}
+
+// stopwatch says what a round was spent on.
+type stopwatch struct {
+	began, last time.Time
+	text        string
+}
+
+func newStopwatch() *stopwatch {
+	now := time.Now()
+	return &stopwatch{began: now, last: now}
+}
+
+func (s *stopwatch) lap(what string) {
+	if s.text != "" {
+		s.text += ", "
+	}
+	now := time.Now()
+	s.text += fmt.Sprintf("%s %.1f s", what, now.Sub(s.last).Seconds())
+	s.last = now
 }
 
 func (m *measurement) ledBy(ctx context.Context, broker int32) ([]int32, error) {
@@ -245,17 +266,15 @@ func (m *measurement) ledBy(ctx context.Context, broker int32) ([]int32, error) 
 	return led, nil
 }
 
-func poll(ctx context.Context, done func() (bool, error)) error {
+func poll(ctx context.Context, done func(context.Context) bool) error {
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
-	for {
-		if ok, err := done(); ok || err != nil {
-			return err
-		}
+	for !done(ctx) {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+	return nil
 }

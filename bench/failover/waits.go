@@ -17,6 +17,38 @@ type roundWaits struct {
 	Fault     string    `json:"fault"`
 	Led       []float64 `json:"led_ms"`
 	OthersMax float64   `json:"others_max_ms"`
+	Seconds   float64   `json:"seconds,omitempty"` // that the round took, with all that it waited for before the fault
+}
+
+// row is what one kind of fault came to, in ms.
+type row struct {
+	Fault string `json:"fault"`
+	// Goal is for the p99 of Waits and of Longest; 0: there is none.
+	Goal float64 `json:"goal_p99_ms,omitempty"`
+	// Waits are those of the partitions that the broker led, over all rounds; Longest is the longest of them of each round.
+	Waits        quantiles `json:"partitions"`
+	Longest      quantiles `json:"longest_of_round"`
+	OthersMax    float64   `json:"others_max_ms"` // of partitions that it did not lead
+	RoundSeconds float64   `json:"round_seconds"` // on average, where it is known
+}
+
+// goals are for the p99 of what writers wait, in ms. A broker that is gone is noticed by its connections, one that is silent by a timeout.
+var goals = map[string]float64{"kill": 1500, "pause": 4000, "cut": 4000}
+
+type quantiles struct {
+	N   int     `json:"n"`
+	P50 float64 `json:"p50_ms"`
+	P99 float64 `json:"p99_ms"`
+	Max float64 `json:"max_ms"`
+}
+
+func quantilesOf(list []float64) quantiles {
+	if len(list) == 0 {
+		return quantiles{}
+	}
+	slices.Sort(list)
+	at := func(q float64) float64 { return list[int(math.Ceil(q*float64(len(list))))-1] }
+	return quantiles{N: len(list), P50: at(0.5), P99: at(0.99), Max: list[len(list)-1]}
 }
 
 // waits holds the rounds of one fault, those of earlier runs too if there is a file.
@@ -70,17 +102,21 @@ func (w *waits) add(r roundWaits) error {
 }
 
 func (w *waits) row(fault string) row {
-	r := row{Fault: fault, Rounds: len(w.rounds)}
-	var led []float64
+	r := row{Fault: fault, Goal: goals[fault]}
+	var led, longest []float64
+	timed := 0
 	for _, one := range w.rounds {
 		led = append(led, one.Led...)
+		if len(one.Led) > 0 {
+			longest = append(longest, slices.Max(one.Led))
+		}
 		r.OthersMax = max(r.OthersMax, one.OthersMax)
+		if one.Seconds > 0 {
+			r.RoundSeconds += one.Seconds
+			timed++
+		}
 	}
-	slices.Sort(led)
-	r.Partitions = len(led)
-	if len(led) > 0 {
-		at := func(q float64) float64 { return led[int(math.Ceil(q*float64(len(led))))-1] }
-		r.P50, r.P99, r.Max = at(0.5), at(0.99), led[len(led)-1]
-	}
+	r.Waits, r.Longest = quantilesOf(led), quantilesOf(longest)
+	r.RoundSeconds /= float64(max(timed, 1))
 	return r
 }
