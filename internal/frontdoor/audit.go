@@ -4,7 +4,8 @@ import (
 	"io"
 	"log/slog"
 	"sync"
-	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/oncelog/oncelog/cluster/metadata/acl"
 )
@@ -12,22 +13,13 @@ import (
 // Audit writes one JSON line for each call that is refused or that only administrators make, and for each attempt to prove who one is.
 // No line holds a secret: what clients send is in none of them but names. A nil Audit writes nothing.
 type Audit struct {
-	log *slog.Logger
+	log     *slog.Logger
+	leftOut *prometheus.CounterVec
 
-	// mu guards what follows.
+	// mu guards what follows. What was refused has a budget of its own, lest somebody hide by it what another has done.
 	mu              sync.Mutex
-	refused, served budget
+	refused, served auditBudget
 }
-
-// budget is what is left to write of one kind of lines in a second.
-type budget struct {
-	second         int64
-	lines, skipped int
-}
-
-// maxAuditLines is how many are written in a second: whoever is refused again and again must not fill a disk. The rest are counted. What was
-// refused has its own, lest somebody hide by it what another has done.
-const maxAuditLines = 1000
 
 // Outcomes of calls and of proofs.
 const (
@@ -39,16 +31,19 @@ const (
 
 // NewAudit writes to w, one write for each line.
 func NewAudit(w io.Writer) *Audit {
-	return &Audit{log: slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+	a := &Audit{leftOut: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_audit_lines_left_out_total",
+		Help: "Lines that the audit log did not take, by outcome, and by the limit that they were above: that of one principal, or that of all."}, []string{"outcome", "limit"})}
+	a.log = slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.LevelKey {
 			return slog.Attr{}
 		}
 		return a
-	}}))}
+	}}))
+	return a
 }
 
 func (a *Audit) call(c Caller, call string, op acl.Operation, t acl.ResourceType, name, outcome string) {
-	if a == nil || !a.room(outcome) {
+	if a == nil || !a.room(c, outcome) {
 		return
 	}
 	a.log.Info("call", "outcome", outcome, "principal", c.principal, "address", c.Host, "door", c.Door, "call", call,
@@ -56,7 +51,7 @@ func (a *Audit) call(c Caller, call string, op acl.Operation, t acl.ResourceType
 }
 
 func (a *Audit) login(c Caller, mechanism, outcome string) {
-	if a == nil || !a.room(outcome) {
+	if a == nil || !a.room(c, outcome) {
 		return
 	}
 	a.log.Info("login", "outcome", outcome, "principal", cut(c.principal), "address", c.Host, "door", c.Door, "mechanism", mechanism)
@@ -69,25 +64,4 @@ func cut(text string) string {
 		return text[:most] + "..."
 	}
 	return text
-}
-
-// room says whether another line may be written now.
-func (a *Audit) room(outcome string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	b := &a.refused
-	if outcome == outcomeAllowed || outcome == outcomeSucceeded {
-		b = &a.served
-	}
-	if now := time.Now().Unix(); now != b.second {
-		if b.skipped > 0 {
-			a.log.Info("skipped", "lines", b.skipped)
-		}
-		*b = budget{second: now}
-	}
-	if b.lines++; b.lines > maxAuditLines {
-		b.skipped++
-		return false
-	}
-	return true
 }

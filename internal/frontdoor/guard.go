@@ -110,6 +110,9 @@ func NewGuard(c GuardConfig) *Guard {
 		Help: "Connections whose client has to prove who it is and has not yet."})
 	if c.Registerer != nil {
 		c.Registerer.MustRegister(g.attempts, g.denied, g.lobby.waiting)
+		if c.Audit != nil {
+			c.Registerer.MustRegister(c.Audit.leftOut)
+		}
 	}
 	for _, s := range c.SuperUsers {
 		g.supers[s] = true
