@@ -381,8 +381,8 @@ func guardedRig(t *testing.T, change func(*frontdoor.GuardConfig)) *rig {
 	x := &txn.Transaction{ID: "x", Partitions: []record.TopicPartition{{Topic: "t"}}}
 	r.transactions.init = func(coordinator.InitRequest) (coordinator.Producer, error) { return coordinator.Producer{}, nil }
 	r.transactions.end = func(coordinator.EndRequest) (coordinator.Producer, error) { return coordinator.Producer{}, nil }
-	r.transactions.list = func(coordinator.TransactionFilter) ([]*txn.Transaction, bool, error) {
-		return []*txn.Transaction{x}, false, nil
+	r.transactions.list = func(f coordinator.TransactionFilter) ([]*txn.Transaction, bool, error) {
+		return slices.DeleteFunc([]*txn.Transaction{x}, func(t *txn.Transaction) bool { return !f.Pass(t) }), false, nil
 	}
 	r.transactions.describe = func(string) (*txn.Transaction, error) { return x, nil }
 	r.transactions.abort = func(string, coordinator.Producer, txn.Client) error { return nil }
@@ -394,8 +394,8 @@ func guardedRig(t *testing.T, change func(*frontdoor.GuardConfig)) *rig {
 	r.groups.commit = func(coordinator.CommitRequest) ([]coordinator.RefusedOffset, error) { return nil, nil }
 	r.groups.commitInTxn = func(coordinator.TransactionalCommit) ([]coordinator.RefusedOffset, error) { return nil, nil }
 	r.groups.fetch = func(coordinator.FetchRequest) ([]group.Fetched, error) { return []group.Fetched{{Topic: "t"}}, nil }
-	r.groups.list = func(coordinator.GroupFilter) ([]group.Description, bool, error) {
-		return []group.Description{g}, false, nil
+	r.groups.list = func(f coordinator.GroupFilter) ([]group.Description, bool, error) {
+		return slices.DeleteFunc([]group.Description{g}, func(d group.Description) bool { return !f.Pass(d) }), false, nil
 	}
 	r.groups.describe = func(string) (group.Description, error) { return g, nil }
 	r.groups.delete = func(string) error { return nil }

@@ -192,17 +192,16 @@ func (s *service) ListGroups(ctx context.Context, req *clientv1.ListGroupsReques
 		}
 		f.Phases = append(f.Phases, groupStates[state])
 	}
+	who := s.rights(ctx)
+	all := who.sees(acl.Describe, acl.Cluster, acl.ClusterName)
+	f.Pass = func(d group.Description) bool { return all || who.sees(acl.Describe, acl.Group, d.ID) }
 	list, truncated, err := s.c.Groups.List(ctx, f, maxGroupsListed)
 	if err != nil {
 		return nil, s.failed(s.ofDomain(err))
 	}
-	who := s.rights(ctx)
-	all := who.sees(acl.Describe, acl.Cluster, acl.ClusterName)
 	answer := &clientv1.ListGroupsResponse{Truncated: truncated}
 	for i := range list {
-		if all || who.sees(acl.Describe, acl.Group, list[i].ID) {
-			answer.Groups = append(answer.Groups, s.protoConsumerGroup(&list[i]))
-		}
+		answer.Groups = append(answer.Groups, s.protoConsumerGroup(&list[i]))
 	}
 	return answer, nil
 }
@@ -223,7 +222,11 @@ func (s *service) DescribeGroup(ctx context.Context, req *clientv1.DescribeGroup
 			return nil, s.failed(refusal)
 		}
 	}
-	return &clientv1.DescribeGroupResponse{Group: s.protoConsumerGroup(&d)}, nil
+	p := s.protoConsumerGroup(&d)
+	for _, w := range p.Pending {
+		w.Topics = slices.DeleteFunc(w.Topics, func(t *clientv1.TransactionTopic) bool { return !who.sees(acl.Describe, acl.Topic, t.Topic) })
+	}
+	return &clientv1.DescribeGroupResponse{Group: p}, nil
 }
 
 // DeleteGroup deletes a group that has no members.

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
 	"github.com/oncelog/oncelog/record"
@@ -219,5 +220,17 @@ func TestGroupInput(t *testing.T) {
 	}
 	if e, _, _ := clientv1.ErrorOf(join(&clientv1.JoinGroupRequest{GroupId: "g", MemberId: "m", MemberEpoch: 4})()); e.GetReason() != "FENCED_MEMBER_EPOCH" || e.GetRetriable() {
 		t.Errorf("%v", e)
+	}
+}
+
+// What a group has in open transactions is told of topics that the caller may see, as DescribeTransaction does.
+func TestPendingOffsetsOfHiddenTopics(t *testing.T) {
+	r := guardedRig(t, nil)
+	r.cluster.rule(rulesOf(acl.Allow, onG(acl.Describe), onT(acl.Describe))...)
+	d := group.Description{ID: "g", Pending: []group.Pending{{ProducerID: 7, Partitions: []record.TopicPartition{{Topic: "hidden"}, {Topic: "t"}}}}}
+	r.groups.describe = func(string) (group.Description, error) { return d, nil }
+	a, err := r.group().DescribeGroup(r.ctx(), &clientv1.DescribeGroupRequest{GroupId: "g"})
+	if err != nil || len(a.Group.Pending) != 1 || len(a.Group.Pending[0].Topics) != 1 || a.Group.Pending[0].Topics[0].Topic != "t" {
+		t.Errorf("%v, %v", a, err)
 	}
 }

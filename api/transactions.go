@@ -130,16 +130,14 @@ func (s *service) ListTransactions(ctx context.Context, req *clientv1.ListTransa
 	for _, id := range req.ProducerIds {
 		f.ProducerIDs = append(f.ProducerIDs, record.ProducerID(id))
 	}
+	by := s.rights(ctx)
+	f.Pass = func(t *txn.Transaction) bool { return by.sees(acl.Describe, acl.TransactionalID, t.ID) }
 	list, truncated, err := s.c.Transactions.List(ctx, f, maxTransactionsListed)
 	if err != nil {
 		return nil, s.failed(s.ofDomain(err))
 	}
-	by := s.rights(ctx)
 	answer := &clientv1.ListTransactionsResponse{Truncated: truncated}
 	for _, t := range list {
-		if !by.sees(acl.Describe, acl.TransactionalID, t.ID) {
-			continue
-		}
 		p := s.protoTransaction(t)
 		p.Topics, p.History = nil, nil
 		answer.Transactions = append(answer.Transactions, p)

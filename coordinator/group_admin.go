@@ -17,6 +17,8 @@ type GroupFilter struct {
 	Kinds  []group.Kind
 	// Prefix of the id.
 	Prefix string
+	// Pass is asked last, of those in the list in their order until it is full, such as for what the caller may see; nil: all may pass.
+	Pass func(group.Description) bool
 }
 
 func (f *GroupFilter) wants(d *group.Description) bool {
@@ -49,9 +51,7 @@ func (g *Groups) List(ctx context.Context, f GroupFilter, limit int) (list []gro
 		}
 	}
 	slices.SortFunc(list, func(a, b group.Description) int { return cmp.Compare(a.ID, b.ID) })
-	if len(list) > limit {
-		list, truncated = list[:limit], true
-	}
+	list, truncated = firstOf(list, limit, f.Pass)
 	return list, truncated, nil
 }
 

@@ -20,6 +20,8 @@ type TransactionFilter struct {
 	OpenFor time.Duration
 	// Prefix of the id.
 	Prefix string
+	// Pass is asked last, of those in the list in their order until it is full, such as for what the caller may see; nil: all may pass.
+	Pass func(*txn.Transaction) bool
 }
 
 func (f *TransactionFilter) wants(t *txn.Transaction, now int64) bool {
@@ -63,10 +65,24 @@ func (t *Transactions) List(ctx context.Context, f TransactionFilter, limit int)
 		}
 	}
 	slices.SortFunc(list, func(a, b *txn.Transaction) int { return strings.Compare(a.ID, b.ID) })
-	if len(list) > limit {
-		list, truncated = list[:limit], true
-	}
+	list, truncated = firstOf(list, limit, f.Pass)
 	return list, truncated, nil
+}
+
+// firstOf cuts a list after the first so many that pass; truncated: there are more of them. What is cut must have been let pass before: who may see
+// little must see all of it.
+func firstOf[T any](list []T, limit int, pass func(T) bool) (first []T, truncated bool) {
+	first = list[:0]
+	for _, one := range list {
+		switch {
+		case pass != nil && !pass(one):
+		case len(first) == limit:
+			return first, true
+		default:
+			first = append(first, one)
+		}
+	}
+	return first, false
 }
 
 func (t *Transactions) led() []*txnShard {

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// maxGroupsListed of one request; more are left out.
+	// maxGroupsListed of one request: of those that the client may see and asked for, by id, more are left out.
 	maxGroupsListed = 100_000
 	// maxFilters of one request.
 	maxFilters = 100
@@ -28,23 +28,28 @@ func (c *conn) listGroups(r *request, req *kmsg.ListGroupsRequest, resp *kmsg.Li
 		resp.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
 		return
 	}
-	list, _, err := c.c.Groups.List(ctx, coordinator.GroupFilter{}, maxGroupsListed)
+	all := c.sees(acl.Describe, acl.Cluster, acl.ClusterName)
+	f := coordinator.GroupFilter{Pass: func(d group.Description) bool {
+		one := listedGroup(&d)
+		return oneOf(one.GroupState, req.StatesFilter) && oneOf(one.GroupType, req.TypesFilter) && (all || c.sees(acl.Describe, acl.Group, d.ID))
+	}}
+	list, _, err := c.c.Groups.List(ctx, f, maxGroupsListed)
 	if err != nil {
 		resp.ErrorCode = c.failure(r, err).coordinatorCode()
 		return
 	}
-	all := c.sees(acl.Describe, acl.Cluster, acl.ClusterName)
 	for i := range list {
-		d := &list[i]
-		one := kmsg.NewListGroupsResponseGroup()
-		one.Group, one.GroupState, one.GroupType, one.ProtocolType = d.ID, string(d.Phase), "Classic", d.ProtocolType
-		if d.Kind == group.KindConsumer {
-			one.GroupType, one.ProtocolType = "Consumer", "consumer"
-		}
-		if oneOf(one.GroupState, req.StatesFilter) && oneOf(one.GroupType, req.TypesFilter) && (all || c.sees(acl.Describe, acl.Group, d.ID)) {
-			resp.Groups = append(resp.Groups, one)
-		}
+		resp.Groups = append(resp.Groups, listedGroup(&list[i]))
 	}
+}
+
+func listedGroup(d *group.Description) kmsg.ListGroupsResponseGroup {
+	one := kmsg.NewListGroupsResponseGroup()
+	one.Group, one.GroupState, one.GroupType, one.ProtocolType = d.ID, string(d.Phase), "Classic", d.ProtocolType
+	if d.Kind == group.KindConsumer {
+		one.GroupType, one.ProtocolType = "Consumer", "consumer"
+	}
+	return one
 }
 
 // oneOf says whether a filter lets a word pass; an empty one lets all.

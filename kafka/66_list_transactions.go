@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// maxTransactionsListed of one request; more are left out, oldest names first.
+	// maxTransactionsListed of one request; of those that the client may see and asked for, by name, more are left out.
 	maxTransactionsListed = 10_000
 	// maxPatternLength bounds a client's regular expression.
 	maxPatternLength = 1000
@@ -54,15 +54,16 @@ func (c *conn) listTransactions(r *request, req *kmsg.ListTransactionsRequest, r
 	for _, id := range req.ProducerIDFilters {
 		f.ProducerIDs = append(f.ProducerIDs, record.ProducerID(id))
 	}
+	f.Pass = func(t *txn.Transaction) bool {
+		return (pattern == nil || pattern.MatchString(t.ID)) && c.sees(acl.Describe, acl.TransactionalID, t.ID)
+	}
 	list, _, err := c.c.Transactions.List(ctx, f, maxTransactionsListed)
 	if err != nil {
 		resp.ErrorCode = c.failure(r, err).coordinatorCode()
 		return
 	}
 	for _, t := range list {
-		if (pattern == nil || pattern.MatchString(t.ID)) && c.sees(acl.Describe, acl.TransactionalID, t.ID) {
-			resp.TransactionStates = append(resp.TransactionStates, kmsg.ListTransactionsResponseTransactionState{
-				TransactionalID: t.ID, ProducerID: int64(t.ProducerID), TransactionState: t.Status.String()})
-		}
+		resp.TransactionStates = append(resp.TransactionStates, kmsg.ListTransactionsResponseTransactionState{
+			TransactionalID: t.ID, ProducerID: int64(t.ProducerID), TransactionState: t.Status.String()})
 	}
 }

@@ -247,8 +247,14 @@ type seenGroups struct {
 var describedGroup = group.Description{ID: "g", Kind: group.KindConsumer, Phase: group.PhaseStable, Topics: map[group.TopicID]string{{7}: "t"},
 	Members: []*group.Member{{ID: "m", Target: []group.Partition{{TopicID: group.TopicID{7}}}}}}
 
-func (seenGroups) List(context.Context, coordinator.GroupFilter, int) ([]group.Description, bool, error) {
-	return []group.Description{describedGroup}, false, nil
+func (seenGroups) List(_ context.Context, f coordinator.GroupFilter, _ int) (list []group.Description, truncated bool, err error) {
+	for _, id := range []string{"another", "g"} { // an answer has room for one
+		d := describedGroup
+		if d.ID = id; f.Pass(d) {
+			list = append(list, d)
+		}
+	}
+	return list[:min(len(list), 1)], false, nil
 }
 func (seenGroups) Describe(_ context.Context, id string) (group.Description, error) {
 	d := describedGroup
@@ -287,8 +293,13 @@ func (s seenGroups) FetchOffsets(_ context.Context, q coordinator.FetchRequest) 
 // seenTransactions has a transaction "x" that writes "t".
 type seenTransactions struct{ *fakeTransactions }
 
-func (seenTransactions) List(context.Context, coordinator.TransactionFilter, int) ([]*txn.Transaction, bool, error) {
-	return []*txn.Transaction{{ID: "x"}}, false, nil
+func (seenTransactions) List(_ context.Context, f coordinator.TransactionFilter, _ int) (list []*txn.Transaction, truncated bool, err error) {
+	for _, id := range []string{"another", "x"} { // an answer has room for one
+		if t := (&txn.Transaction{ID: id}); f.Pass(t) {
+			list = append(list, t)
+		}
+	}
+	return list[:min(len(list), 1)], false, nil
 }
 func (seenTransactions) Describe(_ context.Context, id string) (*txn.Transaction, error) {
 	return &txn.Transaction{ID: id, Partitions: []record.TopicPartition{{Topic: "t"}}}, nil
