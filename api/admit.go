@@ -2,20 +2,12 @@ package api
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/tap"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
@@ -36,15 +28,6 @@ var open = map[string]bool{
 	healthpb.Health_Watch_FullMethodName:             true,
 	healthpb.Health_List_FullMethodName:              true,
 }
-
-// Bounds of a connection on which nobody has proven who it is, where that is demanded.
-const (
-	// maxUnprovenCalls are those under way, of calls that answer whoever asks.
-	maxUnprovenCalls = 16
-	// maxUnprovenBytes may arrive since the oldest of them began; gRPC would keep of each call as much as its window and the largest request allow. It
-	// is enough for thousands of pings of a client that watches the health.
-	maxUnprovenBytes = 128 << 10
-)
 
 const bearer = "Bearer "
 
@@ -102,116 +85,4 @@ func origin(ctx context.Context) (from net.Addr, user string, conn *unproven) {
 		user = s.User
 	}
 	return p.Addr, user, conn
-}
-
-// arrivals are the credentials of a listener where who comes in has to prove who it is: they count what a connection sends until then.
-type arrivals struct {
-	credentials.TransportCredentials
-	cut prometheus.Counter
-}
-
-func newArrivals(inner credentials.TransportCredentials, cut prometheus.Counter) arrivals {
-	if inner == nil {
-		inner = insecure.NewCredentials()
-	}
-	return arrivals{inner, cut}
-}
-
-// ServerHandshake is credentials.TransportCredentials'.
-func (a arrivals) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := a.TransportCredentials.ServerHandshake(conn)
-	if err != nil {
-		return conn, info, err
-	}
-	c := &unproven{Conn: conn, cut: a.cut}
-	return c, arrival{info, c}, nil
-}
-
-// Clone is credentials.TransportCredentials'.
-func (a arrivals) Clone() credentials.TransportCredentials {
-	return arrivals{a.TransportCredentials.Clone(), a.cut}
-}
-
-// arrival is what a call can learn of its connection.
-type arrival struct {
-	credentials.AuthInfo
-	conn *unproven
-}
-
-// unproven is a connection that is cut if it sends too much before anybody has proven who it is. What arrived before the calls that are under
-// way is not kept, and does not count. A nil one may do everything.
-type unproven struct {
-	net.Conn
-	cut    prometheus.Counter
-	proven atomic.Bool
-
-	// mu guards what follows.
-	mu sync.Mutex
-	// arrived is how many bytes have come, calls are those under way that answer whoever asks, the oldest first.
-	arrived int64
-	calls   []*openCall
-}
-
-// openCall is a call of who has proven nothing.
-type openCall struct {
-	conn  *unproven
-	since int64 // bytes that had arrived when it began
-}
-
-var errUnproven = errors.New("api: too much was sent before authentication")
-
-// Read is net.Conn's.
-func (c *unproven) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if !c.proven.Load() && c.isTooMuch(n) {
-		c.cut.Inc()
-		return 0, errUnproven
-	}
-	return n, err
-}
-
-func (c *unproven) isTooMuch(n int) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.arrived += int64(n)
-	return len(c.calls) > 0 && c.arrived-c.calls[0].since > maxUnprovenBytes
-}
-
-// prove takes the bounds away.
-func (c *unproven) prove() {
-	if c != nil {
-		c.proven.Store(true)
-	}
-}
-
-// begin counts a call; not ok: there are too many.
-func (c *unproven) begin() (call *openCall, ok bool) {
-	if c == nil || c.proven.Load() {
-		return nil, true
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.calls) == maxUnprovenCalls {
-		return nil, false
-	}
-	call = &openCall{c, c.arrived}
-	c.calls = append(c.calls, call)
-	return call, true
-}
-
-// ended notices the end of a call that was counted.
-func ended(ctx context.Context, s stats.RPCStats) {
-	if _, ok := s.(*stats.End); !ok {
-		return
-	}
-	call, _ := ctx.Value(openKey{}).(*openCall)
-	if call == nil {
-		return
-	}
-	c := call.conn
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if i := slices.Index(c.calls, call); i >= 0 {
-		c.calls = slices.Delete(c.calls, i, i+1)
-	}
 }

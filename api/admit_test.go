@@ -133,7 +133,7 @@ func TestConnectionsWithoutProofAreBounded(t *testing.T) {
 	if _, err := health.Check(r.ctx(), &healthpb.HealthCheckRequest{Service: strings.Repeat("x", 2<<20)}); status.Code(err) != codes.Unavailable {
 		t.Errorf("a large request without proof: %v", err)
 	}
-	if got := r.metric(r.server.metrics.connectionsCut); got != 1 {
+	if got := r.metric(r.server.metrics.connectionsCut.WithLabelValues(cutTooMuch)); got != 1 {
 		t.Errorf("%v connections were cut", got)
 	}
 	r.conn = other

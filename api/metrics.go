@@ -26,7 +26,7 @@ type metrics struct {
 
 	turnedAway         prometheus.Counter
 	connections        prometheus.Gauge
-	connectionsCut     prometheus.Counter
+	connectionsCut     *prometheus.CounterVec
 	connectionsRefused prometheus.Counter
 }
 
@@ -63,7 +63,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		unknownErrors:   counter("unknown_errors_total", "Failures that the error table does not know. Each is a bug and has been logged."),
 
 		turnedAway:         counter("calls_turned_away_total", "Calls refused before they were read, since nobody has proven who calls, or not well."),
-		connectionsCut:     counter("connections_cut_total", "Connections cut for sending too much before anybody had proven who it is."),
+		connectionsCut:     vec("connections_cut_total", "Connections on which nobody has proven who it is, cut for sending too much, or for doing nothing.", "reason"),
 		connections:        gauge("connections", "Open client connections."),
 		connectionsRefused: counter("connections_refused_total", "Connections closed at once for being above the limit."),
 	}

@@ -7,6 +7,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -55,11 +57,19 @@ func (s *Server) options(listener string) []grpc.ServerOption {
 	}
 	switch {
 	case len(s.c.Guard.Mechanisms("grpc", listener)) > 0:
-		o = append(o, grpc.Creds(newArrivals(s.c.Credentials, s.metrics.connectionsCut)))
+		o = append(o, grpc.Creds(arrivals{s.credentials(), s, listener}))
 	case s.c.Credentials != nil:
 		o = append(o, grpc.Creds(s.c.Credentials))
 	}
 	return o
+}
+
+// credentials are those that connections of clients are wrapped in.
+func (s *Server) credentials() credentials.TransportCredentials {
+	if s.c.Credentials == nil {
+		return insecure.NewCredentials()
+	}
+	return s.c.Credentials
 }
 
 // maxRequestBytes is the largest message that is read at all.
