@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,13 +18,28 @@ import (
 // auditor is an audit log and who appears in it.
 type auditor struct {
 	*Audit
+	// mu guards out.
+	mu  sync.Mutex
 	out bytes.Buffer
 }
 
 func newAuditor() *auditor {
 	a := new(auditor)
-	a.Audit = NewAudit(&a.out)
+	a.Audit = NewAudit(a)
 	return a
+}
+
+// Write is the log's.
+func (a *auditor) Write(line []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.out.Write(line)
+}
+
+func (a *auditor) text() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.out.String()
 }
 
 func auditedBy(user string, last byte) Caller {
@@ -37,7 +53,7 @@ func (a *auditor) denied(by Caller, times int) {
 }
 
 // wrote is how many lines there are with a text.
-func (a *auditor) wrote(text string) int { return strings.Count(a.out.String(), text) }
+func (a *auditor) wrote(text string) int { return strings.Count(a.text(), text) }
 
 // Who is refused without end fills no disk, and hides nothing that others do, or that it is allowed; what was left out is told, of whom and why,
 // as soon as the second is over, whether or not anything follows.
@@ -71,7 +87,7 @@ func TestOnePrincipalLeavesRoomInTheAuditLog(t *testing.T) {
 			`"msg":"left_out","lines":3900,"outcome":"failed","limit":"principal","of":"10.0.0.1"`,
 		} {
 			if a.wrote(line) != 1 {
-				t.Errorf("%s is not in %s", line, a.out.String()[strings.LastIndex(a.out.String(), "CreateACLs"):])
+				t.Errorf("%s is not in %s", line, a.text()[strings.LastIndex(a.text(), "CreateACLs"):])
 			}
 		}
 		time.Sleep(time.Second)
