@@ -41,14 +41,14 @@ func (t *Transactions) execute(ctx context.Context, s *txnShard, c *statev1.Tran
 		switch {
 		case err != nil:
 			return r, err
-		case r.Code == txn.Stale && ctx.Err() == nil:
+		case r.Code == txn.Stale && looksAgain(c) && ctx.Err() == nil:
 			continue
 		case r.Code == txn.NeedsProducerID:
 			if err := t.freshID(ctx, c); err != nil {
 				return r, err
 			}
 			continue
-		case r.Code == txn.ConcurrentTransactions && c.GetAbort() == nil:
+		case r.Code == txn.ConcurrentTransactions && looksAgain(c):
 			e, ok := s.awaitEnd(ctx, r.Transaction, c.GetAdd(), waited)
 			if ok && !e.carried {
 				if c.GetInit() != nil {
@@ -62,9 +62,18 @@ func (t *Transactions) execute(ctx context.Context, s *txnShard, c *statev1.Tran
 		}
 		t.metrics.answered(c, r)
 		told := answer(c.GetTransactionalId(), r)
+		if r.Code == txn.Stale && c.GetAbort() != nil {
+			told = refused(CodeInvalidTxnState, "the transaction of %q that was to be aborted has ended meanwhile: look again", c.GetTransactionalId())
+		}
 		t.logFenced(s, c, told)
 		return r, told
 	}
+}
+
+// looksAgain says whether a command may be carried out on an id that has moved on since it came. An end of version 1 may not: the next transaction
+// has the same epoch, and a repeated end would end it, half written (T18). An abort is meant for what was seen.
+func looksAgain(c *statev1.TransactionCommand) bool {
+	return c.GetAbort() == nil && (c.GetEnd() == nil || c.GetEnd().GetClientVersion() >= 2)
 }
 
 // attempt is one look and, if needed, one proposal.
