@@ -186,12 +186,22 @@ func (p *parts) assembleDoors(b *Broker) (err error) {
 		Guard: p.guard,
 		Log:   p.partitions, Replicas: p.partitions, Cluster: kafkaView{view{p.cluster, p}},
 		Transactions: p.transactions, Coordinators: p.coordinators, Groups: p.groups, Markers: txnGlue{p},
-		MaxMessageBytes: int(b.cfg.Limits.MaxMessageBytes), MaxTransactionTimeout: b.cfg.Transactions.MaxTimeout,
+		MaxMessageBytes: int(b.cfg.Limits.MaxMessageBytes), Settings: kafkaSettings(&b.cfg),
 		Shared: shared, Logger: p.logger, Registerer: b.options.Registry,
-		GroupSession: b.cfg.Groups.SessionTimeout, GroupHeartbeat: b.cfg.Groups.HeartbeatInterval,
 		Disk: func() (free, total int64) { now := p.disk.last(); return now.Free, now.Total },
 	})
 	return err
+}
+
+// kafkaSettings are what Kafka's clients are shown of the configuration.
+func kafkaSettings(c *Config) kafka.Settings {
+	return kafka.Settings{
+		MaxConnections:        c.Limits.MaxConnections,
+		MaxTransactionTimeout: c.Transactions.MaxTimeout, TransactionTimeoutCheck: c.Transactions.TimeoutCheck, TransactionalIDExpiration: c.Transactions.IDExpiration,
+		GroupSession: c.Groups.SessionTimeout, GroupHeartbeat: c.Groups.HeartbeatInterval, GroupMaxSize: c.Groups.MaxSize,
+		GroupMinSession: c.Groups.MinSessionTimeout, GroupMaxSession: c.Groups.MaxSessionTimeout, GroupInitialDelay: c.Groups.InitialRebalanceDelay,
+		OffsetsRetention: c.Groups.OffsetsRetention, OffsetsRetentionCheck: c.Groups.OffsetsRetentionCheck,
+	}
 }
 
 // assembleCoordinators makes what coordinates transactions and groups.

@@ -212,6 +212,7 @@ func toolsOfRights(t *testing.T, ctx context.Context, c ruled, adminClient *kgo.
 	}
 	const acls, configs = "org.apache.kafka.tools.AclCommand", "kafka.admin.ConfigCommand"
 	tool(configs, "--alter --add-config SCRAM-SHA-512=[iterations=4096,password=made-by-a-tool] --entity-type users --entity-name tooled", "Completed updating config for user tooled")
+	tool(configs, "--describe --entity-type users", "SCRAM credential configs for user-principal 'tooled' are SCRAM-SHA-512=iterations=4096")
 	tool(acls, "--add --allow-principal User:tooled --producer --topic t-tools --resource-pattern-type prefixed", "operation=WRITE")
 	tool(acls, "--list --topic t-tools-1 --resource-pattern-type match", "principal=User:tooled", "User:java")
 	const made = 3 // write, describe and create of topics

@@ -2,8 +2,6 @@ package kafka
 
 import (
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -25,7 +23,7 @@ func (c *conn) describeConfigs(r *request, req *kmsg.DescribeConfigsRequest, res
 		var reason, message string
 		switch {
 		case i >= maxResources:
-			reason, message = frontdoor.ReasonInvalidRequest, "too many resources in one request"
+			reason, message = tooMany("resources", len(req.Resources), maxResources)
 		case !c.mayConfigs(r, acl.DescribeConfigs, q.ResourceType, q.ResourceName):
 			reason, message = c.configsDenial(acl.DescribeConfigs, q.ResourceType, q.ResourceName)
 		case q.ResourceType == kmsg.ConfigResourceTypeTopic:
@@ -145,114 +143,4 @@ func describedFixed(i int, req *kmsg.DescribeConfigsRequest) kmsg.DescribeConfig
 // wants says whether a request asks for a config; without names it asks for all.
 func wants(q kmsg.DescribeConfigsRequestResource, name string) bool {
 	return len(q.ConfigNames) == 0 || slices.Contains(q.ConfigNames, name)
-}
-
-// brokerConfig is a config of a broker as clients see it.
-type brokerConfig struct {
-	name, value string
-	kind        kmsg.ConfigType
-	source      kmsg.ConfigSource
-}
-
-// groupConfigs are what holds for the members of any group of KIP-848; none has configs of its own.
-func (c *conn) groupConfigs(q kmsg.DescribeConfigsRequestResource, req *kmsg.DescribeConfigsRequest) (list []kmsg.DescribeConfigsResponseResourceConfig, reason, message string) {
-	if q.ResourceName == "" {
-		return nil, frontdoor.ReasonInvalidRequest, "the group has no name"
-	}
-	held := []brokerConfig{
-		c.orDefault("consumer.heartbeat.interval.ms", c.c.GroupHeartbeat.Milliseconds(), 5000),
-		c.orDefault("consumer.session.timeout.ms", c.c.GroupSession.Milliseconds(), 45_000),
-	}
-	return described(held, q, req), "", ""
-}
-
-// orDefault is a number of the broker's configuration, and whether it is Kafka's default.
-func (c *conn) orDefault(name string, value, normal int64) brokerConfig {
-	source := kmsg.ConfigSourceStaticBrokerConfig
-	if value == normal {
-		source = kmsg.ConfigSourceDefaultConfig
-	}
-	return brokerConfig{name, strconv.FormatInt(value, 10), kmsg.ConfigTypeInt, source}
-}
-
-// described are those of some configs that a request asks for, read-only.
-func described(all []brokerConfig, q kmsg.DescribeConfigsRequestResource, req *kmsg.DescribeConfigsRequest) (list []kmsg.DescribeConfigsResponseResourceConfig) {
-	for _, held := range all {
-		if !wants(q, held.name) {
-			continue
-		}
-		d := kmsg.NewDescribeConfigsResponseResourceConfig()
-		d.Name, d.Value, d.ReadOnly, d.Source, d.ConfigType = held.name, &held.value, true, held.source, held.kind
-		d.IsDefault = held.source == kmsg.ConfigSourceDefaultConfig
-		if req.IncludeSynonyms {
-			d.ConfigSynonyms = append(d.ConfigSynonyms, synonym(held.name, held.value, d.Source))
-		}
-		list = append(list, d)
-	}
-	return list
-}
-
-// brokerConfigs are what clients want to know of a broker. They are this broker's, and read-only: only the broker itself is asked for
-// them, or, with an empty name, the cluster.
-func (c *conn) brokerConfigs(img *metadata.Image, q kmsg.DescribeConfigsRequestResource, req *kmsg.DescribeConfigsRequest) (list []kmsg.DescribeConfigsResponseResourceConfig, reason, message string) {
-	self := strconv.Itoa(int(c.c.Cluster.Self()))
-	if q.ResourceName != "" && q.ResourceName != self {
-		return nil, frontdoor.ReasonInvalidRequest, "this is broker " + self + ": ask broker " + q.ResourceName + " itself"
-	}
-	if q.ResourceName == "" {
-		return nil, "", "" // nothing of it is set for all brokers at once
-	}
-	all := append(c.ownConfigs(self), topicDefaults(img)...)
-	slices.SortFunc(all, func(a, b brokerConfig) int { return strings.Compare(a.name, b.name) })
-	return described(all, q, req), "", ""
-}
-
-// ownConfigs are those that are the broker's own.
-func (c *conn) ownConfigs(self string) []brokerConfig {
-	const static, fixed = kmsg.ConfigSourceStaticBrokerConfig, kmsg.ConfigSourceDefaultConfig
-	return []brokerConfig{
-		{"auto.create.topics.enable", "false", kmsg.ConfigTypeBoolean, static},
-		{"broker.id", self, kmsg.ConfigTypeInt, static},
-		{"default.replication.factor", "3", kmsg.ConfigTypeInt, static},
-		{"delete.topic.enable", "true", kmsg.ConfigTypeBoolean, fixed},
-		{"node.id", self, kmsg.ConfigTypeInt, static},
-		{"num.partitions", "1", kmsg.ConfigTypeInt, static},
-		{"offsets.topic.replication.factor", "3", kmsg.ConfigTypeShort, static},
-		c.orDefault("socket.request.max.bytes", int64(c.c.MaxRequestBytes), 100<<20),
-		c.orDefault("transaction.max.timeout.ms", c.c.MaxTransactionTimeout.Milliseconds(), 900_000),
-		{"transaction.state.log.replication.factor", "3", kmsg.ConfigTypeShort, static},
-	}
-}
-
-// brokerNames are what the defaults of topics are called that Kafka has as configs of brokers.
-var brokerNames = []struct{ topic, broker string }{
-	{"cleanup.policy", "log.cleanup.policy"},
-	{"compression.type", "compression.type"},
-	{"delete.retention.ms", "log.cleaner.delete.retention.ms"},
-	{"max.message.bytes", "message.max.bytes"},
-	{"message.timestamp.type", "log.message.timestamp.type"},
-	{"min.cleanable.dirty.ratio", "log.cleaner.min.cleanable.ratio"},
-	{"min.insync.replicas", "min.insync.replicas"},
-	{"producer.id.expiration.ms", "producer.id.expiration.ms"},
-	{"retention.bytes", "log.retention.bytes"},
-	{"retention.ms", "log.retention.ms"},
-	{"segment.bytes", "log.segment.bytes"},
-	{"segment.ms", "log.roll.ms"},
-	{"unclean.leader.election.enable", "unclean.leader.election.enable"},
-}
-
-// topicDefaults are what holds for topics that set nothing, under the names of brokers' configs.
-func topicDefaults(img *metadata.Image) (list []brokerConfig) {
-	for _, held := range img.ConfigsOf(nil) {
-		for _, n := range brokerNames {
-			if n.topic == held.Def.Name {
-				kind := configType(held.Def)
-				if n.topic == "producer.id.expiration.ms" {
-					kind = kmsg.ConfigTypeInt // it is no config of topics in Kafka
-				}
-				list = append(list, brokerConfig{n.broker, held.Value, kind, configSource(held.Source)})
-			}
-		}
-	}
-	return list
 }

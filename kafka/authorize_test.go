@@ -171,6 +171,7 @@ var rights = []right{
 	{key: 46, needs: onCluster(acl.Describe), code: clusterDenied},
 	{key: 47, needs: onGroup(acl.Delete), also: []frontdoor.Action{onTopic(acl.Read)}, code: groupDenied},
 	{key: 47, what: "of topics", needs: onTopic(acl.Read), also: []frontdoor.Action{onGroup(acl.Delete)}, code: topicDenied},
+	{key: 48, needs: onCluster(acl.DescribeConfigs), code: clusterDenied},
 	{key: 50, needs: onCluster(acl.Describe), code: clusterDenied},
 	{key: 51, needs: onCluster(acl.Alter), code: clusterDenied},
 	{key: 55, needs: onCluster(acl.Describe), code: clusterDenied},

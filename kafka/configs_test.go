@@ -1,14 +1,18 @@
 package kafka
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // Configs are shown of topics, groups and brokers; a list of names that is empty means all, as in Kafka.
 func TestDescribeConfigs(t *testing.T) {
-	r := newRig(t, nil)
+	r := newRig(t, func(c *Config) {
+		c.Settings = Settings{GroupSession: 45 * time.Second, GroupHeartbeat: 5 * time.Second, GroupMaxSession: time.Minute, OffsetsRetention: 7 * 24 * time.Hour}
+	})
 	r.cluster.image = imageOf(t, "t", 1)
 	w := r.dial()
 	describe := func(kind kmsg.ConfigResourceType, name string, names ...string) kmsg.DescribeConfigsResponseResource {
@@ -37,6 +41,10 @@ func TestDescribeConfigs(t *testing.T) {
 		{kmsg.ConfigResourceTypeBroker, "1", "log.retention.ms", shown{"604800000", "LONG", "DEFAULT_CONFIG", true}},
 		{kmsg.ConfigResourceTypeBroker, "1", "socket.request.max.bytes", shown{"104857600", "INT", "DEFAULT_CONFIG", true}},
 		{kmsg.ConfigResourceTypeBroker, "1", "offsets.topic.replication.factor", shown{"3", "SHORT", "STATIC_BROKER_CONFIG", true}},
+		{kmsg.ConfigResourceTypeBroker, "1", "group.max.session.timeout.ms", shown{"60000", "INT", "STATIC_BROKER_CONFIG", true}},
+		{kmsg.ConfigResourceTypeBroker, "1", "offsets.retention.minutes", shown{"10080", "INT", "DEFAULT_CONFIG", true}},
+		{kmsg.ConfigResourceTypeBroker, "1", "connections.max.idle.ms", shown{"600000", "LONG", "DEFAULT_CONFIG", true}},
+		{kmsg.ConfigResourceTypeBroker, "1", "log.cleaner.max.compaction.lag.ms", shown{"9223372036854775807", "LONG", "DEFAULT_CONFIG", true}},
 	} {
 		got := describe(c.kind, c.name, c.what)
 		if got.ErrorCode != 0 || len(got.Configs) != 1 {
@@ -60,6 +68,42 @@ func TestDescribeConfigs(t *testing.T) {
 	} {
 		if got.ErrorCode != 42 || got.ErrorMessage == nil || *got.ErrorMessage == "" {
 			t.Errorf("%s: code %d, %v", name, got.ErrorCode, got.ErrorMessage)
+		}
+	}
+}
+
+// Kafka's tools ask for the quotas of users before they show them: there are none, and what is asked badly is refused by name.
+func TestThereAreNoQuotas(t *testing.T) {
+	w := newRig(t, nil).dial()
+	name := "u"
+	ask := func(components ...kmsg.DescribeClientQuotasRequestComponent) *kmsg.DescribeClientQuotasResponse {
+		req := kmsg.NewPtrDescribeClientQuotasRequest()
+		req.Version, req.Components = 1, components
+		return w.ask(req).(*kmsg.DescribeClientQuotasResponse)
+	}
+	exact, of := kmsg.DescribeClientQuotasRequestComponent{EntityType: "user", Match: &name}, func(entity string, match kmsg.QuotasMatchType) kmsg.DescribeClientQuotasRequestComponent {
+		return kmsg.DescribeClientQuotasRequestComponent{EntityType: entity, MatchType: match}
+	}
+	for _, good := range [][]kmsg.DescribeClientQuotasRequestComponent{nil, {exact}, {of("user", 2), of("client-id", 1)}, {of("ip", 2)}} {
+		if got := ask(good...); got.ErrorCode != 0 || got.Entries == nil || len(got.Entries) > 0 {
+			t.Errorf("%v: %+v", good, got)
+		}
+	}
+	for _, c := range []struct {
+		code  int16
+		names string
+		bad   []kmsg.DescribeClientQuotasRequestComponent
+	}{
+		{35, "entity_type", []kmsg.DescribeClientQuotasRequestComponent{of("planet", 2)}},
+		{42, "entity_type", []kmsg.DescribeClientQuotasRequestComponent{of("", 2)}},
+		{42, "entity_type", []kmsg.DescribeClientQuotasRequestComponent{exact, exact}},
+		{42, "entity_type", []kmsg.DescribeClientQuotasRequestComponent{exact, of("ip", 2)}},
+		{42, "match_type", []kmsg.DescribeClientQuotasRequestComponent{of("user", 3)}},
+		{42, "match", []kmsg.DescribeClientQuotasRequestComponent{of("user", 0)}},
+		{42, "match", []kmsg.DescribeClientQuotasRequestComponent{{EntityType: "user", MatchType: 2, Match: &name}}},
+	} {
+		if got := ask(c.bad...); got.ErrorCode != c.code || got.ErrorMessage == nil || !strings.Contains(*got.ErrorMessage, c.names) {
+			t.Errorf("%v: code %d, %v", c.bad, got.ErrorCode, got.ErrorMessage)
 		}
 	}
 }

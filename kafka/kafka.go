@@ -49,10 +49,8 @@ type Config struct {
 	// MaxRequestBytes is the largest produce request; a connection that announces a larger one is closed. All other requests
 	// are bounded by maxPlainBytes. Default 100 MiB, as Kafka's socket.request.max.bytes.
 	MaxRequestBytes int
-	// MaxTransactionTimeout is the longest that a producer may ask for, for what describes the configuration. Default 15 minutes.
-	MaxTransactionTimeout time.Duration
-	// GroupSession and GroupHeartbeat are what members of KIP-848 are told, for what describes the configuration. Defaults 45 and 5 seconds.
-	GroupSession, GroupHeartbeat time.Duration
+	// Settings are what others decide by, for what describes the configuration.
+	Settings Settings
 	// Disk tells the room that the disk of the data directory has, in bytes, as of a moment ago; a total of 0, or nil: not known.
 	Disk func() (free, total int64)
 	// IdleTimeout is after how long without a request a connection is closed. Default 10 minutes, as Kafka's connections.max.idle.ms.
@@ -69,9 +67,6 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	setDefault(&c.MaxMessageBytes, 8<<20)
 	setDefault(&c.MaxRequestBytes, 100<<20)
-	setDefault(&c.MaxTransactionTimeout, 15*time.Minute)
-	setDefault(&c.GroupSession, 45*time.Second)
-	setDefault(&c.GroupHeartbeat, 5*time.Second)
 	setDefault(&c.IdleTimeout, 10*time.Minute)
 	setDefault(&c.FrameTimeout, 30*time.Second)
 	setDefault(&c.WriteTimeout, 30*time.Second)
@@ -101,7 +96,7 @@ func (c Config) Validate() error {
 		return errors.New("kafka: Transactions, Coordinators, Groups or Markers is missing")
 	case c.MaxMessageBytes < 0 || c.MaxRequestBytes < 0 || c.MaxRequestBytes > 1<<30:
 		return errors.New("kafka: MaxMessageBytes and MaxRequestBytes must not be negative, nor MaxRequestBytes above 1 GiB")
-	case c.IdleTimeout < 0 || c.FrameTimeout < 0 || c.WriteTimeout < 0 || c.MaxTransactionTimeout < 0:
+	case c.IdleTimeout < 0 || c.FrameTimeout < 0 || c.WriteTimeout < 0:
 		return errors.New("kafka: timeouts must not be negative")
 	}
 	return nil

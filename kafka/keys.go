@@ -64,6 +64,7 @@ func init() {
 		45:                  plain(0, 0, (*conn).alterPartitionReassignments),
 		46:                  plain(0, 0, (*conn).listPartitionReassignments),
 		47:                  plain(0, 0, (*conn).offsetDelete),
+		48:                  plain(0, 1, (*conn).describeClientQuotas),
 		50:                  plain(0, 0, (*conn).describeUserScramCredentials),
 		51:                  plain(0, 0, (*conn).alterUserScramCredentials),
 		55:                  plain(0, 2, (*conn).describeQuorum),

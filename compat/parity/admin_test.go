@@ -183,9 +183,14 @@ func (s *scene) topicConfigs(topic string) {
 // brokerConfigs notes what a broker says that clients look at.
 func (s *scene) brokerConfigs() {
 	for _, c := range s.configsOf(s.seeds[0], kmsg.ConfigResourceTypeBroker, "1", "auto.create.topics.enable", "broker.id", "default.replication.factor", "delete.topic.enable",
-		"compression.type", "log.cleanup.policy", "log.cleaner.delete.retention.ms", "log.cleaner.min.cleanable.ratio", "log.message.timestamp.type", "log.retention.bytes",
-		"log.retention.ms", "log.roll.ms", "log.segment.bytes", "message.max.bytes", "node.id", "num.partitions", "offsets.topic.replication.factor",
-		"producer.id.expiration.ms", "socket.request.max.bytes", "transaction.max.timeout.ms", "transaction.state.log.replication.factor", "unclean.leader.election.enable") {
+		"compression.type", "connections.max.idle.ms", "connections.max.reauth.ms", "group.consumer.heartbeat.interval.ms", "group.consumer.max.size", "group.consumer.session.timeout.ms",
+		"group.max.session.timeout.ms", "group.max.size",
+		"log.cleanup.policy", "log.cleaner.delete.retention.ms", "log.cleaner.max.compaction.lag.ms", "log.cleaner.min.cleanable.ratio", "log.cleaner.min.compaction.lag.ms",
+		"log.message.timestamp.after.max.ms", "log.message.timestamp.before.max.ms", "log.message.timestamp.type", "log.retention.bytes",
+		"log.retention.ms", "log.roll.ms", "log.segment.bytes", "max.connections", "message.max.bytes", "node.id", "num.partitions", "offset.metadata.max.bytes",
+		"offsets.retention.check.interval.ms", "offsets.retention.minutes", "offsets.topic.replication.factor",
+		"producer.id.expiration.ms", "socket.request.max.bytes", "transaction.abort.timed.out.transaction.cleanup.interval.ms", "transaction.max.timeout.ms",
+		"transaction.state.log.replication.factor", "transactional.id.expiration.ms", "unclean.leader.election.enable") {
 		s.note("broker, "+c.Name, "%s %v %v", deref(c.Value), c.Source, c.ConfigType)
 	}
 }
