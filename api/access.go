@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/cluster"
@@ -13,10 +14,16 @@ import (
 // maxAccessChanges bounds what one request changes.
 const maxAccessChanges = 1000
 
+// tooMany refuses a request that changes nothing, or too much.
+func tooMany(field, what string, n int) *clientv1.Error {
+	limit := fmt.Sprintf("1 to %d", maxAccessChanges)
+	return refused(reasonInvalidRequest, field, limit, "%d %s in one request; %s are allowed", n, what, limit)
+}
+
 // AlterUsers sets and deletes credentials.
 func (s *service) AlterUsers(ctx context.Context, req *clientv1.AlterUsersRequest) (*clientv1.AlterUsersResponse, error) {
 	if n := len(req.GetSet()) + len(req.GetDelete()); n == 0 || n > maxAccessChanges {
-		return nil, s.failed(refused(reasonInvalidRequest, "set, delete", "1-1000", "%d credentials in one request: 1 to %d", n, maxAccessChanges))
+		return nil, s.failed(tooMany("set, delete", "credentials", n))
 	}
 	if refusal := s.refuseCluster(ctx, acl.Alter); refusal != nil {
 		return nil, s.failed(refusal)
@@ -68,7 +75,7 @@ func (s *service) CreateAcls(ctx context.Context, req *clientv1.CreateAclsReques
 		return nil, err
 	}
 	if n := len(req.GetRules()); n == 0 || n > maxAccessChanges {
-		return nil, s.failed(refused(reasonInvalidRequest, "rules", "1-1000", "%d rules in one request: 1 to %d", n, maxAccessChanges))
+		return nil, s.failed(tooMany("rules", "rules", n))
 	}
 	var change cluster.AccessChange
 	for _, p := range req.GetRules() {
@@ -105,7 +112,7 @@ func (s *service) DeleteAcls(ctx context.Context, req *clientv1.DeleteAclsReques
 		return nil, err
 	}
 	if n := len(req.GetFilters()); n == 0 || n > maxAccessChanges {
-		return nil, s.failed(refused(reasonInvalidRequest, "filters", "1-1000", "%d filters in one request: 1 to %d", n, maxAccessChanges))
+		return nil, s.failed(tooMany("filters", "filters", n))
 	}
 	resp := new(clientv1.DeleteAclsResponse)
 	var change cluster.AccessChange

@@ -127,7 +127,7 @@ func offsetsOf(list []*clientv1.OffsetToCommit) ([]coordinator.OffsetToCommit, *
 func protoRefusals(list []coordinator.RefusedOffset) []*clientv1.RefusedOffset {
 	out := make([]*clientv1.RefusedOffset, len(list))
 	for i, r := range list {
-		out[i] = &clientv1.RefusedOffset{Topic: echo(r.Topic), Partition: r.Partition, Error: refused(string(r.Code), "", "", "%s", r.Message)}
+		out[i] = &clientv1.RefusedOffset{Topic: echo(r.Topic), Partition: r.Partition, Error: refused(string(r.Code), r.Field, r.Limit, "%s", r.Message)}
 	}
 	return out
 }

@@ -22,7 +22,7 @@ func (s *service) Authenticate(stream clientv1.AuthService_AuthenticateServer) e
 	from, _, _ := origin(ctx)
 	leave, ok := s.c.Guard.Enter(from)
 	if !ok {
-		return s.failed(refused(reasonBusy, "", "", "too many clients authenticate at once"))
+		return s.failed(refused(reasonBusy, "", "", "too many clients authenticate at once: %d on this broker, and %d from one address, are allowed", frontdoor.MaxLogins, frontdoor.MaxLoginsPerAddress))
 	}
 	defer leave()
 	// Recv cannot be ended but by returning from here, so another goroutine sits in it, and takes no message more than are due.

@@ -30,6 +30,8 @@ type RefusedOffset struct {
 	record.TopicPartition
 	Code    Code
 	Message string
+	// Field that is at fault, and the limit it broke; empty: none.
+	Field, Limit string
 }
 
 // CommitRequest commits offsets outside of transactions.
@@ -129,10 +131,11 @@ func (g *Groups) checkOffset(o *OffsetToCommit) (Topic, *RefusedOffset) {
 	topic, ok := g.config.Topics.Topic(o.Topic)
 	switch units := group.MetadataUnits(o.Metadata); {
 	case !ok || o.Partition < 0 || o.Partition >= topic.Partitions:
-		return topic, &RefusedOffset{o.TopicPartition, CodeUnknownTopicOrPartition, "there is no partition " + o.TopicPartition.String()}
+		return topic, &RefusedOffset{TopicPartition: o.TopicPartition, Code: CodeUnknownTopicOrPartition, Message: "there is no partition " + o.TopicPartition.String(), Field: "topic, partition"}
 	case units > group.MaxMetadataUnits || !utf8.ValidString(o.Metadata):
-		return topic, &RefusedOffset{o.TopicPartition, CodeOffsetMetadataTooLarge,
-			"the metadata of " + o.TopicPartition.String() + " has " + strconv.Itoa(units) + " units of UTF-16, or is none; at most " + strconv.Itoa(group.MaxMetadataUnits) + " are allowed"}
+		limit := strconv.Itoa(group.MaxMetadataUnits) + " units of UTF-16"
+		return topic, &RefusedOffset{TopicPartition: o.TopicPartition, Code: CodeOffsetMetadataTooLarge, Field: "metadata", Limit: limit,
+			Message: "the metadata of " + o.TopicPartition.String() + " has " + strconv.Itoa(units) + " units, or is not UTF-8; at most " + limit + " are allowed"}
 	}
 	return topic, nil
 }

@@ -19,7 +19,8 @@ func (c *conn) describeGroups(r *request, req *kmsg.DescribeGroupsRequest, resp 
 		at := kmsg.NewDescribeGroupsResponseGroup()
 		at.Group, at.AuthorizedOperations = id, noOperations
 		if i >= maxGroupsAsked {
-			at.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
+			reason, message := tooMany("groups", len(req.Groups), maxGroupsAsked)
+			at.ErrorCode, at.ErrorMessage = c.refuse(r, reason), &message
 			resp.Groups = append(resp.Groups, at)
 			continue
 		}

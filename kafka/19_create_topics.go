@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -47,7 +48,7 @@ func (c *conn) createTopics(r *request, req *kmsg.CreateTopicsRequest, resp *kms
 		case named[q.Topic] > 1:
 			reason, message = frontdoor.ReasonInvalidRequest, "the topic is named more than once"
 		case i >= maxTopicsChanged:
-			reason, message = frontdoor.ReasonInvalidRequest, "too many topics in one request"
+			reason, message = tooMany("topics", len(req.Topics), maxTopicsChanged)
 		case !c.mayAny(r, frontdoor.OnCluster(acl.Create), frontdoor.Action{Operation: acl.Create, Type: acl.Topic, Name: q.Topic}):
 			reason, message = frontdoor.ReasonTopicDenied, frontdoor.DenialText(c.caller, acl.Create, acl.Topic, q.Topic)
 		}
@@ -89,9 +90,9 @@ func newTopicOf(q *kmsg.CreateTopicsRequestTopic) (n NewTopic, reason, message s
 	case len(q.ReplicaAssignment) > 0 && (q.NumPartitions != -1 || q.ReplicationFactor != -1):
 		return n, frontdoor.ReasonInvalidRequest, "a replica assignment goes with -1 partitions and replication factor -1"
 	case q.NumPartitions == 0 || q.NumPartitions < -1:
-		return n, string(metadata.InvalidPartitions), "the number of partitions must be 1 or more, or -1 for the default"
+		return n, string(metadata.InvalidPartitions), fmt.Sprintf("num_partitions is %d; want 1 or more, or -1 for the default", q.NumPartitions)
 	case q.ReplicationFactor == 0 || q.ReplicationFactor < -1:
-		return n, string(metadata.InvalidReplicationFactor), "the replication factor must be 1 or more, or -1 for the default"
+		return n, string(metadata.InvalidReplicationFactor), fmt.Sprintf("replication_factor is %d; want 1 or more, or -1 for the default", q.ReplicationFactor)
 	}
 	n.Partitions, n.ReplicationFactor = max(q.NumPartitions, 0), max(int32(q.ReplicationFactor), 0)
 	n.Placements = make([][]int32, len(q.ReplicaAssignment))

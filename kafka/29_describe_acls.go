@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"fmt"
+
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata/acl"
@@ -56,13 +58,13 @@ func aclFilter(version int16, q kmsg.DeleteACLsRequestFilter) (f acl.Filter, rea
 	}
 	switch {
 	case f.Type < acl.AnyType || f.Type > lastResourceType:
-		message = "the resource type is unknown"
+		message = fmt.Sprintf("resource_type is %d, which does not exist", q.ResourceType)
 	case f.Pattern < acl.AnyPattern || f.Pattern > acl.Prefixed:
-		message = "the pattern type is unknown"
+		message = fmt.Sprintf("pattern_type is %d, which does not exist", q.ResourcePatternType)
 	case f.Operation < acl.AnyOperation || f.Operation > acl.TwoPhaseCommit:
-		message = "the operation is unknown"
+		message = fmt.Sprintf("operation is %d, which does not exist", q.Operation)
 	case f.Permission < acl.AnyPermission || f.Permission > acl.Allow:
-		message = "the permission is unknown"
+		message = fmt.Sprintf("permission_type is %d, which does not exist", q.PermissionType)
 	default:
 		return f, "", ""
 	}

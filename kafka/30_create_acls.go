@@ -23,7 +23,7 @@ func (c *conn) createACLs(r *request, req *kmsg.CreateACLsRequest, resp *kmsg.Cr
 		case whole != "":
 			reason, message = whole, text
 		case i >= maxRulesChanged:
-			reason, message = frontdoor.ReasonInvalidRequest, "too many rules in one request"
+			reason, message = tooMany("rules", len(req.Creations), maxRulesChanged)
 		}
 		if reason != "" {
 			resp.Results[i].ErrorCode, resp.Results[i].ErrorMessage = c.refuse(r, reason), &message

@@ -27,7 +27,7 @@ func (c *conn) deleteACLs(r *request, req *kmsg.DeleteACLsRequest, resp *kmsg.De
 		case whole != "":
 			reason, message = whole, text
 		case i >= maxRulesChanged:
-			reason, message = frontdoor.ReasonInvalidRequest, "too many filters in one request"
+			reason, message = tooMany("filters", len(req.Filters), maxRulesChanged)
 		case reason == "":
 			if found = matching(rules, f, room); len(found) > room {
 				reason = frontdoor.ReasonInvalidRequest

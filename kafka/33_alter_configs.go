@@ -19,7 +19,7 @@ func (c *conn) alterConfigs(r *request, req *kmsg.AlterConfigsRequest, resp *kms
 		change, reason, message := c.topicConfigs(q)
 		switch {
 		case i >= maxResources:
-			reason, message = frontdoor.ReasonInvalidRequest, "too many resources in one request"
+			reason, message = tooMany("resources", len(req.Resources), maxResources)
 		case !c.mayConfigs(r, acl.AlterConfigs, q.ResourceType, q.ResourceName):
 			reason, message = c.configsDenial(acl.AlterConfigs, q.ResourceType, q.ResourceName)
 		}

@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"fmt"
+
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
@@ -20,7 +22,7 @@ func (c *conn) createPartitions(r *request, req *kmsg.CreatePartitionsRequest, r
 		reason, message := c.refusePartitions(q)
 		switch {
 		case i >= maxTopicsChanged:
-			reason, message = frontdoor.ReasonInvalidRequest, "too many topics in one request"
+			reason, message = tooMany("topics", len(req.Topics), maxTopicsChanged)
 		case !c.may(r, acl.Alter, acl.Topic, q.Topic):
 			reason, message = frontdoor.ReasonTopicDenied, frontdoor.DenialText(c.caller, acl.Alter, acl.Topic, q.Topic)
 		}
@@ -46,9 +48,9 @@ func (c *conn) createPartitions(r *request, req *kmsg.CreatePartitionsRequest, r
 func (c *conn) refusePartitions(q kmsg.CreatePartitionsRequestTopic) (reason, message string) {
 	switch {
 	case len(q.Assignment) > 0:
-		return string(metadata.InvalidReplicaAssignment), "the cluster places new partitions itself; leave the assignment out"
+		return string(metadata.InvalidReplicaAssignment), "assignments is set; the cluster places new partitions itself, leave it out"
 	case q.Count <= 0:
-		return string(metadata.InvalidPartitions), "the number of partitions must be above the present one"
+		return string(metadata.InvalidPartitions), fmt.Sprintf("count is %d; want more partitions than there are", q.Count)
 	}
 	return "", ""
 }

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -21,7 +22,7 @@ func (c *conn) incrementalAlterConfigs(r *request, req *kmsg.IncrementalAlterCon
 		change, reason, message := c.topicChange(q)
 		switch {
 		case i >= maxResources:
-			reason, message = frontdoor.ReasonInvalidRequest, "too many resources in one request"
+			reason, message = tooMany("resources", len(req.Resources), maxResources)
 		case !c.mayConfigs(r, acl.AlterConfigs, q.ResourceType, q.ResourceName):
 			reason, message = c.configsDenial(acl.AlterConfigs, q.ResourceType, q.ResourceName)
 		case onlyUnset(q):
@@ -86,7 +87,7 @@ func (c *conn) topicChange(q kmsg.IncrementalAlterConfigsRequestResource) (chang
 			}
 			change.Set[config.Name] = value
 		default:
-			return change, frontdoor.ReasonInvalidRequest, "an operation is 0 to 3"
+			return change, frontdoor.ReasonInvalidRequest, fmt.Sprintf("config_operation of %s is %d; want 0 (set), 1 (delete), 2 (append) or 3 (subtract)", config.Name, config.Op)
 		}
 	}
 	return change, "", ""

@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"fmt"
+
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster"
@@ -102,14 +104,14 @@ func credentialOf(u kmsg.AlterUserSCRAMCredentialsRequestUpsertion) (cred *metad
 	mechanism := metadata.Mechanism(u.Mechanism)
 	keys, err := sasl.FromSalted(mechanism.String(), u.SaltedPassword, u.Salt, int(u.Iterations))
 	if err != nil {
-		return nil, frontdoor.ReasonSaslMechanism, "unknown SCRAM mechanism"
+		return nil, frontdoor.ReasonSaslMechanism, fmt.Sprintf("mechanism is %d; want 1 (SCRAM-SHA-256) or 2 (SCRAM-SHA-512)", u.Mechanism)
 	}
 	cred = &metadata.Credential{User: u.Name, Mechanism: mechanism, Salt: keys.Salt, Iterations: keys.Iterations, StoredKey: keys.StoredKey, ServerKey: keys.ServerKey}
 	if _, refusal := metadata.CredentialFromProto(metadata.CredentialToProto(cred)); refusal != nil {
 		return nil, string(refusal.Code), refusal.Message
 	}
 	if len(u.SaltedPassword) != len(keys.StoredKey) {
-		return nil, frontdoor.ReasonBadCredential, "the salted password has another length than the mechanism's hash"
+		return nil, frontdoor.ReasonBadCredential, fmt.Sprintf("salted_password has %d bytes; a hash of %v has %d", len(u.SaltedPassword), mechanism, len(keys.StoredKey))
 	}
 	return cred, "", ""
 }

@@ -29,9 +29,11 @@ func (c *conn) consumerGroupDescribe(r *request, req *kmsg.ConsumerGroupDescribe
 		}
 		switch {
 		case i >= maxGroupsAsked:
-			at.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
+			reason, message := tooMany("groups", len(req.Groups), maxGroupsAsked)
+			at.ErrorCode, at.ErrorMessage = c.refuse(r, reason), &message
 		case id == "":
-			at.ErrorCode = c.refuse(r, "INVALID_GROUP_ID")
+			message := "group_id is empty"
+			at.ErrorCode, at.ErrorMessage = c.refuse(r, "INVALID_GROUP_ID"), &message
 		case err != nil:
 			f := c.failure(r, err)
 			at.ErrorCode, at.ErrorMessage = f.coordinatorCode(), f.message

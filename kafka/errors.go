@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"fmt"
+
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/record"
 )
@@ -63,4 +65,9 @@ func (f failure) produceCode(version int16) int16 {
 		return frontdoor.KindOf("INVALID_TXN_STATE").Kafka
 	}
 	return f.code
+}
+
+// tooMany refuses what is beyond what one request may name.
+func tooMany(what string, n, most int) (reason, message string) {
+	return frontdoor.ReasonInvalidRequest, fmt.Sprintf("%d %s in one request; at most %d are allowed", n, what, most)
 }

@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -67,6 +69,48 @@ func TestNoEpochEndsNowhere(t *testing.T) {
 		got := r.dial().ask(req).(*kmsg.OffsetForLeaderEpochResponse).Topics[0].Partitions[0]
 		if [2]int64{int64(got.LeaderEpoch), got.EndOffset} != want {
 			t.Errorf("epoch %d: %+v, want %v", epoch, got, want)
+		}
+	}
+}
+
+// What has a text says which field is wrong, what it is and what may be.
+func TestRefusalsNameFieldAndLimit(t *testing.T) {
+	r := newRig(t, nil)
+	r.cluster.image = imageOf(t, "t", 1)
+	w := r.dial()
+	create := kmsg.NewPtrCreateTopicsRequest()
+	create.Version = 7
+	for i := range maxTopicsChanged + 1 {
+		topic := kmsg.NewCreateTopicsRequestTopic()
+		topic.Topic, topic.NumPartitions, topic.ReplicationFactor = fmt.Sprint("t", i), -2, -1
+		create.Topics = append(create.Topics, topic)
+	}
+	made := w.ask(create).(*kmsg.CreateTopicsResponse).Topics
+	grow := kmsg.NewPtrCreatePartitionsRequest()
+	grow.Version, grow.Topics = 3, []kmsg.CreatePartitionsRequestTopic{{Topic: "t", Count: -7}}
+	alter := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	alter.Resources = []kmsg.IncrementalAlterConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "t",
+		Configs: []kmsg.IncrementalAlterConfigsRequestResourceConfig{{Name: "retention.ms", Op: 9, Value: new(string)}}}}
+	describe := kmsg.NewPtrConsumerGroupDescribeRequest()
+	describe.Groups = make([]string, maxGroupsAsked+1)
+	groups := w.ask(describe).(*kmsg.ConsumerGroupDescribeResponse).Groups
+	users := kmsg.NewPtrAlterUserSCRAMCredentialsRequest()
+	users.Upsertions = []kmsg.AlterUserSCRAMCredentialsRequestUpsertion{{Name: "u", Mechanism: 7}}
+	for want, got := range map[string]*string{
+		"num_partitions is -2; want 1 or more":                 made[0].ErrorMessage,
+		"1001 topics in one request; at most 1000 are allowed": made[maxTopicsChanged].ErrorMessage,
+		"count is -7; want more":                               w.ask(grow).(*kmsg.CreatePartitionsResponse).Topics[0].ErrorMessage,
+		"config_operation of retention.ms is 9; want 0 (set)":  w.ask(alter).(*kmsg.IncrementalAlterConfigsResponse).Resources[0].ErrorMessage,
+		"group_id is empty":                                    groups[0].ErrorMessage,
+		"1001 groups in one request; at most 1000 are allowed": groups[maxGroupsAsked].ErrorMessage,
+		"mechanism is 7; want 1 (SCRAM-SHA-256)":               w.ask(users).(*kmsg.AlterUserSCRAMCredentialsResponse).Results[0].ErrorMessage,
+	} {
+		if got == nil || !strings.Contains(*got, want) {
+			text := "no text"
+			if got != nil {
+				text = *got
+			}
+			t.Errorf("%q, want %q", text, want)
 		}
 	}
 }
