@@ -8,6 +8,7 @@ import (
 	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
+	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
 // maxGroupsAsked of one request.
@@ -23,10 +24,13 @@ func (c *conn) offsetFetch(r *request, req *kmsg.OffsetFetchRequest, resp *kmsg.
 		return
 	}
 	for i := range req.Groups {
-		if i == maxGroupsAsked {
-			return
-		}
 		q := &req.Groups[i]
+		if i >= maxGroupsAsked { // each has an answer: one that is missing looks like one without offsets
+			beyond := kmsg.NewOffsetFetchResponseGroup()
+			beyond.Group, beyond.ErrorCode = q.Group, c.refuse(r, frontdoor.ReasonInvalidRequest)
+			resp.Groups = append(resp.Groups, beyond)
+			continue
+		}
 		ask := coordinator.FetchRequest{Group: q.Group, By: nobody, RequireStable: req.RequireStable}
 		if req.Version >= 9 && (q.MemberID != nil || q.MemberEpoch >= 0) {
 			ask.By = group.Committer{MemberID: textOf(q.MemberID), Epoch: q.MemberEpoch}

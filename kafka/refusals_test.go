@@ -114,3 +114,24 @@ func TestRefusalsNameFieldAndLimit(t *testing.T) {
 		}
 	}
 }
+
+// A group that is one too many is told so. One that is missing in the answer looks like one that has committed nothing (G27).
+func TestOffsetsOfTooManyGroups(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Groups = seenGroups{} })
+	req := kmsg.NewPtrOffsetFetchRequest()
+	req.Version = 8
+	for i := range maxGroupsAsked + 2 {
+		one := kmsg.NewOffsetFetchRequestGroup()
+		one.Group, one.Topics = fmt.Sprint("g", i), []kmsg.OffsetFetchRequestGroupTopic{}
+		req.Groups = append(req.Groups, one)
+	}
+	got := r.dial().ask(req).(*kmsg.OffsetFetchResponse).Groups
+	if len(got) != len(req.Groups) {
+		t.Fatalf("%d groups are answered of %d", len(got), len(req.Groups))
+	}
+	for i, g := range got {
+		if (g.ErrorCode == 42) != (i >= maxGroupsAsked) || g.Group != req.Groups[i].Group {
+			t.Fatalf("group %d is %q: code %d", i, g.Group, g.ErrorCode)
+		}
+	}
+}
