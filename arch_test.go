@@ -38,6 +38,7 @@ var mayImport = map[string][]string{
 	"internal/secure":      {},
 	"internal/buildinfo":   {},
 	"internal/heapfloor":   {},
+	"internal/nearest":     {},
 	"internal/netproxy":    {},
 	"internal/brokerproc":  {"internal/netproxy"},
 	"internal/compatpage":  {},
@@ -48,7 +49,7 @@ var mayImport = map[string][]string{
 	// Machines: pure and deterministic.
 	"partition/producer":        {"record", "api/proto/state"},
 	"partition/compaction":      {"record"},
-	"cluster/metadata":          {"record", "api/proto/state", "cluster/metadata/acl"},
+	"cluster/metadata":          {"record", "api/proto/state", "cluster/metadata/acl", "internal/nearest"},
 	"cluster/metadata/acl":      {},
 	"coordinator/txn":           {"record", "api/proto/state"},
 	"coordinator/group":         {"record", "api/proto/state"},
@@ -80,8 +81,8 @@ var mayImport = map[string][]string{
 	// Outside of the broker.
 	"client":                 {"record", "api/proto/client", "internal/sasl"},
 	"brokertest":             {"broker", "client", "record", "api/proto/client", "partition", "cluster", "internal"},
-	"cmd/brokerd":            {"broker", "internal/buildinfo", "internal/heapfloor"},
-	"cmd/brokerctl":          {"client", "record", "api/proto/client", "partition", "internal/secure", "internal/raftgroup", "internal/vfs", "internal/buildinfo", "internal/heapfloor", "internal/history", "internal/workload"},
+	"cmd/brokerd":            {"internal/nearest", "broker", "internal/buildinfo", "internal/heapfloor"},
+	"cmd/brokerctl":          {"internal/nearest", "client", "record", "api/proto/client", "partition", "internal/secure", "internal/raftgroup", "internal/vfs", "internal/buildinfo", "internal/heapfloor", "internal/history", "internal/workload"},
 	"examples/job":           {"client", "record"},
 	"examples/at-most-once":  {"client", "examples/job"},
 	"examples/at-least-once": {"client", "examples/job"},

@@ -408,11 +408,14 @@ const (
 	PortStep  = 1000
 )
 
+// noBrokerID is the broker id of a configuration that has none.
+const noBrokerID = -1
+
 // DefaultConfig gives every default in one place. BrokerID and DataDir have
 // none. All listeners are on loopback, as none of them authenticates clients.
 func DefaultConfig() Config {
 	return Config{
-		BrokerID: -1,
+		BrokerID: noBrokerID,
 		Peer:     PeerConfig{Listen: loopback(PeerPort)},
 		GRPC:     map[string]ListenerConfig{DefaultListener: {Listen: loopback(GRPCPort)}},
 		Kafka:    map[string]ListenerConfig{DefaultListener: {Listen: loopback(KafkaPort)}},

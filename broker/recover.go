@@ -37,6 +37,9 @@ func Recover(c Config, o Options, dry bool) ([]RecoveredGroup, error) {
 	}
 	defer lock.Close()
 	meta, err := cluster.RecoverMetadata(local, o.FS, filepath.Join(c.DataDir, "cluster"), c.BrokerID, o.NoSync, dry)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("data_dir %s holds no broker of a cluster, so there is nothing to recover; is it the right directory? %w", c.DataDir, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -70,7 +70,11 @@ func (c Config) Validate() error {
 
 func (c Config) validateIdentity(v *validator) {
 	if c.BrokerID < 0 {
-		v.add("broker_id", "is required: a number from 0 to 2147483647 that no other broker of the cluster has")
+		wrong := "is required"
+		if c.BrokerID != noBrokerID {
+			wrong = fmt.Sprintf("%d is negative", c.BrokerID)
+		}
+		v.add("broker_id", "%s: a number from 0 to 2147483647 that no other broker of the cluster has", wrong)
 	}
 	if c.DataDir == "" {
 		v.add("data_dir", "is required: the directory where this broker keeps its data")

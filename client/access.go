@@ -121,7 +121,7 @@ func (a ACL) proto() (*clientv1.AclRule, error) {
 	} {
 		n, ok := f.names.numbers[f.text]
 		if !ok && f.text != "" {
-			return nil, invalid(f.field, "is %q, want one of %v", f.text, f.names.sorted)
+			return nil, invalid(f.field, "is %q, want one of %s", f.text, strings.Join(f.names.sorted, ", "))
 		}
 		f.set(n)
 	}

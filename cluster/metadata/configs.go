@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/oncelog/oncelog/internal/nearest"
 )
 
 // Config is one setting as it was given, in canonical form.
@@ -202,8 +204,11 @@ func checkConfig(name, value string, level uint16) (*ConfigDef, string, *Error) 
 func checkConfigName(name string, level uint16) (*ConfigDef, *Error) {
 	d, ok := LookupConfig(name)
 	if !ok {
-		n := nearestConfig(name)
-		return nil, refuse(InvalidConfig, clip(name), "unknown topic config %q; the nearest is %s", clip(name), n)
+		meant := ""
+		if n := nearestConfig(name); n != "" {
+			meant = fmt.Sprintf(": did you mean %s?", n)
+		}
+		return nil, refuse(InvalidConfig, clip(name), "unknown topic config %q%s", clip(name), meant)
 	}
 	if d.Since > level {
 		return nil, refuse(InvalidConfig, name, "%s needs feature level %d; the cluster is at %d", name, d.Since, level)
@@ -211,36 +216,13 @@ func checkConfigName(name string, level uint16) (*ConfigDef, *Error) {
 	return d, nil
 }
 
-// nearestConfig is the known name with the fewest edits to the given one; the first of several.
+// nearestConfig is the known name that was meant, or "".
 func nearestConfig(name string) string {
-	name = strings.ToLower(clip(name))
-	best, bestD := "", math.MaxInt
+	names := make([]string, len(configDefs))
 	for i := range configDefs {
-		if d := editDistance(name, configDefs[i].Name); d < bestD {
-			best, bestD = configDefs[i].Name, d
-		}
+		names[i] = configDefs[i].Name
 	}
-	return best
-}
-
-// editDistance counts the bytes to insert, remove or replace to get from a to b.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return nearest.Of(clip(name), names)
 }
 
 // clip makes what a client sent fit to be repeated in a message: short, and valid UTF-8.

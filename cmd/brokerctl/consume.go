@@ -39,7 +39,8 @@ func (p *program) consumeCommand() *cobra.Command {
 when the command starts; with --follow, go on.
 
 --from takes:
-  beginning, end   the oldest record; behind the newest (with --follow)
+  beginning, end   the oldest record; behind the newest (with --follow).
+                   earliest and latest, as Kafka calls them, will do
   1234             that offset
   -100             100 offsets before the end of each partition
   2026-11-22T10:00:00Z, or -15m   the first record at or after that time
@@ -216,9 +217,9 @@ func (o *consumeOptions) plan(ctx context.Context, c *client.Client) (map[record
 // parseFrom reads --from. at is the offset, as far as it is known without a broker.
 func parseFrom(s string, start, end record.Offset) (from client.Position, at record.Offset, err error) {
 	switch s {
-	case "beginning":
+	case "beginning", "earliest":
 		return client.Beginning(), start, nil
-	case "end":
+	case "end", "latest":
 		return client.At(end), end, nil
 	}
 	if n, err := strconv.ParseInt(s, 10, 64); err == nil {

@@ -147,13 +147,26 @@ func nextStep(err error) string {
 	}
 	switch e.Reason {
 	case client.ReasonNetwork, client.ReasonCanceled:
+		if strings.Contains(e.Message, "handshake") {
+			return "does the listener speak TLS (grpc.NAME.tls of the brokers), with a certificate of --tls-ca's? Without --tls flags nothing is encrypted"
+		}
 		return "is a broker there? --bootstrap wants gRPC addresses (port 9095); brokerd healthcheck asks the broker itself"
 	case client.ReasonUnknownTopicOrPartition:
+		var meant *meantError
+		if errors.As(err, &meant) {
+			return fmt.Sprintf("did you mean %s? brokerctl topic list shows what there is", meant.topic)
+		}
 		return "brokerctl topic list shows what there is; brokerctl topic create NAME makes a topic"
 	case "GROUP_ID_NOT_FOUND":
 		return "brokerctl group list shows the groups there are"
 	case "NON_EMPTY_GROUP", "GROUP_SUBSCRIBED_TO_TOPIC", "UNKNOWN_MEMBER_ID":
 		return "brokerctl group describe GROUP shows its members and where they run"
+	case "TRANSACTIONAL_ID_NOT_FOUND":
+		return "brokerctl txn list shows the transactional ids there are"
+	case "BROKER_ID_NOT_REGISTERED":
+		return "brokerctl cluster status lists the brokers"
+	case "SECURITY_DISABLED":
+		return "rules decide, and can be kept, where all brokers have security.authorizer: acl; see docs/security.md"
 	case client.ReasonTopicAlreadyExists:
 		return "brokerctl topic describe NAME shows it; --if-not-exists makes this no error"
 	case client.ReasonNotLeader, client.ReasonLeaderNotAvailable:

@@ -101,7 +101,7 @@ func (p *program) groupList() *cobra.Command {
 			for _, s := range states {
 				i := slices.IndexFunc(client.GroupStates, func(known client.GroupState) bool { return strings.EqualFold(string(known), s) })
 				if i < 0 {
-					return usagef("flag --state: %q is unknown: use one of %v", s, client.GroupStates)
+					return usagef("flag --state: %q is unknown: use one of %s", s, commaed(client.GroupStates))
 				}
 				f.States = append(f.States, client.GroupStates[i])
 			}

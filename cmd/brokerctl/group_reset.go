@@ -23,7 +23,7 @@ func (p *program) groupReset() *cobra.Command {
 them first, or they would go on where they are.
 
 --to takes:
-  beginning, end   the oldest record; behind the newest
+  beginning, end   the oldest record; behind the newest (earliest and latest will do)
   1234             that offset, within each partition's range
   -100             100 offsets before the end of each partition
   2026-11-22T10:00:00Z, or -15m   the first record at or after that time`,

@@ -96,8 +96,8 @@ func (p *program) rootCommand() *cobra.Command {
 		Use:   "brokerctl",
 		Short: "Ask and operate an oncelog cluster",
 		Long: `brokerctl creates topics, writes and reads records, and shows what brokers know of
-producers, transactions, consumer groups, Raft groups and themselves. It measures a cluster and checks that it
-keeps its promises.`,
+producers, transactions, consumer groups, Raft groups and themselves. It measures a
+cluster and checks that it keeps its promises.`,
 		Example: `  # Is the cluster well?
   brokerctl cluster status
 
@@ -118,8 +118,9 @@ keeps its promises.`,
 		},
 	})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%w (see %q)", err, cmd.CommandPath()+" --help")
+		return usagef("%w (see %q)", flagError(err), cmd.CommandPath()+" --help")
 	})
+	wrapFlags(root)
 	bootstrap := []string{"localhost:9095", "localhost:10095", "localhost:11095"}
 	if env := p.environ("BROKERCTL_BOOTSTRAP"); env != "" {
 		bootstrap = strings.Split(env, ",")
@@ -189,7 +190,7 @@ func (p *program) connect() (*client.Client, error) {
 	}
 	c, err := client.New(cfg)
 	if err != nil {
-		return nil, &usageError{err}
+		return nil, &usageError{asFlag(err)}
 	}
 	return c, nil
 }
@@ -222,7 +223,7 @@ func (p *program) with(f func(c *client.Client) error) error {
 		return err
 	}
 	defer func() { _ = c.Close(closedContext()) }() // what mattered has been flushed
-	return f(c)
+	return meantTopic(c, asFlag(f(c)))
 }
 
 // closedContext is for Close where nothing is worth waiting for.

@@ -195,7 +195,7 @@ func changesIn(q client.Partition) string {
 }
 
 func (p *program) clusterDrain() *cobra.Command {
-	var stop, noWait bool
+	var cancel, noWait bool
 	cmd := &cobra.Command{
 		Use:   "drain BROKER",
 		Short: "Move everything off a broker, which may be dead",
@@ -205,18 +205,19 @@ It may be dead: what it had is copied from the other replicas. When it holds not
 any more, "cluster unregister" makes the cluster forget it. The other brokers must be
 enough for every topic's replication factor; what cannot move stays and is named.`,
 		Example: `  brokerctl cluster drain 3
-  brokerctl cluster drain 3 --stop`,
-		Args: exactly("BROKER"),
+  brokerctl cluster drain 3 --cancel`,
+		Args:              exactly("BROKER"),
+		ValidArgsFunction: p.completeBrokers,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := parseBroker(args[0])
 			if err != nil {
 				return err
 			}
 			return p.with(func(c *client.Client) error {
-				if err := c.DrainBroker(cmd.Context(), id, !stop); err != nil {
+				if err := c.DrainBroker(cmd.Context(), id, !cancel); err != nil {
 					return changing(err)
 				}
-				if stop {
+				if cancel {
 					p.sayf("broker %d keeps what it has", id)
 				} else if !noWait {
 					if err := p.awaitDrained(cmd.Context(), c, id); err != nil {
@@ -225,13 +226,15 @@ enough for every topic's replication factor; what cannot move stays and is named
 					p.sayf("broker %d holds nothing: brokerctl cluster unregister %d makes the cluster forget it", id, id)
 				}
 				if p.json() {
-					return p.writeJSON(map[string]any{"broker": id, "draining": !stop})
+					return p.writeJSON(map[string]any{"broker": id, "draining": !cancel})
 				}
 				return nil
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&stop, "stop", false, "stop it; what has moved stays where it is")
+	cmd.Flags().BoolVar(&cancel, "cancel", false, "call it off; what has moved stays where it is")
+	cmd.Flags().BoolVar(&cancel, "stop", false, "as --cancel")
+	_ = cmd.Flags().MarkHidden("stop") // the flag is there
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return when it has begun")
 	return cmd
 }
@@ -244,8 +247,12 @@ func parseBroker(s string) (int32, error) {
 	return int32(id), nil
 }
 
-// stuckAfter is how long a drain may stand still before what blocks it is named.
-const stuckAfter = 30 * time.Second
+// stuckAfter is how long a drain may stand still before what blocks it is named; hopelessAfter is for where too few brokers say at once that
+// nothing will move, but for one that is about to come.
+const (
+	stuckAfter    = 30 * time.Second
+	hopelessAfter = 3 * time.Second
+)
 
 // awaitDrained waits until a broker holds nothing, or nothing moves any more.
 func (p *program) awaitDrained(ctx context.Context, c *client.Client, id int32) error {
@@ -265,6 +272,10 @@ func (p *program) awaitDrained(ctx context.Context, c *client.Client, id int32) 
 			if now := strings.Join(held, " "); now != seen {
 				seen, since = now, time.Now()
 			}
+			if others, few := tooFew(m, id); few && time.Since(since) > hopelessAfter {
+				return &checkError{fmt.Sprintf("broker %d keeps what it has: %s has more replicas than the %s that could hold them; "+
+					"add a broker, or call it off with brokerctl cluster drain %d --cancel", id, shorten(held, 3), plural(int64(others), "other broker"), id)}
+			}
 			if time.Since(since) > stuckAfter {
 				why := "too few other brokers are alive for their replication factor, or have no room"
 				if dead {
@@ -277,6 +288,23 @@ func (p *program) awaitDrained(ctx context.Context, c *client.Client, id int32) 
 			return fmt.Errorf("not waiting any more: %w; the broker goes on draining", context.Cause(ctx))
 		}
 	}
+}
+
+// tooFew says how many other brokers can take replicas, and whether these are too few for everything that a broker holds.
+func tooFew(m client.Metadata, id int32) (others int, few bool) {
+	for _, b := range m.Brokers {
+		if b.ID != id && b.Alive && !b.Draining {
+			others++
+		}
+	}
+	for _, t := range m.Topics {
+		for _, q := range t.Partitions {
+			if slices.Contains(q.Leaving, id) || slices.Contains(q.Replicas, id) && (q.Changing() || len(q.Replicas) <= others) {
+				return others, false
+			}
+		}
+	}
+	return others, true
 }
 
 // heldBy names the partitions with a replica on a broker, or one that is about to go, which a dead broker
@@ -299,8 +327,9 @@ func (p *program) clusterUnregister() *cobra.Command {
 		Short: "Make the cluster forget a broker that holds nothing",
 		Long: `Make the cluster forget a broker that holds no replica. Stop it first: one that runs
 would register again when it is restarted. Its data directory must not be used again.`,
-		Example: `  brokerctl cluster drain 3 && brokerctl cluster unregister 3`,
-		Args:    exactly("BROKER"),
+		Example:           `  brokerctl cluster drain 3 && brokerctl cluster unregister 3`,
+		Args:              exactly("BROKER"),
+		ValidArgsFunction: p.completeBrokers,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := parseBroker(args[0])
 			if err != nil {

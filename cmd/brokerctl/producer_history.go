@@ -67,7 +67,7 @@ func (p *program) history(ctx context.Context, c *client.Client, id, topic strin
 	case !errors.As(err, &e) || e.Reason != client.ReasonTransactionalIDNotFound && e.Reason != client.ReasonCoordinatorNotAvailable:
 		return err
 	case notNumber != nil || pid < 0:
-		return fmt.Errorf("%w: nobody has used it, or not for so long that it was forgotten; brokerctl txn list shows those that are known", err)
+		return fmt.Errorf("%w: nobody has used it, or not for so long that it was forgotten", err)
 	}
 	known, _, err := c.ListTransactions(ctx, client.TransactionFilter{ProducerIDs: []record.ProducerID{record.ProducerID(pid)}})
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 func (p *program) clusterCanRestart() *cobra.Command {
 	return &cobra.Command{
 		Use:   "can-restart BROKER",
-		Short: "Say whether a broker can be stopped now without any partition losing its majority",
+		Short: "Say whether a broker can be stopped without any partition losing its majority",
 		Long: `Ask every broker for its Raft groups and say whether each group with a replica on this
 broker keeps a majority of replicas that run and are up to date when it stops. If not,
 the exit code is 5 and the groups are listed with what holds them up.
@@ -28,7 +28,8 @@ Use it before each step of a rolling restart:
   until brokerctl cluster can-restart 2 -q; do sleep 1; done`,
 		Example: `  brokerctl cluster can-restart 2
   brokerctl cluster can-restart 2 -o json`,
-		Args: exactly("BROKER"),
+		Args:              exactly("BROKER"),
+		ValidArgsFunction: p.completeBrokers,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			broker, err := strconv.ParseInt(args[0], 10, 32)
 			if err != nil || broker < 0 {

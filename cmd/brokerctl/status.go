@@ -440,5 +440,8 @@ func (p *program) clusterTransfer() *cobra.Command {
 		},
 	}
 	cmd.Flags().Int32Var(&to, "to", -1, "broker that should lead; -1: any other")
+	_ = cmd.RegisterFlagCompletionFunc("to", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		return p.completeBrokers(cmd, nil, typed)
+	}) // the flag is there
 	return cmd
 }

@@ -124,7 +124,7 @@ PrepareAbort (decided, markers are being written), CompleteCommit, CompleteAbort
 			for _, s := range states {
 				i := slices.IndexFunc(client.TransactionStates, func(known client.TransactionState) bool { return strings.EqualFold(string(known), s) })
 				if i < 0 {
-					return usagef("flag --state: %q is unknown: use one of %v", s, client.TransactionStates)
+					return usagef("flag --state: %q is unknown: use one of %s", s, commaed(client.TransactionStates))
 				}
 				f.States = append(f.States, client.TransactionStates[i])
 			}

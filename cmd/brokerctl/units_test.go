@@ -146,7 +146,8 @@ func TestCompletion(t *testing.T) {
 		t.Fatal(stderr)
 	}
 	for line, want := range map[string]string{
-		"__complete topic describe ": "orders", "__complete consume ": "orders", "__complete -o ": "json", "__complete produce x --acks ": "leader", "completion bash": "__start_brokerctl",
+		"__complete topic describe ": "orders", "__complete consume ": "orders", "__complete -o ": "json", "__complete produce x --acks ": "leader",
+		"__complete cluster drain ": "2\tb2.example:9095", "__complete cluster transfer orders/0 --to ": "3", "completion bash": "__start_brokerctl",
 	} {
 		args := strings.Fields(line)
 		if strings.HasSuffix(line, " ") {
@@ -170,6 +171,11 @@ func TestHelpTeaches(t *testing.T) {
 			}
 			if sub.Runnable() && !sub.HasSubCommands() && sub.Example == "" && sub.Name() != "help" {
 				t.Errorf("%s has no example", sub.CommandPath())
+			}
+			for line := range strings.SplitSeq(sub.UsageString(), "\n") {
+				if len(line) > 100 {
+					t.Errorf("%s: line of %d columns in its usage: %s", sub.CommandPath(), len(line), line)
+				}
 			}
 			for line := range strings.SplitSeq(sub.Long, "\n") {
 				if len(line) > 90 {

@@ -245,18 +245,6 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 	}
 }
 
-func TestEditDistance(t *testing.T) {
-	tests := []struct {
-		a, b string
-		want int
-	}{{"", "", 0}, {"abc", "", 3}, {"", "ab", 2}, {"kitten", "sitting", 3}, {"listen", "lsten", 1}, {"ab", "ba", 2}}
-	for _, test := range tests {
-		if got := editDistance(test.a, test.b); got != test.want {
-			t.Errorf("editDistance(%q, %q) = %d, want %d", test.a, test.b, got, test.want)
-		}
-	}
-}
-
 // Whatever stands in the file: an error or settings, never a panic.
 func FuzzReadYAML(f *testing.F) {
 	files, _ := filepath.Glob("testdata/config/*.yaml")

@@ -42,6 +42,9 @@ address is http.listen of the same configuration that the broker reads.`,
 					return err
 				}
 			}
+			if _, _, err := net.SplitHostPort(address); err != nil {
+				return &usageError{fmt.Errorf("flag --address: %q, want host:port, such as 127.0.0.1:9644", address)}
+			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			reason, err := checkReady(ctx, localAddress(address), secured)

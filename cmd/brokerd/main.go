@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/oncelog/oncelog/internal/heapfloor"
 )
@@ -91,9 +92,14 @@ its own, and holds every record exactly once, whatever dies while it is sent.`,
 		return &usageError{fmt.Errorf("%w (see %q)", err, cmd.CommandPath()+" --help")}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
+	cobra.AddTemplateFunc("wrapped", func(f *pflag.FlagSet) string { return f.FlagUsagesWrapped(helpWidth) })
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "Flags.FlagUsages ", "Flags | wrapped "))
 	root.AddCommand(p.devCommand(), p.serveCommand(), p.healthcheckCommand(), p.recoverCommand(), p.configCommand(), p.versionCommand())
 	return root
 }
+
+// helpWidth is how many columns help takes at most.
+const helpWidth = 96
 
 // noArgs refuses arguments as wrong usage, and names the nearest command where
 // one was meant.

@@ -76,6 +76,9 @@ func TestWrongUsage(t *testing.T) {
 		{"dev --ephemeral --set broker=3", `brokerd: flag --set: unknown key "broker": did you mean "broker_id"?`},
 		{"dev --ephemeral --log-level loud", `brokerd: flag --log-level: log.level: "loud" is unknown: use one of ["debug" "info" "warn" "error"]`},
 		{"serve --set rack", `brokerd: flag --set: "rack" is not KEY=VALUE`},
+		{"dev --ephemeral --set foo=3", `brokerd: flag --set: unknown key "foo"`},
+		{"healthcheck --address here", `brokerd: flag --address: "here", want host:port, such as 127.0.0.1:9644`},
+		{"serve --data-dir d --broker-id -5", `brokerd: flag --broker-id: broker_id: -5 is negative: a number from 0 to 2147483647 that no other broker of the cluster has`},
 		{"serve --broker-id one", `brokerd: flag --broker-id: broker_id: "one" is not a whole number of at most 32 bits`},
 	}
 	for _, test := range tests {
@@ -88,6 +91,15 @@ func TestWrongUsage(t *testing.T) {
 				t.Errorf("stderr %q, want %q", got.stderr, test.want)
 			}
 		})
+	}
+}
+
+// recover names the directory where there is nothing to recover.
+func TestRecoverOfNothing(t *testing.T) {
+	dir := t.TempDir()
+	got := brokerd(t, nil, "recover", "--set", "broker_id=1", "--set", "data_dir="+dir, "--set", "seeds=127.0.0.1:9093")
+	if want := "data_dir " + dir + " holds no broker of a cluster"; got.code != exitFailed || !strings.Contains(got.stderr, want) {
+		t.Fatalf("got %+v", got)
 	}
 }
 

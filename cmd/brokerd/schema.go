@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/oncelog/oncelog/broker"
+	"github.com/oncelog/oncelog/internal/nearest"
 )
 
 // schema is every key that a configuration may hold, read off broker.Config so
@@ -107,7 +108,7 @@ func (s *schema) unknown(path string) string {
 // is near.
 func (s *schema) nearest(path string) string {
 	names := strings.Split(path, ".")
-	best, distance := "", max(2, len(path)/3)+1
+	best, distance := "", nearest.Most(path)+1
 	for _, key := range s.keys() {
 		// What the user named stays as it is.
 		candidate := strings.Split(key, ".")
@@ -118,7 +119,7 @@ func (s *schema) nearest(path string) string {
 		}
 		key = strings.Join(candidate, ".")
 		for _, form := range []string{key, key[strings.LastIndexByte(key, '.')+1:]} {
-			d := editDistance(path, form)
+			d := nearest.Distance(path, form)
 			if strings.HasPrefix(form, path) {
 				d = 1 // Cut short.
 			}
@@ -143,28 +144,6 @@ func (s *schema) keys() []string {
 	}
 	sort.Strings(keys)
 	return keys
-}
-
-// editDistance counts the insertions, deletions and replacements of bytes that
-// turn a into b.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replace := diagonal
-			if a[i] != b[j] {
-				replace++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replace, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // parseValue turns text into a value of type t, whichever source it came from.
