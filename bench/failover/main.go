@@ -19,7 +19,7 @@ import (
 
 type options struct {
 	partitions, rounds int
-	interval           time.Duration
+	interval, calm     time.Duration
 	faults             string
 	samples            string
 	output             string
@@ -31,6 +31,7 @@ func main() {
 	flag.IntVar(&o.partitions, "partitions", 100, "partitions of the topic, each with a writer")
 	flag.IntVar(&o.rounds, "rounds", 10, "how often each fault is made")
 	flag.DurationVar(&o.interval, "interval", 20*time.Millisecond, "pause of a writer between an acknowledgement and its next record")
+	flag.DurationVar(&o.calm, "calm", 3*time.Second, "how long before a fault every partition has been led by the broker that is preferred, and every replica level")
 	flag.StringVar(&o.faults, "faults", "stop,kill,pause", "which: stop (SIGTERM), kill (SIGKILL), pause (SIGSTOP), cut (off from the other brokers; clients reach it)")
 	flag.StringVar(&o.samples, "samples", "", "a file that the waits of every round are added to; the table is of all that are in it, so that a long measurement can be made in pieces")
 	flag.StringVar(&o.output, "o", "table", "table or json")

@@ -197,11 +197,26 @@ func (m *measurement) settle(ctx context.Context, round *stopwatch) error {
 		return fmt.Errorf("the replicas do not get level: %w", err)
 	}
 	round.lap("all level")
-	err := poll(ctx, func(ctx context.Context) bool { return m.balanced(ctx) && m.level(ctx) })
+	// As in life, nobody has changed its leader for a while before the fault.
+	since, balanced := time.Time{}, false
+	err := poll(ctx, func(ctx context.Context) bool {
+		if !m.balanced(ctx) || !m.level(ctx) {
+			since = time.Time{}
+			return false
+		}
+		if since.IsZero() {
+			since = time.Now()
+		}
+		if !balanced {
+			balanced = true
+			round.lap("balanced")
+		}
+		return time.Since(since) >= m.options.calm
+	})
 	if err != nil {
 		return fmt.Errorf("the leaders do not settle: %w", err)
 	}
-	round.lap("balanced")
+	round.lap("calm")
 	return nil
 }
 

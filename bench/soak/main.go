@@ -26,6 +26,7 @@ type options struct {
 	partitions int
 	memory     float64
 	series     time.Duration
+	rest       time.Duration
 	result     string
 	set        []string
 	dir        string
@@ -38,6 +39,7 @@ func main() {
 	flag.DurationVar(&o.every, "every", 30*time.Second, "how often it is told how it goes")
 	flag.IntVar(&o.partitions, "partitions", 24, "partitions of the topic that is written to")
 	flag.DurationVar(&o.series, "series", 5*time.Minute, "how far apart the lines of the table in the end are")
+	flag.DurationVar(&o.rest, "rest", time.Minute, "how long after the load it is seen what memory the brokers have kept; 0s: not")
 	flag.Float64Var(&o.memory, "memory", 600, "the most memory that the three may have, MB; 0: any")
 	flag.StringVar(&o.result, "result", "soak.json", "the file that all that was seen is written to")
 	flag.BoolVar(&o.keep, "keep", false, "keep the brokers' directories and logs")
@@ -116,7 +118,9 @@ func watch(ctx context.Context, o options, dir string, c *brokerproc.Cluster, cl
 		}
 	}
 	stop()
-	return w.conclude(ended(), early, o.series)
+	err := ended()
+	w.rest(ctx, o.rest)
+	return w.conclude(err, early, o.series)
 }
 
 func pass(ctx context.Context, d time.Duration) error {

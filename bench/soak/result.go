@@ -50,6 +50,7 @@ type memory struct {
 	Most    float64 `json:"most_mb"`
 	MostAt  float64 `json:"most_at_s,omitempty"` // of all three
 	Program float64 `json:"program_mb,omitempty"`
+	Rested  float64 `json:"rested_mb,omitempty"` // a while after the load
 }
 
 // elections are terms that have begun, of all groups, and what the brokers counted meanwhile. One election may have several
@@ -189,11 +190,15 @@ func (r *result) table(apart time.Duration) {
 		fmt.Printf("| %s | %.0f | %s | %.0f | %.0f | %.0f | %.0f; %.0f | %d |\n", at.Round(time.Second), l.Memory, each(l.Each), l.Written, l.AckP99,
 			l.Read, l.Transactions, l.CommitP99, l.Elections)
 	}
-	most := make([]float64, len(r.Brokers))
-	for i, b := range r.Brokers {
-		most[i] = b.Most
+	var most, rested []float64
+	for _, b := range r.Brokers {
+		most, rested = append(most, b.Most), append(rested, b.Rested)
 	}
-	fmt.Printf("| most (after %s) | %.0f | %s | | | | | |\n\n", seconds(r.Memory.MostAt), r.Memory.Most, each(most))
+	fmt.Printf("| most (after %s) | %.0f | %s | | | | | |\n", seconds(r.Memory.MostAt), r.Memory.Most, each(most))
+	if r.Memory.Rested > 0 {
+		fmt.Printf("| when the load was over | %.0f | %s | | | | | |\n", r.Memory.Rested, each(rested))
+	}
+	fmt.Println()
 
 	fmt.Println("| full load for | written | p50, p99 of an answer | read | transactions | memory of three brokers, in the end; most | processor; for each GiB; other programs' | files | elections |")
 	fmt.Println("|---|---|---|---|---|---|---|---|---|")

@@ -256,6 +256,23 @@ func (w *watcher) look(ctx context.Context) error {
 	return errors.Join(err, failed, w.result.store(w.file))
 }
 
+// rest sees what the brokers have kept a while after the load.
+func (w *watcher) rest(ctx context.Context, d time.Duration) {
+	if d == 0 || len(w.result.Brokers) == 0 {
+		return
+	}
+	fmt.Fprintf(os.Stderr, "soak: the load has ended; looking at memory again in %s\n", d)
+	if pass(ctx, d) != nil {
+		return
+	}
+	s := w.sample()
+	w.result.Memory.Rested = s.memory
+	for i, mb := range s.each {
+		w.result.Brokers[i].Rested = mb
+	}
+	fmt.Fprintf(os.Stderr, "soak: memory %4.0f MB (%s)\n", s.memory, each(s.each))
+}
+
 func each(list []float64) string {
 	text := ""
 	for i, mb := range list {

@@ -141,6 +141,9 @@ func (b *bench) all(ctx context.Context, chosen []row, interrupted func()) ([]re
 		results = append(results, conclude(&r, samples[i])...)
 	}
 	memory = append(memory, b.memory("memory of three brokers, after this load", "at most a fifth"))
+	fmt.Fprintln(os.Stderr, "waiting for a minute, to see what memory is given back")
+	time.Sleep(time.Minute)
+	memory = append(memory, b.memory("memory of three brokers, a minute later", "at most a fifth"))
 	return append(results, memory...), nil
 }
 
