@@ -13,7 +13,7 @@ const (
 	// calmBytes is the most that is allocated in one interval while there is little to do: 2 MiB/s.
 	calmBytes = 40 << 20
 	// worthwhile is how much has to be allocated before it is worth another collection.
-	worthwhile = 16 << 20
+	worthwhile = 64 << 20
 )
 
 // Rest gives what was garbage back to the system once there is little to do, until ctx ends. Left to itself, Go keeps what a

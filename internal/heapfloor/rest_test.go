@@ -8,11 +8,11 @@ func TestRestAfterLoad(t *testing.T) {
 		mib  uint64 // allocated since the look before
 		give bool
 	}{
-		{30, true},                  // after a start
+		{30, false},                 // a start
 		{1000, false}, {100, false}, // load
-		{20, true},                         // the first calm interval
-		{3, false}, {10, false}, {4, true}, // hardly anything comes: it gathers
-		{40, true}, {41, false},
+		{20, true},                          // the first calm interval
+		{3, false}, {30, false}, {40, true}, // little comes: it gathers
+		{24, false}, {40, true}, {41, false},
 	} {
 		if got := r.look(r.seen + step.mib<<20); got != step.give {
 			t.Fatalf("step %d, after %d MiB: gives back: %v", i, step.mib, got)
