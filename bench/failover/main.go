@@ -6,11 +6,14 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/oncelog/oncelog/client"
@@ -53,8 +56,8 @@ func run(o options) error {
 		return err
 	}
 	defer remove()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
-	defer cancel()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	c, err := brokerproc.New(brokerproc.Options{Binary: filepath.Join(dir, "brokerd"), Dir: dir, Brokers: 3,
 		Proxied: strings.Contains(o.faults, "cut"), Set: []string{"leader_balance=1s"}})
 	if err != nil {
@@ -75,13 +78,13 @@ func run(o options) error {
 	}
 	var rows []row
 	for _, f := range faults {
-		r, err := m.measure(ctx, f)
-		if err != nil {
-			return err
-		}
+		r, failed := m.measure(ctx, f)
 		rows = append(rows, r)
+		if err = failed; err != nil {
+			break // what there is so far is shown
+		}
 	}
-	return show(rows, o.output)
+	return errors.Join(show(rows, o.output), err)
 }
 
 func show(rows []row, format string) error {

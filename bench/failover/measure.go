@@ -126,56 +126,63 @@ func (w *writer) run(ctx context.Context, p *client.Producer, interval time.Dura
 	}
 }
 
+// rounds gives what there is so far with an error, too.
 func (m *measurement) rounds(ctx context.Context, f fault, writers []*writer) (row, error) {
 	waits, err := openWaits(m.options.samples, f.name)
-	if err != nil {
+	for n := 0; err == nil && n < m.options.rounds; n++ {
+		var one roundWaits
+		if one, err = m.round(ctx, f, n, writers); err == nil {
+			err = waits.add(one)
+		}
+	}
+	if waits == nil {
 		return row{}, err
 	}
-	for n := range m.options.rounds {
-		victim := m.cluster.Broker(int32(n%3) + 1)
-		round := newStopwatch()
-		if err := m.settle(ctx, round); err != nil {
-			return row{}, err
-		}
-		mine, err := m.ledBy(ctx, victim.ID)
-		if err != nil {
-			return row{}, err
-		}
-		for _, w := range writers {
-			w.longest.Store(0)
-		}
-		began := time.Now()
-		if err := f.begin(victim); err != nil {
-			return row{}, err
-		}
-		if err := acknowledged(ctx, writers, began); err != nil {
-			return row{}, fmt.Errorf("%s of broker %d: %w", f.name, victim.ID, err)
-		}
-		round.lap("all answered")
-		one := roundWaits{Fault: f.name}
-		for _, w := range writers {
-			ms := float64(w.longest.Load()) / 1e6
-			if slices.Contains(mine, w.partition) {
-				one.Led = append(one.Led, ms)
-			} else {
-				one.OthersMax = max(one.OthersMax, ms)
-			}
-		}
-		if err := f.end(victim); err != nil {
-			return row{}, err
-		}
-		if err := victim.WaitReady(ctx); err != nil {
-			return row{}, err
-		}
-		round.lap("broker ready")
-		one.Seconds = time.Since(round.began).Seconds()
-		if err := waits.add(one); err != nil {
-			return row{}, err
-		}
-		fmt.Fprintf(os.Stderr, "failover: %s of broker %d, round %d of %d: it led %d, the longest wait was %.0f ms (%s)\n",
-			f.name, victim.ID, n+1, m.options.rounds, len(one.Led), slices.Max(append(one.Led, 0)), round.text)
+	return waits.row(f.name), err
+}
+
+// round makes the fault once.
+func (m *measurement) round(ctx context.Context, f fault, n int, writers []*writer) (one roundWaits, err error) {
+	victim := m.cluster.Broker(int32(n%3) + 1)
+	round := newStopwatch()
+	if err := m.settle(ctx, round); err != nil {
+		return one, err
 	}
-	return waits.row(f.name), nil
+	mine, err := m.ledBy(ctx, victim.ID)
+	if err != nil {
+		return one, err
+	}
+	for _, w := range writers {
+		w.longest.Store(0)
+	}
+	began := time.Now()
+	if err := f.begin(victim); err != nil {
+		return one, err
+	}
+	if err := acknowledged(ctx, writers, began); err != nil {
+		return one, fmt.Errorf("%s of broker %d: %w", f.name, victim.ID, err)
+	}
+	round.lap("all answered")
+	one.Fault = f.name
+	for _, w := range writers {
+		ms := float64(w.longest.Load()) / 1e6
+		if slices.Contains(mine, w.partition) {
+			one.Led = append(one.Led, ms)
+		} else {
+			one.OthersMax = max(one.OthersMax, ms)
+		}
+	}
+	if err := f.end(victim); err != nil {
+		return one, err
+	}
+	if err := victim.WaitReady(ctx); err != nil {
+		return one, err
+	}
+	round.lap("broker ready")
+	one.Seconds = time.Since(round.began).Seconds()
+	fmt.Fprintf(os.Stderr, "failover: %s of broker %d, round %d of %d: it led %d, the longest wait was %.0f ms (%s)\n",
+		f.name, victim.ID, n+1, m.options.rounds, len(one.Led), slices.Max(append(one.Led, 0)), round.text)
+	return one, nil
 }
 
 // acknowledged waits until every writer has had an answer to a record that it began to send half a second
