@@ -36,6 +36,27 @@ func Recover(c Config, o Options, dry bool) ([]RecoveredGroup, error) {
 		return nil, fmt.Errorf("the broker must not run: %w", err)
 	}
 	defer lock.Close()
+	if dry {
+		return recoverAll(c, o, local, dry)
+	}
+	// Terms come first: if this is cut short, the next attempt finds the rest to be done, and their terms too.
+	planned, err := recoverAll(c, o, local, true)
+	if err != nil {
+		return planned, err
+	}
+	var changes []raftgroup.Recovery
+	for _, g := range planned {
+		if g.Err == nil && g.Changed {
+			changes = append(changes, g.Recovery)
+		}
+	}
+	if err := raftgroup.RaiseTerms(filepath.Join(c.DataDir, "raft"), o.NoSync, changes); err != nil {
+		return planned, err
+	}
+	return recoverAll(c, o, local, false)
+}
+
+func recoverAll(c Config, o Options, local vfs.FS, dry bool) ([]RecoveredGroup, error) {
 	meta, err := cluster.RecoverMetadata(local, o.FS, filepath.Join(c.DataDir, "cluster"), c.BrokerID, o.NoSync, dry)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("data_dir %s holds no broker of a cluster, so there is nothing to recover; is it the right directory? %w", c.DataDir, err)

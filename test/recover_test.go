@@ -19,6 +19,7 @@ func TestMajorityIsLost(t *testing.T) {
 		g := s.raftGroup(survivor)
 		return g.HighWatermark == s.raftGroup(s.leader()).HighWatermark && g.HighWatermark > 501
 	})
+	before := s.raftGroup(survivor).Term
 	s.c.Kill(2)
 	s.c.Kill(3)
 	s.c.Kill(survivor)
@@ -40,6 +41,10 @@ func TestMajorityIsLost(t *testing.T) {
 	}
 	s.c.StartAgain(survivor)
 	s.until("the survivor to lead", func() bool { return s.leader() == survivor })
+	// R7: the lost ones may have been at a higher term, which clients and partitions have heard of.
+	if term := s.raftGroup(survivor).Term; term < before+1000 {
+		t.Errorf("the survivor leads at term %d, after %d", term, before)
+	}
 	s.wantStored(append(numbers(500), "500")...)
 	s.write(s.producer(client.ProducerConfig{}), "501")
 	s.inTransaction("before", "502") // the coordinator is there, too

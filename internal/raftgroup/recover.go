@@ -3,6 +3,7 @@ package raftgroup
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -16,6 +17,8 @@ import (
 // Recovery is what Recover found and did to one replica of a group whose majority is lost.
 type Recovery struct {
 	Group GroupID
+	// Self is this replica.
+	Self ServerID
 	// Voters and Learners are the members as this replica knew them.
 	Voters, Learners []ServerID
 	// Last is the last entry that it holds; the lost ones may have acknowledged later ones.
@@ -44,7 +47,7 @@ type Replica struct {
 // the group may ever come back. With dry nothing is changed
 // beyond what opening a log does, which cuts off what a crash left half written.
 func (r *Replica) Recover(dry bool) (Recovery, error) {
-	out := Recovery{Group: r.ID}
+	out := Recovery{Group: r.ID, Self: r.Self}
 	logs, closeLog, err := r.open()
 	if err != nil {
 		return out, err
@@ -162,4 +165,37 @@ func lookAtLog(logs raft.LogStore, out *Recovery) error {
 		return errors.New("neither log nor snapshot says who the members are")
 	}
 	return nil
+}
+
+// recoveredTerms is by how much the term of a replica rises that is made the only voter. The lost ones may have been ahead of it, by as many
+// elections as it has not heard of: far fewer. Terms have 32 bits where clients see them (R7), which is enough for 2,000 recoveries.
+const recoveredTerms = 1 << 20
+
+// RaiseTerms sets the terms of replicas that are going to be recovered above all that the lost ones can have been at. They are the epochs of leaders
+// and coordinators: clients and partitions remember the highest that they have heard of, and would refuse what comes of a lower one for
+// ever (P21, R7). dir has the stable stores, which nobody has open.
+func RaiseTerms(dir string, noSync bool, replicas []Recovery) error {
+	files, err := openStableFiles(dir, noSync, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	for _, r := range replicas {
+		if err = raiseTerm(files, r); err != nil {
+			err = fmt.Errorf("group %d: raise the term: %w", r.Group, err)
+			break
+		}
+	}
+	return errors.Join(err, files.close())
+}
+
+func raiseTerm(files *stableFiles, r Recovery) error {
+	st, err := files.open(r.Group, r.Self)
+	if err != nil {
+		return err
+	}
+	term, err := st.GetUint64(keyCurrentTerm)
+	if err != nil && !errors.Is(err, errNotFound) {
+		return err
+	}
+	return st.SetUint64(keyCurrentTerm, max(term, uint64(r.Term))+recoveredTerms)
 }

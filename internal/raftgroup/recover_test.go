@@ -1,7 +1,9 @@
 package raftgroup
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -49,6 +51,46 @@ func TestRecoveryBelievesTheSnapshot(t *testing.T) {
 		}
 		if err := lookAtLog(logs, &out); err != nil || fmt.Sprint(out.Voters) != c.want || out.Last != c.end {
 			t.Errorf("%s: voters %v, last entry %d (%v), want %s, %d", c.name, out.Voters, out.Last, err, c.want, c.end)
+		}
+	}
+}
+
+// R7, P21: a replica that is recovered goes on above all terms that the lost ones can have been at, by what it remembers and by its log; others keep
+// theirs.
+func TestRecoveryRaisesTerms(t *testing.T) {
+	dir := t.TempDir()
+	term := func(id GroupID, self ServerID, set uint64) uint64 {
+		t.Helper()
+		files, err := openStableFiles(dir, true, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := files.open(id, self)
+		if err == nil && set > 0 {
+			err = st.SetUint64(keyCurrentTerm, set)
+		}
+		var got uint64
+		if err == nil {
+			got, err = st.GetUint64(keyCurrentTerm)
+		}
+		if err = errors.Join(err, files.close()); err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	term(7, "1/1", 5)
+	term(8, "1/1", 5)
+	list := []Recovery{{Group: 7, Self: "1/1", Term: 3}, {Group: 9, Self: "1/2", Term: 4}} // of the second nothing is remembered
+	if err := RaiseTerms(dir, true, list); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		id   GroupID
+		self ServerID
+		want uint64
+	}{{7, "1/1", 5 + recoveredTerms}, {8, "1/1", 5}, {9, "1/2", 4 + recoveredTerms}} {
+		if got := term(c.id, c.self, 0); got != c.want {
+			t.Errorf("group %d is at term %d, want %d", c.id, got, c.want)
 		}
 	}
 }
