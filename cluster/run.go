@@ -70,6 +70,10 @@ func ended(ctx context.Context) error {
 	return nil
 }
 
+// newsTimeout is how late brokers may hear of a change of metadata that was answered, at most twice this. Partitions may be ten times as late: there
+// one asks their leaders.
+const newsTimeout = 50 * time.Millisecond
+
 func (c *Cluster) openGroup(open func(raftgroup.GroupConfig) (group, error), founders []raftgroup.ServerID) error {
 	dir, err := c.makeMetadataDir()
 	if err != nil {
@@ -87,6 +91,8 @@ func (c *Cluster) openGroup(open func(raftgroup.GroupConfig) (group, error), fou
 		Machine:      c.machine,
 		Bootstrap:    bootstrap,
 		OnLeadership: c.onLeadership,
+		// Whoever was told of a change asks another broker next.
+		CommitTimeout: newsTimeout,
 	})
 	if err != nil {
 		return fmt.Errorf("open the metadata group: %w", err)

@@ -179,6 +179,8 @@ func (c *GroupConfig) validate(broker int32) error {
 		return fmt.Errorf("raftgroup: Self: %w", err)
 	case b != broker:
 		return fmt.Errorf("raftgroup: Self is %s, this is broker %d", c.Self, broker)
+	case c.CommitTimeout != 0 && c.CommitTimeout < time.Millisecond:
+		return fmt.Errorf("raftgroup: CommitTimeout is %v, must be at least 1ms", c.CommitTimeout)
 	case c.Dir == "" || c.Machine == nil:
 		return fmt.Errorf("raftgroup: Dir and Machine must be set")
 	}
@@ -214,6 +216,8 @@ type GroupConfig struct {
 	Bootstrap []Server
 	// SnapshotBytes is how many bytes of log are applied between two snapshots. Default 64 MiB.
 	SnapshotBytes int64
+	// CommitTimeout is Config.CommitTimeout for this group; 0: as there.
+	CommitTimeout time.Duration
 	// CatchUp completes an installed snapshot; nil: snapshots are complete in themselves.
 	CatchUp CatchUpFunc
 	// OnLeadership is called in order, from one goroutine of the group. It may block; it then

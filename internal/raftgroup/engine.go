@@ -1,6 +1,7 @@
 package raftgroup
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -142,7 +143,7 @@ func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 		HeartbeatTimeout:   h.HeartbeatTimeout,
 		ElectionTimeout:    h.ElectionTimeout,
 		LeaderLeaseTimeout: h.LeaderLeaseTimeout,
-		CommitTimeout:      h.CommitTimeout,
+		CommitTimeout:      cmp.Or(g.config.CommitTimeout, h.CommitTimeout),
 		// One trigger sends at most this many; the rest would wait for CommitTimeout. So fewer
 		// are kept outstanding (propose.go).
 		MaxAppendEntries: maxAppendEntries,
