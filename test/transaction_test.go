@@ -318,6 +318,26 @@ func TestSecondInstanceFencesTheFirst(t *testing.T) {
 	}
 }
 
+// So is one that has nothing open when it is replaced: it cannot get into a transaction of the second's.
+func TestInstanceAtRestIsFenced(t *testing.T) {
+	t.Parallel()
+	s := beginTransactions(t)
+	first := s.transactional("tx")
+	s.must("begin", first.Begin())
+	s.put(first, only, "before")
+	s.must("commit", first.Commit(s.ctx))
+	second := s.transactional("tx")
+	s.must("begin", second.Begin())
+	s.put(second, only, "heir")
+	s.must("begin, which asks nobody", first.Begin())
+	if res := first.SendSync(s.ctx, rec("late")); res.Outcome != client.NotWritten || reasonOf(res.Err) != client.ReasonInvalidProducerEpoch {
+		t.Errorf("late write: %v", res)
+	}
+	isFatal(t, "abort", first.Abort(s.ctx))
+	s.must("commit of the second", second.Commit(s.ctx))
+	s.awaitRead([]string{topic + ":before", topic + ":heir"}, only)
+}
+
 // Both of a producer's batches are refused on a partition where it has not written lately, too: the marker is there (P22).
 func TestInitAbortsTheOpenTransaction(t *testing.T) {
 	t.Parallel()
