@@ -147,8 +147,11 @@ func nextStep(err error) string {
 	}
 	switch e.Reason {
 	case client.ReasonNetwork, client.ReasonCanceled:
-		if strings.Contains(e.Message, "handshake") {
-			return "does the listener speak TLS (grpc.NAME.tls of the brokers), with a certificate of --tls-ca's? Without --tls flags nothing is encrypted"
+		if strings.Contains(e.Message, "tls: certificate required") {
+			return "the listener asks for a certificate: --tls-cert and --tls-key give this client's"
+		}
+		if strings.Contains(e.Message, "handshake") || strings.Contains(e.Message, "tls: ") {
+			return "does the listener speak TLS (grpc.NAME.tls of the brokers), with a certificate that --tls-ca vouches for? Without --tls flags nothing is encrypted"
 		}
 		return "is a broker there? --bootstrap wants gRPC addresses (port 9095); brokerd healthcheck asks the broker itself"
 	case client.ReasonUnknownTopicOrPartition:

@@ -55,10 +55,10 @@ var steps = []step{
 
 // TestOperations runs them one after the other. What was acknowledged before the first is still there after the last.
 func TestOperations(t *testing.T) {
-	found := commandsOf(t)
+	found := commandsOf(t, document)
 	for i := range max(len(found), len(steps)) {
 		switch {
-		case i >= len(found) || i < len(steps) && (found[i].section != steps[i].section || found[i].command != steps[i].command):
+		case i >= len(found) || i < len(steps) && found[i] != (told{steps[i].section, steps[i].command}):
 			t.Fatalf("command %d of %s is not %q of %q: the steps here and the document go different ways", i+1, document, steps[i].command, steps[i].section)
 		case i >= len(steps):
 			t.Fatalf("%s has a command that no step runs: %q of %q", document, found[i].command, found[i].section)
@@ -76,8 +76,12 @@ func TestOperations(t *testing.T) {
 	w.wantAll()
 }
 
-// commandsOf are the commands of the document: indented lines that begin with one of the programs, and those that stand between.
-func commandsOf(t *testing.T) (list []step) {
+// told is one command that a document tells operators to run.
+type told struct{ section, command string }
+
+// commandsOf are the commands of a document: indented lines that begin with one of the programs, and those that stand between. What ends in a
+// backslash goes on in the next line.
+func commandsOf(t *testing.T, document string) (list []told) {
 	t.Helper()
 	text, err := os.ReadFile(document)
 	if err != nil {
@@ -85,14 +89,14 @@ func commandsOf(t *testing.T) (list []step) {
 	}
 	command := regexp.MustCompile(`^    (until |brokerctl |brokerd |systemctl |rm )`)
 	section := ""
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(regexp.MustCompile(`\s*\\\n\s*`).ReplaceAllString(string(text), " ")) {
 		line = strings.TrimRight(line, "\n")
 		if name, ok := strings.CutPrefix(line, "## "); ok {
 			section = name
 		}
 		if command.MatchString(line) {
 			line, _, _ = strings.Cut(line, "   #")
-			list = append(list, step{section: section, command: strings.TrimSpace(line)})
+			list = append(list, told{section, strings.TrimSpace(line)})
 		}
 	}
 	return list
