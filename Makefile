@@ -58,7 +58,7 @@ soak: ## three brokers at full load for an hour: memory, elections, a table; ARG
 	$(GO) run ./bench/soak $(ARGS)
 
 .PHONY: operations
-operations: build ## every command of docs/operations.md and docs/security.md, run against real brokers (two minutes)
+operations: build ## every command of docs/operations.md and docs/security.md, and the examples, run against real brokers (three minutes)
 	$(GO) test -count=1 -timeout 5m ./test/operations -args -binaries '$(CURDIR)/bin' $(ARGS)
 
 .PHONY: upgrade

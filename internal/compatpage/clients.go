@@ -27,7 +27,7 @@ var Clients = []Client{
 		What:  "idempotent producer, every codec; transactions (`initTransactions` ... `commitTransaction`) through a kill; consumers with `read_committed` and `commitSync` in groups of the classic protocol and, from 4 on, of the consumer protocol; exactly-once copies by two processes, through a kill; through TLS and SCRAM-SHA-512 with the rights that it needs, and refused without",
 		Known: "with `group.protocol=consumer` it dies now and then of *Cannot set a new position without a valid current position* when a leader changes: the thread that polls looks whether a position is valid and then moves it, while the background thread begins to validate it. The job is started again then, and copies on exactly once"},
 	{Name: "Kafka Streams", Language: "Java",
-		What: "a word count with a store and `exactly_once_v2`, whose process is killed and started again, and through a kill"},
+		What: "a word count with a store and `exactly_once_v2`, whose process is killed and started again, and through a kill; the same, killed and its local state wiped, restored from its compacted changelog"},
 	{Name: "Kafka's tools", Language: "Java",
 		What: "topics, groups, offsets, transactions, producers, log dirs, features, quorum, API versions, producer-perf-test, console consumer, access rules, SCRAM users, from the published jars"},
 	{Name: "Spring for Apache Kafka", Language: "Java",

@@ -16,7 +16,7 @@ import (
 )
 
 // engine is one life of a group's raft.Raft: a group gets another one when Raft has to be closed
-// and opened again in place (reopen.go). What Raft is given, and what comes from it, is an
+// and opened again in place. What Raft is given, and what comes from it, is an
 // engine's: after stop nothing of it reaches the outside.
 //
 // Raft panics in its own goroutines when it cannot read its log or write its term. No panic there

@@ -38,11 +38,7 @@ func TestSecurity(t *testing.T) {
 	if *binaries == "" {
 		t.Skip("every command has its step; make operations runs them")
 	}
-	s := &secured{t: t, dir: t.TempDir()}
-	var cancel context.CancelFunc
-	s.ctx, cancel = context.WithTimeout(context.Background(), 2*time.Minute)
-	t.Cleanup(cancel)
-
+	s := newShop(t)
 	s.ok(found[0].command)
 	grpc, stop := s.dev(found[1].command)
 	s.ok(found[2].command, grpc)
@@ -73,21 +69,27 @@ func TestSecurity(t *testing.T) {
 	s.refused("", "brokerctl topic list --timeout 2s", grpc)
 }
 
-// secured runs commands in a directory of its own.
-type secured struct {
+// shop runs commands in a directory of its own.
+type shop struct {
 	t   *testing.T
 	ctx context.Context
 	dir string
 }
 
-func (s *secured) must(err error) {
+func newShop(t *testing.T) *shop {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	t.Cleanup(cancel)
+	return &shop{t: t, ctx: ctx, dir: t.TempDir()}
+}
+
+func (s *shop) must(err error) {
 	s.t.Helper()
 	if err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-func (s *secured) shell(command, grpc string) *exec.Cmd {
+func (s *shop) shell(command, grpc string) *exec.Cmd {
 	cmd := exec.CommandContext(s.ctx, "bash", "-o", "pipefail", "-c", command)
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), "PATH="+*binaries+":"+os.Getenv("PATH"), "BROKERCTL_BOOTSTRAP="+grpc)
@@ -95,7 +97,7 @@ func (s *secured) shell(command, grpc string) *exec.Cmd {
 }
 
 // ok runs a command that must succeed, and gives what it printed.
-func (s *secured) ok(command string, grpc ...string) string {
+func (s *shop) ok(command string, grpc ...string) string {
 	s.t.Helper()
 	out, err := s.shell(command, strings.Join(grpc, ",")).CombinedOutput()
 	if err != nil {
@@ -105,7 +107,7 @@ func (s *secured) ok(command string, grpc ...string) string {
 }
 
 // soon runs a command that must succeed once all brokers have heard what it needs.
-func (s *secured) soon(command, grpc string) string {
+func (s *shop) soon(command, grpc string) string {
 	s.t.Helper()
 	for until := time.Now().Add(5 * time.Second); time.Now().Before(until); {
 		if out, err := s.shell(command, grpc).Output(); err == nil {
@@ -116,7 +118,7 @@ func (s *secured) soon(command, grpc string) string {
 }
 
 // refused runs a command that must fail, and say why.
-func (s *secured) refused(why, command, grpc string) {
+func (s *shop) refused(why, command, grpc string) {
 	s.t.Helper()
 	out, err := s.shell(command, grpc).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), why) {
@@ -125,7 +127,7 @@ func (s *secured) refused(why, command, grpc string) {
 }
 
 // dev runs brokerd dev on any free ports, and gives the gRPC address of its first broker, as its banner says it.
-func (s *secured) dev(command string) (grpc string, stop func()) {
+func (s *shop) dev(command string) (grpc string, stop func()) {
 	s.t.Helper()
 	args := strings.Fields(command)
 	cmd := exec.CommandContext(s.ctx, filepath.Join(*binaries, args[0]), append(args[1:], "--ephemeral")...)
