@@ -85,7 +85,7 @@ func (l *boltLog) onFailure(func(error)) {}
 func (l *boltLog) stalled() time.Duration { return 0 }
 
 // body is never asked for: entries come with their data.
-func (l *boltLog) body(e *raft.Log, _ []byte) (*raft.Log, error) { return e, nil }
+func (l *boltLog) body(e *raft.Log, _ func() []byte) (*raft.Log, error) { return e, nil }
 
 func (l *boltLog) snapshotAt(uint64) error { return nil }
 

@@ -64,6 +64,7 @@ func (f *fsm) apply(logs []*raft.Log, results []any) (err error) {
 		}
 	}()
 	b := applyBatch{group: g, results: results}
+	b.free = b.rest
 	defer b.release()
 	applied := uint64(g.config.Machine.Applied())
 	var bytes int64
@@ -93,7 +94,7 @@ func (f *fsm) collect(b *applyBatch, i int, l *raft.Log) (int64, error) {
 			return 0, err
 		}
 	}
-	l, err := f.engine.log.whole(l, b.free(l))
+	l, err := f.engine.log.whole(l, b.free)
 	if err != nil {
 		return 0, err
 	}
@@ -129,13 +130,11 @@ type applyBatch struct {
 	at      []int // where each entry's result goes
 	bytes   int64 // of the entries
 	room    *[]byte
+	free    func() []byte // rest
 }
 
-// free gives what is left of the room for a lazy entry.
-func (b *applyBatch) free(l *raft.Log) []byte {
-	if !isLazy(l) {
-		return nil
-	}
+// rest is what is left of the room, which there is from the first entry on that does not lie in the log's cache.
+func (b *applyBatch) rest() []byte {
 	if b.room == nil {
 		b.room = applyRooms.Get().(*[]byte)
 	}

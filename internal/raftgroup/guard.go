@@ -29,8 +29,8 @@ type logStore interface {
 	// trim lets Raft forget the entries through an index.
 	trim(through uint64) error
 	// body completes an entry that GetLog gave without its data (lazyData). What it reads is put into
-	// room, if there is enough of it.
-	body(l *raft.Log, room []byte) (*raft.Log, error)
+	// what room gives, if that is enough; nil: into memory of its own.
+	body(l *raft.Log, room func() []byte) (*raft.Log, error)
 	// holdsBatches says whether an entry's data is record batches whose checksums its leader has compared.
 	holdsBatches(l *raft.Log) bool
 	// refused tells that apply did not show an entry to the machine.
@@ -188,8 +188,8 @@ func (s *guardedLog) deleteRange(low, high uint64) error {
 	return s.inner.truncateTail(low)
 }
 
-// whole gives an entry with its data and envelope, read into room if there is enough of it.
-func (s *guardedLog) whole(l *raft.Log, room []byte) (*raft.Log, error) {
+// whole gives an entry with its data and envelope, read into what room gives if it has to be read, and that is enough.
+func (s *guardedLog) whole(l *raft.Log, room func() []byte) (*raft.Log, error) {
 	if !isLazy(l) {
 		return l, nil
 	}

@@ -57,7 +57,7 @@ func (s *recordStore) GetLog(index uint64, l *raft.Log) error {
 }
 
 // body reads the data of an entry that GetLog gave without.
-func (s *recordStore) body(l *raft.Log, room []byte) (*raft.Log, error) {
+func (s *recordStore) body(l *raft.Log, room func() []byte) (*raft.Log, error) {
 	e, err := s.log.EntryInto(record.Index(l.Index), room)
 	if err != nil {
 		return nil, err

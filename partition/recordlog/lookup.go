@@ -35,8 +35,8 @@ func (l *Log) Entry(i record.Index) (Entry, error) {
 	return l.entry(i, raftReader, nil)
 }
 
-// EntryInto is Entry for the applier; what is read from the disk is put into room, if there is enough of it.
-func (l *Log) EntryInto(i record.Index, room []byte) (Entry, error) {
+// EntryInto is Entry for the applier; what has to be read from the disk is put into what room gives then, if that is enough.
+func (l *Log) EntryInto(i record.Index, room func() []byte) (Entry, error) {
 	if err := l.inWindow(i); err != nil {
 		return Entry{}, err
 	}
@@ -70,7 +70,7 @@ func (l *Log) cachedEntry(i record.Index) (Entry, bool) {
 }
 
 // entry gives an entry of the live log, inside the window or not.
-func (l *Log) entry(i record.Index, reader int, room []byte) (Entry, error) {
+func (l *Log) entry(i record.Index, reader int, room func() []byte) (Entry, error) {
 	if e, ok := l.cachedEntry(i); ok {
 		return e, nil
 	}
@@ -78,7 +78,11 @@ func (l *Log) entry(i record.Index, reader int, room []byte) (Entry, error) {
 	err := l.at(i, reader, func(c *cursor) error {
 		got, _, err := c.take()
 		if err == nil {
-			e = got.clone(room)
+			var into []byte
+			if room != nil {
+				into = room()
+			}
+			e = got.clone(into)
 		}
 		return err
 	})
