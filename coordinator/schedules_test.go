@@ -2,6 +2,9 @@ package coordinator
 
 import (
 	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,4 +86,98 @@ func TestOperatorAbortsWhatWasSeenOrNothing(t *testing.T) {
 		}
 		r.awaitState(b, "tx", txn.Ongoing)
 	})
+}
+
+// repeating is a network that delivers a request a second and a third time, at whatever moment.
+type repeating struct {
+	t      *testing.T
+	random *rand.Rand
+	ghosts sync.WaitGroup
+}
+
+// ask makes a request until it is carried out.
+func (n *repeating) ask(request func() error) {
+	n.t.Helper()
+	for range n.random.IntN(3) {
+		after := time.Duration(n.random.IntN(60)) * time.Millisecond
+		n.ghosts.Go(func() {
+			time.Sleep(after)
+			_ = request() // nobody hears the answer
+		})
+	}
+	for err := request(); err != nil; err = request() {
+		var e *Error
+		if !errors.As(err, &e) || e.Code != CodeConcurrentTransactions {
+			n.t.Fatal(err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// T19, T24: whatever of a producer's requests of version 2 come a second and a third time, at whatever moment, its transactions end as it wanted, on
+// those partitions that it added, and it is never fenced.
+func TestRepeatedRequestsChangeNothing(t *testing.T) {
+	for seed := range uint64(8) {
+		run(t, 1, func(c *TransactionsConfig) {
+			if seed%2 == 0 {
+				c.Host.config.FeatureLevel = func() uint16 { return nextLevel }
+			}
+		}, func(t *testing.T, r *rig) {
+			random := rand.New(rand.NewPCG(seed, 1))
+			b := r.leader()
+			p := r.mustInit(b, "tx", NoProducer)
+			slow := rand.New(rand.NewPCG(seed, 2))
+			r.onMarker(func(Marker) MarkerResult { // they take a few attempts, so that much happens meanwhile
+				return MarkerResult{State: []MarkerState{MarkerUnknown, MarkerWritten}[slow.IntN(2)]}
+			})
+			network := repeating{t: t, random: random}
+			type ending struct {
+				commit     bool
+				partitions map[int32]bool
+			}
+			want := make(map[record.Epoch]ending)
+			for range 20 {
+				e := ending{random.IntN(2) == 0, make(map[int32]bool)}
+				for range 1 + random.IntN(3) {
+					n, by := int32(random.IntN(5)), p
+					e.partitions[n] = true
+					network.ask(func() error {
+						return b.txns.AddPartitions(t.Context(), AddRequest{TransactionalID: "tx", Producer: by, Partitions: testPartitions(n), Version: 2})
+					})
+				}
+				want[p.Epoch+1] = e
+				var mu sync.Mutex
+				by, next := p, NoProducer
+				network.ask(func() error {
+					got, err := b.txns.EndTransaction(t.Context(), EndRequest{TransactionalID: "tx", Producer: by, Commit: e.commit, Version: 2})
+					mu.Lock()
+					defer mu.Unlock()
+					if err == nil && (next != NoProducer && next != got || got.Epoch != by.Epoch+1) {
+						t.Errorf("seed %d: after %+v comes %+v, and %+v", seed, by, got, next)
+					}
+					if err == nil {
+						next = got
+					}
+					return err
+				})
+				mu.Lock()
+				p = next
+				mu.Unlock()
+				time.Sleep(time.Duration(random.IntN(40)) * time.Millisecond)
+			}
+			network.ghosts.Wait()
+			time.Sleep(2 * time.Second)
+			for _, m := range r.takeWritten() {
+				if e := want[m.Epoch]; e.commit != m.Commit || !e.partitions[m.Partition] {
+					t.Errorf("seed %d: marker %+v, want %+v", seed, m, e)
+				}
+				delete(want[m.Epoch].partitions, m.Partition)
+			}
+			for epoch, e := range want {
+				if len(e.partitions) > 0 {
+					t.Errorf("seed %d: epoch %d has no markers on %v", seed, epoch, e.partitions)
+				}
+			}
+		})
+	}
 }
