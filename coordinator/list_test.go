@@ -12,6 +12,7 @@ import (
 func TestListsAreCutLast(t *testing.T) {
 	runGroups(t, 1, nil, func(t *testing.T, r *rig) {
 		b, ctx := r.leader(), t.Context()
+		r.leaderOf(KindGroups) // the same one, as soon as it is ready
 		for _, id := range []string{"a", "b", "c", "d"} {
 			r.mustInit(b, id, NoProducer)
 			r.mustCommit(b, id, group.Committer{Epoch: group.NoEpochShown}, 1)
