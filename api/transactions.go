@@ -68,15 +68,16 @@ func (s *service) InitProducerId(ctx context.Context, req *clientv1.InitProducer
 func (s *service) FindCoordinator(ctx context.Context, req *clientv1.FindCoordinatorRequest) (*clientv1.FindCoordinatorResponse, error) {
 	var kind coordinator.Kind
 	var of acl.ResourceType
+	var name string // what the caller calls the key
 	switch req.Type {
 	case clientv1.CoordinatorType_COORDINATOR_TYPE_TRANSACTION:
-		kind, of = coordinator.KindTransactions, acl.TransactionalID
+		kind, of, name = coordinator.KindTransactions, acl.TransactionalID, "the transactional id"
 	case clientv1.CoordinatorType_COORDINATOR_TYPE_GROUP:
-		kind, of = coordinator.KindGroups, acl.Group
+		kind, of, name = coordinator.KindGroups, acl.Group, "the group's id"
 	default:
 		return nil, s.failed(refused(reasonInvalidRequest, "type", "1 to 2", "type is %d; want COORDINATOR_TYPE_GROUP (1) or COORDINATOR_TYPE_TRANSACTION (2)", req.Type))
 	}
-	refusal := checkKey("key", req.Key)
+	refusal := checkNamed("key", name, req.Key)
 	if refusal == nil {
 		by := s.rights(ctx)
 		refusal = by.refuse(acl.Describe, of, req.Key)
@@ -213,13 +214,16 @@ func suppliedProducer(id *int64, epoch *int32) (coordinator.Producer, *clientv1.
 // checkTransactionalID checks an id before it is carried to its coordinator, which checks it again.
 func checkTransactionalID(id string) *clientv1.Error { return checkKey("transactional_id", id) }
 
-func checkKey(field, key string) *clientv1.Error {
+func checkKey(field, key string) *clientv1.Error { return checkNamed(field, field, key) }
+
+// checkNamed checks a key that people know by another name than the field's.
+func checkNamed(field, name, key string) *clientv1.Error {
 	switch {
 	case key == "" || len(key) > txn.MaxIDLength:
 		limit := "1 to " + strconv.Itoa(txn.MaxIDLength) + " bytes"
-		return refused(reasonInvalidRequest, field, limit, "%s has %d bytes; %s are allowed", field, len(key), limit)
+		return refused(reasonInvalidRequest, field, limit, "%s has %d bytes; %s are allowed", name, len(key), limit)
 	case !utf8.ValidString(key):
-		return refused(reasonInvalidRequest, field, "", "%s is not UTF-8", field)
+		return refused(reasonInvalidRequest, field, "", "%s is not UTF-8", name)
 	}
 	return nil
 }

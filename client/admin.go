@@ -224,6 +224,9 @@ func (c *Client) bounded(ctx context.Context, more time.Duration) (context.Conte
 	}
 }
 
+// believeUnknown is how long a change of a topic that brokers do not know is tried again: it may have been made a moment ago.
+const believeUnknown = time.Second
+
 // change runs a call that must not happen twice. It goes to another broker only while it is
 // certain that nothing has happened: the broker cannot be reached, or says so itself.
 func (c *Client) change(ctx context.Context, more time.Duration, call func(context.Context, clientv1.AdminServiceClient) error) error {
@@ -231,6 +234,7 @@ func (c *Client) change(ctx context.Context, more time.Duration, call func(conte
 	defer cancel()
 	c.meta.know(ctx)
 	var last *Error
+	began := time.Now()
 	for n := 1; ; n++ {
 		for _, addr := range c.meta.addresses() {
 			cc, err := c.conns.get(addr)
@@ -250,6 +254,9 @@ func (c *Client) change(ctx context.Context, more time.Duration, call func(conte
 			if last.Outcome != NotWritten || !last.Retriable {
 				return last
 			}
+		}
+		if last != nil && last.Reason == ReasonUnknownTopicOrPartition && time.Since(began) > believeUnknown {
+			return last
 		}
 		if ctx.Err() != nil || !sleep(ctx, c.backoff(n)) {
 			if last == nil {

@@ -90,6 +90,20 @@ func TestChangesAreNotRepeated(t *testing.T) {
 	})
 }
 
+// A topic that does not exist is not waited for until all time is up.
+func TestChangesOfUnknownTopicsEndSoon(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newFakeCluster(t, 3)
+		cl := c.connect(t)
+		start := time.Now()
+		_, err := cl.AlterTopic(bg, TopicChange{Name: "nowhere", Partitions: 2})
+		var e *Error
+		if took := time.Since(start); !errors.As(err, &e) || e.Reason != ReasonUnknownTopicOrPartition || took < believeUnknown || took > 3*believeUnknown {
+			t.Errorf("%v after %v", err, took)
+		}
+	})
+}
+
 func TestInspect(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newFakeCluster(t, 3)

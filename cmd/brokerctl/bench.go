@@ -96,6 +96,9 @@ func (o *benchOptions) produceFlags(p *program, cmd *cobra.Command) {
 
 // config makes the producer's configuration.
 func (o *benchOptions) config() (client.ProducerConfig, error) {
+	if err := o.size.value(); err != nil {
+		return client.ProducerConfig{}, err
+	}
 	cfg, err := producerConfig(o.acks, o.compression, o.linger, o.plain)
 	cfg.BatchBytes = int(o.batch)
 	cfg.MaxInFlight = o.inFlight

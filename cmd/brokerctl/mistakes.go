@@ -49,7 +49,7 @@ func flagError(err error) error {
 // flagOfField is the flag behind each field of the client's that users of this program set.
 var flagOfField = map[string]string{
 	"Bootstrap": "bootstrap", "RequestTimeout": "timeout", "SASL.Mechanism": "sasl-mechanism", "SASL.User": "user",
-	"Operation": "operation", "Pattern": "pattern",
+	"Operation": "operation", "Pattern": "pattern", "Linger": "linger",
 }
 
 // asFlag names the flag where the client refuses the value of a field: a wrong usage, and in words that users of this program know.

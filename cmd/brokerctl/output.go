@@ -142,6 +142,17 @@ func (f *sizeFlag) Set(s string) error {
 	return err
 }
 
+// maxValue is how large generated values may be: as large as brokers can be made to take them.
+const maxValue = 64 << 20
+
+// value checks the flag as the size of a value.
+func (f sizeFlag) value() error {
+	if f > maxValue {
+		return usagef("flag --size: %s is more than a record can have, %s", size(int64(f)), size(maxValue))
+	}
+	return nil
+}
+
 // shortStamp writes a time in ms since 1970 for a table, "-" for none.
 func shortStamp(ms int64) string {
 	if ms < 0 {

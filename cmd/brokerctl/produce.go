@@ -179,9 +179,15 @@ func (p *program) produce(ctx context.Context, c *client.Client, o *produceOptio
 	if err != nil {
 		return err
 	}
+	if o.count < 0 {
+		return usagef("flag --count: %d is below 0", o.count)
+	}
+	if err := o.size.value(); err != nil {
+		return err
+	}
 	producer, err := c.NewProducer(cfg)
 	if err != nil {
-		return &usageError{err}
+		return &usageError{asFlag(err)}
 	}
 	next := lines(p.stdin, o.separator, o.nullMarker)
 	if o.count > 0 {
