@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/oncelog/oncelog/cluster"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/internal/vfs"
 	"github.com/oncelog/oncelog/partition"
@@ -149,6 +151,9 @@ func (b *Broker) open() error {
 	if b.lock, err = disk.Lock(b.cfg.DataDir); err != nil {
 		return fmt.Errorf("data_dir %s: %w; is another broker running on it?", b.cfg.DataDir, err)
 	}
+	if err = b.checkWhole(); err != nil {
+		return err
+	}
 	for _, sub := range []string{"raft", "partitions", "coordinators"} {
 		if err = disk.MkdirAll(filepath.Join(b.cfg.DataDir, sub)); err != nil {
 			return fmt.Errorf("data_dir %s: %w", b.cfg.DataDir, err)
@@ -179,6 +184,30 @@ func (b *Broker) open() error {
 	}
 	b.httpListener, err = listen("http.listen", b.cfg.HTTP.Listen)
 	return err
+}
+
+// checkWhole refuses a directory that has lost the part which says whose it is, and nothing else. Under a new identity the broker
+// could found another cluster beside the records and votes of the one before. A directory without any of it is a new one.
+func (b *Broker) checkWhole() error {
+	local, dir := b.options.local(), b.cfg.DataDir
+	found, err := vfs.Exists(local, filepath.Join(dir, "cluster", cluster.IdentityFile))
+	if err != nil || found {
+		return err
+	}
+	for _, x := range []struct {
+		fsys vfs.FS
+		sub  string
+	}{{local, "raft"}, {b.options.FS, "partitions"}, {b.options.FS, "coordinators"}} {
+		names, err := x.fsys.List(filepath.Join(dir, x.sub))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("data_dir %s: %w", dir, err)
+		}
+		if len(names) > 0 {
+			return fmt.Errorf("%w: %s has %s/%s of a broker, and no cluster/%s that says of which; is a part of it not mounted? If it is gone, remove the whole data directory, and the broker is rebuilt from the others",
+				cluster.ErrForeignData, dir, x.sub, names[0], cluster.IdentityFile)
+		}
+	}
+	return nil
 }
 
 // Run serves until ctx ends, then drains: it hands over what it leads and answers what it has

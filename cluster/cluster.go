@@ -170,6 +170,8 @@ type Cluster struct {
 	node atomic.Pointer[identity]
 	// joining is the cluster this broker is about to register with.
 	joining atomic.Pointer[string]
+	// begun says that the metadata group has applied entries here, by begunFile. openGroup touches it, and then followImage.
+	begun bool
 	// taken is when this broker was first told that its id is another's. Only findCluster touches it.
 	taken time.Time
 	// doubts holds a token when another broker has said that this one's id is another's.

@@ -242,7 +242,7 @@ func TestForeignData(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.change = nil
-		name := a.dir() + "/cluster/" + identityFile
+		name := a.dir() + "/cluster/" + IdentityFile
 		good, err := vfs.ReadFile(a.disk, name)
 		if err != nil {
 			t.Fatal(err)

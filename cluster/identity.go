@@ -31,13 +31,16 @@ import (
 // It is replaced as a whole. The incarnation is on disk before anyone is told of it, so no two data
 // directories ever share one; the membership is on disk before it is promised.
 const (
-	identityFile    = "node.id"
+	// IdentityFile is its name in Config.Dir.
+	IdentityFile    = "node.id"
 	identityMagic   = "OLND"
 	identityVersion = 1
 	identityHeader  = 26
 	maxIdentity     = 64 << 10
 	// metadataDir holds the metadata group. It is made after the identity.
 	metadataDir = "metadata"
+	// begunFile says that the metadata group has applied entries here: where its directory is empty, they were lost.
+	begunFile = "metadata.begun"
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -79,7 +82,7 @@ var ErrForeignData = errors.New("data directory cannot be used")
 
 // openIdentity reads the identity in dir, or makes one in a new directory.
 func openIdentity(fsys vfs.FS, dir string, broker int32, random io.Reader) (*identity, error) {
-	name := filepath.Join(dir, identityFile)
+	name := filepath.Join(dir, IdentityFile)
 	b, err := vfs.ReadFile(fsys, name)
 	if err == nil {
 		n, err := decodeIdentity(b)
@@ -102,7 +105,7 @@ func openIdentity(fsys vfs.FS, dir string, broker int32, random io.Reader) (*ide
 	}
 	if found, err := vfs.Exists(fsys, filepath.Join(dir, metadataDir)); err != nil || found {
 		if err == nil {
-			err = fmt.Errorf("%w: %s has the metadata of a broker and no %s", ErrForeignData, dir, identityFile)
+			err = fmt.Errorf("%w: %s has the metadata of a broker and no %s", ErrForeignData, dir, IdentityFile)
 		}
 		return nil, err
 	}
@@ -125,7 +128,7 @@ func (n *identity) checkMetadata(fsys vfs.FS, dir string) error {
 	found, err := vfs.Exists(fsys, filepath.Join(dir, metadataDir))
 	if err == nil && !found {
 		err = fmt.Errorf("%w: %s says that broker %d is a member of cluster %s, and %s is gone; remove the whole data directory, and the broker is rebuilt from the others",
-			ErrForeignData, filepath.Join(dir, identityFile), n.broker, n.clusterID, filepath.Join(dir, metadataDir))
+			ErrForeignData, filepath.Join(dir, IdentityFile), n.broker, n.clusterID, filepath.Join(dir, metadataDir))
 	}
 	return err
 }
@@ -146,7 +149,7 @@ func randomIncarnation(random io.Reader) (uint64, error) {
 // save replaces the file. When it returns nil the identity is on disk; after an error the file holds
 // this identity or the one before.
 func (n *identity) save(fsys vfs.FS, dir string) error {
-	if err := vfs.WriteFileAtomic(fsys, filepath.Join(dir, identityFile), n.encode()); err != nil {
+	if err := vfs.WriteFileAtomic(fsys, filepath.Join(dir, IdentityFile), n.encode()); err != nil {
 		return fmt.Errorf("write node identity: %w", err)
 	}
 	return nil

@@ -12,7 +12,7 @@ import (
 // means). dir is the broker's directory for package cluster, which nobody has open; snapshots is the file system with the group's snapshots. A broker without a replica is refused: another
 // survivor has to be the one.
 func RecoverMetadata(fsys, snapshots vfs.FS, dir string, broker int32, noSync, dry bool) (raftgroup.Recovery, error) {
-	name := filepath.Join(dir, identityFile)
+	name := filepath.Join(dir, IdentityFile)
 	b, err := vfs.ReadFile(fsys, name)
 	if err != nil {
 		return raftgroup.Recovery{}, fmt.Errorf("read node identity: %w", err)

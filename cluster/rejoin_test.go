@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -83,6 +85,33 @@ func TestMemberWithoutMetadata(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestMemberWithEmptyMetadata: so is one whose metadata directory is empty, with the terms and votes or without them: it would
+// answer as a member that has forgotten everything. It is refused each time it is started.
+func TestMemberWithEmptyMetadata(t *testing.T) {
+	for _, stable := range []bool{true, false} {
+		onVirtualTime(t, func(r *rig) {
+			_, _, c := r.three()
+			r.within(time.Minute, "it to be a member", func() bool { return c.cluster.node.Load().membership == member })
+			c.stop()
+			dir := filepath.Join(c.dir(), "cluster", metadataDir)
+			err := errors.Join(os.RemoveAll(dir), c.disk.RemoveAll(dir), c.disk.MkdirAll(dir))
+			if !stable {
+				err = errors.Join(err, os.RemoveAll(filepath.Join(c.dir(), "raft")))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if err := r.fails(r.start(3)); !errors.Is(err, ErrForeignData) || !strings.Contains(err.Error(), "remove the whole data directory") {
+					t.Fatal(err)
+				}
+				c.stop()
+			}
+			r.agree()
+		})
+	}
 }
 
 // TestMayRejoin: a new directory has to wait, and takes the place of none that is needed.

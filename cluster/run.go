@@ -11,6 +11,7 @@ import (
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/cluster/peer"
 	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/internal/vfs"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -79,6 +80,9 @@ func (c *Cluster) openGroup(open func(raftgroup.GroupConfig) (group, error), fou
 	if err != nil {
 		return err
 	}
+	if c.begun, err = vfs.Exists(c.config.FS, filepath.Join(c.config.Dir, begunFile)); err != nil {
+		return fmt.Errorf("open the metadata group: %w", err)
+	}
 	var bootstrap []raftgroup.Server
 	for _, id := range founders {
 		bootstrap = append(bootstrap, raftgroup.Server{ID: id})
@@ -93,7 +97,12 @@ func (c *Cluster) openGroup(open func(raftgroup.GroupConfig) (group, error), fou
 		OnLeadership: c.onLeadership,
 		// Whoever was told of a change asks another broker next.
 		CommitTimeout: newsTimeout,
+		MustExist:    c.begun,
 	})
+	if errors.Is(err, raftgroup.ErrStateLost) {
+		return fmt.Errorf("%w: the metadata that %s belongs to is gone in part; remove the whole data directory, and the broker is rebuilt from the others: %w",
+			ErrForeignData, filepath.Join(c.config.Dir, IdentityFile), err)
+	}
 	if err != nil {
 		return fmt.Errorf("open the metadata group: %w", err)
 	}
@@ -203,10 +212,20 @@ func (c *Cluster) followImage(ctx context.Context) error {
 	}
 }
 
-// noteCluster writes down that the cluster this node is promised to exists.
+// noteCluster writes down that the metadata group has begun here, and that the cluster this node is promised to exists.
 func (c *Cluster) noteCluster(img *metadata.Image) error {
+	if img.ClusterID() == "" {
+		return nil
+	}
+	if !c.begun {
+		text := "The metadata group has applied entries in the directory " + metadataDir + ". Where that is empty, they were lost.\n"
+		if err := vfs.WriteFileAtomic(c.config.FS, filepath.Join(c.config.Dir, begunFile), []byte(text)); err != nil {
+			return fmt.Errorf("write down that the metadata group has begun: %w", err)
+		}
+		c.begun = true
+	}
 	n := c.node.Load()
-	if img.ClusterID() == "" || n.membership == member && n.clusterID == img.ClusterID() {
+	if n.membership == member && n.clusterID == img.ClusterID() {
 		return nil
 	}
 	if n.clusterID != img.ClusterID() {

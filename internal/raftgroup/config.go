@@ -214,6 +214,9 @@ type GroupConfig struct {
 	// Bootstrap lists the first members. It is used if the group has no state here, and must then
 	// be the same on each of them. Empty: this replica waits to be added.
 	Bootstrap []Server
+	// MustExist: this replica has applied entries before, so that one without a log and a snapshot, or without a term, has lost
+	// what it acknowledged and voted (ErrStateLost).
+	MustExist bool
 	// SnapshotBytes is how many bytes of log are applied between two snapshots. Default 64 MiB.
 	SnapshotBytes int64
 	// CommitTimeout is Config.CommitTimeout for this group; 0: as there.

@@ -337,11 +337,18 @@ func (g *Group) checkLogExists() error {
 }
 
 // checkStableExists refuses a replica that has a log or a snapshot and knows no term: without its
-// vote it could vote a second time in a term. Raft stores the term before the first entry.
+// vote it could vote a second time in a term. Raft stores the term before the first entry. One that has
+// nothing at all is new, unless its owner knows better.
 func (g *Group) checkStableExists() error {
 	last, err := g.logs.LastIndex()
-	if err != nil || last == 0 && g.snapshots.newest() == 0 {
+	if err != nil {
 		return err
+	}
+	if last == 0 && g.snapshots.newest() == 0 {
+		if g.config.MustExist {
+			return fmt.Errorf("%w: it has applied entries once, and there is neither a log nor a snapshot in %s", ErrStateLost, g.config.Dir)
+		}
+		return nil
 	}
 	if known, _, err := g.remembered(); known || err != nil {
 		return err

@@ -30,6 +30,9 @@ const (
 // replaced. The replica never starts empty under the same identity.
 var ErrReplicaMissing = errors.New("the replica's directory is missing although the cluster agreed that it exists: its data was lost, and it must be replaced by a new replica")
 
+// errOtherReplica says that a directory belongs to another replica.
+var errOtherReplica = errors.New("the replica directory belongs to another replica")
+
 // Identity says which replica a directory belongs to. A replica may only be opened on a directory that is its
 // own: one that finds nothing has lost what it acknowledged and voted for.
 type Identity struct {
@@ -53,10 +56,12 @@ func (i Identity) encode() []byte {
 
 // CreateDir makes a replica's directory, what fill puts there, and last the identity, all durable. If we die in
 // between, the identity is absent or fails its CRC, nobody was told of the replica, and CreateDir is called again. Where
-// the identity is, all else that is gone has been lost. A nil fill puts nothing there.
+// the identity is, all else that is gone has been lost. A nil fill puts nothing there. A directory that is another
+// replica's is refused: what it holds would be taken for this one's.
 func (i Identity) CreateDir(fsys vfs.FS, dir string, fill func() error) error {
-	if err := i.CheckDir(fsys, dir); err == nil {
-		return nil
+	err := i.CheckDir(fsys, dir)
+	if err == nil || errors.Is(err, errOtherReplica) {
+		return err
 	}
 	if err := fsys.MkdirAll(dir); err != nil {
 		return fmt.Errorf("create replica directory: %w", err)
@@ -92,7 +97,10 @@ func (i Identity) CheckDir(fsys vfs.FS, dir string) error {
 		}
 	}
 	if want := i.encode(); string(b) != string(want) {
-		return fmt.Errorf("replica directory %s belongs to another replica or is damaged: its identity file differs from replica %s of group %d", dir, i.Self, i.Group)
+		if n := len(b) - 4; n >= 0 && binary.BigEndian.Uint32(b[n:]) == crc32.Checksum(b[:n], castagnoli) {
+			return fmt.Errorf("%w: %s holds another than replica %s of group %d", errOtherReplica, dir, i.Self, i.Group)
+		}
+		return fmt.Errorf("replica directory %s is damaged: its identity file differs from replica %s of group %d", dir, i.Self, i.Group)
 	}
 	return nil
 }
