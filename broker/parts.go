@@ -98,7 +98,7 @@ func (b *Broker) assemble() (*parts, error) {
 	if p.cluster, err = cluster.New(p.clusterConfig(b, dialer)); err != nil {
 		return p, err
 	}
-	p.peers = peer.NewServer(peer.ServerConfig{Self: p.cluster.Self, Handler: peerHandler{p.cluster, p}, Logger: p.logger})
+	p.peers = peer.NewServer(peer.ServerConfig{Self: p.cluster.Self, Replaced: p.cluster.ReplacedCaller, Handler: peerHandler{p.cluster, p}, Logger: p.logger})
 	p.raft, err = raftgroup.NewHost(raftgroup.Config{
 		Broker:              b.cfg.BrokerID,
 		Dir:                 filepath.Join(b.cfg.DataDir, "raft"),
@@ -107,6 +107,9 @@ func (b *Broker) assemble() (*parts, error) {
 		Dial:                dialer.Raft,
 		Resolve:             p.cluster.Resolve,
 		ClusterID:           p.cluster.ClusterID,
+		Node:                p.cluster.Node,
+		Replaced:            p.cluster.Replaced,
+		OnReplaced:          p.cluster.Doubt,
 		FeatureLevel:        p.cluster.FeatureLevel,
 		MaxFeatureLevel:     metadata.CurrentLevel,
 		HeartbeatTimeout:    b.cfg.Raft.HeartbeatTimeout,

@@ -229,7 +229,7 @@ func New(c Config) (*Cluster, error) {
 	cl.book = openAddressBook(c.FS, filepath.Join(c.Dir, hintsFile), cl.logger)
 	cl.leaders = newLeaders(c.Broker, c.DeadAfter)
 	cl.ids = newProducerIDs()
-	cl.client = peer.NewClient(peer.ClientConfig{Self: cl.Self, Dial: c.Dial})
+	cl.client = peer.NewClient(peer.ClientConfig{Self: cl.Self, Since: func() uint64 { return cl.Node().Since }, Dial: c.Dial})
 	return cl, nil
 }
 

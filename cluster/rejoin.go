@@ -13,6 +13,7 @@ import (
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/cluster/peer"
+	"github.com/oncelog/oncelog/internal/raftgroup"
 )
 
 // How a broker whose disk was lost comes back under its id (docs/decisions/0012-lost-disks.md): its new directory has an
@@ -99,8 +100,13 @@ func (c *Cluster) mayBeFree(err error) bool {
 	return time.Since(c.taken) < 3*rejoinSilence*c.config.DeadAfter
 }
 
-// doubt notes that another broker knows this one's id as another directory's.
-func (c *Cluster) doubt() {
+// ReplacedCaller is Replaced for peer.ServerConfig.
+func (c *Cluster) ReplacedCaller(caller peer.Identity, since uint64) bool {
+	return c.Replaced(caller.Broker, raftgroup.Node{Incarnation: caller.Incarnation, Since: since})
+}
+
+// Doubt notes that another broker knows this one's id as another directory's.
+func (c *Cluster) Doubt() {
 	select {
 	case c.doubts <- struct{}{}:
 	default:
@@ -127,6 +133,25 @@ func (c *Cluster) watchRegistration(ctx context.Context) error {
 
 func directoryReplaced(err error) error {
 	return fmt.Errorf("this directory was replaced while nobody heard of its broker, remove it: %w", err)
+}
+
+// Node is the directory that this broker runs on, for raftgroup.Config.
+func (c *Cluster) Node() raftgroup.Node {
+	n := raftgroup.Node{Incarnation: c.node.Load().incarnation, Since: c.registered.Load()}
+	if img := c.Image(); n.Since == 0 {
+		if b, ok := img.Broker(c.config.Broker); ok && b.Incarnation == n.Incarnation {
+			n.Since = img.Version() // it was registered no later
+		}
+	}
+	return n
+}
+
+// Replaced says whether this broker's metadata has another directory in the place of one that was registered, for
+// raftgroup.Config. Metadata that ends before that registration does not know: it may have the directory's predecessor.
+func (c *Cluster) Replaced(broker int32, n raftgroup.Node) bool {
+	img := c.Image()
+	b, ok := img.Broker(broker)
+	return ok && b.Incarnation != n.Incarnation && n.Since > 0 && n.Since <= img.Version()
 }
 
 // ReplacedIn says whether an image has another directory in the place of this broker's: none of the replicas that it has for the

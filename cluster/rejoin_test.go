@@ -161,3 +161,49 @@ func TestMayRejoin(t *testing.T) {
 		t.Errorf("one of the last two whole replicas: %v", err)
 	}
 }
+
+// TestReplacedByAge: metadata tells a directory that was replaced from one that it does not know yet by when each was registered.
+func TestReplacedByAge(t *testing.T) {
+	onVirtualTime(t, func(r *rig) {
+		a, _, c := r.three()
+		now := a.cluster.Image().Version()
+		mine := c.cluster.Node()
+		if mine.Since == 0 || mine.Since > now {
+			t.Errorf("broker 3 says that it was registered at %d, the metadata end at %d", mine.Since, now)
+		}
+		for _, x := range []struct {
+			broker int32
+			n      raftgroup.Node
+			want   bool
+		}{
+			{3, mine, false},
+			{3, raftgroup.Node{Incarnation: mine.Incarnation + 1, Since: mine.Since}, true},
+			{3, raftgroup.Node{Incarnation: mine.Incarnation + 1, Since: now + 1}, false},
+			{3, raftgroup.Node{Incarnation: mine.Incarnation + 1}, false},
+			{4, mine, false},
+		} {
+			if got := a.cluster.Replaced(x.broker, x.n); got != x.want {
+				t.Errorf("broker %d, %+v: %t", x.broker, x.n, got)
+			}
+		}
+	})
+}
+
+// TestReplacedOneIsNotServed: a broker that was replaced while it was cut off, and whose reports are lost, has no Raft connection with
+// those who know, and hears from them that it is over.
+func TestReplacedOneIsNotServed(t *testing.T) {
+	onVirtualTime(t, func(r *rig) {
+		a, b, c := r.three()
+		r.net.Isolate(c.host, a.host, b.host, hostOf(9))
+		d := r.start(9, func(n *node) {
+			n.seeds, n.change = []string{addressOf(1), addressOf(2)}, func(c *Config) { c.Broker = 3 }
+		})
+		r.ready(d)
+		said := "in whose place another was registered"
+		r.net.HealAll()
+		if err := r.fails(c); !errors.Is(err, &metadata.Error{Code: metadata.DuplicateBrokerRegistration}) {
+			t.Fatal(err)
+		}
+		r.logged(said)
+	})
+}

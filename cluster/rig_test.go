@@ -214,7 +214,7 @@ func (n *node) start() error {
 	go func() { n.served <- server.Serve(listener) }()
 	n.raft, err = raftgroup.NewHost(raftgroup.Config{
 		Broker: c.Broker, Dir: filepath.Join(n.dir(), "raft"), FS: n.disk, Listener: n.mux.Raft(), Dial: dialer.Raft,
-		Resolve: n.cluster.Resolve, ClusterID: n.cluster.ClusterID, FeatureLevel: n.cluster.FeatureLevel, Logger: c.Logger,
+		Resolve: n.cluster.Resolve, ClusterID: n.cluster.ClusterID, Node: n.cluster.Node, Replaced: n.cluster.Replaced, OnReplaced: n.cluster.Doubt, FeatureLevel: n.cluster.FeatureLevel, Logger: c.Logger,
 	})
 	if err != nil {
 		return err

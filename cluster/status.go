@@ -131,7 +131,7 @@ func (r *reporter) report() (again bool) {
 	}
 	r.c.meet(resp.GetNode())
 	if resp.GetReplaced() {
-		r.c.doubt()
+		r.c.Doubt()
 	}
 	if resp.GetResend() {
 		r.c.metrics.statusResends.Inc()

@@ -26,6 +26,8 @@ import (
 type ClientConfig struct {
 	// Self is who we are, asked at each call.
 	Self func() Identity
+	// Since is an index of the metadata at which we were registered; 0, or nil: not known.
+	Since func() uint64
 	// Dial connects to a peer address, and makes TLS where it is configured.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
@@ -105,7 +107,7 @@ func (c *Client) PullEntries(ctx context.Context, to Target, req PullRequest, yi
 	defer c.release(cn)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ctx, sent := withSent(outgoing(ctx, c.c.Self(), to.Broker))
+	ctx, sent := withSent(c.outgoing(ctx, to))
 	stream, err := peerv1.NewPeerServiceClient(cn.grpc).PullEntries(ctx, &peerv1.PullEntriesRequest{
 		GroupId: req.Group, Incarnation: req.Incarnation, FromIndex: uint64(req.From), ThroughIndex: uint64(req.Through),
 	})
@@ -148,12 +150,21 @@ func call[Req, Resp any](ctx context.Context, c *Client, to Target,
 		return nil, err
 	}
 	defer c.release(cn)
-	ctx, sent := withSent(outgoing(ctx, c.c.Self(), to.Broker))
+	ctx, sent := withSent(c.outgoing(ctx, to))
 	resp, err := method(peerv1.NewPeerServiceClient(cn.grpc), ctx, req)
 	if err != nil {
 		return nil, callError(to, err, sent)
 	}
 	return resp, nil
+}
+
+// outgoing says who calls whom.
+func (c *Client) outgoing(ctx context.Context, to Target) context.Context {
+	since := uint64(0)
+	if c.c.Since != nil {
+		since = c.c.Since()
+	}
+	return outgoing(ctx, c.c.Self(), since, to.Broker)
 }
 
 // conn finds or makes the connection to an address. release must follow.

@@ -21,7 +21,7 @@ func (c *Client) CondemnReplica(ctx context.Context, to Target, req *peerv1.Cond
 }
 
 func (v service) SumEntries(ctx context.Context, req *peerv1.SumEntriesRequest) (*peerv1.SumEntriesResponse, error) {
-	caller, err := v.s.admit(ctx, fromCluster)
+	caller, err := v.s.admit(ctx, fromMembers)
 	if err == nil && (req.GetFromIndex() == 0 || req.GetThroughIndex() < req.GetFromIndex()) {
 		err = refusal(codes.InvalidArgument, Malformed, "entries %d to %d", req.GetFromIndex(), req.GetThroughIndex())
 	}
@@ -33,7 +33,7 @@ func (v service) SumEntries(ctx context.Context, req *peerv1.SumEntriesRequest) 
 }
 
 func (v service) CondemnReplica(ctx context.Context, req *peerv1.CondemnReplicaRequest) (*peerv1.CondemnReplicaResponse, error) {
-	caller, err := v.s.admit(ctx, fromCluster)
+	caller, err := v.s.admit(ctx, fromMembers)
 	if err == nil && len(req.GetReason()) > maxReasonBytes {
 		err = refusal(codes.InvalidArgument, Malformed, "a reason of %d bytes", len(req.GetReason()))
 	}

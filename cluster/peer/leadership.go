@@ -19,7 +19,7 @@ func (c *Client) DescribeQuorum(ctx context.Context, to Target, req *peerv1.Desc
 }
 
 func (v service) TransferLeadership(ctx context.Context, req *peerv1.TransferLeadershipRequest) (*peerv1.TransferLeadershipResponse, error) {
-	caller, err := v.s.admit(ctx, fromCluster)
+	caller, err := v.s.admit(ctx, fromMembers)
 	if err == nil && (req.GetTopic() == "" || req.GetPartition() < 0 || req.GetToBroker() < 0) {
 		err = refusal(codes.InvalidArgument, Malformed, "partition %d of topic %q to broker %d", req.GetPartition(), req.GetTopic(), req.GetToBroker())
 	}
@@ -31,7 +31,7 @@ func (v service) TransferLeadership(ctx context.Context, req *peerv1.TransferLea
 }
 
 func (v service) DescribeQuorum(ctx context.Context, req *peerv1.DescribeQuorumRequest) (*peerv1.DescribeQuorumResponse, error) {
-	caller, err := v.s.admit(ctx, fromCluster)
+	caller, err := v.s.admit(ctx, fromMembers)
 	if err != nil {
 		return nil, err
 	}

@@ -97,21 +97,40 @@ const (
 	keyIncarnation = "oncelog-incarnation"
 	keyCluster     = "oncelog-cluster"
 	keyTo          = "oncelog-to"
+	// keySince is an index of the metadata at which the caller was registered; absent: not known.
+	keySince = "oncelog-since"
 )
 
 // errorDomain is that of google.rpc.ErrorInfo.
 const errorDomain = "oncelog"
 
-func outgoing(ctx context.Context, self Identity, to int32) context.Context {
+func outgoing(ctx context.Context, self Identity, since uint64, to int32) context.Context {
 	kv := []string{
 		keyBroker, strconv.FormatInt(int64(self.Broker), 10),
 		keyIncarnation, strconv.FormatUint(self.Incarnation, 16),
 		keyCluster, self.ClusterID,
 	}
+	if since > 0 {
+		kv = append(kv, keySince, strconv.FormatUint(since, 10))
+	}
 	if to != AnyBroker {
 		kv = append(kv, keyTo, strconv.FormatInt(int64(to), 10))
 	}
 	return metadata.AppendToOutgoingContext(ctx, kv...)
+}
+
+// sinceOf reads at which index of the metadata the caller was registered; 0: it does not say.
+func sinceOf(ctx context.Context) uint64 {
+	md, _ := metadata.FromIncomingContext(ctx)
+	v := md.Get(keySince)
+	if len(v) != 1 {
+		return 0
+	}
+	since, err := strconv.ParseUint(v[0], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return since
 }
 
 // incoming reads who calls, and whom the caller means; AnyBroker: it does not say.

@@ -46,7 +46,7 @@ var methods = []method{
 	}, fromCluster},
 	{"PullEntries", func(ctx context.Context, c *Client, to Target) error {
 		return c.PullEntries(ctx, to, PullRequest{Group: 1, From: 1, Through: 1}, nothing)
-	}, fromCluster},
+	}, fromMembers},
 }
 
 // answering makes the handler answer each method and note who called.
@@ -133,7 +133,7 @@ func TestAdmission(t *testing.T) {
 					reached := Identity{}
 					r.answering(func(_ string, caller Identity) error { reached = caller; return nil })
 					err := m.call(r.context(time.Second), r.client, c.to)
-					reason := map[callers]string{fromCluster: c.cluster, fromClusterless: c.form, fromAnyone: c.hello}[m.from]
+					reason := map[callers]string{fromMembers: c.cluster, fromCluster: c.cluster, fromClusterless: c.form, fromAnyone: c.hello}[m.from]
 					if reason == "" {
 						if err != nil || reached != c.one {
 							t.Fatalf("error %v, reached by %v", err, reached)
@@ -147,6 +147,27 @@ func TestAdmission(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// TestReplacedCallers: one whose directory was replaced may ask who it is, and nothing of what members ask of each other.
+func TestReplacedCallers(t *testing.T) {
+	for _, m := range methods {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t)
+			r.are(Identity{1, replacedIncarnation, "c"}, r.two)
+			reached := false
+			r.answering(func(string, Identity) error { reached = true; return nil })
+			err := m.call(r.context(time.Second), r.client, to2)
+			if m.from == fromMembers {
+				want(t, err, DuplicateBroker, false)
+			} else if err != nil {
+				t.Errorf("%s: %v", m.name, err)
+			}
+			if reached == (m.from == fromMembers) {
+				t.Errorf("%s: the handler was reached: %t", m.name, reached)
+			}
+		})
 	}
 }
 

@@ -142,12 +142,16 @@ const address = "b2:9093"
 
 var to2 = Target{Broker: 2, Address: address}
 
+// replacedIncarnation is that of a directory in whose place another was registered.
+const replacedIncarnation = 99
+
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{t: t, net: memnet.New(), handler: &fake{t: t}, one: Identity{1, 11, "c"}, two: Identity{2, 22, "c"}}
 	r.client = NewClient(ClientConfig{
-		Self: func() Identity { r.mu.Lock(); defer r.mu.Unlock(); return r.one },
-		Dial: func(ctx context.Context, a string) (net.Conn, error) { return r.net.Dial(ctx, "b1", a) },
+		Self:  func() Identity { r.mu.Lock(); defer r.mu.Unlock(); return r.one },
+		Since: func() uint64 { return 7 },
+		Dial:  func(ctx context.Context, a string) (net.Conn, error) { return r.net.Dial(ctx, "b1", a) },
 	})
 	r.serve()
 	t.Cleanup(r.close)
@@ -164,6 +168,12 @@ func (r *rig) serve() {
 	r.server = NewServer(ServerConfig{
 		Self:    func() Identity { r.mu.Lock(); defer r.mu.Unlock(); return r.two },
 		Handler: r.handler,
+		Replaced: func(caller Identity, since uint64) bool {
+			if since != 7 {
+				r.t.Errorf("broker %d says that it was registered at %d", caller.Broker, since)
+			}
+			return caller.Incarnation == replacedIncarnation
+		},
 	})
 	r.served, r.serverUp = make(chan error, 1), true
 	server, served := r.server, r.served

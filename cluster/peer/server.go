@@ -61,9 +61,12 @@ const (
 // ServerConfig is what a Server needs.
 type ServerConfig struct {
 	// Self is who we are, asked at each call: the cluster id is learned on the way.
-	Self    func() Identity
-	Handler Handler
-	Logger  *slog.Logger
+	Self func() Identity
+	// Replaced says whether another directory was registered in the place of a caller's, which was registered at an index of the
+	// metadata (0: it does not say). Nil: of none.
+	Replaced func(caller Identity, since uint64) bool
+	Handler  Handler
+	Logger   *slog.Logger
 }
 
 // Server serves the peer RPC.
@@ -105,7 +108,10 @@ func (s *Server) Close() { s.grpc.Stop() }
 type callers int
 
 const (
-	fromCluster callers = iota
+	// fromMembers admits no caller whose directory was replaced.
+	fromMembers callers = iota
+	// fromCluster admits those as well: what they ask is how they learn of it.
+	fromCluster
 	// fromClusterless admits callers and answers while either side belongs to no cluster.
 	fromClusterless
 	fromAnyone
@@ -127,8 +133,11 @@ func (s *Server) admit(ctx context.Context, from callers) (Identity, error) {
 	if to != AnyBroker && to != self.Broker {
 		return Identity{}, refusal(codes.FailedPrecondition, WrongBroker, "this is broker %d, not %d", self.Broker, to)
 	}
-	if from == fromCluster && caller.Broker == self.Broker && caller.Incarnation != self.Incarnation {
+	if (from == fromMembers || from == fromCluster) && caller.Broker == self.Broker && caller.Incarnation != self.Incarnation {
 		return Identity{}, refusal(codes.FailedPrecondition, DuplicateBroker, "broker id %d is that of this broker, node incarnation %x, and of the caller, %x", self.Broker, self.Incarnation, caller.Incarnation)
+	}
+	if from == fromMembers && s.c.Replaced != nil && s.c.Replaced(caller, sinceOf(ctx)) {
+		return Identity{}, refusal(codes.FailedPrecondition, DuplicateBroker, "broker id %d is that of another directory than the caller's, node incarnation %x, which was replaced", caller.Broker, caller.Incarnation)
 	}
 	return caller, nil
 }
@@ -196,7 +205,7 @@ func (v service) ReportStatus(ctx context.Context, req *peerv1.ReportStatusReque
 }
 
 func (v service) PullEntries(req *peerv1.PullEntriesRequest, stream grpc.ServerStreamingServer[peerv1.PullEntriesResponse]) error {
-	caller, err := v.s.admit(stream.Context(), fromCluster)
+	caller, err := v.s.admit(stream.Context(), fromMembers)
 	if err != nil {
 		return err
 	}

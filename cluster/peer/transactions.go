@@ -32,7 +32,7 @@ func (c *Client) WriteMarkers(ctx context.Context, to Target, req *peerv1.WriteM
 }
 
 func (v service) JoinTransaction(ctx context.Context, req *peerv1.JoinTransactionRequest) (*peerv1.JoinTransactionResponse, error) {
-	caller, err := v.s.admit(ctx, fromCluster)
+	caller, err := v.s.admit(ctx, fromMembers)
 	if err == nil {
 		err = checkTransaction(req.GetPartition())
 	}
@@ -47,7 +47,7 @@ func (v service) JoinTransaction(ctx context.Context, req *peerv1.JoinTransactio
 }
 
 func (v service) NoteRefusal(ctx context.Context, req *peerv1.NoteRefusalRequest) (*peerv1.NoteRefusalResponse, error) {
-	caller, err := v.s.admit(ctx, fromCluster)
+	caller, err := v.s.admit(ctx, fromMembers)
 	if err == nil {
 		err = checkTransaction(req.GetPartition())
 	}
@@ -59,7 +59,7 @@ func (v service) NoteRefusal(ctx context.Context, req *peerv1.NoteRefusalRequest
 }
 
 func (v service) WriteMarkers(ctx context.Context, req *peerv1.WriteMarkersRequest) (*peerv1.WriteMarkersResponse, error) {
-	caller, err := v.s.admit(ctx, fromCluster)
+	caller, err := v.s.admit(ctx, fromMembers)
 	if err == nil {
 		err = checkMarkers(req.GetMarkers())
 	}

@@ -31,6 +31,13 @@ type Config struct {
 	// ClusterID guards against brokers of another cluster: connections between two that are both
 	// known and differ are refused. Nil or empty: not known yet.
 	ClusterID func() string
+	// Node is the directory that this broker runs on; it is told to those it connects to. Nil: not told.
+	Node func() Node
+	// Replaced says whether another directory was registered in the place of a broker's: nothing goes to it and nothing is taken
+	// from it, and connections with it end. Nil: of none. It must not block.
+	Replaced func(broker int32, n Node) bool
+	// OnReplaced is told when another broker says so of this one. It must not block.
+	OnReplaced func()
 	// FeatureLevel is stamped on every entry; nil: 0.
 	FeatureLevel func() uint16
 	// MaxFeatureLevel is the highest level at which this program's machines can apply: an entry of a
@@ -82,9 +89,20 @@ type Config struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 
+	// older makes this broker one of a version that does not say when a replica's Raft was opened again, for tests.
+	older bool
+
 	// NoSync spares simulations the waiting for the disk: Bolt files are not synced and lay no
 	// ballast. A power cut then loses terms, votes and control logs.
 	NoSync bool
+}
+
+// Node is a broker's data directory, of which an id may have had several.
+type Node struct {
+	// Incarnation was minted with the directory; 0: not told.
+	Incarnation uint64
+	// Since is an index of the metadata at which it was registered; 0: not known.
+	Since uint64
 }
 
 // Allowance is how many bytes may be held. What is given back is what was taken.

@@ -77,6 +77,7 @@ const (
 	codeBusy
 	codeVersion
 	codeCluster
+	codeReplaced
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

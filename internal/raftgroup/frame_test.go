@@ -112,13 +112,25 @@ func TestMessagesTravel(t *testing.T) {
 	if got, err := decodeInstall(appendInstall(nil, q)); err != nil || !reflect.DeepEqual(got, q) {
 		t.Errorf("snapshot head %+v, %v", got, err)
 	}
-	h := hello{1, 2, classControl, 3, 4, "cluster"}
+	tail := greeting{Node{Incarnation: 7, Since: 8}, true}
+	h := hello{1, 2, classControl, 3, 4, "cluster", tail}
 	if got, err := decodeHello(appendHello(nil, h)); err != nil || got != h {
 		t.Errorf("hello %+v, %v", got, err)
 	}
-	k := helloAck{1, 3, "cluster"}
+	k := helloAck{1, 3, "cluster", tail}
 	if got, err := decodeHelloAck(appendHelloAck(nil, k)); err != nil || got != k {
 		t.Errorf("hello answer %+v, %v", got, err)
+	}
+	// What an older broker says ends before the greeting.
+	size := len(appendGreeting(nil, tail))
+	h.tail, k.tail = greeting{}, greeting{}
+	b := appendHello(nil, h)
+	if got, err := decodeHello(b[:len(b)-size]); err != nil || got != h {
+		t.Errorf("older hello %+v, %v", got, err)
+	}
+	b = appendHelloAck(nil, k)
+	if got, err := decodeHelloAck(b[:len(b)-size]); err != nil || got != k {
+		t.Errorf("older hello answer %+v, %v", got, err)
 	}
 }
 
@@ -138,8 +150,8 @@ func FuzzFrame(f *testing.F) {
 	add(frameHeartbeatsAck, appendBeatAck(nil, &beatAck{}))
 	add(frameTermAck, appendTermFlag(nil, 3, true))
 	add(frameAppendAck, appendAppendAck(nil, &raft.AppendEntriesResponse{Term: 1}))
-	add(frameHello, appendHello(nil, hello{1, 1, 0, 1, 2, "x"}))
-	add(frameHelloAck, appendHelloAck(nil, helloAck{1, 2, "x"}))
+	add(frameHello, appendHello(nil, hello{1, 1, 0, 1, 2, "x", greeting{}}))
+	add(frameHelloAck, appendHelloAck(nil, helloAck{1, 2, "x", greeting{}}))
 	add(frameSnapshot, appendInstall(nil, &raft.InstallSnapshotRequest{SnapshotVersion: 1, Term: 1, LastLogIndex: 3, Size: 10,
 		Configuration: raft.EncodeConfiguration(raft.Configuration{})}))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -85,9 +85,9 @@ const (
 
 var errDiskStalled = errors.New("the disk of this replica does not answer")
 
-// watchDisks has replicas give up leading whose disk does not answer. Heartbeats do not touch the
+// watch has replicas give up leading whose disk does not answer, and ends connections with directories that were replaced. Heartbeats do not touch the
 // disk: without this, a leader whose disk hangs would stay one and commit nothing.
-func (h *Host) watchDisks() {
+func (h *Host) watch() {
 	ticker := time.NewTicker(diskWatch)
 	defer ticker.Stop()
 	for {
@@ -96,6 +96,7 @@ func (h *Host) watchDisks() {
 			for _, g := range h.Groups() {
 				g.watchDisk()
 			}
+			h.endReplaced()
 		case <-h.ctx.Done():
 			return
 		}

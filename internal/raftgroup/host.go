@@ -35,7 +35,7 @@ type Host struct {
 	groups   map[GroupID]*Group
 	opening  map[GroupID]bool
 	peers    map[int32]*peer
-	wires    map[*wire]struct{}
+	wires    map[*wire]remote
 	sessions map[sessionKey]*wire // the newest connection of each kind from each broker
 	closing  bool                 // no new groups
 	closed   bool                 // no new goroutines
@@ -56,7 +56,7 @@ func NewHost(c Config) (*Host, error) {
 		groups:   make(map[GroupID]*Group),
 		opening:  make(map[GroupID]bool),
 		peers:    make(map[int32]*peer),
-		wires:    make(map[*wire]struct{}),
+		wires:    make(map[*wire]remote),
 		sessions: make(map[sessionKey]*wire),
 		sending:  c.Sending,
 	}
@@ -70,7 +70,7 @@ func NewHost(c Config) (*Host, error) {
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.background(h.accept)
-	h.background(h.watchDisks)
+	h.background(h.watch)
 	return h, nil
 }
 
@@ -139,7 +139,7 @@ func (h *Host) track(w *wire) bool {
 	if h.closed {
 		return false
 	}
-	h.wires[w] = struct{}{}
+	h.wires[w] = remote{}
 	return true
 }
 

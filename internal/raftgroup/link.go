@@ -13,6 +13,8 @@ import (
 type link struct {
 	*wire
 	peer *peer
+	// saysFresh: the other end tells in its answers whether a replica has taken an append since it was opened.
+	saysFresh bool
 	// budget bounds the bytes of entries and snapshots sent and not answered (bulk only).
 	budget *budget
 
@@ -282,7 +284,7 @@ func (d *dialer) connect(id ServerID) (*link, error) {
 	}
 	w := newWire(conn, d.class, h.metrics)
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	err = h.greet(w, d.peer.broker)
+	said, err := h.greet(w, d.peer.broker)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -297,7 +299,8 @@ func (d *dialer) connect(id ServerID) (*link, error) {
 	d.mu.Lock()
 	d.failures = 0
 	d.mu.Unlock()
-	l := &link{wire: w, peer: d.peer, pending: make(map[uint64]*call), heard: time.Now()}
+	h.know(w, remote{d.peer.broker, said.node})
+	l := &link{wire: w, peer: d.peer, saysFresh: said.saysFresh, pending: make(map[uint64]*call), heard: time.Now()}
 	if d.class == classBulk {
 		l.budget = newBudget(maxPeerBytes)
 	}
@@ -308,35 +311,38 @@ func (d *dialer) connect(id ServerID) (*link, error) {
 var ErrHostClosed = errors.New("this broker is stopping")
 
 // greet says hello and checks who answers.
-func (h *Host) greet(w *wire, to int32) error {
+func (h *Host) greet(w *wire, to int32) (said greeting, err error) {
 	mine := h.clusterID()
-	err := w.write(appendFrame(nil, &frame{kind: frameHello, body: appendHello(nil, hello{
+	err = w.write(appendFrame(nil, &frame{kind: frameHello, body: appendHello(nil, hello{
 		minVersion: transportVersion, maxVersion: transportVersion, class: w.class,
-		from: h.config.Broker, to: to, cluster: mine,
+		from: h.config.Broker, to: to, cluster: mine, tail: h.greeting(),
 	})}), nil)
 	if err != nil {
-		return err
+		return said, err
 	}
 	f, err := w.read(maxControlBody)
 	if err != nil {
-		return fmt.Errorf("no greeting: %w", err)
+		return said, fmt.Errorf("no greeting: %w", err)
 	}
 	if f.kind != frameHelloAck {
-		return badFrame("greeting of kind %d", f.kind)
+		return said, badFrame("greeting of kind %d", f.kind)
 	}
 	if err := answerError(&f); err != nil {
-		return err
+		if f.code == codeReplaced && h.config.OnReplaced != nil {
+			h.config.OnReplaced()
+		}
+		return said, err
 	}
 	ack, err := decodeHelloAck(f.body)
 	switch {
 	case err != nil:
-		return err
+		return said, err
 	case ack.version != transportVersion:
-		return fmt.Errorf("it speaks transport version %d, this broker %d", ack.version, transportVersion)
+		return said, fmt.Errorf("it speaks transport version %d, this broker %d", ack.version, transportVersion)
 	case ack.broker != to:
-		return fmt.Errorf("it is broker %d", ack.broker)
+		return said, fmt.Errorf("it is broker %d", ack.broker)
 	case mine != "" && ack.cluster != "" && mine != ack.cluster:
-		return fmt.Errorf("it belongs to cluster %s, this broker to %s", ack.cluster, mine)
+		return said, fmt.Errorf("it belongs to cluster %s, this broker to %s", ack.cluster, mine)
 	}
-	return nil
+	return ack.tail, h.replaced(to, ack.tail.node)
 }

@@ -415,12 +415,43 @@ type hello struct {
 	class                  class
 	from, to               int32
 	cluster                string
+	tail                   greeting
 }
 
 type helloAck struct {
 	version uint16
 	broker  int32
 	cluster string
+	tail    greeting
+}
+
+// greeting is what both say of themselves since it was added; brokers of before say nothing, and pass over it.
+type greeting struct {
+	node Node
+	// saysFresh: its answers to heartbeats say whether a replica has taken an append since it was opened.
+	saysFresh bool
+}
+
+const flagSaysFresh = 1
+
+func appendGreeting(b []byte, g greeting) []byte {
+	b = binary.BigEndian.AppendUint64(b, g.node.Incarnation)
+	b = binary.BigEndian.AppendUint64(b, g.node.Since)
+	flags := byte(0)
+	if g.saysFresh {
+		flags |= flagSaysFresh
+	}
+	return append(b, flags)
+}
+
+// readGreeting reads what is left; nothing: an older broker.
+func readGreeting(r *reader) (g greeting) {
+	if len(r.b) == 0 {
+		return g
+	}
+	g.node = Node{Incarnation: r.u64(), Since: r.u64()}
+	g.saysFresh = r.u8()&flagSaysFresh != 0
+	return g
 }
 
 // transportVersion is what this broker speaks. A later one that changes frames raises it and goes
@@ -433,13 +464,14 @@ func appendHello(b []byte, h hello) []byte {
 	b = append(b, byte(h.class))
 	b = binary.BigEndian.AppendUint32(b, uint32(h.from))
 	b = binary.BigEndian.AppendUint32(b, uint32(h.to))
-	return appendShort(b, h.cluster)
+	return appendGreeting(appendShort(b, h.cluster), h.tail)
 }
 
 func decodeHello(body []byte) (hello, error) {
 	r := newReader(body)
 	h := hello{minVersion: r.u16(), maxVersion: r.u16(), class: class(r.u8()), from: int32(r.u32()), to: int32(r.u32())}
 	h.cluster = string(r.take(int(r.u8())))
+	h.tail = readGreeting(&r)
 	// A later version may say more; what is here stays where it is.
 	if !r.ok || h.from < 0 || h.class > classControl || h.minVersion > h.maxVersion {
 		return h, badFrame("hello of %d bytes", len(body))
@@ -450,13 +482,14 @@ func decodeHello(body []byte) (hello, error) {
 func appendHelloAck(b []byte, a helloAck) []byte {
 	b = binary.BigEndian.AppendUint16(b, a.version)
 	b = binary.BigEndian.AppendUint32(b, uint32(a.broker))
-	return appendShort(b, a.cluster)
+	return appendGreeting(appendShort(b, a.cluster), a.tail)
 }
 
 func decodeHelloAck(body []byte) (helloAck, error) {
 	r := newReader(body)
 	a := helloAck{version: r.u16(), broker: int32(r.u32())}
 	a.cluster = string(r.take(int(r.u8())))
+	a.tail = readGreeting(&r)
 	if !r.ok {
 		return a, badFrame("hello answer of %d bytes", len(body))
 	}
@@ -489,6 +522,8 @@ func (e *remoteError) Error() string {
 		return "the replica is stopped or starting"
 	case codeBusy:
 		return "the replica has too many requests waiting"
+	case codeReplaced:
+		return "that broker has another directory in the place of this one's: " + e.text
 	}
 	return fmt.Sprintf("remote error %d: %s", e.code, e.text)
 }

@@ -23,6 +23,7 @@ type metrics struct {
 	dials         *prometheus.CounterVec
 	badFrames     prometheus.Counter
 	wrongServer   prometheus.Counter
+	replaced      prometheus.Counter
 	beats         prometheus.Counter
 	beatFrames    prometheus.Counter
 	snapshots     *prometheus.CounterVec
@@ -73,6 +74,7 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 		dials:         counters("dials_total", "Attempts to connect to another broker, by result: connected, failed.", "result"),
 		badFrames:     counter("bad_frames_total", "Frames from other brokers that could not be understood; each cost its connection."),
 		wrongServer:   counter("wrong_server_total", "Messages refused because they were meant for another incarnation of a replica."),
+		replaced:      counter("replaced_directories_total", "Connections refused or ended because their broker runs on a directory in whose place another was registered."),
 		beats:         counter("heartbeats_total", "Heartbeats sent, one for each group and follower."),
 		beatFrames:    counter("heartbeat_frames_total", "Messages they were sent in."),
 		snapshots:     counters("snapshots_total", "State snapshots, by what happened: taken, installed, sent, failed; unneeded: sent by a leader although the log held it all.", "what"),
@@ -100,7 +102,7 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 	m.outcomes[MayHaveHappened] = m.proposals.WithLabelValues("may_have_happened")
 	if reg != nil {
 		reg.MustRegister(m.leaderChanges, m.proposals, m.queuedBytes, m.outstanding, m.sendingBytes, m.confirms, m.confirmTime, m.bytes,
-			m.rpcTime, m.rpcErrors, m.dials, m.badFrames, m.wrongServer, m.beats, m.beatFrames, m.snapshots, m.badSnapshots,
+			m.rpcTime, m.rpcErrors, m.dials, m.badFrames, m.wrongServer, m.replaced, m.beats, m.beatFrames, m.snapshots, m.badSnapshots,
 			m.catchUps, m.reopens, m.halts, m.applyPanics, m.staleTerm, m.deadBrokers, m.stalls, m.leases, m.timeouts, newGroupCollector(h))
 	}
 	return m

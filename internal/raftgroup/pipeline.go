@@ -232,10 +232,11 @@ func (p *pipeline) giveLocked(f *appendFuture) bool {
 }
 
 // isKnownLocked says whether a request holds nothing but what the follower was told, and knows still. Raft sends such a request for each
-// idle follower at every CommitTimeout; its heartbeats say as much.
+// idle follower at every CommitTimeout; its heartbeats say as much. A follower of an older version, which does not say when its Raft was
+// opened again, is told each time.
 func (p *pipeline) isKnownLocked(f *appendFuture) bool {
 	q := f.req
-	if len(q.Entries) > 0 || len(p.queue) > 0 || q.PrevLogEntry == 0 || q.PrevLogEntry != p.told.last || q.LeaderCommitIndex != p.told.commit ||
+	if !p.link.saysFresh || len(q.Entries) > 0 || len(p.queue) > 0 || q.PrevLogEntry == 0 || q.PrevLogEntry != p.told.last || q.LeaderCommitIndex != p.told.commit ||
 		f.started.Sub(p.told.at) >= tellAgain {
 		return false
 	}

@@ -49,7 +49,10 @@ const (
 	pulseAge = 2
 )
 
-var errNotLeading = errors.New("this replica does not lead in that term")
+var (
+	errNotLeading = errors.New("this replica does not lead in that term")
+	errDeposed    = errors.New("the follower is in a later term")
+)
 
 // pulseInterval is the time between two heartbeats.
 func (h *Host) pulseInterval() time.Duration { return h.config.HeartbeatTimeout / pulses }
@@ -122,6 +125,11 @@ func (p *pulse) answered(term uint64, sent time.Time, a *beatAck, err error) {
 	p.sent = time.Time{}
 	if err == nil && a.code != codeOK {
 		err = &remoteError{code: a.code}
+	}
+	if err == nil && a.resp.Term > term {
+		// Raft takes any answer to a heartbeat for a sign of life, and would prolong its lease by those of voters that have
+		// deposed it. What is in a later term is told to it by the answer to an append, or it loses its lease.
+		err = errDeposed
 	}
 	if err != nil {
 		p.failLocked(err)

@@ -68,31 +68,70 @@ func TestIdleGroupsCostLittle(t *testing.T) {
 	})
 }
 
-// A follower whose Raft was opened again has forgotten the commit index, on connections that have not broken. It is told at once.
+// A follower whose Raft was opened again has forgotten the commit index, on connections that have not broken. It is told at once, also if it is of an
+// older version that does not say so.
 func TestFollowerOpenedAgainIsTold(t *testing.T) {
+	t.Run("says so", func(t *testing.T) { synctest.Test(t, func(t *testing.T) { followerOpenedAgain(t, false) }) })
+	t.Run("older", func(t *testing.T) { synctest.Test(t, func(t *testing.T) { followerOpenedAgain(t, true) }) })
+}
+
+func followerOpenedAgain(t *testing.T, older bool) {
+	t.Helper()
+	c := newCluster(t, 3, func(c *cluster) { c.config = func(conf *Config) { conf.older = older } })
+	c.openAll(7)
+	n, r := c.leader(7)
+	r.propose(t, "something")
+	want := r.group.Status().CommitIndex
+	for _, o := range c.others(n) {
+		until(t, "the follower to know what is committed", func() bool { return o.replicas[7].group.Status().CommitIndex == want })
+	}
+	for _, o := range c.others(n) {
+		f := o.replicas[7].group
+		reopened := value(o.host.metrics.reopens)
+		f.engine.Load().reopenSoon()
+		until(t, "the follower to be open again", func() bool { return value(o.host.metrics.reopens) > reopened && f.engine.Load() != nil })
+		time.Sleep(1500 * time.Millisecond) // a heartbeat says that it is new, and within twice CommitTimeout it is told
+		if got := f.Status().CommitIndex; got != want {
+			t.Errorf("broker %d knows %d as committed after it was opened again, want %d", o.id, got, want)
+		}
+	}
+	if got := value(n.host.metrics.leases) + value(n.host.metrics.timeouts); got != 0 {
+		t.Errorf("%v timeouts", got)
+	}
+}
+
+// A leader whose followers are in a later term, and answer heartbeats alone, loses its lease as if they were out of reach.
+func TestDeposedLeaderLosesItsLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 3)
 		c.openAll(7)
-		n, r := c.leader(7)
-		r.propose(t, "something")
-		want := r.group.Status().CommitIndex
-		for _, o := range c.others(n) {
-			until(t, "the follower to know what is committed", func() bool { return o.replicas[7].group.Status().CommitIndex == want })
+		old, r := c.leader(7)
+		r.propose(t, "before")
+		c.agree(7, []string{"before"})
+		term, _ := r.group.IsReady()
+		hang := make(chan struct{})
+		defer close(hang)
+		for _, o := range c.others(old) {
+			// Raft's goroutine hears of a later term, and then is busy: no append is answered.
+			e := o.replicas[7].group.engine.Load()
+			q := &raft.InstallSnapshotRequest{RPCHeader: e.headerOf(99, 1), SnapshotVersion: 1, Term: uint64(term) + 5, LastLogIndex: 1 << 20,
+				LastLogTerm: uint64(term) + 5, Size: 10, Configuration: raft.EncodeConfiguration(raft.Configuration{})}
+			e.inbox.put(q, hangingReader(hang), 0, func(any, uint16, error) {})
 		}
-		for _, o := range c.others(n) {
-			f := o.replicas[7].group
-			reopened := value(o.host.metrics.reopens)
-			f.engine.Load().reopenSoon()
-			until(t, "the follower to be open again", func() bool { return value(o.host.metrics.reopens) > reopened && f.engine.Load() != nil })
-			time.Sleep(1500 * time.Millisecond) // a heartbeat says that it is new, and within twice CommitTimeout it is told
-			if got := f.Status().CommitIndex; got != want {
-				t.Errorf("broker %d knows %d as committed after it was opened again, want %d", o.id, got, want)
-			}
-		}
-		if got := value(n.host.metrics.leases) + value(n.host.metrics.timeouts); got != 0 {
-			t.Errorf("%v timeouts", got)
+		since := time.Now()
+		until(t, "the leader to give up", func() bool { _, ok := r.group.IsReady(); return !ok })
+		if took := time.Since(since); took > 1500*time.Millisecond {
+			t.Errorf("it believed for %v that it leads, want at most the lease of 1 s and a quarter of the timeout", took)
 		}
 	})
+}
+
+// hangingReader gives nothing until it is closed, and then an error.
+type hangingReader chan struct{}
+
+func (r hangingReader) Read([]byte) (int, error) {
+	<-r
+	return 0, errDisk
 }
 
 // A leader sends heartbeats in its own term only, and only to its followers; nothing answers Raft's for a follower that is away.

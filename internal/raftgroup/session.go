@@ -54,7 +54,8 @@ func (h *Host) serve(conn net.Conn) {
 	}
 	defer h.untrack(w)
 	_ = conn.SetDeadline(time.Now().Add(dialTimeout))
-	from, err := h.welcome(w)
+	r, err := h.welcome(w)
+	from := r.broker
 	if err != nil {
 		w.fail(err)
 		if errors.Is(err, io.EOF) || h.ctx.Err() != nil {
@@ -64,8 +65,9 @@ func (h *Host) serve(conn net.Conn) {
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
-	h.connected(from, w)
-	defer h.disconnected(from, w)
+	h.know(w, r)
+	h.connected(r, w)
+	defer h.disconnected(r, w)
 	s := &session{wire: w, host: h, peer: from, streams: make(map[uint64]*snapshotStream)}
 	drained := make(chan struct{})
 	go func() {
@@ -86,18 +88,19 @@ func (h *Host) serve(conn net.Conn) {
 }
 
 type sessionKey struct {
-	broker int32
-	class  class
+	broker      int32
+	incarnation uint64
+	class       class
 }
 
 // connected notes that a broker has connected. It has one connection of each class: an older one is
-// what is left of a connection that it has given up.
-func (h *Host) connected(broker int32, w *wire) {
-	key := sessionKey{broker, w.class}
+// what is left of a connection that it has given up. Another directory's is not its own.
+func (h *Host) connected(r remote, w *wire) {
+	key := sessionKey{r.broker, r.node.Incarnation, w.class}
 	h.mu.Lock()
 	old := h.sessions[key]
 	h.sessions[key] = w
-	p := h.peers[broker]
+	p := h.peers[r.broker]
 	h.mu.Unlock()
 	if old != nil {
 		old.fail(errReplaced)
@@ -107,8 +110,8 @@ func (h *Host) connected(broker int32, w *wire) {
 	}
 }
 
-func (h *Host) disconnected(broker int32, w *wire) {
-	key := sessionKey{broker, w.class}
+func (h *Host) disconnected(r remote, w *wire) {
+	key := sessionKey{r.broker, r.node.Incarnation, w.class}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.sessions[key] == w {
@@ -119,19 +122,19 @@ func (h *Host) disconnected(broker int32, w *wire) {
 var errReplaced = errors.New("the broker has connected again")
 
 // welcome reads the hello and answers it.
-func (h *Host) welcome(w *wire) (from int32, err error) {
+func (h *Host) welcome(w *wire) (from remote, err error) {
 	f, err := w.read(maxControlBody)
 	if err != nil {
-		return 0, err
+		return remote{}, err
 	}
 	if f.kind != frameHello {
 		h.metrics.badFrames.Inc()
-		return 0, badFrame("kind %d where a hello belongs", f.kind)
+		return remote{}, badFrame("kind %d where a hello belongs", f.kind)
 	}
 	hi, err := decodeHello(f.body)
 	if err != nil {
 		h.metrics.badFrames.Inc()
-		return 0, err
+		return remote{}, err
 	}
 	mine := h.clusterID()
 	answer := frame{kind: frameHelloAck, request: f.request}
@@ -149,14 +152,19 @@ func (h *Host) welcome(w *wire) (from int32, err error) {
 		answer.code = codeCluster
 		err = fmt.Errorf("broker %d belongs to cluster %s, this broker to %s", hi.from, hi.cluster, mine)
 	}
+	if err == nil {
+		if err = h.replaced(hi.from, hi.tail.node); err != nil {
+			answer.code = codeReplaced
+		}
+	}
 	if err != nil {
 		answer.body = []byte(err.Error())
 		_ = w.write(appendFrame(nil, &answer), nil)
-		return 0, err
+		return remote{}, err
 	}
 	w.class = hi.class
-	answer.body = appendHelloAck(nil, helloAck{version: transportVersion, broker: h.config.Broker, cluster: mine})
-	return hi.from, w.write(appendFrame(nil, &answer), nil)
+	answer.body = appendHelloAck(nil, helloAck{version: transportVersion, broker: h.config.Broker, cluster: mine, tail: h.greeting()})
+	return remote{hi.from, hi.tail.node}, w.write(appendFrame(nil, &answer), nil)
 }
 
 // receive reads requests until the connection ends or a frame is bad.
@@ -320,6 +328,9 @@ func (s *session) heartbeats(f *frame) error {
 	return nil
 }
 
+// isFresh says whether a replica has taken no append since it was opened.
+func (s *session) isFresh(e *engine) bool { return !e.taken.Load() && !s.host.config.older }
+
 func (s *session) heartbeat(request, index uint64, b *beat) beatAck {
 	e, code := s.host.find(b.group, b.to)
 	if code != codeOK {
@@ -327,10 +338,10 @@ func (s *session) heartbeat(request, index uint64, b *beat) beatAck {
 	}
 	req := &raft.AppendEntriesRequest{RPCHeader: e.headerOf(s.peer, b.from), Term: b.term}
 	if resp, ok := e.fastHeartbeat(req); ok {
-		return beatAck{resp: *resp, fresh: !e.taken.Load()}
+		return beatAck{resp: *resp, fresh: s.isFresh(e)}
 	}
 	code = e.inbox.put(req, nil, 0, func(resp any, code uint16, err error) {
-		a := beatAck{code: code, fresh: !e.taken.Load()}
+		a := beatAck{code: code, fresh: s.isFresh(e)}
 		if r, ok := resp.(*raft.AppendEntriesResponse); ok && err == nil && code == codeOK {
 			a.resp = *r
 		} else if code == codeOK {
