@@ -148,7 +148,8 @@ func (s *guardedLog) StoreLogs(logs []*raft.Log) error {
 
 // DeleteRange is called by Raft in three cases, which mean different things:
 //   - after a snapshot was installed, with the whole log: entries above the snapshot conflict and
-//     go, those below are covered by it;
+//     go, those below are covered by it. What ends before the log does is not that: a snapshot of this replica's own, taken on
+//     another goroutine of Raft's, may be through just then;
 //   - after a snapshot was taken, with a prefix no longer than it: some is kept (Group.trimmable);
 //   - on a conflict with the leader, with a tail above everything committed.
 func (s *guardedLog) DeleteRange(low, high uint64) error {
@@ -162,7 +163,12 @@ func (s *guardedLog) DeleteRange(low, high uint64) error {
 
 func (s *guardedLog) deleteRange(low, high uint64) error {
 	snapshots := s.engine.group.snapshots
-	if installed := s.engine.installed.Swap(0); installed > 0 {
+	end, err := s.inner.LastIndex()
+	if err != nil {
+		return err
+	}
+	if installed := s.engine.installed.Load(); installed > 0 && high >= end {
+		s.engine.installed.CompareAndSwap(installed, 0)
 		if high > installed {
 			if err := s.inner.truncateTail(max(low, installed+1)); err != nil {
 				return err
@@ -177,12 +183,8 @@ func (s *guardedLog) deleteRange(low, high uint64) error {
 		}
 		return s.inner.trim(through)
 	}
-	last, err := s.inner.LastIndex()
-	if err != nil {
-		return err
-	}
-	if high < last {
-		return fmt.Errorf("the log ends at %d: neither a prefix below a snapshot nor a tail", last)
+	if high < end {
+		return fmt.Errorf("the log ends at %d: neither a prefix below a snapshot nor a tail", end)
 	}
 	s.cut = true
 	return s.inner.truncateTail(low)

@@ -151,3 +151,37 @@ func TestInstallationFailsBehindTheCut(t *testing.T) {
 		c.agree(7, want)
 	})
 }
+
+// While a snapshot of a leader is being restored, one that this replica took itself may let go of what it covers. It is not taken
+// for the emptying of the log, which follows.
+func TestOwnSnapshotMeetsAnInstalledOne(t *testing.T) {
+	eachLog(t, func(t *testing.T, options ...func(*cluster)) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, 3, append(options, smallSnapshots)...)
+			c.openAll(7)
+			n, r := c.leader(7)
+			for i := range 40 {
+				r.propose(t, padded("command %d", i))
+			}
+			synctest.Wait()
+			g := c.others(n)[0].replicas[7].group
+			e := g.engine.Load()
+			first, _ := g.logs.FirstIndex()
+			last, _ := g.logs.LastIndex()
+			newest := uint64(g.snapshots.newest())
+			if newest <= first || newest >= last {
+				t.Fatalf("the test shows nothing: the log holds %d to %d, the newest snapshot is of %d", first, last, newest)
+			}
+			e.installed.Store(newest)
+			if err := e.log.DeleteRange(first, newest-1); err != nil {
+				t.Fatal(err)
+			}
+			if now, _ := g.logs.LastIndex(); now != last {
+				t.Errorf("the log ends at %d, not at %d, behind a snapshot of this replica's own", now, last)
+			}
+			if e.installed.Load() != newest {
+				t.Error("the snapshot of this replica's own was taken for the installed one")
+			}
+		})
+	})
+}
