@@ -97,7 +97,7 @@ func (c *Cluster) openGroup(open func(raftgroup.GroupConfig) (group, error), fou
 		OnLeadership: c.onLeadership,
 		// Whoever was told of a change asks another broker next.
 		CommitTimeout: newsTimeout,
-		MustExist:    c.begun,
+		MustExist:     c.begun,
 	})
 	if errors.Is(err, raftgroup.ErrStateLost) {
 		return fmt.Errorf("%w: the metadata that %s belongs to is gone in part; remove the whole data directory, and the broker is rebuilt from the others: %w",
