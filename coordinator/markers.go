@@ -178,6 +178,10 @@ func (l *txnLeader) complete(t *txn.Transaction) bool {
 			w.told <- ended{}
 		}
 	}
+	if len(next) > 0 && err != nil && err.Outcome == raftgroup.DidNotHappen {
+		// The adds may be why. They look again and would come along again: alone the completion is not held up by them.
+		r, err = l.propose(completion(t, nil))
+	}
 	switch {
 	case err == nil && r.Code == txn.OK:
 		l.metrics.completed(t)

@@ -1,10 +1,12 @@
 package coordinator
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/record"
 )
@@ -62,6 +64,41 @@ func TestNextTransactionComesWithTheCompletion(t *testing.T) {
 				t.Errorf("left waiting: %v", ts.waiting)
 			}
 			ts.mu.Unlock()
+		})
+	}
+}
+
+// An add with which a completion cannot be written down, or is too large for an entry, does not keep the transaction open: it is
+// completed without.
+func TestCompletionGoesWithoutAddsThatDoNotFit(t *testing.T) {
+	for name, bad := range map[string]*statev1.AddPartitions{
+		"cannot be encoded": {Partitions: []*statev1.TopicPartitions{{Topic: "", Partitions: []int32{0}}}},
+		"too large":         {Partitions: []*statev1.TopicPartitions{{Topic: strings.Repeat("x", txn.MaxCommandBytes), Partitions: []int32{0}}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, 1, nil, func(t *testing.T, r *rig) {
+				b := r.leader()
+				p := r.mustInit(b, "tx", NoProducer)
+				r.mustAdd(b, "tx", p, 0)
+				r.onMarker(func(Marker) MarkerResult { return MarkerResult{State: MarkerUnknown} })
+				next := r.mustEnd(b, "tx", p, true)
+				ts := b.txns.shards[b.host.find(KindTransactions, 0)]
+				go func() { // waits and looks again, as a request does
+					for x := ts.find("tx"); x.Status.Ending() && t.Context().Err() == nil; x = ts.find("tx") {
+						if e, _ := ts.awaitEnd(t.Context(), x, bad, time.Now().Add(time.Hour)); e.carried {
+							t.Errorf("carried: %+v", e)
+						}
+					}
+				}()
+				synctest.Wait()
+				before := ts.machine.Applied()
+				r.onMarker(nil)
+				r.awaitState(b, "tx", txn.CompleteCommit)
+				if n := ts.machine.Applied() - before; n != 1 {
+					t.Errorf("%d entries, want the completion", n)
+				}
+				r.mustAdd(b, "tx", next, 1)
+			})
 		})
 	}
 }
