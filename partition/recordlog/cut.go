@@ -60,7 +60,7 @@ func (l *Log) cut(c *chain, from record.Index) error {
 	for _, r := range removed {
 		gone += r.size
 	}
-	s.summary, s.index, s.reserved = kept, index, 0
+	s.summary, s.index, s.reserved, s.written = kept, index, 0, 0
 	c.segments = c.segments[: k+1 : k+1]
 	if c == &l.live {
 		l.windowLast = min(l.windowLast, from-1)

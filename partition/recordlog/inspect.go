@@ -321,6 +321,9 @@ func (n *Inspector) bad(r *frames, s *segment, position, size int64, closed bool
 	if !errors.As(cause, new(*mismatch)) {
 		return cause
 	}
+	if ahead, err := zerosFrom(r, position, size); ahead || err != nil {
+		return err // the file ends where the zeros begin
+	}
 	bad := s.last + 1
 	what := corrupt(s.name, position, bad, cause)
 	claimed, err := claims(r, position, size)
@@ -332,7 +335,7 @@ func (n *Inspector) bad(r *frames, s *segment, position, size int64, closed bool
 		known = n.out.Synced
 	}
 	switch {
-	case closed && s.recycled && bad == n.next:
+	case closed && bad == n.next:
 	case closed || bad <= max(known, claimed):
 		n.damage(s.name, what)
 	default:

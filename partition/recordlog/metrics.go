@@ -6,6 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type Metrics struct {
 	fsync       prometheus.Histogram
 	written     prometheus.Counter
+	ahead       prometheus.Counter
 	entries     prometheus.Histogram
 	cacheHits   prometheus.Counter
 	cacheMisses prometheus.Counter
@@ -36,6 +37,7 @@ func NewMetricsOf(subsystem string, r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		fsync:       histogram("fsync_seconds", "Time of one fdatasync of a segment.", prometheus.ExponentialBuckets(20e-6, 2, 18)),
 		written:     counter("written_bytes_total", "Bytes written to segments, frame headers included."),
+		ahead:       counter("ahead_bytes_total", "Zeros written ahead of small appends, so that their flushes need no journal."),
 		entries:     histogram("append_entries", "Raft entries written with one fdatasync.", prometheus.ExponentialBuckets(1, 2, 12)),
 		cacheHits:   counter("cache_hits_total", "Entries and reads served from the tail cache."),
 		cacheMisses: counter("cache_misses_total", "Entries and reads that went to disk."),
@@ -49,7 +51,7 @@ func NewMetricsOf(subsystem string, r prometheus.Registerer) *Metrics {
 		tornTails:   counter("torn_tails_total", "Unsynced tails cut off on opening."),
 	}
 	if r != nil {
-		r.MustRegister(m.fsync, m.written, m.entries, m.cacheHits, m.cacheMisses, m.bytes, m.cacheBytes, m.queued, m.refused,
+		r.MustRegister(m.fsync, m.written, m.ahead, m.entries, m.cacheHits, m.cacheMisses, m.bytes, m.cacheBytes, m.queued, m.refused,
 			m.failures, m.noSpace, m.corruptions, m.tornTails)
 	}
 	return m

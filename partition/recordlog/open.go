@@ -390,12 +390,28 @@ func (r *recovery) segment(s *segment, from scanLimits, k int, closed bool) (tor
 	if found.bad != nil {
 		return false, r.cutTorn(s, h, &found, closed)
 	}
+	if closed && s.size < size && s.last+1 == r.next {
+		return false, r.setBack(s, h, &found)
+	}
 	if closed {
 		l.writeSidecar(s, &s.summary, found.index.all())
 		return false, nil
 	}
 	s.index = found.index
 	return false, nil
+}
+
+// setBack takes away what follows the frames of a closed segment that holds all that the next one stands behind: we died before it
+// was given back.
+func (r *recovery) setBack(s *segment, h *handle, found *scanned) error {
+	if err := h.Truncate(s.size); err != nil {
+		return err
+	}
+	if err := h.Sync(); err != nil {
+		return err
+	}
+	r.log.writeSidecar(s, &s.summary, found.index.all())
+	return nil
 }
 
 // trustSidecar takes over a closed segment's sidecar if it fits the file and all its entries are
@@ -414,16 +430,8 @@ func (r *recovery) trustSidecar(s *segment, size int64) bool {
 func (r *recovery) cutTorn(s *segment, h *handle, found *scanned, closed bool) error {
 	l := r.log
 	bad := s.last + 1
-	if closed && s.recycled && bad == r.next {
-		// All that the next segment stands behind is here: we died before the rest was given back.
-		if err := h.Truncate(s.size); err != nil {
-			return err
-		}
-		if err := h.Sync(); err != nil {
-			return err
-		}
-		l.writeSidecar(s, &s.summary, found.index.all())
-		return nil
+	if closed && bad == r.next {
+		return r.setBack(s, h, found)
 	}
 	known := r.claimed
 	if s.recycled {

@@ -134,6 +134,9 @@ func (l *Log) syncQueue() {
 		if err == nil {
 			err = l.flush()
 		}
+		if err == nil {
+			err = l.settle()
+		}
 		l.unlock()
 		l.mu.Lock()
 		if err != nil || l.queued.bytes == 0 {

@@ -169,6 +169,8 @@ type Log struct {
 	meta     *metaFile
 	appended int64   // bytes of frames written since the log was opened
 	taken    []Entry // what takeQueued gave last
+	// unsettled: zeros were written ahead that no sync has covered yet.
+	unsettled bool
 
 	// durable is up to where the live chain is on disk. Locks nothing but itself; never under mu.
 	durable durability

@@ -14,7 +14,8 @@ type scanned struct {
 	index sparse
 	// synced is the synced-through index of the last intact frame.
 	synced record.Index
-	// bad says what is wrong with the frame at summary.size; nil: the file ends there.
+	// bad says what is wrong with the frame at summary.size; nil: the file ends there, or holds nothing but zeros from there on, which
+	// were written ahead.
 	bad error
 	// claimed is the highest synced-through index that any intact frame header after the bad one
 	// carries; 0: none.
@@ -57,7 +58,11 @@ func scanOn(file io.ReaderAt, s *segment, size int64, every int, out scanned) (s
 			out.add(&out.index, &h, position, every)
 			out.synced = h.synced
 		case errors.As(err, &m):
-			out.bad = err
+			cause := err
+			if ahead, err := zerosFrom(f, position, size); ahead || err != nil {
+				return out, err
+			}
+			out.bad = cause
 			out.claimed, err = claims(f, position, size)
 			return out, err
 		default:

@@ -35,6 +35,9 @@ type segment struct {
 	based bool
 	// reserved is up to where disk space is reserved.
 	reserved int64
+	// written is up to where the file's blocks have been written, with zeros or in a former life; at or below size: no further than the
+	// frames. Used with the gate held.
+	written int64
 
 	// dropped: its file is not opened any more. Guarded by files.mu.
 	dropped bool

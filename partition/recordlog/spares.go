@@ -147,7 +147,7 @@ func (l *Log) recycle(old, s *segment, header *segmentHeader) vfs.File {
 			err = l.o.FS.Rename(from.path, l.path(s.name))
 		}
 		if err == nil {
-			s.reserved, s.recycled = from.size, true
+			s.reserved, s.written, s.recycled = from.size, from.size, true
 			return f
 		}
 		header.recycled = false

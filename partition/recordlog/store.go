@@ -203,6 +203,7 @@ func (l *Log) write(c *chain, entries []Entry, from source) error {
 		return l.fail(err)
 	}
 	took := time.Since(began)
+	l.unsettled = false
 	l.metrics.fsync.Observe(took.Seconds())
 	l.trouble.synced(took)
 	l.metrics.entries.Observe(float64(len(entries)))
@@ -212,7 +213,10 @@ func (l *Log) write(c *chain, entries []Entry, from source) error {
 	if from == fromQueue {
 		l.topUp(h, s)
 	}
-	return nil
+	if from == fromPeer {
+		return nil
+	}
+	return l.writeAhead(h, s, bytes)
 }
 
 // rollIfFull begins a new segment if the last one is full. A full disk does not keep queued entries
@@ -282,7 +286,7 @@ func (l *Log) writeFailed(h *handle, s *segment, n int64, cause error) error {
 			return l.fail(errors.Join(cause, err))
 		}
 		l.mu.Lock()
-		s.reserved = s.size
+		s.reserved, s.written = s.size, 0
 		l.mu.Unlock()
 	}
 	l.refusedForSpace()
