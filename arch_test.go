@@ -34,8 +34,9 @@ var mayImport = map[string][]string{
 	"internal/memnet":      {},
 	"internal/timeofday":   {},
 	"internal/sasl":        {},
-	"internal/mux":         {},
-	"internal/secure":      {},
+	"internal/tlsout":      {},
+	"internal/mux":         {"internal/tlsout"},
+	"internal/secure":      {"internal/tlsout"},
 	"internal/buildinfo":   {},
 	"internal/heapfloor":   {},
 	"internal/nearest":     {},
@@ -79,7 +80,7 @@ var mayImport = map[string][]string{
 	"broker": {"record", "api", "kafka", "partition", "coordinator", "cluster", "internal"},
 
 	// Outside of the broker.
-	"client":                 {"record", "api/proto/client", "internal/sasl"},
+	"client":                 {"record", "api/proto/client", "internal/sasl", "internal/tlsout"},
 	"brokertest":             {"broker", "client", "record", "api/proto/client", "partition", "cluster", "internal"},
 	"cmd/brokerd":            {"internal/nearest", "broker", "internal/buildinfo", "internal/heapfloor"},
 	"cmd/brokerctl":          {"internal/nearest", "client", "record", "api/proto/client", "partition", "internal/secure", "internal/raftgroup", "internal/vfs", "internal/buildinfo", "internal/heapfloor", "internal/history", "internal/workload"},

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/internal/tlsout"
 )
 
 // Sizes of what may be in flight on a connection. An answer to a fetch may hold one batch above
@@ -94,10 +95,30 @@ func (c *conns) admin(addr string) (clientv1.AdminServiceClient, error) {
 	return clientv1.NewAdminServiceClient(cc), nil
 }
 
+// gatheringTLS has what gRPC writes at once leave at once.
+type gatheringTLS struct {
+	credentials.TransportCredentials
+}
+
+// ClientHandshake is credentials.TransportCredentials'.
+func (g gatheringTLS) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	below := tlsout.NewBelow(raw)
+	conn, info, err := g.TransportCredentials.ClientHandshake(ctx, authority, below)
+	if err != nil {
+		return nil, nil, err
+	}
+	return below.Over(conn), info, nil
+}
+
+// Clone is credentials.TransportCredentials'.
+func (g gatheringTLS) Clone() credentials.TransportCredentials {
+	return gatheringTLS{g.TransportCredentials.Clone()}
+}
+
 func dial(cfg Config, addr string) (*grpc.ClientConn, error) {
 	creds := insecure.NewCredentials()
 	if cfg.TLS != nil {
-		creds = credentials.NewTLS(cfg.TLS)
+		creds = gatheringTLS{credentials.NewTLS(cfg.TLS)}
 	}
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"github.com/oncelog/oncelog/internal/tlsout"
 )
 
 // Dialer connects to the mux of another broker.
@@ -62,12 +64,13 @@ func (d Dialer) Peer(ctx context.Context, addr string) (net.Conn, error) {
 		config = config.Clone()
 		config.ServerName = host
 	}
-	secure := tls.Client(conn, config)
+	below := tlsout.NewBelow(conn)
+	secure := tls.Client(below, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("tls handshake with %s: %w", addr, err)
 	}
-	return secure, nil
+	return below.Over(secure), nil
 }
 
 func (d Dialer) timeout() time.Duration {

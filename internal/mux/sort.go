@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/oncelog/oncelog/internal/tlsout"
 )
 
 // sort finds out what a connection is and hands it on.
@@ -19,14 +21,15 @@ func (m *Mux) sort(raw net.Conn) {
 	conn := raw
 	if m.config.TLS != nil {
 		ctx, cancel := context.WithDeadline(context.Background(), deadline)
-		secure := tls.Server(raw, m.config.TLS)
+		below := tlsout.NewBelow(raw)
+		secure := tls.Server(below, m.config.TLS)
 		err := secure.HandshakeContext(ctx)
 		cancel()
 		if err != nil {
 			m.refuseHandshake(raw, err)
 			return
 		}
-		conn = secure
+		conn = below.Over(secure)
 	}
 	var prefix [prefixSize]byte
 	if n, err := io.ReadFull(conn, prefix[:]); err != nil {
@@ -37,8 +40,8 @@ func (m *Mux) sort(raw net.Conn) {
 	to := m.peer
 	switch string(prefix[:]) {
 	case raftPrefix:
-		// The prefix is consumed and the connection handed on as it is, so that a TCP
-		// connection keeps its vectored writes.
+		// The prefix is consumed and the connection handed on as it is, so that it
+		// keeps its vectored writes.
 		to = m.raft
 	case http2Prefix:
 		conn = &replayed{Conn: conn, head: prefix[:]}

@@ -160,7 +160,7 @@ func (w *wire) write(head []byte, bodies [][]byte) error {
 	} else {
 		buffers := make(net.Buffers, 0, len(bodies)+1)
 		buffers = append(append(buffers, head), bodies...)
-		n, err = buffers.WriteTo(w.conn)
+		n, err = writeBuffers(w.conn, buffers)
 	}
 	w.metrics.sent(w.class, n)
 	if err != nil {
@@ -168,6 +168,18 @@ func (w *wire) write(head []byte, bodies [][]byte) error {
 		return w.cause()
 	}
 	return nil
+}
+
+// writeBuffers writes buffers as one, as TCP and TLS do each in its way.
+func writeBuffers(conn net.Conn, buffers net.Buffers) (n int64, err error) {
+	gathers, ok := conn.(interface{ WriteBuffers(*net.Buffers) error })
+	if !ok {
+		return buffers.WriteTo(conn)
+	}
+	for _, b := range buffers {
+		n += int64(len(b))
+	}
+	return n, gathers.WriteBuffers(&buffers)
 }
 
 // read takes the next frame off the connection.

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/oncelog/oncelog/internal/tlsout"
 )
 
 // ListenerConfig says how connections begin.
@@ -36,36 +38,19 @@ type ListenerConfig struct {
 // Conn is a connection whose TLS handshake is done.
 type Conn struct {
 	*tls.Conn
+	out *tlsout.Conn
 	// User is the name that the client's certificate stands for; empty: it has shown none.
 	User string
 }
 
-// WriteBuffers writes buffers; small neighbours share a TLS record.
-func (c *Conn) WriteBuffers(v *net.Buffers) error {
-	const small = 4 << 10
-	var gathered []byte
-	flush := func() error {
-		if len(gathered) == 0 {
-			return nil
-		}
-		_, err := c.Write(gathered)
-		gathered = gathered[:0]
-		return err
-	}
-	for _, b := range *v {
-		if len(b) < small && len(gathered)+len(b) <= 4*small {
-			gathered = append(gathered, b...)
-			continue
-		}
-		if err := flush(); err != nil {
-			return err
-		}
-		if _, err := c.Write(b); err != nil {
-			return err
-		}
-	}
-	return flush()
-}
+// Write writes p with as few system calls as possible.
+func (c *Conn) Write(p []byte) (int, error) { return c.out.Write(p) }
+
+// WriteBuffers writes buffers as one; small neighbours share a TLS record.
+func (c *Conn) WriteBuffers(v *net.Buffers) error { return c.out.WriteBuffers(v) }
+
+// Close closes the connection.
+func (c *Conn) Close() error { return c.out.Close() }
 
 // Listener gives connections that have begun as they should. Handshakes run beside each other, so that a slow one holds nobody up.
 type Listener struct {
@@ -229,7 +214,9 @@ func (l *Listener) begin(raw net.Conn) net.Conn {
 func (l *Listener) handshake(raw net.Conn, deadline time.Time) (*Conn, error) {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
-	c := &Conn{Conn: tls.Server(raw, l.c.TLS)}
+	below := tlsout.NewBelow(raw)
+	c := &Conn{Conn: tls.Server(below, l.c.TLS)}
+	c.out = below.Over(c.Conn)
 	err := c.HandshakeContext(ctx)
 	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && plain.Conn != nil {
 		what := Guess([4]byte(plain.RecordHeader[:4]))
