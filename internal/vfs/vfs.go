@@ -64,6 +64,14 @@ type File interface {
 	Reserve(off, n int64) error
 }
 
+// StartSync has the disk begin with bytes that were written, so that a Sync later has less to do. It does not wait and promises nothing;
+// file systems that cannot do nothing.
+func StartSync(f File, off, n int64) {
+	if s, ok := f.(interface{ StartSync(off, n int64) }); ok {
+		s.StartSync(off, n)
+	}
+}
+
 var (
 	// ErrLocked: another holder has the directory's lock.
 	ErrLocked = errors.New("directory is locked by another process")

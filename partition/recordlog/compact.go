@@ -40,6 +40,7 @@ type Compacted struct {
 const (
 	compactionChunk = 16 << 10
 	writeChunk      = 1 << 20
+	pageBytes       = 4 << 10 // those that will not be written to again are given to the disk
 	rewriteSuffix   = ".rewrite"
 )
 
@@ -233,6 +234,8 @@ type rewriter struct {
 	pending Entry
 	entries []Entry
 	bytes   int
+	// started is up to where the disk has begun to write.
+	started int64
 	start   record.Offset
 }
 
@@ -382,14 +385,18 @@ func (w *rewriter) write() error {
 		position += int64(frames.heads[i].length)
 	}
 	w.entries, w.bytes = w.entries[:0], 0
+	// The disk works beside us, rather than all at once in the end, when others wait for their flush.
+	if end := w.out.size &^ (pageBytes - 1); end > w.started {
+		vfs.StartSync(w.file, w.started, end-w.started)
+		w.started = end
+	}
 	return nil
 }
 
 // finish puts the new segment in the place of the old ones.
 //
 // It is on disk before it has its name, and has its name, durably, before the old ones lose theirs. If we die
-// before the name is durable, opening removes it; after, it removes the old ones. The gate is
-// held so that none of them is dropped meanwhile: the log must not begin inside of the new one.
+// before the name is durable, opening removes it; after, it removes the old ones.
 func (w *rewriter) finish(old []*segment) error {
 	l := w.log
 	if err := w.write(); err != nil {
@@ -398,6 +405,22 @@ func (w *rewriter) finish(old []*segment) error {
 	if err := w.seal(old); err != nil {
 		return err
 	}
+	if err := w.replace(old); err != nil {
+		return err
+	}
+	// Nobody finds them any more, and appends need not wait until the file system has freed them.
+	for _, o := range old {
+		if err := l.removeSegment(o); err != nil {
+			l.logger.Warn("compacted segment not removed", "segment", o.name, "err", err)
+		}
+	}
+	return nil
+}
+
+// replace gives the new segment its name and its place among the others. The gate is
+// held so that none of the old ones is dropped meanwhile: the log must not begin inside of the new one.
+func (w *rewriter) replace(old []*segment) error {
+	l := w.log
 	l.lock()
 	defer l.unlock()
 	if err := l.usable(); err != nil {
@@ -430,11 +453,6 @@ func (w *rewriter) finish(old []*segment) error {
 	l.mu.Unlock()
 	l.forgetPlaces()
 	l.writeSidecar(s, &s.summary, blocks)
-	for _, o := range old {
-		if err := l.removeSegment(o); err != nil {
-			l.logger.Warn("compacted segment not removed", "segment", o.name, "err", err)
-		}
-	}
 	return nil
 }
 
