@@ -129,13 +129,13 @@ func (r *Replica) compact(ctx context.Context) error {
 	return nil
 }
 
-// toRead is about how much a pass reads: what is there, and twice what is not compacted.
+// toRead is about how much a pass reads: what is there, and once more what is not compacted; another time from the first transaction on.
 func (r *Replica) toRead(below record.Offset) (bytes int64) {
 	for _, s := range r.log.Segments() {
 		if s.Base < below {
 			bytes += s.Bytes
 			if s.End > r.cleanedBelow() {
-				bytes += 2 * s.Bytes
+				bytes += s.Bytes
 			}
 		}
 	}
@@ -178,14 +178,18 @@ func (p *pass) round(ctx context.Context) error {
 	}
 	throttle := func(n int64) error { return p.throttle(ctx, n) }
 	cleaner := compaction.New(compaction.Pass{Below: p.agreed.below, Horizon: p.agreed.horizon, Last: p.agreed.last}, r.host.config.CompactionMemory)
-	if err := r.log.EachBatch(raw, throttle, func(b record.Batch, head bool) (bool, error) { return cleaner.Settle(b, head) }); err != nil {
+	if err := r.log.EachBatch(from.Below, throttle, func(b record.Batch, head bool) (bool, error) {
+		return cleaner.Take(b, head, b.BaseOffset() < raw)
+	}); err != nil {
 		return err
 	}
 	if cleaner.Unsettled() {
 		return errors.New("a transaction that begins below the last stable offset has no end in the log")
 	}
-	if err := r.log.EachBatch(from.Below, throttle, func(b record.Batch, head bool) (bool, error) { return cleaner.Index(b, head), nil }); err != nil {
-		return err
+	if next, more := cleaner.Rest(); more {
+		if err := r.log.EachBatch(max(next, from.Below), throttle, func(b record.Batch, head bool) (bool, error) { return cleaner.Index(b, head), nil }); err != nil {
+			return err
+		}
 	}
 	bound := cleaner.Bound()
 	if bound < p.agreed.below && bound <= from.Below {

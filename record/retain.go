@@ -107,11 +107,14 @@ func (r *Retainer) Retain(b Batch, keep func(offset Offset, key []byte, tombston
 	defer k.Close()
 	r.raw = r.raw[:0]
 	kept := int32(0)
+	run := 0 // where those begin that are kept and not copied yet; without a gap there is nothing to copy
 	for k.Next() {
 		if keep(k.Offset(), k.Key(), k.Tombstone()) {
-			r.raw = append(r.raw, k.frames[k.begin:k.frame.end]...)
 			kept++
+			continue
 		}
+		r.raw = append(r.raw, k.frames[run:k.begin]...)
+		run = k.frame.end
 	}
 	switch {
 	case k.err != nil:
@@ -121,6 +124,7 @@ func (r *Retainer) Retain(b Batch, keep func(offset Offset, key []byte, tombston
 	case kept == b.Count():
 		return b, nil
 	}
+	r.raw = append(r.raw, k.frames[run:]...)
 	r.out = append(r.out[:0], b[:HeaderSize]...)
 	if codec := b.Attributes().Codec(); codec == CodecNone {
 		r.out = append(r.out, r.raw...)

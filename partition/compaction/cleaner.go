@@ -27,17 +27,24 @@ type Pass struct {
 //     full it lowers the bound: what lies above is for the next round;
 //   - Clean, with all below the bound, says what stays.
 //
+// Take does the first two at once, as far as no transaction is in the way.
+//
 // Base offsets are those of the log. A batch is settled if a pass has taken it in before: then it was
 // committed, for what was aborted went in the first (L32). Settled batches lie below all others.
 type Cleaner struct {
 	pass   Pass
 	limit  int
 	latest table
+	// last are the records in latest that Index has seen, by offset: what it says of them costs no look at their keys.
+	last offsets
 	// aborted holds the aborted transactions, open those whose end is still to be seen, by producer.
 	aborted map[record.ProducerID][]span
 	open    map[record.ProducerID]record.Offset
 	spans   int
 	indexed bool // at least one batch
+	// next is the offset after the batches that Take has indexed; waiting: others have to wait until transactions are settled.
+	next    record.Offset
+	waiting bool
 	// alive are the producers with records, kept, of a transaction whose marker is still to come.
 	alive  map[record.ProducerID]struct{}
 	keys   record.Keys
@@ -66,6 +73,9 @@ type Stats struct {
 // entryBytes is the most that a key takes in the table, with the room that the table leaves.
 const entryBytes = 64
 
+// lastShare is the part of the memory that the set of last records may take: enough for sixteen times as many offsets as keys.
+const lastShare = 32
+
 // minKeys is how many keys fit in any case.
 const minKeys = 1024
 
@@ -73,7 +83,7 @@ const minKeys = 1024
 // alone has more keys.
 func New(p Pass, memory int64) *Cleaner {
 	return &Cleaner{
-		pass: p, limit: int(max(memory/entryBytes, minKeys)),
+		pass: p, limit: int(max((memory-memory/lastShare)/entryBytes, minKeys)), last: offsets{limit: int(memory / lastShare / 8)},
 		aborted: map[record.ProducerID][]span{}, open: map[record.ProducerID]record.Offset{}, alive: map[record.ProducerID]struct{}{},
 	}
 }
@@ -118,6 +128,29 @@ func (c *Cleaner) Settle(b record.Batch, head bool) (more bool, err error) {
 	return b.LastOffset()+1 < c.pass.Below || len(c.open) > 0, nil
 }
 
+// Take settles a batch, unless an earlier pass has, and indexes it if that can be done yet: until it has seen a transaction, which may end
+// either way. The batches begin with the first one to be indexed, or that is not settled, whichever lies lower. It says whether it wants
+// the next.
+func (c *Cleaner) Take(b record.Batch, head, settled bool) (more bool, err error) {
+	more = true
+	if !settled {
+		if more, err = c.Settle(b, head); err != nil {
+			return false, err
+		}
+	}
+	if c.waiting = c.waiting || len(c.open) > 0; c.waiting {
+		return more, nil
+	}
+	if !c.Index(b, head) {
+		return false, nil // nor is anything left to be settled: no transaction is open, and the bound is here
+	}
+	c.next = b.LastOffset() + 1
+	return more, nil
+}
+
+// Rest says whether there is more to index after Take, and from which offset on, if that is not the first one.
+func (c *Cleaner) Rest() (from record.Offset, more bool) { return c.next, c.waiting }
+
 // Unsettled says whether Settle has not seen the end of a transaction with batches below the bound.
 func (c *Cleaner) Unsettled() bool { return len(c.open) > 0 }
 
@@ -137,6 +170,7 @@ func (c *Cleaner) Index(b record.Batch, head bool) (more bool) {
 	if b.LastOffset() >= c.pass.Below {
 		return false
 	}
+	c.last.begin(b.BaseOffset())
 	if b.Attributes().Control() || b.Count() == 0 || c.isAborted(b) {
 		return true
 	}
@@ -159,7 +193,10 @@ func (c *Cleaner) Index(b record.Batch, head bool) (more bool) {
 		return true // it stays as it is, and hides nothing
 	}
 	for _, f := range c.found {
-		c.latest.put(f.digest, f.offset)
+		if before, had := c.latest.put(f.digest, f.offset); had {
+			c.last.clear(before)
+		}
+		c.last.set(f.offset)
 	}
 	return true
 }
@@ -195,11 +232,16 @@ func (c *Cleaner) records(b record.Batch) record.Batch {
 		return nil
 	}
 	tombstones := int64(0)
+	indexed := c.last.whole(b.BaseOffset())
 	kept, err := c.retain.Retain(b, func(offset record.Offset, key []byte, tombstone bool) bool {
 		if key == nil {
 			return false // L38
 		}
-		if last, ok := c.latest.get(digestOf(key)); ok && last > offset {
+		if indexed {
+			if !c.last.has(offset) {
+				return false
+			}
+		} else if last, ok := c.latest.get(digestOf(key)); ok && last > offset {
 			return false
 		}
 		if tombstone && offset < c.pass.Horizon {

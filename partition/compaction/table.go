@@ -39,17 +39,18 @@ func (t *table) find(d digest) *tableSlot {
 	}
 }
 
-// put notes an offset, which is above all that were noted for the digest before.
-func (t *table) put(d digest, o record.Offset) {
+// put notes an offset, which is above all that were noted for the digest before, and gives the one that was; had: there was one.
+func (t *table) put(d digest, o record.Offset) (before record.Offset, had bool) {
 	if t.used*4 >= len(t.slots)*3 {
 		t.grow()
 	}
 	s := t.find(d)
-	if s.next == 0 {
+	if before, had = s.next-1, s.next != 0; !had {
 		s.digest = d
 		t.used++
 	}
 	s.next = o + 1
+	return before, had
 }
 
 func (t *table) get(d digest) (record.Offset, bool) {
@@ -68,4 +69,50 @@ func (t *table) grow() {
 			*t.find(old[i].digest) = old[i]
 		}
 	}
+}
+
+// offsets is a set of offsets that lie close together, one bit for each from the first on. It holds none that are further apart than its limit;
+// then it is no use (see whole).
+type offsets struct {
+	first record.Offset
+	bits  []uint64
+	limit int // of bits, in words
+	begun bool
+	over  bool
+}
+
+// begin says where offsets begin; only the first call counts.
+func (s *offsets) begin(first record.Offset) {
+	if !s.begun {
+		s.first, s.begun = first, true
+	}
+}
+
+// set takes an offset in, clear takes it out. Those below the first are passed over.
+func (s *offsets) set(o record.Offset) {
+	word := int((o - s.first) / 64)
+	switch {
+	case s.over || o < s.first:
+		return
+	case word >= s.limit:
+		s.bits, s.over = nil, true
+		return
+	case word >= len(s.bits):
+		s.bits = append(s.bits, make([]uint64, max(word+1, min(2*len(s.bits), s.limit))-len(s.bits))...)
+	}
+	s.bits[word] |= 1 << ((o - s.first) % 64)
+}
+
+func (s *offsets) clear(o record.Offset) {
+	if word := int((o - s.first) / 64); o >= s.first && word < len(s.bits) {
+		s.bits[word] &^= 1 << ((o - s.first) % 64)
+	}
+}
+
+// whole says whether the set tells of all offsets from one on.
+func (s *offsets) whole(from record.Offset) bool { return s.begun && !s.over && from >= s.first }
+
+func (s *offsets) has(o record.Offset) bool {
+	word := int((o - s.first) / 64)
+	return word < len(s.bits) && s.bits[word]&(1<<((o-s.first)%64)) != 0
 }
