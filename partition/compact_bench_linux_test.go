@@ -88,9 +88,9 @@ func (r *Replica) fillForCompaction(fsys vfs.FS, dir string, size, times int, co
 	if r.log, err = recordlog.Open(recordlog.Options{FS: fsys, Dir: dir, SegmentBytes: 16 << 20}); err != nil {
 		return 0, err
 	}
-	value := make([]byte, size-30)
-	for i := range value {
-		value[i] = byte('a' + rng.IntN(16))
+	text := make([]byte, 1<<20) // which codecs make half as long
+	for i := range text {
+		text[i] = byte('a' + rng.IntN(16))
 	}
 	records := total / size
 	builder := record.NewBuilder(codec)
@@ -102,6 +102,8 @@ func (r *Replica) fillForCompaction(fsys vfs.FS, dir string, size, times int, co
 			if times > 1 {
 				key = rng.IntN(records / times)
 			}
+			from := rng.IntN(len(text) - size)
+			value := text[from : from+size-30]
 			if err := builder.Append(1000, fmt.Appendf(nil, "key %08d", key), value, nil); err != nil {
 				return 0, err
 			}

@@ -37,6 +37,8 @@ type Cleaner struct {
 	latest table
 	// last are the records in latest that Index has seen, by offset: what it says of them costs no look at their keys.
 	last offsets
+	// unreadable are the batches, by base offset, of which Index could not tell what they hold.
+	unreadable map[record.Offset]struct{}
 	// aborted holds the aborted transactions, open those whose end is still to be seen, by producer.
 	aborted map[record.ProducerID][]span
 	open    map[record.ProducerID]record.Offset
@@ -76,6 +78,9 @@ const entryBytes = 64
 // lastShare is the part of the memory that the set of last records may take: enough for sixteen times as many offsets as keys.
 const lastShare = 32
 
+// maxUnreadable bounds the batches that are remembered to be unreadable.
+const maxUnreadable = 1024
+
 // minKeys is how many keys fit in any case.
 const minKeys = 1024
 
@@ -84,7 +89,7 @@ const minKeys = 1024
 func New(p Pass, memory int64) *Cleaner {
 	return &Cleaner{
 		pass: p, limit: int(max((memory-memory/lastShare)/entryBytes, minKeys)), last: offsets{limit: int(memory / lastShare / 8)},
-		aborted: map[record.ProducerID][]span{}, open: map[record.ProducerID]record.Offset{}, alive: map[record.ProducerID]struct{}{},
+		aborted: map[record.ProducerID][]span{}, open: map[record.ProducerID]record.Offset{}, alive: map[record.ProducerID]struct{}{}, unreadable: map[record.Offset]struct{}{},
 	}
 }
 
@@ -180,6 +185,7 @@ func (c *Cleaner) Index(b record.Batch, head bool) (more bool) {
 	}
 	c.indexed = true
 	if c.keys.Reset(b, 0) != nil {
+		c.cannotRead(b)
 		return true
 	}
 	defer c.keys.Close()
@@ -190,7 +196,8 @@ func (c *Cleaner) Index(b record.Batch, head bool) (more bool) {
 		}
 	}
 	if c.keys.Err() != nil {
-		return true // it stays as it is, and hides nothing
+		c.cannotRead(b)
+		return true
 	}
 	for _, f := range c.found {
 		if before, had := c.latest.put(f.digest, f.offset); had {
@@ -199,6 +206,15 @@ func (c *Cleaner) Index(b record.Batch, head bool) (more bool) {
 		c.last.set(f.offset)
 	}
 	return true
+}
+
+// cannotRead notes a batch that cannot be read: it stays as it is, and hides nothing.
+func (c *Cleaner) cannotRead(b record.Batch) {
+	if len(c.unreadable) == maxUnreadable {
+		c.last.giveUp()
+		return
+	}
+	c.unreadable[b.BaseOffset()] = struct{}{}
 }
 
 // Clean says what stays of a batch below the bound: nil, the batch itself, or one that is good until the next
@@ -231,8 +247,13 @@ func (c *Cleaner) records(b record.Batch) record.Batch {
 		c.stats.Aborted += count
 		return nil
 	}
-	tombstones := int64(0)
 	indexed := c.last.whole(b.BaseOffset())
+	if indexed {
+		if kept, decided := c.wholly(b); decided {
+			return kept
+		}
+	}
+	tombstones := int64(0)
 	kept, err := c.retain.Retain(b, func(offset record.Offset, key []byte, tombstone bool) bool {
 		if key == nil {
 			return false // L38
@@ -260,6 +281,21 @@ func (c *Cleaner) records(b record.Batch) record.Batch {
 		c.stats.Kept += int64(kept.Count())
 	}
 	return kept
+}
+
+// wholly decides over batches that were indexed, and of which all records stay or none, without reading them again.
+func (c *Cleaner) wholly(b record.Batch) (kept record.Batch, decided bool) {
+	if _, unreadable := c.unreadable[b.BaseOffset()]; unreadable {
+		return nil, false
+	}
+	switch n := c.last.count(b.BaseOffset(), b.LastOffset()); {
+	case n == 0:
+		return nil, true
+	case n == int(b.Count()) && b.BaseOffset() >= c.pass.Horizon: // below it, tombstones go
+		c.stats.Kept += int64(n)
+		return b, true
+	}
+	return nil, false
 }
 
 // marker gives a control batch that stays: one of a transaction with records that stay (L33), one that has not

@@ -3,6 +3,7 @@ package compaction
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"math/bits"
 
 	"github.com/oncelog/oncelog/record"
 )
@@ -95,7 +96,7 @@ func (s *offsets) set(o record.Offset) {
 	case s.over || o < s.first:
 		return
 	case word >= s.limit:
-		s.bits, s.over = nil, true
+		s.giveUp()
 		return
 	case word >= len(s.bits):
 		s.bits = append(s.bits, make([]uint64, max(word+1, min(2*len(s.bits), s.limit))-len(s.bits))...)
@@ -112,7 +113,27 @@ func (s *offsets) clear(o record.Offset) {
 // whole says whether the set tells of all offsets from one on.
 func (s *offsets) whole(from record.Offset) bool { return s.begun && !s.over && from >= s.first }
 
+// has says whether an offset is in the set, which is whole.
 func (s *offsets) has(o record.Offset) bool {
 	word := int((o - s.first) / 64)
 	return word < len(s.bits) && s.bits[word]&(1<<((o-s.first)%64)) != 0
 }
+
+// count is how many there are from one offset to another, both of them included.
+func (s *offsets) count(from, to record.Offset) (n int) {
+	first, last := int((from-s.first)/64), int((to-s.first)/64)
+	for k := first; k <= last && k < len(s.bits); k++ {
+		word := s.bits[k]
+		if k == first {
+			word &= ^uint64(0) << ((from - s.first) % 64)
+		}
+		if k == last {
+			word &= ^uint64(0) >> (63 - (to-s.first)%64)
+		}
+		n += bits.OnesCount64(word)
+	}
+	return n
+}
+
+// giveUp makes the set one that tells nothing.
+func (s *offsets) giveUp() { s.bits, s.over = nil, true }

@@ -234,6 +234,8 @@ type rewriter struct {
 	pending Entry
 	entries []Entry
 	bytes   int
+	// spare are buffers of entries that were written.
+	spare [][]byte
 	// started is up to where the disk has begun to write.
 	started int64
 	start   record.Offset
@@ -328,7 +330,7 @@ func (w *rewriter) clean(e *Entry, base record.Offset, refused []countedRefusal)
 		}
 	}
 	if p.First == 0 {
-		*p = Entry{First: e.Begins(), Ext: mark.encode(), MaxTimestamp: math.MinInt64, Data: make([]byte, 0, compactionChunk)}
+		*p = Entry{First: e.Begins(), Ext: mark.encode(), MaxTimestamp: math.MinInt64, Data: w.buffer()}
 	}
 	p.Index, p.Term, p.Type, p.AppendedAt = e.Index, e.Term, e.Type, e.AppendedAt
 	p.Records += e.Records
@@ -346,6 +348,16 @@ func (w *rewriter) clean(e *Entry, base record.Offset, refused []countedRefusal)
 		}
 		return true
 	})
+}
+
+// buffer is an empty one for the data of a frame.
+func (w *rewriter) buffer() []byte {
+	if n := len(w.spare); n > 0 {
+		b := w.spare[n-1]
+		w.spare = w.spare[:n-1]
+		return b
+	}
+	return make([]byte, 0, 2*compactionChunk)
 }
 
 // flush ends the frame that gathers.
@@ -383,6 +395,11 @@ func (w *rewriter) write() error {
 	for i := range frames.heads {
 		w.out.add(&w.out.index, &frames.heads[i], position, w.log.o.IndexBytes)
 		position += int64(frames.heads[i].length)
+	}
+	for i := range w.entries {
+		if d := w.entries[i].Data; cap(d) >= compactionChunk && cap(d) <= 8*compactionChunk {
+			w.spare = append(w.spare, d[:0])
+		}
 	}
 	w.entries, w.bytes = w.entries[:0], 0
 	// The disk works beside us, rather than all at once in the end, when others wait for their flush.
