@@ -109,7 +109,7 @@ func (r *Replica) compact(ctx context.Context) error {
 		}
 		return err
 	}
-	p := pass{replica: r, agreed: c, began: time.Now(), total: r.toRead(c.below)}
+	p := pass{replica: r, agreed: c, began: time.Now(), total: r.toRead(c.below), pace: throttle{perSecond: r.host.config.CompactionBytes}}
 	r.passing.Store(&p)
 	defer r.passing.Store(nil)
 	m := r.host.metrics
@@ -164,8 +164,9 @@ type pass struct {
 	// read is how much has been read of about total bytes.
 	read  atomic.Int64
 	total int64
-	// credit is what may be read before the next pause.
-	credit int64
+	// pace is at which it may read, unpaid what was read since the last look at the clock.
+	pace   throttle
+	unpaid int64
 }
 
 // round does as much of the pass as the memory for keys suffices for; mostly that is all.
@@ -212,23 +213,16 @@ func (p *pass) round(ctx context.Context) error {
 	return err
 }
 
-// throttleStep is how much is read between two pauses.
+// throttleStep is how much is read between two looks at the clock.
 const throttleStep = 1 << 20
 
-// throttle makes the pass wait where it reads faster than it may.
+// throttle makes the pass wait where it reads faster than it may. What the work itself takes counts.
 func (p *pass) throttle(ctx context.Context, n int64) error {
 	p.read.Add(n)
-	if p.credit -= n; p.credit > 0 {
+	if p.unpaid += n; p.unpaid < throttleStep {
 		return nil
 	}
-	p.credit += throttleStep
-	pause := time.Duration(float64(time.Second) * throttleStep / float64(p.replica.host.config.CompactionBytes))
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
+	paid := p.unpaid
+	p.unpaid = 0
+	return p.pace.wait(ctx, paid)
 }
