@@ -22,3 +22,10 @@ func TestQuantilesOfLatencies(t *testing.T) {
 		}
 	}
 }
+
+func TestLooksAsOneLine(t *testing.T) {
+	w := window([]look{{At: 40, Written: 10, AckP99: 7, Memory: 1}, {At: 100, Written: 110, AckP99: 5, Memory: 2}}, 20)
+	if w.Written != 85 || w.AckP99 != 7 || w.Memory != 2 || w.At != 100 {
+		t.Errorf("%+v", w)
+	}
+}

@@ -168,27 +168,45 @@ func (w *watcher) conclude(ended error, early string, apart time.Duration) error
 	return errors.Join(errors.New(why), stored)
 }
 
+// window is several looks as one: rates are their average, times those of the worst one, the rest is the last one's.
+func window(looks []look, began float64) look {
+	w := looks[len(looks)-1]
+	w.Written, w.Read, w.Transactions = 0, 0, 0
+	all, before := w.At-began, began
+	for _, l := range looks {
+		part := (l.At - before) / all
+		before = l.At
+		w.Written, w.Read, w.Transactions = w.Written+part*l.Written, w.Read+part*l.Read, w.Transactions+part*l.Transactions
+		w.AckP99, w.CommitP99 = max(w.AckP99, l.AckP99), max(w.CommitP99, l.CommitP99)
+	}
+	return w
+}
+
 // table is the result, as docs/performance.md has it.
 func (r *result) table(apart time.Duration) {
 	if len(r.Series) == 0 {
 		return
 	}
-	fmt.Println("| after | memory of all, MB | of each | written, MB/s | p99 of an answer, ms | read, MB/s | transactions/s; p99, ms | elections so far |")
+	fmt.Println("| after | memory of all, MB | of each | written, MB/s | p99 of an answer, ms, at worst | read, MB/s | transactions/s; p99, ms | elections so far |")
 	fmt.Println("|---|---|---|---|---|---|---|---|")
 	start := make([]float64, len(r.Brokers))
 	for i, b := range r.Brokers {
 		start[i] = b.Start
 	}
 	fmt.Printf("| start | %.0f | %s | | | | | |\n", r.Memory.Start, each(start))
-	next := apart
+	var since []look // since the line before
+	next, before := apart, 0.0
 	for i, l := range r.Series {
+		since = append(since, l)
 		at := time.Duration(l.At * float64(time.Second))
 		if at+time.Second < next && i != len(r.Series)-1 {
 			continue
 		}
 		next += apart
-		fmt.Printf("| %s | %.0f | %s | %.0f | %.0f | %.0f | %.0f; %.0f | %d |\n", at.Round(time.Second), l.Memory, each(l.Each), l.Written, l.AckP99,
-			l.Read, l.Transactions, l.CommitP99, l.Elections)
+		w := window(since, before)
+		since, before = nil, l.At
+		fmt.Printf("| %s | %.0f | %s | %.0f | %.0f | %.0f | %.0f; %.0f | %d |\n", at.Round(time.Second), w.Memory, each(w.Each), w.Written, w.AckP99,
+			w.Read, w.Transactions, w.CommitP99, w.Elections)
 	}
 	var most, rested []float64
 	for _, b := range r.Brokers {
