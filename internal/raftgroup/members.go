@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -66,8 +67,30 @@ const (
 // TransferLeadership hands leadership to a voter; empty: to the one that is furthest. It returns
 // when this replica has stepped down, or with the reason why it did not. A voter that lags, or does not
 // answer, is refused before anything happens: from its start on, a transfer that fails stops the group's
-// writes for as long as an election takes.
+// writes for as long as an election takes. One that could not begin, because the connection to the voter was just lost, is tried again.
 func (g *Group) TransferLeadership(ctx context.Context, to ServerID) error {
+	for pause := firstTransferPause; ; pause *= 2 {
+		err := g.transfer(ctx, to)
+		if !errors.Is(err, errNotBroughtUp) || pause > lastTransferPause {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// firstTransferPause is how long after a transfer that could not begin it is tried again: proposals are refused during each. It doubles, up to
+// lastTransferPause.
+const (
+	firstTransferPause = 20 * time.Millisecond
+	lastTransferPause  = 160 * time.Millisecond
+)
+
+// transfer hands leadership over, or fails, once.
+func (g *Group) transfer(ctx context.Context, to ServerID) error {
 	if _, ready := g.IsReady(); !ready {
 		return g.notLeader()
 	}
@@ -106,9 +129,11 @@ func (g *Group) TransferLeadership(ctx context.Context, to ServerID) error {
 // tells nobody to stand for election then, and the leader goes on.
 const notBroughtUp = "replication failed"
 
+var errNotBroughtUp = errors.New("the voter could not be sent what it lacks")
+
 func (g *Group) sortTransferError(err error, handed bool) error {
 	if err.Error() == notBroughtUp {
-		return &refusedError{err}
+		return &refusedError{errNotBroughtUp}
 	}
 	return g.sortError(err, handed)
 }
