@@ -6,12 +6,10 @@ package memnet
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -31,7 +29,7 @@ type Network struct {
 	// latency and jitter hold for all links; chance decides about the second. See SetLatency.
 	latency, jitter time.Duration
 	chance          *rand.Rand
-	// changed is closed and replaced whenever a link's state changes.
+	// changed is closed and replaced whenever a link's state changes: for those who dial. Pipes are woken.
 	changed chan struct{}
 	port    int
 }
@@ -213,25 +211,31 @@ func (n *Network) set(change func()) {
 	change()
 	close(n.changed)
 	n.changed = make(chan struct{})
+	for c := range n.conns {
+		for _, p := range []*pipe{c.in, c.out} {
+			p.readers.wake()
+			p.writers.wake()
+		}
+	}
 	n.mu.Unlock()
 }
 
-// state tells whether a link carries bytes now, and gives a channel that is closed when that changes.
-func (n *Network) state(l link) (open bool, changed <-chan struct{}) {
+// open tells whether a link carries bytes now. Who has waited for it at a pipe is woken when that changes.
+func (n *Network) open(l link) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.openLocked(l), n.changed
+	return n.openLocked(l)
 }
 
 // lateness is how late what is sent now arrives; answers: something comes back on the way now.
-func (n *Network) lateness(l link) (late time.Duration, answers bool, changed <-chan struct{}) {
+func (n *Network) lateness(l link) (late time.Duration, answers bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	late = n.delay[l] + n.latency
 	if n.jitter > 0 {
 		late += time.Duration(n.chance.Int64N(int64(n.jitter) + 1))
 	}
-	return late, n.openLocked(l) && n.openLocked(link{l.to, l.from}), n.changed
+	return late, n.openLocked(l) && n.openLocked(link{l.to, l.from})
 }
 
 type address string
@@ -289,12 +293,12 @@ type conn struct {
 func (c *conn) Read(p []byte) (int, error)         { return c.in.read(p) }
 func (c *conn) LocalAddr() net.Addr                { return c.local }
 func (c *conn) RemoteAddr() net.Addr               { return c.remote }
-func (c *conn) SetReadDeadline(t time.Time) error  { c.in.readDeadline.set(t); return nil }
-func (c *conn) SetWriteDeadline(t time.Time) error { c.out.writeDeadline.set(t); return nil }
+func (c *conn) SetReadDeadline(t time.Time) error  { c.in.readers.setDeadline(t); return nil }
+func (c *conn) SetWriteDeadline(t time.Time) error { c.out.writers.setDeadline(t); return nil }
 
 func (c *conn) SetDeadline(t time.Time) error {
-	c.in.readDeadline.set(t)
-	c.out.writeDeadline.set(t)
+	c.in.readers.setDeadline(t)
+	c.out.writers.setDeadline(t)
 	return nil
 }
 
@@ -329,214 +333,4 @@ func (c *conn) forget() {
 	c.net.mu.Lock()
 	delete(c.net.conns, c)
 	c.net.mu.Unlock()
-}
-
-// pipe is one direction of a connection: a bounded queue of segments, each due at a time.
-type pipe struct {
-	net  *Network
-	link link
-
-	mu       sync.Mutex
-	segments []segment
-	size     int
-	last     time.Time // when the last segment is due: none overtakes it
-	readErr  error     // what read gives once the queue is empty
-	writeErr error
-	// moved is closed and replaced at the next change after somebody has begun to wait for it.
-	moved  chan struct{}
-	waited bool
-
-	readDeadline, writeDeadline deadline
-}
-
-type segment struct {
-	data []byte
-	due  time.Time
-}
-
-func newPipe(n *Network, l link) *pipe {
-	p := &pipe{net: n, link: l, moved: make(chan struct{})}
-	p.readDeadline.init()
-	p.writeDeadline.init()
-	return p
-}
-
-func (p *pipe) signalLocked() {
-	if p.waited {
-		close(p.moved)
-		p.moved, p.waited = make(chan struct{}), false
-	}
-}
-
-// waitLocked gives what to wait for.
-func (p *pipe) waitLocked() <-chan struct{} {
-	p.waited = true
-	return p.moved
-}
-
-// What becomes of what is on the way when a pipe ends.
-type rest bool
-
-const (
-	keep rest = true
-	lose rest = false
-)
-
-func (p *pipe) end(readErr, writeErr error, r rest) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.readErr == nil || errors.Is(readErr, net.ErrClosed) {
-		p.readErr = readErr
-	}
-	if p.writeErr == nil {
-		p.writeErr = writeErr
-	}
-	if r == lose {
-		p.segments, p.size = nil, 0
-	}
-	p.signalLocked()
-}
-
-func (p *pipe) read(b []byte) (int, error) {
-	for {
-		open, changed := p.net.state(p.link)
-		p.mu.Lock()
-		var wait time.Duration
-		switch {
-		case len(p.segments) == 0 && p.readErr != nil && (open || p.readErr != io.EOF):
-			err := p.readErr
-			p.mu.Unlock()
-			return 0, err
-		case len(p.segments) > 0 && open:
-			if wait = time.Until(p.segments[0].due); wait <= 0 {
-				n := p.takeLocked(b)
-				p.mu.Unlock()
-				return n, nil
-			}
-		}
-		moved := p.waitLocked()
-		p.mu.Unlock()
-		if err := p.await(moved, changed, wait, &p.readDeadline); err != nil {
-			return 0, err
-		}
-	}
-}
-
-func (p *pipe) takeLocked(b []byte) int {
-	s := &p.segments[0]
-	n := copy(b, s.data)
-	s.data = s.data[n:]
-	p.size -= n
-	if len(s.data) == 0 {
-		p.segments = p.segments[1:]
-	}
-	p.signalLocked()
-	return n
-}
-
-func (p *pipe) write(b []byte) (int, error) {
-	written := 0
-	for len(b) > 0 {
-		late, answers, changed := p.net.lateness(p.link)
-		p.mu.Lock()
-		if err := p.writeErr; err != nil && (answers || err != syscall.EPIPE) {
-			p.mu.Unlock()
-			return written, err
-		}
-		if room := connBuffer - p.size; room > 0 {
-			n := min(room, len(b))
-			if due := time.Now().Add(late); due.After(p.last) {
-				p.last = due
-			}
-			p.segments = append(p.segments, segment{append([]byte(nil), b[:n]...), p.last})
-			p.size += n
-			p.signalLocked()
-			p.mu.Unlock()
-			b, written = b[n:], written+n
-			continue
-		}
-		moved := p.waitLocked()
-		p.mu.Unlock()
-		if err := p.await(moved, changed, 0, &p.writeDeadline); err != nil {
-			return written, err
-		}
-	}
-	return written, nil
-}
-
-// await blocks until something may have changed; wait above 0: at most that long.
-func (p *pipe) await(moved, changed <-chan struct{}, wait time.Duration, d *deadline) error {
-	var due <-chan time.Time
-	if wait > 0 {
-		t := time.NewTimer(wait)
-		defer t.Stop()
-		due = t.C
-	}
-	over := d.over()
-	select {
-	case <-moved:
-	case <-changed:
-	case <-due:
-	case <-over:
-		if d.passed() {
-			return os.ErrDeadlineExceeded
-		}
-	}
-	return nil
-}
-
-// deadline is a time after which waiting ends; zero: never.
-type deadline struct {
-	mu    sync.Mutex
-	at    time.Time
-	timer *time.Timer
-	// ch is closed when the deadline has passed or was moved; closed says so.
-	ch     chan struct{}
-	closed bool
-}
-
-func (d *deadline) init() { d.ch = make(chan struct{}) }
-
-// set moves the deadline; those who wait look again.
-func (d *deadline) set(t time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.timer != nil {
-		d.timer.Stop()
-		d.timer = nil
-	}
-	if !d.closed {
-		close(d.ch)
-	}
-	d.at, d.ch, d.closed = t, make(chan struct{}), false
-	if t.IsZero() {
-		return
-	}
-	wait := time.Until(t)
-	if wait <= 0 {
-		close(d.ch)
-		d.closed = true
-		return
-	}
-	ch := d.ch
-	d.timer = time.AfterFunc(wait, func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.ch == ch && !d.closed {
-			close(ch)
-			d.closed = true
-		}
-	})
-}
-
-func (d *deadline) over() <-chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.ch
-}
-
-func (d *deadline) passed() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return !d.at.IsZero() && !time.Now().Before(d.at)
 }

@@ -133,3 +133,60 @@ func TestLatency(t *testing.T) {
 		}
 	})
 }
+
+// TestManyWait: who reads and who writes may be several; an end of the connection is told to each, and what has come for one wakes the
+// next, on virtual time and whatever the latency.
+func TestManyWait(t *testing.T) {
+	for _, latency := range []time.Duration{0, time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			n := New()
+			n.SetLatency(latency, 2*latency, 1)
+			client, server := pair(t, n)
+			const readers = 4
+			got := make(chan int, 2*readers)
+			for range readers {
+				go func() {
+					for {
+						k, err := server.Read(make([]byte, 1))
+						got <- k
+						if err != nil {
+							return
+						}
+					}
+				}()
+			}
+			synctest.Wait()
+			if _, err := client.Write([]byte("abc")); err != nil {
+				t.Fatal(err)
+			}
+			sum := 0
+			for range 3 {
+				sum += <-got
+			}
+			if sum != 3 {
+				t.Errorf("read %d bytes, want 3", sum)
+			}
+			// Two who write more than there is room for go on when it is read, or when their time is over.
+			_ = client.SetWriteDeadline(time.Now().Add(time.Second))
+			n.Freeze("b")
+			errs := make(chan error, 2)
+			for range 2 {
+				go func() {
+					_, err := client.Write(make([]byte, connBuffer+1))
+					errs <- err
+				}()
+			}
+			for range 2 {
+				if err := <-errs; !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("write beyond the deadline: %v", err)
+				}
+			}
+			_ = server.Close()
+			for range readers {
+				if k := <-got; k != 0 {
+					t.Errorf("read %d bytes from what is closed", k)
+				}
+			}
+		})
+	}
+}
