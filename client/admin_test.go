@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -167,6 +168,41 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		_, err := cl.Metadata(bg)
 		if !errors.Is(err, ErrNetwork) || !strings.Contains(err.Error(), "nobody:1") {
 			t.Errorf("%v", err)
+		}
+	})
+}
+
+// TestGroupCoordinatorIsRemembered: who asks a group again and again finds its coordinator once, and again when it has moved.
+func TestGroupCoordinatorIsRemembered(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newFakeCluster(t, 2)
+		cl := c.connect(t)
+		c.coordinates = 1
+		ask := func(wantFound int) {
+			t.Helper()
+			got, err := cl.GroupOffsets(bg, "readers", true, record.TopicPartition{Topic: "orders"})
+			if err != nil || len(got) != 1 || got[0].Offset != 7 {
+				t.Fatalf("%+v, %v", got, err)
+			}
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if c.found != wantFound {
+				t.Errorf("the coordinator was looked for %d times, want %d", c.found, wantFound)
+			}
+		}
+		for range 5 {
+			ask(1)
+		}
+		c.mu.Lock()
+		c.coordinates = 2
+		c.mu.Unlock()
+		ask(2)
+		ask(2)
+		for i := range 2*maxGroupCoordinators + 1 {
+			cl.groupCoordinator(fmt.Sprint(i))
+		}
+		if n := len(cl.groups); n > maxGroupCoordinators {
+			t.Errorf("%d coordinators are remembered, at most %d may be", n, maxGroupCoordinators)
 		}
 	})
 }

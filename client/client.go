@@ -35,6 +35,7 @@ type Client struct {
 
 	mu     sync.Mutex // guards what follows
 	parts  map[closer]struct{}
+	groups map[string]*coordinator // by group id: what administrators ask (group_admin.go)
 	closed bool
 }
 
@@ -50,7 +51,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	c := &Client{cfg: cfg, log: cfg.Logger, conns: newConns(cfg), parts: make(map[closer]struct{})}
+	c := &Client{cfg: cfg, log: cfg.Logger, conns: newConns(cfg), parts: make(map[closer]struct{}), groups: make(map[string]*coordinator)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.meta = newMetadata(c)
 	c.wg.Go(c.meta.run)

@@ -53,6 +53,9 @@ type fakeCluster struct {
 	deny       *clientv1.Error              // of InitProducerId
 	hooks      map[string]func(*fakeBroker) // by name of the call
 	controller int32                        // who creates topics; 0: everybody
+	// coordinates is the broker that coordinates all groups, found how often FindCoordinator was asked.
+	coordinates int32
+	found       int
 }
 
 type fakeTopic struct {
@@ -80,6 +83,8 @@ type fakePartition struct {
 type fakeBroker struct {
 	clientv1.UnimplementedLogServiceServer
 	clientv1.UnimplementedAdminServiceServer
+	clientv1.UnimplementedTransactionServiceServer
+	clientv1.UnimplementedGroupServiceServer
 	c    *fakeCluster
 	id   int32
 	addr string
@@ -118,6 +123,8 @@ func (b *fakeBroker) start() {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}))
 	clientv1.RegisterLogServiceServer(b.srv, b)
 	clientv1.RegisterAdminServiceServer(b.srv, b)
+	clientv1.RegisterTransactionServiceServer(b.srv, b)
+	clientv1.RegisterGroupServiceServer(b.srv, b)
 	lis, srv := b.host.listen(), b.srv
 	b.wg.Go(func() { _ = srv.Serve(lis) })
 }

@@ -131,3 +131,27 @@ func (b *fakeBroker) GetChecksums(ctx context.Context, req *clientv1.GetChecksum
 	}
 	return &clientv1.GetChecksumsResponse{UpTo: int64(upTo), Crc32C: 7, Batches: int64(len(p.batches))}, nil
 }
+
+func (b *fakeBroker) FindCoordinator(context.Context, *clientv1.FindCoordinatorRequest) (*clientv1.FindCoordinatorResponse, error) {
+	b.hooked("find")
+	b.c.mu.Lock()
+	defer b.c.mu.Unlock()
+	b.c.found++
+	return &clientv1.FindCoordinatorResponse{BrokerId: b.c.coordinates, Address: b.c.brokers[b.c.coordinates].addr}, nil
+}
+
+func (b *fakeBroker) FetchOffsets(_ context.Context, req *clientv1.FetchOffsetsRequest) (*clientv1.FetchOffsetsResponse, error) {
+	b.hooked("offsets")
+	b.c.mu.Lock()
+	defer b.c.mu.Unlock()
+	if b.c.coordinates != b.id {
+		return nil, failure(ReasonNotCoordinator, codes.FailedPrecondition, true)
+	}
+	r := &clientv1.FetchOffsetsResponse{}
+	for _, t := range req.GetTopics() {
+		for _, p := range t.GetPartitions() {
+			r.Offsets = append(r.Offsets, &clientv1.CommittedOffset{Topic: t.GetTopic(), Partition: p, Offset: 7})
+		}
+	}
+	return r, nil
+}

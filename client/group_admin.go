@@ -152,8 +152,23 @@ func (c *Client) DeleteGroupOffsets(ctx context.Context, id string, tps ...recor
 	return subscribed, err
 }
 
+// maxGroupCoordinators bounds how many groups' coordinators a client remembers for what an administrator asks.
+const maxGroupCoordinators = 1000
+
+// groupCoordinator gives the coordinator of a group. It is remembered, so that who asks again and again, as a monitor does, has
+// to find it once only.
 func (c *Client) groupCoordinator(id string) *coordinator {
-	return &coordinator{c: c, conns: c.conns, kind: clientv1.CoordinatorType_COORDINATOR_TYPE_GROUP, key: id}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := c.groups[id]
+	if k == nil {
+		if len(c.groups) >= maxGroupCoordinators {
+			clear(c.groups)
+		}
+		k = &coordinator{c: c, conns: c.conns, kind: clientv1.CoordinatorType_COORDINATOR_TYPE_GROUP, key: id}
+		c.groups[id] = k
+	}
+	return k
 }
 
 // atGroup asks the coordinator of a group.
