@@ -193,7 +193,7 @@ func verifySnapshot(fsys vfs.FS, path string) (snapshotHead, error) {
 		return head, err
 	}
 	var crc uint32
-	buf := make([]byte, snapshotReading)
+	buf := make([]byte, min(snapshotReading, head.size+1))
 	r := io.NewSectionReader(f, int64(head.encodedSize()), head.size)
 	for {
 		n, err := r.Read(buf)
