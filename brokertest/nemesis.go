@@ -42,7 +42,7 @@ type Fault struct {
 
 // Faults are what Torment chooses from by default: power cuts of one broker and of all, with the
 // answers before them lost or not, processes killed and restarted, pauses, broken, cut and slow links,
-// slow, full and failing disks, clocks that jump, restarts one upon the other.
+// slow, full and failing disks, clocks that jump, restarts one upon the other, and one disk that is lost for ever.
 func Faults() []Fault {
 	return []Fault{
 		{"crash", 4, true, (*Cluster).beginCrash},
@@ -60,6 +60,7 @@ func Faults() []Fault {
 		{"silent-crash", 3, true, (*Cluster).beginSilentCrash},
 		{"wrong-clock", 1, false, (*Cluster).beginWrongClock},
 		{"restart-storm", 1, true, (*Cluster).beginRestartStorm},
+		{"lost-disk", 1, true, (*Cluster).beginLostDisk},
 	}
 }
 
@@ -407,4 +408,14 @@ func (c *Cluster) beginRestartStorm(id int32, r *rand.Rand) (string, func()) {
 		time.Sleep(between(r, 5*time.Millisecond, 3*time.Second))
 	}
 	return fmt.Sprintf("broker %d was killed and started %d times", id, n), nil
+}
+
+// beginLostDisk takes a broker's disk for ever, once in the life of a cluster: of two that are lost before the first is
+// rebuilt, nobody promises anything. Of disks that lie, one that is lost is one too many.
+func (c *Cluster) beginLostDisk(id int32, _ *rand.Rand) (string, func()) {
+	if c.options.LyingDisks || slices.ContainsFunc(c.nodes, func(n *node) bool { return n.wiped > 0 }) {
+		return "", nil
+	}
+	c.Wipe(id)
+	return fmt.Sprintf("broker %d has lost its disk", id), c.startIfDown(id)
 }

@@ -78,43 +78,12 @@ func (s *scenario) voters(id int32) map[string]bool {
 // it had before.
 func (s *scenario) whole(id int32, before map[string]bool) {
 	s.t.Helper()
-	why := "nobody was asked"
-	defer func() {
-		if s.t.Failed() {
-			s.t.Log(why)
+	if err := s.c.AwaitWhole(s.ctx, s.cl); err != nil {
+		s.t.Fatal(err)
+	}
+	for name := range s.voters(id) {
+		if before[name] {
+			s.t.Fatalf("voter %s is still there", name)
 		}
-	}()
-	s.until("all groups to be whole", func() bool {
-		groups, failed, err := s.cl.RaftGroups(s.ctx, "")
-		if err != nil || len(failed) > 0 {
-			return false
-		}
-		replicas, leads := map[uint64]int{}, map[uint64]client.RaftGroup{}
-		for _, g := range groups {
-			if g.Role == "leader" {
-				leads[g.GroupID] = g
-			}
-		}
-		for _, g := range groups {
-			lead := leads[g.GroupID]
-			if g.Problem != "" || len(lead.Voters) != 3 || len(lead.Learners) > 0 || g.LastIndex+10 < lead.CommitIndex {
-				why = fmt.Sprintf("%s on broker %d: %+v of %+v", g.Name, g.Broker, g, lead)
-				return false
-			}
-			replicas[g.GroupID]++
-		}
-		for group, n := range replicas {
-			if n != 3 {
-				why = fmt.Sprintf("%s has %d replicas", leads[group].Name, n)
-				return false
-			}
-		}
-		for name := range s.voters(id) {
-			if before[name] {
-				why = "voter " + name + " is still there"
-				return false
-			}
-		}
-		return len(replicas) > 3
-	})
+	}
 }

@@ -293,7 +293,7 @@ func (s *run) settle(admin *client.Client) {
 		m, err := admin.Metadata(ctx, topic)
 		if err == nil && len(m.Topics) == 1 && !slices.ContainsFunc(m.Topics[0].Partitions, client.Partition.Changing) {
 			s.note("every partition is where it shall be")
-			return
+			break
 		}
 		select {
 		case <-look.C:
@@ -302,6 +302,11 @@ func (s *run) settle(admin *client.Client) {
 			return
 		}
 	}
+	if err := s.c.AwaitWhole(ctx, admin); err != nil {
+		s.problem("%v", err)
+		return
+	}
+	s.note("every group is whole")
 }
 
 // probe insists that a cluster that is whole takes a record in every partition soon.
