@@ -128,7 +128,7 @@ while [ "$(date +%s)" -lt "$end" ]; do
 		# One line for each part of a level: faults, records, transactions.
 		sums=$(awk '/^chaos: result/ { f += $3; r += $5; t += $7 }
 			/^sim: [0-9]+ seeds in / { f += $(NF - 3); r += $(NF - 1) }
-			/^sim: transactions: / { f += $5; r += $7; t += $9 }
+			/^sim: transactions: / { f += $(NF - 5); r += $(NF - 3); t += $(NF - 1) }
 			END { print f + 0, r + 0, t + 0 }' "$log")
 		echo "$l $took $sums $verdict" >>"$out/results"
 		if [ $verdict = ok ]; then

@@ -19,6 +19,7 @@ var (
 	seedsFlag   = flag.Int("seeds", 8, "how many seeds to run")
 	firstFlag   = flag.Uint64("first", 1, "the first seed")
 	forFlag     = flag.Duration("for", 0, "run fresh seeds for this long, in place of -seeds")
+	lastsFlag   = flag.Duration("lasts", 0, "TestTransactionSeeds: for how much virtual time each cluster is broken; 0: as the seed says")
 	workersFlag = flag.Int("workers", 0, "how many seeds run at once; 0: as many as -parallel")
 )
 

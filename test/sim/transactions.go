@@ -14,15 +14,15 @@ import (
 	"github.com/oncelog/oncelog/internal/workload"
 )
 
-// RunTransactions runs one seed of transactions: producers with ids of their own write to all partitions and commit offsets, abort, die, are replaced
-// and come back as zombies, while the cluster is broken and readers read along. In the end everything must have been decided by
-// itself.
+// RunTransactions runs one seed of transactions, by default for a minute, or three where brokers forget: producers with ids of their own
+// write to all partitions and commit offsets, abort, die, are replaced and come back as zombies, while the cluster is broken and readers
+// read along. In the end everything must have been decided by itself.
 func RunTransactions(t *testing.T, o Options) *Result {
 	t.Helper()
 	// With some seeds the brokers forget fast, and producers rest for longer than that.
 	forgetful := o.Lasts == 0 && rand.New(rand.NewPCG(o.Seed, 7)).IntN(4) == 0
 	if o.Lasts == 0 {
-		o.Lasts = 30 * time.Second
+		o.Lasts = time.Minute
 	}
 	if forgetful {
 		o.Lasts = 3 * time.Minute
@@ -49,13 +49,19 @@ func RunTransactions(t *testing.T, o Options) *Result {
 	return r
 }
 
+const (
+	// transactionsPerSeed are begun in a seed, but never more than mostPerSecond.
+	transactionsPerSeed = 250
+	mostPerSecond       = 8.0
+)
+
 func (s *run) transactions(forgetful bool) {
 	s.t.Helper()
 	s.partitions = 2 + s.rng.Int32N(2)
 	admin := s.client("admin")
 	s.create(admin)
 	producers := 2 + s.rng.IntN(2)
-	rate, rest := 8.0, time.Duration(0)
+	rate, rest := min(mostPerSecond, transactionsPerSeed/s.o.Lasts.Seconds()), time.Duration(0)
 	if forgetful {
 		rate, rest = 3, 2*time.Minute
 	}
