@@ -37,12 +37,17 @@ func makeDir(fsys vfs.FS, dir string) error {
 }
 
 // crash ends a broker as a power cut does: at one moment nothing leaves it any more, and what was not
-// synced by then is lost, kept or torn.
-func (c *cluster) crash(n *node, rng *rand.Rand) {
+// synced by then is lost, kept or torn. kill: as SIGKILL does; what was written is there.
+func (c *cluster) crash(n *node, rng *rand.Rand, kill bool) {
 	c.t.Helper()
 	c.net.isolate(true, n.name, names(c.nodes)...)
 	c.net.reset(n.name)
-	image := n.mem().CrashClone(rng)
+	var image *vfs.Mem
+	if kill {
+		image = n.mem().KillClone()
+	} else {
+		image = n.mem().CrashClone(rng)
+	}
 	c.stop(n)
 	n.fs = image
 	c.net.isolate(false, n.name, names(c.nodes)...)
@@ -59,6 +64,10 @@ type storm struct {
 	lives []atomic.Int64
 	// delays are how long a sync takes on each broker's disk, at most.
 	delays []atomic.Int64
+	// incarnations are the names under which the brokers are members: each disk that is lost costs one.
+	incarnations []uint64
+	// broken makes installations of snapshots fail once what conflicts was cut off.
+	broken atomic.Bool
 
 	// mu guards nodes, which come and go, and what the clients were told.
 	mu      sync.Mutex
@@ -86,6 +95,10 @@ func newStorm(t *testing.T, seed uint64, kind stormKind) *storm {
 		s.size = 5
 	}
 	s.lives, s.delays = make([]atomic.Int64, s.size), make([]atomic.Int64, s.size)
+	s.incarnations = make([]uint64, s.size)
+	for i := range s.incarnations {
+		s.incarnations[i] = 1
+	}
 	s.c = newCluster(t, s.size, func(c *cluster) {
 		c.records, c.control = !kind.control, kind.control
 		c.config = func(conf *Config) { conf.QueueLogs = !kind.synchronous }
@@ -94,10 +107,14 @@ func newStorm(t *testing.T, seed uint64, kind stormKind) *storm {
 			if kind.control {
 				// Bolt files are converted by whoever has crashed.
 				gc.RecordLog = !kind.converted || s.lives[n.id-1].Load() > 0
+				gc.wrapLog = func(l logStore) logStore { return &refusingStore{l, &s.broken} }
 				return
 			}
 			gc.CatchUp = func(_ context.Context, info SnapshotInfo, state []byte) error {
 				err := s.pull(n, info, state)
+				if err == nil && s.broken.Load() {
+					err = errDisk
+				}
 				if err != nil {
 					err = errors.Join(err, gc.Log.DiscardCatchUp())
 				}
@@ -150,13 +167,63 @@ func (s *storm) open(i int) {
 	if err := makeDir(n.fs, filepath.Join(n.dir, fmt.Sprintf("group-%d", stormGroup))); err != nil {
 		s.t.Fatal(err)
 	}
-	r := s.c.mustOpen(n, stormGroup, MakeServerID(n.id, 1), members(s.size))
+	var bootstrap []Server
+	if s.incarnations[i] == 1 {
+		bootstrap = members(s.size)
+	}
+	r := s.c.mustOpen(n, stormGroup, s.member(i), bootstrap)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running[i] = r
 }
 
-func (s *storm) crash(which ...int) {
+// member is the name under which a broker is a member.
+func (s *storm) member(i int) ServerID { return MakeServerID(s.c.nodes[i].id, s.incarnations[i]) }
+
+// loseDisk takes a broker's disk away. Under another name it becomes a member in its own place, while others crash.
+func (s *storm) loseDisk(i int) {
+	old := s.member(i)
+	down := []int{i}
+	if other := s.rng.IntN(s.size); other != i && s.rng.IntN(4) > 0 {
+		down = append(down, other)
+	}
+	s.crash(false, down...)
+	n := s.c.nodes[i]
+	n.fs = vfs.NewMem(s.rng.Uint64())
+	if err := errors.Join(os.RemoveAll(n.dir), os.MkdirAll(n.dir, 0o750)); err != nil { // terms and votes, and Bolt files
+		s.t.Fatal(err)
+	}
+	s.incarnations[i]++
+	s.pause(1500)
+	s.restart(i)
+	s.pause(4000) // were it a voter still, it could make a majority with one that lacks what the others acknowledged
+	s.restart(down[1:]...)
+	p := Plan{Leaving: []ServerID{old}}
+	for k := range s.size {
+		p.Voters = append(p.Voters, s.member(k))
+	}
+	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		if _, r := s.leading(s.rng); r != nil {
+			short, cancel := context.WithTimeout(s.t.Context(), time.Second)
+			shape, err := r.group.Reshape(short, p)
+			cancel()
+			if err == nil && shape.Done {
+				return
+			}
+		}
+		if s.rng.IntN(40) == 0 {
+			other := s.rng.IntN(s.size)
+			s.crash(s.rng.IntN(2) == 0, other)
+			s.pause(500)
+			s.restart(other)
+		}
+		if time.Since(began) > 5*time.Minute {
+			s.t.Fatalf("broker %d has not got its place back", i+1)
+		}
+	}
+}
+
+func (s *storm) crash(kill bool, which ...int) {
 	for _, i := range which {
 		s.lives[i].Add(1)
 	}
@@ -164,7 +231,7 @@ func (s *storm) crash(which ...int) {
 		s.mu.Lock()
 		delete(s.running, i)
 		s.mu.Unlock()
-		s.c.crash(s.c.nodes[i], s.rng)
+		s.c.crash(s.c.nodes[i], s.rng, kill)
 	}
 }
 
@@ -229,11 +296,28 @@ func (s *storm) leading(rng *rand.Rand) (int, *replica) {
 // trouble makes one kind of trouble and ends it.
 func (s *storm) trouble() {
 	some := s.rng.Perm(s.size)
-	kind := []string{"crash", "crash of the leader", "crash of a majority", "power cut", "power cut", "slow disk", "stalled disk", "cut off", "transfer"}[s.rng.IntN(9)]
+	kind := []string{"crash", "crash of the leader", "crash of a majority", "power cut", "power cut", "slow disk", "stalled disk", "cut off", "cut off", "transfer", "kill", "opened again", "broken installations", "lost disk"}[s.rng.IntN(14)]
 	s.did[kind]++
 	switch kind {
-	case "crash":
-		some = some[:1]
+	case "crash", "kill":
+		some = some[:1+s.rng.IntN(2)]
+	case "opened again":
+		for _, i := range some[:1+s.rng.IntN(s.size)] {
+			s.mu.Lock()
+			r := s.running[i]
+			s.mu.Unlock()
+			if e := r.group.engine.Load(); e != nil {
+				e.reopenSoon()
+			}
+		}
+		return
+	case "lost disk":
+		s.broken.Store(false)
+		s.loseDisk(some[0])
+		return
+	case "broken installations":
+		s.broken.Store(!s.broken.Load())
+		return
 	case "crash of the leader":
 		some = some[:1]
 		if i, _ := s.leading(s.rng); i >= 0 {
@@ -264,7 +348,7 @@ func (s *storm) trouble() {
 		}
 		return
 	}
-	s.crash(some...)
+	s.crash(kind == "kill", some...)
 	s.pause(1500)
 	s.comeBack(some)
 }
@@ -285,6 +369,7 @@ func (s *storm) blow(d time.Duration) {
 		s.trouble()
 	}
 	clients.Wait()
+	s.broken.Store(false)
 	var r *replica
 	until(s.t, "the last command", func() bool {
 		_, r = s.c.leader(stormGroup)

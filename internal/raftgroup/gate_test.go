@@ -391,7 +391,7 @@ func TestGateVoterCrashesWithUndurableTail(t *testing.T) {
 		}
 		d.all(0) // for what closing writes, which is lost
 		for _, m := range []*node{n, voter} {
-			c.crash(m, lostAll())
+			c.crash(m, lostAll(), false)
 		}
 		if err := <-result; OutcomeOf(err) != MayHaveHappened {
 			t.Errorf("the proposer was told %v", err)
@@ -418,7 +418,7 @@ func TestGateElectsCandidateWithUndurableTail(t *testing.T) {
 		result := make(chan error, 1)
 		r.group.ProposeAsync(Command{Data: []byte("tail")}, func(_ any, err error) { result <- err })
 		time.Sleep(10 * time.Millisecond)
-		c.crash(n, lostAll())
+		c.crash(n, lostAll(), false)
 		<-result
 		elected := time.Now()
 		until(t, "the candidate to be elected", func() bool {

@@ -98,3 +98,22 @@ func (e *engine) afterInstall(q *raft.InstallSnapshotRequest, answer func()) boo
 		return false
 	}
 }
+
+// beginBehindSnapshot makes an append that begins at or below this replica's snapshot, where the log holds nothing any more, one that begins
+// right behind it. Raft compares the entry before the first one, and does not find it, unless it is the very last: so a replica
+// whose log begins behind an installed snapshot, with a tail that conflicts from there on, would refuse the append, be sent a
+// snapshot, which covers nothing new, and refuse the append again, without a pause and for ever. There is nothing to compare: what a
+// snapshot covers is committed, and whoever leads in a later term has it. (Raft looks at the term first.)
+func (e *engine) beginBehindSnapshot(q *raft.AppendEntriesRequest) {
+	newest := uint64(e.group.snapshots.newest())
+	if q.PrevLogEntry == 0 || q.PrevLogEntry > newest {
+		return
+	}
+	if first, err := e.group.logs.FirstIndex(); err != nil || first > 0 && first <= q.PrevLogEntry {
+		return
+	}
+	for len(q.Entries) > 0 && q.Entries[0].Index <= newest {
+		q.Entries = q.Entries[1:]
+	}
+	q.PrevLogEntry, q.PrevLogTerm = 0, 0
+}

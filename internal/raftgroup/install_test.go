@@ -185,3 +185,51 @@ func TestOwnSnapshotMeetsAnInstalledOne(t *testing.T) {
 		})
 	})
 }
+
+// An append that begins at a snapshot, behind which the log holds entries, is taken: nothing is left there to compare.
+func TestAppendBeginsAtTheSnapshot(t *testing.T) {
+	eachLog(t, func(t *testing.T, options ...func(*cluster)) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, 3, append(options, func(c *cluster) {
+				c.group = func(n *node, gc *GroupConfig) {
+					gc.SnapshotBytes = 8 << 10
+					gc.CatchUp = func(_ context.Context, info SnapshotInfo, state []byte) error { return pull(c, n, info, state) }
+				}
+			})...)
+			c.openAll(7)
+			n, r := c.leader(7)
+			away := c.others(n)[0]
+			c.stop(away)
+			for i := range 60 {
+				r.propose(t, padded("command %d", i))
+			}
+			synctest.Wait()
+			c.restart(away, 7)
+			until(t, "a snapshot to be installed", func() bool {
+				return away.replicas[7].machine.restores > 0 && away.replicas[7].group.engine.Load() != nil
+			})
+			_, r = c.leader(7)
+			r.propose(t, "behind it")
+			g := away.replicas[7].group
+			until(t, "the follower to have it", func() bool { return g.Status().AppliedIndex == r.group.Status().AppliedIndex })
+			metas := g.snapshots.metas() // of which it may have taken the newest itself
+			installed := metas[len(metas)-1]
+			first, _ := g.logs.FirstIndex()
+			last, _ := g.logs.LastIndex()
+			if first <= installed.Index || last <= installed.Index {
+				t.Fatalf("the test shows nothing: the snapshot is of %d, the log holds %d to %d", installed.Index, first, last)
+			}
+			e := r.group.engine.Load()
+			q := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}, Term: e.raft.CurrentTerm(),
+				PrevLogEntry: installed.Index, PrevLogTerm: installed.Term, LeaderCommitIndex: 1}
+			resp := new(raft.AppendEntriesResponse)
+			if err := e.transport.AppendEntries(raft.ServerID(g.Self()), "", q, resp); err != nil || !resp.Success {
+				t.Errorf("refused behind the snapshot of %d: %+v, %v", installed.Index, resp, err)
+			}
+			if now, _ := g.logs.LastIndex(); now != last {
+				t.Errorf("the log ends at %d, not at %d", now, last)
+			}
+			r.propose(t, "last")
+		})
+	})
+}

@@ -274,8 +274,11 @@ func (s *session) deliver(f *frame, answer frameKind, command func(raft.RPCHeade
 			stream.stopWith(e.stopping)
 		}
 		cmd := command(e.headerOf(s.peer, f.from))
-		if install, ok := cmd.(*raft.InstallSnapshotRequest); ok {
-			reader = &installReader{engine: e, request: install, stream: stream}
+		switch q := cmd.(type) {
+		case *raft.InstallSnapshotRequest:
+			reader = &installReader{engine: e, request: q, stream: stream}
+		case *raft.AppendEntriesRequest:
+			e.beginBehindSnapshot(q)
 		}
 		code = e.inbox.put(cmd, reader, int64(len(f.body)), reply)
 	}
