@@ -199,14 +199,17 @@ func TestAppendBeginsAtTheSnapshot(t *testing.T) {
 			c.openAll(7)
 			n, r := c.leader(7)
 			away := c.others(n)[0]
-			c.stop(away)
+			c.net.isolate(true, away.name, names(c.nodes)...)
 			for i := range 60 {
 				r.propose(t, padded("command %d", i))
 			}
 			synctest.Wait()
-			c.restart(away, 7)
+			c.net.isolate(false, away.name, names(c.nodes)...)
+			machine := away.replicas[7].machine
 			until(t, "a snapshot to be installed", func() bool {
-				return away.replicas[7].machine.restores > 0 && away.replicas[7].group.engine.Load() != nil
+				machine.mu.Lock()
+				defer machine.mu.Unlock()
+				return machine.restores > 0 && away.replicas[7].group.engine.Load() != nil
 			})
 			_, r = c.leader(7)
 			r.propose(t, "behind it")
