@@ -205,7 +205,11 @@ func (p *produceStream) answerAll() error {
 	for {
 		select {
 		case a := <-p.answers:
-			if err := p.answer(a); err != nil {
+			err := p.answer(a)
+			for n := len(p.answers); n > 0 && err == nil; n-- {
+				err = p.answer(<-p.answers)
+			}
+			if err != nil {
 				return err
 			}
 		case e := <-read:

@@ -71,8 +71,10 @@ func checkProduce(req *clientv1.ProduceRequest) *clientv1.Error {
 	if refusal := checkRange("timeout_ms", int64(req.TimeoutMs), 0, maxTimeoutMS); refusal != nil {
 		return refusal
 	}
-	if refusal := checkTransactionalID(req.TransactionalId); req.TransactionalId != "" && refusal != nil {
-		return refusal
+	if req.TransactionalId != "" {
+		if refusal := checkTransactionalID(req.TransactionalId); refusal != nil {
+			return refusal
+		}
 	}
 	switch {
 	case len(req.Batch) == 0 && req.Records == nil:

@@ -67,6 +67,10 @@ func (Codec) Marshal(v any) (mem.BufferSlice, error) {
 		if out, ok := marshalProduce(m); ok {
 			return out, nil
 		}
+	case *ProduceResponse:
+		if out, ok := marshalProduced(m); ok {
+			return out, nil
+		}
 	case *FetchResponse:
 		if out, ok := marshalFetched(m, nil); ok {
 			return out, nil
@@ -90,6 +94,12 @@ func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
 			return nil
 		}
 		return proto.Unmarshal(own, m)
+	case *ProduceResponse:
+		b := data.MaterializeToBuffer(mem.DefaultBufferPool())
+		defer b.Free()
+		if parseProduced(b.ReadOnlyData(), m) {
+			return nil
+		}
 	case *FetchResponse:
 		own := data.Materialize()
 		if parseFetched(own, m) {
@@ -103,12 +113,16 @@ func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
 // marshalProduce encodes a request with an encoded batch; ok is false when the generated code has
 // to do it.
 func marshalProduce(m *ProduceRequest) (out mem.BufferSlice, ok bool) {
-	if m == nil || len(m.Batch) < minDirect || m.Records != nil || len(m.unknownFields) != 0 ||
+	if m == nil || len(m.Batch) == 0 || m.Records != nil || len(m.unknownFields) != 0 ||
 		!utf8.ValidString(m.Topic) || !utf8.ValidString(m.TransactionalId) {
 		return nil, false
 	}
 	// Six small fields of at most 1+10 bytes, and the tag and length of the batch.
-	b := make([]byte, 0, 80+len(m.Topic)+len(m.TransactionalId))
+	room := 80 + len(m.Topic) + len(m.TransactionalId)
+	if len(m.Batch) < minDirect {
+		room += len(m.Batch)
+	}
+	b := make([]byte, 0, room)
 	b = appendVarint(b, 1, m.RequestId)
 	b = appendString(b, 2, m.Topic)
 	b = appendVarint(b, 3, uint64(m.Partition))
@@ -117,7 +131,27 @@ func marshalProduce(m *ProduceRequest) (out mem.BufferSlice, ok bool) {
 	b = appendString(b, 6, m.TransactionalId)
 	b = protowire.AppendTag(b, 7, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(len(m.Batch)))
+	if len(m.Batch) < minDirect {
+		return mem.BufferSlice{mem.SliceBuffer(append(b, m.Batch...))}, true
+	}
 	return mem.BufferSlice{mem.SliceBuffer(b), mem.SliceBuffer(m.Batch)}, true
+}
+
+// marshalProduced encodes an answer without an error; ok is false when the generated code has to do it.
+func marshalProduced(m *ProduceResponse) (out mem.BufferSlice, ok bool) {
+	if m == nil || m.Error != nil || len(m.unknownFields) != 0 || !utf8.ValidString(m.Topic) {
+		return nil, false
+	}
+	// Six small fields of at most 1+10 bytes.
+	b := make([]byte, 0, 66+len(m.Topic))
+	b = appendVarint(b, 1, m.RequestId)
+	b = appendString(b, 2, m.Topic)
+	b = appendVarint(b, 3, uint64(m.Partition))
+	b = appendVarint(b, 4, uint64(m.BaseOffset))
+	b = appendVarint(b, 5, uint64(m.LogStartOffset))
+	b = appendVarint(b, 6, uint64(m.LogAppendTimeMs))
+	b = appendVarint(b, 7, protowire.EncodeBool(m.Duplicate))
+	return mem.BufferSlice{mem.SliceBuffer(b)}, true
 }
 
 // marshalFetched encodes an answer that holds batches; ok is false when the generated code has to

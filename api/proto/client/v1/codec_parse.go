@@ -63,6 +63,52 @@ func parseProduce(b []byte, m *ProduceRequest) bool {
 	return true
 }
 
+// parseProduced reads an answer without an error. Nothing of it stays a slice of b.
+func parseProduced(b []byte, m *ProduceResponse) bool {
+	m.Reset()
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return false
+		}
+		b = b[n:]
+		switch {
+		case typ == protowire.VarintType:
+			v, n := protowire.ConsumeVarint(b)
+			if n < 0 {
+				return false
+			}
+			b = b[n:]
+			switch num {
+			case 1:
+				m.RequestId = v
+			case 3:
+				m.Partition = int32(v)
+			case 4:
+				m.BaseOffset = int64(v)
+			case 5:
+				m.LogStartOffset = int64(v)
+			case 6:
+				m.LogAppendTimeMs = int64(v)
+			case 7:
+				m.Duplicate = protowire.DecodeBool(v)
+			default:
+				return false
+			}
+		case typ == protowire.BytesType && num == 2:
+			v, n := protowire.ConsumeBytes(b)
+			if n < 0 || !utf8.Valid(v) {
+				return false
+			}
+			b = b[n:]
+			m.Topic = string(v)
+		default:
+			return false
+		}
+	}
+	return true
+}
+
 // parseFetched reads an answer whose batches stay slices of b.
 func parseFetched(b []byte, m *FetchResponse) bool {
 	m.Reset()

@@ -96,9 +96,11 @@ func TestCodecAgreesWithGeneratedCode(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	direct := map[string]int{}
-	for i := range 1500 {
+	for i := range 2000 {
 		var m, back, byHand proto.Message
-		switch i % 3 {
+		switch i % 4 {
+		case 3:
+			m, back, byHand = &ProduceResponse{}, &ProduceResponse{}, &ProduceResponse{}
 		case 0:
 			m, back, byHand = &ProduceRequest{}, &ProduceRequest{}, &ProduceRequest{}
 		case 1:
