@@ -160,7 +160,9 @@ func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 	}
 }
 
-const maxAppendEntries = 1024
+// maxAppendEntries bounds the entries that Raft sends, and applies, at once. It makes room for as many with every request and every
+// commit, however few there are.
+const maxAppendEntries = 256
 
 // start begins to pass on what comes from peers.
 func (e *engine) start() {

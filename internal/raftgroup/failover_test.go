@@ -810,7 +810,8 @@ func TestCloseTellsAll(t *testing.T) {
 			results := make(chan error, n+1)
 			propose := func(n int) {
 				for range n {
-					r.group.ProposeAsync(Command{Data: []byte("x")}, func(_ any, err error) { results <- err })
+					// Of a size at which Raft gets them though others are under way.
+					r.group.ProposeAsync(Command{Data: make([]byte, gatherBytes/8)}, func(_ any, err error) { results <- err })
 				}
 				synctest.Wait()
 			}

@@ -101,9 +101,11 @@ func badFrame(format string, args ...any) error {
 	return &badFrameError{what: fmt.Sprintf(format, args...)}
 }
 
+var emptyPrefix [framePrefix]byte
+
 // beginFrame appends a frame's header, to be completed by endFrame.
 func beginFrame(b []byte, f *frame) []byte {
-	b = append(b, make([]byte, framePrefix)...)
+	b = append(b, emptyPrefix[:]...)
 	b = append(b, byte(f.kind), 0)
 	b = binary.BigEndian.AppendUint16(b, f.code)
 	b = binary.BigEndian.AppendUint64(b, f.request)

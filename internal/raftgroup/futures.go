@@ -3,6 +3,7 @@ package raftgroup
 import (
 	"errors"
 	"reflect"
+	"sync"
 
 	"github.com/hashicorp/raft"
 )
@@ -16,15 +17,30 @@ import (
 // It is called before Error is. False: f is an answer already, and nothing was handed to Raft.
 func endWith(f raft.Future, done chan struct{}) bool {
 	v := reflect.ValueOf(f)
-	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
+	at := shutdownField(v.Type())
+	if at == nil {
 		return false
 	}
-	field := v.Elem().FieldByName("ShutdownCh")
-	if !field.IsValid() {
-		return false
-	}
-	field.Set(reflect.ValueOf(done))
+	v.Elem().FieldByIndex(at).Set(reflect.ValueOf(done))
 	return true
+}
+
+// shutdownFields are where the field lies in each type of future that was met: looking for it by name takes longer than all else that is
+// done with a proposal.
+var shutdownFields sync.Map // of reflect.Type, to []int, nil where there is none
+
+func shutdownField(t reflect.Type) []int {
+	if at, ok := shutdownFields.Load(t); ok {
+		return at.([]int)
+	}
+	var at []int
+	if t.Kind() == reflect.Pointer && t.Elem().Kind() == reflect.Struct {
+		if field, ok := t.Elem().FieldByName("ShutdownCh"); ok {
+			at = field.Index
+		}
+	}
+	shutdownFields.Store(t, at)
+	return at
 }
 
 // checkFutures makes sure that the library in use is one that endWith works with.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,8 +64,8 @@ func (b *bodies) sum(crc uint32) uint32 {
 	return crc
 }
 
-// appendAppend appends the meta part of an append frame and gives the bodies to send after it. holdsBatches tells the entries whose
-// data is record batches that this broker has validated, or has had from one that has.
+// appendAppend appends the meta part of an append frame and the small bodies that follow it, and gives the bodies to send after that.
+// holdsBatches tells the entries whose data is record batches that this broker has validated, or has had from one that has.
 func appendAppend(b []byte, c *chunk, holdsBatches func(*raft.Log) bool) ([]byte, bodies) {
 	b = binary.BigEndian.AppendUint64(b, c.term)
 	b = binary.BigEndian.AppendUint64(b, c.prevIndex)
@@ -82,13 +83,25 @@ func appendAppend(b []byte, c *chunk, holdsBatches func(*raft.Log) bool) ([]byte
 		b = binary.BigEndian.AppendUint32(b, uint32(len(e.Extensions)))
 		b = binary.BigEndian.AppendUint32(b, uint32(len(e.Data)))
 	}
-	return b, appendBodies(c.entries, holdsBatches)
+	return appendBodies(b, c.entries, holdsBatches)
 }
 
-// appendBodies lists what follows the headers, small neighbours copied together.
-func appendBodies(entries []*raft.Log, holdsBatches func(*raft.Log) bool) bodies {
+// appendBodies appends the small bodies that come first, and lists what follows them, small neighbours copied together.
+func appendBodies(b []byte, entries []*raft.Log, holdsBatches func(*raft.Log) bool) ([]byte, bodies) {
 	var out bodies
-	room := 0
+	first, room := 0, 0
+	for first < len(entries) && len(entries[first].Extensions) < copyBelow && len(entries[first].Data) < copyBelow {
+		room += len(entries[first].Extensions) + len(entries[first].Data)
+		first++
+	}
+	b = slices.Grow(b, room)
+	for _, e := range entries[:first] {
+		b = append(append(b, e.Extensions...), e.Data...)
+	}
+	if entries = entries[first:]; len(entries) == 0 {
+		return b, out
+	}
+	room = 0
 	for _, e := range entries {
 		for _, p := range [2][]byte{e.Extensions, e.Data} {
 			if len(p) < copyBelow {
@@ -115,7 +128,7 @@ func appendBodies(entries []*raft.Log, holdsBatches func(*raft.Log) bool) bodies
 		}
 	}
 	flush()
-	return out
+	return b, out
 }
 
 // appendSummedSize is how much of an append's body the checksum must cover at least.

@@ -31,6 +31,14 @@ type Command struct {
 // at most maxAppendEntries for one trigger and lets the rest wait for CommitTimeout.
 const maxOutstanding = maxAppendEntries - 24
 
+// Small commands that come while others are under way travel in groups. While maxGroups are under way, the queue waits for the end of one,
+// or for gatherBytes: what Raft does for each group (an append to each follower, its answer, a commit) costs more than what it does for
+// each command. A command that comes alone, and a large one, does not wait.
+const (
+	maxGroups   = 2
+	gatherBytes = 16 << 10
+)
+
 // proposal is a command on its way.
 type proposal struct {
 	command Command
@@ -39,6 +47,7 @@ type proposal struct {
 	size    int64
 	future  raft.ApplyFuture
 	handed  bool // in Raft's hands, maybe
+	last    bool // of its group
 	err     error
 }
 
@@ -60,6 +69,9 @@ type proposals struct {
 	queuedBytes int64
 	outstanding int
 	outBytes    int64
+	groups      int  // handed over, at least in part, and not resolved
+	rest        int  // of the queue, what belongs to the group that is being handed over
+	gathering   bool // the proposer waits for a group's end, or for gatherBytes
 	closed      bool
 	refusals    []refusalCall
 	refusing    bool
@@ -142,7 +154,9 @@ func (q *proposals) admit(p *proposal) error {
 	q.queue = append(q.queue, p)
 	q.queuedBytes += p.size
 	g.metrics().queuedBytes.Add(float64(p.size))
-	signal(q.wake)
+	if !q.gathering || !q.gathersLocked() {
+		signal(q.wake)
+	}
 	return nil
 }
 
@@ -213,35 +227,56 @@ func (q *proposals) next() *proposal {
 	for {
 		q.mu.Lock()
 		ended := q.closed || q.group.halted.Load()
-		wait := q.wake
+		wake, freed := q.wake, (chan struct{})(nil)
 		if len(q.queue) > 0 {
 			p := q.queue[0]
 			room := q.outstanding < maxOutstanding && (q.outBytes == 0 || q.outBytes+p.size <= q.group.host.config.MaxOutstandingBytes)
 			if ended {
 				p.err = ErrStopped
 			}
-			if room || ended {
-				q.queue[0] = nil
-				q.queue = q.queue[1:]
-				q.queuedBytes -= p.size
-				q.outstanding++
-				q.outBytes += p.size
+			q.gathering = !ended && q.gathersLocked()
+			if ended || room && !q.gathering {
+				q.takeLocked(p)
 				q.mu.Unlock()
 				q.group.metrics().queuedBytes.Sub(float64(p.size))
 				return p
 			}
-			wait = q.freed
+			freed = q.freed
+			if !room {
+				wake = nil
+			}
 		} else if q.closed {
 			q.mu.Unlock()
 			return nil
 		}
 		q.mu.Unlock()
 		select {
-		case <-wait:
+		case <-wake:
+		case <-freed:
 		case <-q.group.ended:
 			// What is left fails; the queue is emptied first.
 		}
 	}
+}
+
+// gathersLocked says whether the queue waits for more to come.
+func (q *proposals) gathersLocked() bool {
+	return q.rest == 0 && q.groups >= maxGroups && q.queuedBytes < gatherBytes && q.queue[0].kind == KindCommand
+}
+
+// takeLocked takes the oldest command out of the queue. With the first of a group, all that is queued then belongs to it.
+func (q *proposals) takeLocked(p *proposal) {
+	if q.rest == 0 {
+		q.rest = len(q.queue)
+		q.groups++
+	}
+	q.rest--
+	p.last = q.rest == 0
+	q.queue[0] = nil
+	q.queue = q.queue[1:]
+	q.queuedBytes -= p.size
+	q.outstanding++
+	q.outBytes += p.size
 }
 
 // hand gives a command to Raft, if the term it was admitted in still stands.
@@ -268,8 +303,14 @@ func (q *proposals) complete() {
 		q.mu.Lock()
 		q.outstanding--
 		q.outBytes -= p.size
+		if p.last {
+			q.groups--
+		}
+		tell := !q.gathering || p.last
 		q.mu.Unlock()
-		signal(q.freed)
+		if tell {
+			signal(q.freed)
+		}
 		q.group.metrics().outcome(err)
 		p.done(v, err)
 	}

@@ -193,6 +193,8 @@ func TestSnapshotInsideTail(t *testing.T) {
 			for i := range 200 {
 				r.group.ProposeAsync(Command{Data: fmt.Appendf(nil, "tail %d", i)}, func(any, error) {})
 			}
+			// Raft gets all of them with one that does not wait for more.
+			r.group.ProposeAsync(Command{Data: make([]byte, gatherBytes)}, func(any, error) {})
 			_, now := c.leader(7, c.others(old)...)
 			want := []string{"first"}
 			for i := range 40 {

@@ -297,12 +297,15 @@ func (t *transport) writeChunk(l *link, to target, c *chunk, stop <-chan struct{
 	}
 	f := t.frame(frameAppend, to)
 	f.request = id
-	head := headPool.get()
-	b, follow := appendAppend(beginFrame(head[:0], &f), c, t.engine.group.logs.holdsBatches)
+	head := headPool.Get().(*[]byte)
+	b, follow := appendAppend(beginFrame((*head)[:0], &f), c, t.engine.group.logs.holdsBatches)
 	endFrame(b, 0, follow, !t.host.config.TrustNetwork)
 	// A failure closes the link, which calls done.
 	_ = l.write(b, follow.buffers)
-	headPool.put(b)
+	if cap(b) <= maxHead {
+		*head = b
+		headPool.Put(head)
+	}
 	return id, nil
 }
 
@@ -446,20 +449,8 @@ func (s *snapshotSend) giveUp(err error) error {
 	return err
 }
 
-// bufferPool keeps the small buffers that frames are begun in.
-type bufferPool struct{ p sync.Pool }
+// headPool keeps the buffers that frames are begun in.
+var headPool = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
 
-var headPool bufferPool
-
-func (p *bufferPool) get() []byte {
-	if b, ok := p.p.Get().(*[]byte); ok {
-		return *b
-	}
-	return make([]byte, 0, 4096)
-}
-
-func (p *bufferPool) put(b []byte) {
-	if cap(b) <= 256<<10 {
-		p.p.Put(&b)
-	}
-}
+// maxHead is the largest that is kept: a frame of small entries is all in there.
+const maxHead = 256 << 10
