@@ -114,6 +114,8 @@ func TestInstallationFailsBehindTheCut(t *testing.T) {
 		for i := range 90 {
 			r.group.ProposeAsync(Command{Data: fmt.Appendf(nil, "tail %d", i)}, func(any, error) {})
 		}
+		// Raft gets all of them with one that does not wait for more.
+		r.group.ProposeAsync(Command{Data: make([]byte, gatherBytes)}, func(any, error) {})
 		believed := func() uint64 {
 			e := r.group.engine.Load()
 			if e == nil {
