@@ -92,7 +92,7 @@ func settled(t *testing.T, n int, members ...*classicMember) {
 // G11: a group goes on with its generation when its coordinator is killed, again and again, and members that come meanwhile get
 // their share; nothing is read by two.
 func TestFranzClassicGroupThroughCoordinatorKills(t *testing.T) {
-	ran(t, "franz-go", franzVersion())
+	ran(t, "franz-go", franzVersion(), "groups of the classic protocol, eager and cooperative, whose coordinator is killed again and again")
 	for name, opts := range map[string][]kgo.Opt{"cooperative": nil, "eager": {kgo.Balancers(kgo.RoundRobinBalancer())}} {
 		t.Run(name, func(t *testing.T) {
 			const partitions = 6
@@ -123,7 +123,7 @@ func TestFranzClassicGroupThroughCoordinatorKills(t *testing.T) {
 // G12, G13, KIP-345: a static member that restarts gets what it had, and the others notice nothing; a killed coordinator changes nothing
 // of that. An operator removes it by its instance id (G9).
 func TestFranzStaticMembers(t *testing.T) {
-	ran(t, "franz-go", franzVersion())
+	ran(t, "franz-go", franzVersion(), "static members")
 	const partitions = 6
 	c := startCluster(t, "groups.initial_rebalance_delay=1s")
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)

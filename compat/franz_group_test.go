@@ -47,7 +47,7 @@ func protocols(t *testing.T, run func(t *testing.T, opts []kgo.Opt)) {
 // A copy that reads, writes and commits its position in one transaction copies each record once, through members that come and go and
 // through a killed leader.
 func TestFranzExactlyOnceCopy(t *testing.T) {
-	ran(t, "franz-go", franzVersion())
+	ran(t, "franz-go", franzVersion(), "exactly-once copies by three processes in groups of both protocols, through a kill")
 	t.Parallel()
 	protocols(t, func(t *testing.T, opts []kgo.Opt) {
 		const records, partitions = 3000, 6
@@ -158,7 +158,7 @@ func lag(t *testing.T, ctx context.Context, admin *kgo.Client, group string, wan
 
 // Members that come and go read everything at least once and commit where they are; the group is shown as it is.
 func TestFranzGroup(t *testing.T) {
-	ran(t, "franz-go", franzVersion())
+	ran(t, "franz-go", franzVersion(), "groups of both protocols with members that come and go")
 	t.Parallel()
 	protocols(t, func(t *testing.T, opts []kgo.Opt) {
 		const records, partitions = 4000, 8

@@ -37,7 +37,7 @@ func createTopic(t *testing.T, cl *kgo.Client, topic string, partitions int32) {
 
 // An idempotent producer writes with every codec while the leader of a partition is killed; everything is there once.
 func TestFranzIdempotentThroughALeaderKill(t *testing.T) {
-	ran(t, "franz-go", franzVersion())
+	ran(t, "franz-go", franzVersion(), "idempotent producer, every codec, through a kill")
 	t.Parallel()
 	const partitions, each = 4, 3000
 	c := startCluster(t)
@@ -117,7 +117,7 @@ func kill(t *testing.T, c *brokerproc.Cluster, id int32) {
 // Transactions through a killed leader: what was committed is read once, what was aborted never. The same with the protocol of
 // clients from before Kafka 4 (transaction version 1).
 func TestFranzTransactions(t *testing.T) {
-	ran(t, "franz-go", franzVersion())
+	ran(t, "franz-go", franzVersion(), "transactions of version 2 and, as a client of Kafka 3.9, of version 1, through a kill")
 	t.Parallel()
 	for _, version := range []struct {
 		name string

@@ -57,7 +57,7 @@ func TestJava(t *testing.T) {
 	t.Parallel()
 	for _, version := range javaVersions {
 		t.Run("kafka-clients "+version, func(t *testing.T) {
-			ran(t, "kafka-clients", version)
+			ran(t, "kafka-clients", version, "idempotent producer, every codec; transactions (`initTransactions` ... `commitTransaction`) through a kill; consumers with `read_committed` and `commitSync` in groups of the classic protocol and, from 4 on, of the consumer protocol; exactly-once copies by two processes, through a kill")
 			path := javaJobs(t, version)
 			protocols := []string{"classic"}
 			if version >= "4" {

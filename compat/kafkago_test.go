@@ -12,7 +12,7 @@ import (
 // segmentio's kafka-go: writers with every codec and readers in a group, on versions that it pins. Its writer is not idempotent, so
 // nothing is killed here.
 func TestKafkaGo(t *testing.T) {
-	ran(t, "kafka-go", moduleVersion("github.com/segmentio/kafka-go"))
+	ran(t, "kafka-go", moduleVersion("github.com/segmentio/kafka-go"), "writers with every codec, readers in a group")
 	t.Parallel()
 	c := startCluster(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

@@ -47,7 +47,7 @@ func node(ctx context.Context, dir string, c *brokerproc.Cluster, job string, ar
 // kafkajs: idempotent with every codec, transactions and a group that reads committed records, on the versions of 2019 that it speaks; and an
 // exactly-once copy. It shows no generation when it commits in a transaction (KIP-447), so one process copies.
 func TestKafkaJS(t *testing.T) {
-	ran(t, "kafkajs", kafkajsVersion)
+	ran(t, "kafkajs", kafkajsVersion, "idempotent producer, every codec, through a kill; transactions through a kill; a group that reads committed records; an exactly-once copy, through a kill")
 	t.Parallel()
 	dir, err := nodeHome()
 	if err != nil {

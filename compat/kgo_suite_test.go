@@ -75,7 +75,7 @@ func runKgo(t *testing.T, ctx context.Context, c *brokerproc.Cluster, env []stri
 
 // franz-go's own tests of producers, groups of both protocols and transactions.
 func TestFranzGoItself(t *testing.T) {
-	ran(t, "franz-go's own tests", franzVersion())
+	ran(t, "franz-go's own tests", franzVersion(), "the whole test program of `pkg/kgo` with a replication of 3 and 20,000 records")
 	t.Parallel()
 	c := startCluster(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
@@ -87,7 +87,7 @@ func TestFranzGoItself(t *testing.T) {
 
 // The same while clients' connections break and are slow.
 func TestFranzGoItselfInChaos(t *testing.T) {
-	ran(t, "franz-go's own tests", franzVersion())
+	ran(t, "franz-go's own tests", franzVersion(), "the same while connections break at random (`KGO_TEST_CHAOS`)")
 	t.Parallel()
 	c := startCluster(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
@@ -103,7 +103,7 @@ const killPause = 8 * time.Second
 
 // franz-go's exactly-once chain of copies, while one broker after the other is killed and started again.
 func TestFranzGoTransactionsThroughKills(t *testing.T) {
-	ran(t, "franz-go's own tests", franzVersion())
+	ran(t, "franz-go's own tests", franzVersion(), "its chain of exactly-once copies (TxnEtl) while one broker after the other is killed")
 	t.Parallel()
 	// Kafka's 3 s would be added to by whoever comes, and begin anew with each coordinator.
 	c := startCluster(t, "groups.initial_rebalance_delay=0s")

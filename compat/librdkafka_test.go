@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -39,7 +38,7 @@ func python(ctx context.Context, interpreter string, c *brokerproc.Cluster, job 
 
 // The same jobs as Java's with librdkafka, which speaks version 1 of transactions.
 func TestConfluentKafkaPython(t *testing.T) {
-	ran(t, "confluent-kafka", confluentKafka)
+	ran(t, "confluent-kafka", confluentKafka, "librdkafka: idempotent producer, every codec; transactions through a kill; consumers with `read_committed` in groups of both protocols; exactly-once copies by two processes, through a kill")
 	t.Parallel()
 	interpreter, err := pythonHome()
 	if err != nil {
@@ -82,63 +81,5 @@ func TestConfluentKafkaPython(t *testing.T) {
 		kill(t, c, leaderOf(t, ctx, admin, "out-"+p, 1))
 		copies.Wait()
 		counts(t, ctx, c, "out-"+p, 2500)
-	}
-}
-
-// kcatVersion is that of kcat and of the librdkafka that it has.
-func kcatVersion() string {
-	out, err := exec.Command("kcat", "-V").Output()
-	if err != nil {
-		return "?"
-	}
-	version := regexp.MustCompile(`Version ([0-9.]+).*librdkafka ([0-9.]+)`).FindStringSubmatch(string(out))
-	if version == nil {
-		return "?"
-	}
-	return version[1] + " with librdkafka " + version[2]
-}
-
-// kcat of Debian, with an older librdkafka: every codec, idempotent; metadata, offsets by time, and reading to the end.
-func TestKcat(t *testing.T) {
-	ran(t, "kcat", kcatVersion())
-	t.Parallel()
-	if _, err := exec.LookPath("kcat"); err != nil {
-		missing(t, "kcat", err)
-	}
-	c := startCluster(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	admin := franzClient(t, c)
-	createTopic(t, admin, "kcat", 3)
-	kcat := func(stdin string, args ...string) string {
-		t.Helper()
-		cmd := exec.CommandContext(ctx, "kcat", append([]string{"-b", strings.Join(c.KafkaAddrs(), ",")}, args...)...)
-		cmd.Stdin = strings.NewReader(stdin)
-		out, err := cmd.Output()
-		if err != nil {
-			t.Errorf("kcat %v: %v", args, err)
-		}
-		return string(out)
-	}
-	for _, codec := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
-		var lines strings.Builder
-		for i := range 400 {
-			fmt.Fprintf(&lines, "%s-%d\n", codec, i)
-		}
-		kcat(lines.String(), "-P", "-t", "kcat", "-z", codec, "-X", "enable.idempotence=true")
-	}
-	counts(t, ctx, c, "kcat", 2000)
-	seen := map[string]bool{}
-	for line := range strings.Lines(kcat("", "-C", "-t", "kcat", "-e", "-q")) {
-		seen[line] = true
-	}
-	if len(seen) != 2000 {
-		t.Errorf("kcat read %d different records", len(seen))
-	}
-	if got := kcat("", "-L", "-t", "kcat"); !strings.Contains(got, "3 brokers") || !strings.Contains(got, `topic "kcat" with 3 partitions`) {
-		t.Errorf("metadata:\n%s", got)
-	}
-	if got := kcat("", "-Q", "-t", "kcat:0:-2"); !strings.Contains(got, "offset 0") {
-		t.Errorf("the earliest offset: %s", got)
 	}
 }

@@ -68,9 +68,10 @@ func startDev(t *testing.T, ctx context.Context) (kafka string) {
 // The README's programs, as they stand there: Python and Java write in a transaction, Go reads what is committed.
 func TestReadme(t *testing.T) {
 	t.Parallel()
-	ran(t, "confluent-kafka", confluentKafka)
-	ran(t, "kafka-clients", javaVersions[len(javaVersions)-1])
-	ran(t, "franz-go", franzVersion())
+	const what = "the program of the README, on `brokerd dev`"
+	ran(t, "confluent-kafka", confluentKafka, what)
+	ran(t, "kafka-clients", javaVersions[len(javaVersions)-1], what)
+	ran(t, "franz-go", franzVersion(), what)
 	interpreter, err := pythonHome()
 	if err != nil {
 		missing(t, "confluent-kafka for Python", err)

@@ -17,8 +17,9 @@ var results struct {
 	list []compatpage.Result
 }
 
-// ran notes what becomes of a test of a client. docs/compatibility.md is made of it.
-func ran(t *testing.T, client, version string) {
+// ran notes what becomes of a test of a client. docs/compatibility.md is made of what was noted: what says in a few words what the test
+// runs, and stands there once it ran.
+func ran(t *testing.T, client, version, what string) {
 	t.Helper()
 	began := time.Now()
 	t.Cleanup(func() {
@@ -27,7 +28,7 @@ func ran(t *testing.T, client, version string) {
 		}
 		results.mu.Lock()
 		defer results.mu.Unlock()
-		results.list = append(results.list, compatpage.Result{Client: client, Version: version, Test: t.Name(), Passed: !t.Failed(),
+		results.list = append(results.list, compatpage.Result{Client: client, Version: version, Test: t.Name(), What: what, Passed: !t.Failed(),
 			Date: time.Now().UTC().Format(time.DateOnly), Seconds: int(time.Since(began).Seconds())})
 	})
 }

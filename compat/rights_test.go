@@ -142,13 +142,13 @@ func TestClientsWithRights(t *testing.T) {
 	for _, s := range secured {
 		t.Run(s.user, func(t *testing.T) {
 			if s.client != "" {
-				ran(t, s.client, s.version())
+				ran(t, s.client, s.version(), "over TLS by SCRAM-SHA-512 with the rights that it needs, and refused without")
 			}
 			withRights(t, ctx, s.user, s.prepare(t, c))
 		})
 	}
 	t.Run("tools", func(t *testing.T) {
-		ran(t, "Kafka's tools", javaVersions[1])
+		ran(t, "Kafka's tools", javaVersions[1], "access rules and SCRAM users, made, listed and removed")
 		toolsOfRights(t, ctx, c, adminClient, len(proofs), rules)
 	})
 }
@@ -387,6 +387,13 @@ func (r *reading) note(value string) {
 	r.values[value] = true
 	if strings.HasPrefix(value, "a-") {
 		r.aborted++
+	}
+}
+
+// noteLines notes each line of what a program printed.
+func (r *reading) noteLines(text string) {
+	for line := range strings.Lines(text) {
+		r.note(strings.TrimSpace(line))
 	}
 }
 

@@ -30,7 +30,7 @@ func saramaConfig() *sarama.Config {
 
 // IBM's sarama: idempotent with every codec, transactions of version 1, a group that commits by hand; through a killed leader.
 func TestSarama(t *testing.T) {
-	ran(t, "sarama", moduleVersion("github.com/IBM/sarama"))
+	ran(t, "sarama", moduleVersion("github.com/IBM/sarama"), "idempotent producer, every codec, through a kill; transactions; a group that commits by hand")
 	t.Parallel()
 	c := startCluster(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)

@@ -74,8 +74,8 @@ func securedClient(t *testing.T, c *brokerproc.Cluster, certs string, mechanism 
 
 // franz-go and librdkafka come in over TLS, by every mechanism, and their proofs are renewed on the way; who has none stays outside.
 func TestSecuredListeners(t *testing.T) {
-	ran(t, "franz-go", franzVersion())
-	ran(t, "kcat", kcatVersion())
+	ran(t, "franz-go", franzVersion(), "over TLS by each mechanism of SASL, with proofs that are renewed, and not without one")
+	ran(t, "kcat", kcatVersion(), "over TLS by SCRAM-SHA-512, and not by a wrong password")
 	t.Parallel()
 	c, certs := startSecured(t, "security.max_session=5s")
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

@@ -35,7 +35,7 @@ func TestSpring(t *testing.T) {
 	t.Parallel()
 	for _, version := range springVersions {
 		t.Run("spring-kafka "+version, func(t *testing.T) {
-			ran(t, "Spring for Apache Kafka", version)
+			ran(t, "Spring for Apache Kafka", version, "a listener in a transaction (`KafkaTransactionManager`, `read_committed`) that is rolled back now and then, through a kill; manual `acknowledge()` and a container that is stopped in the middle; a listener that throws, with retries by seek and a dead letter topic")
 			runSpring(t, springJobs(t, version))
 		})
 	}

@@ -18,7 +18,7 @@ import (
 // A Kafka Streams program with exactly_once_v2 whose store lives in a compacted changelog: it is killed, everything it has on its
 // machine is removed, the changelog is compacted meanwhile and a broker of it killed; what it restores is exact.
 func TestStreamsRestoreFromCompactedChangelog(t *testing.T) {
-	ran(t, "Kafka Streams", javaVersions[len(javaVersions)-1])
+	ran(t, "Kafka Streams", javaVersions[len(javaVersions)-1], "the same, killed and its local state wiped, restored from its compacted changelog")
 	t.Parallel()
 	path := javaJobs(t, javaVersions[len(javaVersions)-1])
 	c := startCluster(t, "compaction.interval=500ms", "retention_check=500ms", "raft.snapshot_bytes=256KiB")

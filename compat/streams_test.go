@@ -17,7 +17,7 @@ import (
 // Kafka Streams with processing.guarantee=exactly_once_v2: a word count with a store, whose process is killed and started again, and
 // under which a broker is killed. The last count of each word is how often it was written.
 func TestStreams(t *testing.T) {
-	ran(t, "Kafka Streams", javaVersions[len(javaVersions)-1])
+	ran(t, "Kafka Streams", javaVersions[len(javaVersions)-1], "a word count with a store and `exactly_once_v2`, whose process is killed and started again, and through a kill")
 	t.Parallel()
 	path := javaJobs(t, javaVersions[len(javaVersions)-1])
 	c := startCluster(t)

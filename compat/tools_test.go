@@ -2,21 +2,29 @@ package compat
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/oncelog/oncelog/internal/brokerproc"
 )
 
 // Kafka's own command line tools, from the published jars, and a line that each must print.
 func TestKafkaTools(t *testing.T) {
-	ran(t, "Kafka's tools", javaVersions[len(javaVersions)-1])
+	ran(t, "Kafka's tools", javaVersions[len(javaVersions)-1], "topics, groups, offsets, transactions, producers, log dirs, features, quorum, API versions, reassignments, "+
+		"preferred elections, producer-perf-test, console consumer, from the published jars; kafka-verifiable-producer through a kill, with what it says is acknowledged there once")
 	t.Parallel()
 	path := javaJobs(t, javaVersions[len(javaVersions)-1])
 	c := startCluster(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	seeds := strings.Join(c.KafkaAddrs(), ",")
 	move := filepath.Join(t.TempDir(), "move.json") // to brokers that do not hold it, and to others that lead it
@@ -61,6 +69,60 @@ func TestKafkaTools(t *testing.T) {
 		}
 		if err != nil || !strings.Contains(string(out), step.want) {
 			t.Errorf("%s %s: %v, want %q in:\n%.2000s", step.tool, step.args, err, step.want, out)
+		}
+	}
+	verifiableProducer(t, ctx, c, path)
+}
+
+// verifiableProducer runs kafka-verifiable-producer through a killed leader. It does not repeat a record unless it is told to; told so and
+// to be idempotent, what it says is acknowledged is where it says, once.
+func verifiableProducer(t *testing.T, ctx context.Context, c *brokerproc.Cluster, path string) {
+	const n = 2000
+	admin := franzClient(t, c)
+	createTopic(t, admin, "verified", 3)
+	config := filepath.Join(t.TempDir(), "producer.properties")
+	if err := os.WriteFile(config, []byte("enable.idempotence=true\nretries=2147483647\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var killing sync.WaitGroup
+	killing.Go(func() {
+		underWay(t, ctx, admin, "verified", n/10)
+		kill(t, c, leaderOf(t, ctx, admin, "verified", 0))
+	})
+	out, err := exec.CommandContext(ctx, "java", "-Xmx128m", "-cp", path, "org.apache.kafka.tools.VerifiableProducer", "--bootstrap-server", strings.Join(c.KafkaAddrs(), ","),
+		"--topic", "verified", "--max-messages", strconv.Itoa(n), "--throughput", strconv.Itoa(n/5), "--command-config", config).Output()
+	killing.Wait()
+	if err != nil {
+		t.Fatalf("VerifiableProducer: %v\n%.2000s", err, out)
+	}
+	type place struct {
+		partition int32
+		offset    int64
+	}
+	acknowledged := make(map[place]string)
+	for line := range strings.Lines(string(out)) {
+		var said struct {
+			Name, Value string
+			Partition   int32
+			Offset      int64
+		}
+		if json.Unmarshal([]byte(line), &said) == nil && said.Name == "producer_send_success" {
+			acknowledged[place{said.Partition, said.Offset}] = said.Value
+		}
+	}
+	if len(acknowledged) != n {
+		t.Errorf("VerifiableProducer says that %d are acknowledged, want %d", len(acknowledged), n)
+	}
+	counts(t, ctx, c, "verified", n)
+	reader := franzClient(t, c, kgo.ConsumeTopics("verified"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	for range acknowledged { // as many as there are, says counts
+		fetches := reader.PollRecords(ctx, 1)
+		if err := fetches.Err(); err != nil {
+			t.Fatal(err)
+		}
+		r := fetches.Records()[0]
+		if want := acknowledged[place{r.Partition, r.Offset}]; string(r.Value) != want {
+			t.Errorf("%s at %d/%d, and %q was acknowledged there", r.Value, r.Partition, r.Offset, want)
 		}
 	}
 }
