@@ -276,6 +276,9 @@ func TestCrashAnywhere(t *testing.T) {
 		c := &crashes{rng: rand.New(rand.NewPCG(seed, 4)), subsets: 2, outcome: outcome}
 		c.d = &driver{t: t, rng: rand.New(rand.NewPCG(seed, 5)), fs: fsys, model: newModel(), term: 1, clock: 1000}
 		c.d.did("seed %d", seed)
+		if seed%3 == 0 {
+			c.d.segmentBytes = 16 << 10 // room for zeros behind the last frame
+		}
 		c.watch(fsys)
 		c.d.start(fsys)
 		for range 120 {

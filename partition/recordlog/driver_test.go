@@ -23,6 +23,8 @@ type driver struct {
 	flight flight
 	step   int
 	trace  []string
+	// segmentBytes is where segments end, if it is more than 2 KiB.
+	segmentBytes int64
 	// tolerant sees errors before they end the test.
 	tolerant func(error)
 	// writer is what the log has started to write its queue out; the driver says when it runs.
@@ -100,7 +102,7 @@ func (d *driver) former(fsys *vfs.Mem, spares *Spares) {
 func (d *driver) options(o *Options) {
 	o.Salt = d.rng.Uint64
 	o.SnapshotIndex = d.model.snapshot.index
-	o.SegmentBytes = 2048
+	o.SegmentBytes = max(d.segmentBytes, 2048)
 	o.IndexBytes = 300
 	o.OpenSegments = 2
 	o.CacheBytes = 4000
