@@ -67,6 +67,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		connections:        gauge("connections", "Open client connections."),
 		connectionsRefused: counter("connections_refused_total", "Connections closed at once for being above the limit."),
 	}
+	for _, reason := range []string{cutIdle, cutTooMuch} {
+		m.connectionsCut.WithLabelValues(reason) // 0 is a figure, too
+	}
 	if r != nil {
 		r.MustRegister(m.requests, m.seconds, m.produceSeconds, m.produceErrors, m.unanswered, m.produceBytes, m.fetchBytes,
 			m.produceStreams, m.inFlight, m.stalls, m.producingBytes, m.fetchingBytes, m.fetchPartitions, m.fetchesHeld, m.panics, m.unknownErrors,

@@ -39,6 +39,11 @@ func NewAudit(w io.Writer) *Audit {
 		}
 		return a
 	}}))
+	for _, outcome := range []string{outcomeAllowed, outcomeDenied, outcomeSucceeded, outcomeFailed} {
+		for _, limit := range []string{limitPrincipal, limitTotal} {
+			a.leftOut.WithLabelValues(outcome, limit) // 0 is a figure, too
+		}
+	}
 	return a
 }
 
