@@ -1,7 +1,8 @@
 // Command catchup measures and troubles a replica that comes back too late for Raft's window: three brokerd processes, a
-// partition of --size bytes that one of them lacks, and steady load all the time. While the replica pulls, the leader is
-// killed, the leader is then paused for so long that it loses its leadership, and the log start moves. At the end all
-// replicas hold the same. It prints how fast the replica got what it lacked, and what producers felt of it.
+// partition of --mib MiB that one of them lacks, and steady load all the time. While the replica pulls, the leader is killed,
+// the network is cut one way, then both ways with the loss of every connection, the log start moves, and the leader is paused
+// for so long that it loses its leadership. At the end all replicas hold the same. It prints how fast the replica got what it
+// lacked, and what producers felt of it. A trouble that comes when the replica has all already, or that touches nothing, fails.
 package main
 
 import (
@@ -23,6 +24,7 @@ import (
 
 	"github.com/oncelog/oncelog/client"
 	"github.com/oncelog/oncelog/internal/brokerproc"
+	"github.com/oncelog/oncelog/internal/netproxy"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -71,7 +73,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	c, err := brokerproc.New(brokerproc.Options{Binary: o.binary, Dir: dir, Brokers: 3, Set: []string{
+	c, err := brokerproc.New(brokerproc.Options{Binary: o.binary, Dir: dir, Brokers: 3, Proxied: true, Set: []string{
 		"raft.snapshot_bytes=16MiB", fmt.Sprintf("catch_up.bytes_per_second=%dMiB", o.rate), "leader_balance=0s",
 	}})
 	if err != nil {
@@ -142,10 +144,7 @@ func (r *rig) trouble(ctx context.Context) error {
 	if r.o.calm {
 		return nil
 	}
-	if err := r.pulled(ctx, 0.2); err != nil {
-		return err
-	}
-	leader, err := r.leader(ctx)
+	leader, err := r.midway(ctx, 0.15)
 	if err != nil {
 		return err
 	}
@@ -153,7 +152,10 @@ func (r *rig) trouble(ctx context.Context) error {
 	if err := errors.Join(r.c.Broker(leader).Kill(), r.c.Broker(leader).Start()); err != nil {
 		return err
 	}
-	if err := r.pulled(ctx, 0.4); err != nil {
+	if err := r.cuts(ctx); err != nil {
+		return err
+	}
+	if leader, err = r.midway(ctx, 0.6); err != nil {
 		return err
 	}
 	before, err := r.cl.DeleteRecords(ctx, only, record.Offset(r.load.written.Load()/2))
@@ -161,20 +163,73 @@ func (r *rig) trouble(ctx context.Context) error {
 		return err
 	}
 	fmt.Printf("trouble     the log start moves to %d\n", before)
-	if leader, err = r.leader(ctx); err != nil {
-		return err
-	}
 	fmt.Printf("trouble     broker %d, which leads, is paused for 6 s\n", leader)
 	p := r.c.Broker(leader)
 	return errors.Join(p.Pause(), pass(ctx, 6*time.Second), p.Resume())
 }
 
-// pulled waits until the replica has pulled a part of what it lacks, or is done.
-func (r *rig) pulled(ctx context.Context, part float64) error {
-	return until(ctx, func() bool {
-		bytes, done := r.metric("brokerd_catch_up_bytes_total"), r.metric(`brokerd_catch_ups_total{end="done"}`)
-		return bytes >= part*float64(r.o.size<<20) || done > 0
+// cuts takes the network from between the replica and the others, twice.
+func (r *rig) cuts(ctx context.Context) error {
+	cut, network := netproxy.Rule{Cut: true}, r.c.Network
+	leader, err := r.midway(ctx, 0.3)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("trouble     the replica does not hear broker %d, which leads, for 3 s\n", leader)
+	if err := r.whileCut(ctx, false, func() { network.Set(leader, r.away.ID, cut) }); err != nil {
+		return err
+	}
+	if _, err := r.midway(ctx, 0.45); err != nil {
+		return err
+	}
+	fmt.Println("trouble     the replica is cut off from all for 3 s, and its connections are lost")
+	return r.whileCut(ctx, true, func() {
+		network.SetFrom(r.away.ID, cut)
+		network.SetTo(r.away.ID, cut)
+		network.Reset(r.away.ID)
 	})
+}
+
+// whileCut makes sure that a cut bites: it holds something back, or breaks connections, and if it is from all then nothing more
+// comes to the replica than what was under way.
+func (r *rig) whileCut(ctx context.Context, all bool, cut func()) error {
+	before := r.c.Network.Stats()
+	cut()
+	if err := pass(ctx, time.Second); err != nil {
+		return err
+	}
+	had := r.metric(pulledBytes)
+	if err := pass(ctx, 2*time.Second); err != nil {
+		return err
+	}
+	more := r.metric(pulledBytes) - had
+	r.c.Network.HealAll()
+	if after := r.c.Network.Stats(); after.Held == before.Held && after.Reset == before.Reset {
+		return errors.New("the cut touched no connection")
+	}
+	if had == 0 || all && more > 0 {
+		return fmt.Errorf("the replica had %.0f bytes, and pulled %.0f more while it was cut off", had, more)
+	}
+	return nil
+}
+
+const pulledBytes = "brokerd_catch_up_bytes_total"
+
+// midway waits until the replica has pulled a part of what it lacks, and tells who leads then. It is an error if the replica
+// has all of it.
+func (r *rig) midway(ctx context.Context, part float64) (leader int32, err error) {
+	done := 0.0
+	err = until(ctx, func() bool {
+		done = r.metric(`brokerd_catch_ups_total{end="done"}`)
+		return r.metric(pulledBytes) >= part*float64(r.o.size<<20) || done > 0
+	})
+	if err == nil && done > 0 {
+		err = fmt.Errorf("the replica was level before %.0f %% of what it lacks was pulled: it needs more --mib or a lower --rate", 100*part)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return r.leader(ctx)
 }
 
 // metric reads one of the replica's broker; 0: not there.

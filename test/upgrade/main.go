@@ -1,19 +1,23 @@
-// Command upgrade replaces the executable of three brokers one after the other while brokerctl verify writes, reads and at the
-// end judges every record, and does so in transactions beside that. Each broker waits until can-restart allows it; then the
-// feature level is raised as far as all know, and the brokers are restarted once more: some files change their format at a start.
-// scripts/upgrade.sh builds both executables.
+// Command upgrade replaces the executable of three brokers one after the other, while brokerctl verify writes, reads and judges
+// every record, in transactions beside that, and while brokers that are not being replaced are killed and paused: before each
+// replacement and in the middle of it. Each broker waits until can-restart allows it; then the feature level is raised as far as
+// all know, and the brokers are restarted once more under the same troubles: some files change their format at a start. The seed
+// that is printed chooses the faults. scripts/upgrade.sh builds both executables.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/oncelog/oncelog/client"
@@ -23,6 +27,8 @@ import (
 type options struct {
 	old, fresh, ctl string
 	length          time.Duration
+	seed            uint64
+	calm            bool
 }
 
 func main() {
@@ -30,11 +36,13 @@ func main() {
 	flag.StringVar(&o.old, "old", "", "the brokerd to begin with")
 	flag.StringVar(&o.fresh, "new", "bin/brokerd", "the brokerd to end with")
 	flag.StringVar(&o.ctl, "brokerctl", "bin/brokerctl", "the new brokerctl")
-	flag.DurationVar(&o.length, "for", time.Minute, "how long to write")
+	flag.DurationVar(&o.length, "for", 40*time.Second, "how long to write before what was written is judged; it is gone on with anew until all brokers are replaced")
+	flag.Uint64Var(&o.seed, "seed", 0, "chooses the faults; 0: by chance")
+	flag.BoolVar(&o.calm, "calm", false, "only replace, break nothing")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, o.length+5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 2*o.length+8*time.Minute)
 	defer cancel()
 	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "upgrade:", err)
@@ -61,36 +69,19 @@ func run(ctx context.Context, o options) error {
 		cmd.Stderr = os.Stderr
 		return cmd
 	}
-	verifiers := []*exec.Cmd{ctl("verify", "--duration", o.length.String(), "--quiet"),
-		ctl("verify", "--transactions", "--duration", o.length.String(), "--quiet")}
-	for _, v := range verifiers {
-		v.Stdout = os.Stdout
-		if err := v.Start(); err != nil {
-			return err
-		}
-	}
-	may := func(id int32) bool {
+	r := roller{c: c, fresh: o.fresh, may: func(id int32) bool {
 		return ctl("cluster", "can-restart", fmt.Sprint(id), "--quiet", "-o", "json").Run() == nil
+	}}
+	if !o.calm {
+		r.faults = newFaults(c, cmp.Or(o.seed, rand.Uint64()|1))
 	}
-	began := time.Now()
-	err = roll(ctx, c, o.fresh, may)
+	judged := startVerifiers(o.length, ctl)
+	err = upgrade(ctx, c, &r)
+	if e := judged(err != nil); err == nil {
+		err = e
+	}
 	if err == nil {
-		fmt.Printf("all brokers run the new version after %.0f s\n", time.Since(began).Seconds())
-		err = raise(ctx, c)
-	}
-	if err == nil {
-		err = roll(ctx, c, o.fresh, may)
-	}
-	if err == nil {
-		err = converted(c)
-	}
-	for _, v := range verifiers {
-		if err != nil {
-			_ = v.Process.Kill() // its verdict means nothing now
-		}
-		if e := v.Wait(); err == nil {
-			err = e
-		}
+		err = r.faults.enough()
 	}
 	if err != nil {
 		for _, p := range c.Brokers() {
@@ -102,25 +93,113 @@ func run(ctx context.Context, o options) error {
 	return err
 }
 
-// roll restarts one broker after the other with another executable.
-func roll(ctx context.Context, c *brokerproc.Cluster, fresh string, may func(id int32) bool) error {
-	for _, p := range c.Brokers() {
-		pass(ctx, 5*time.Second) // so that records are written by each mix of versions
-		for !may(p.ID) {
+// upgrade is the whole of it.
+func upgrade(ctx context.Context, c *brokerproc.Cluster, r *roller) error {
+	began := time.Now()
+	if err := r.roll(ctx); err != nil {
+		return err
+	}
+	fmt.Printf("all brokers run the new version after %.0f s\n", time.Since(began).Seconds())
+	if err := raise(ctx, c); err != nil {
+		return err
+	}
+	if err := r.roll(ctx); err != nil {
+		return err
+	}
+	return converted(c)
+}
+
+// startVerifiers writes with and without transactions, in rounds. judged lets the last ones end and gives the first verdict
+// that is bad; what is given up has none.
+func startVerifiers(length time.Duration, ctl func(args ...string) *exec.Cmd) (judged func(giveUp bool) error) {
+	over, gone := make(chan struct{}), make(chan struct{})
+	var running sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	// They end at different times, so that there is always one that writes.
+	for _, args := range [][]string{{"verify", "--duration", length.String(), "--quiet"},
+		{"verify", "--transactions", "--duration", (length * 3 / 2).String(), "--quiet"}} {
+		running.Go(func() {
+			for {
+				v := ctl(args...)
+				v.Stdout = os.Stdout
+				if err := oneVerdict(v, gone); err != nil {
+					mu.Lock()
+					if failed == nil {
+						failed = fmt.Errorf("%s: %w", strings.Join(args, " "), err)
+					}
+					mu.Unlock()
+					return
+				}
+				select {
+				case <-over:
+					return
+				case <-gone:
+					return
+				default:
+				}
+			}
+		})
+	}
+	return func(giveUp bool) error {
+		if giveUp {
+			close(gone)
+		}
+		close(over)
+		running.Wait()
+		return failed
+	}
+}
+
+func oneVerdict(v *exec.Cmd, gone <-chan struct{}) error {
+	if err := v.Start(); err != nil {
+		return err
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- v.Wait() }()
+	select {
+	case err := <-exited:
+		return err
+	case <-gone:
+		_ = v.Process.Kill() // its verdict means nothing now
+		return <-exited
+	}
+}
+
+// roller restarts brokers with another executable.
+type roller struct {
+	c     *brokerproc.Cluster
+	fresh string
+	may   func(id int32) bool
+	// faults is nil if nothing is to be broken.
+	faults *faults
+}
+
+// roll restarts one broker after the other.
+func (r *roller) roll(ctx context.Context) error {
+	for _, p := range r.c.Brokers() {
+		pass(ctx, 3*time.Second) // so that records are written by each mix of versions
+		if err := r.faults.one(ctx, "before the step", 0); err != nil {
+			return err
+		}
+		for !r.may(p.ID) {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("broker %d may not be restarted: %w", p.ID, err)
 			}
 			pass(ctx, 200*time.Millisecond)
 		}
 		began := time.Now()
-		p.Use(fresh)
-		if err := errors.Join(p.Terminate(), p.Start()); err != nil {
+		meanwhile := r.faults.beside(ctx, p.ID)
+		p.Use(r.fresh)
+		err := errors.Join(p.Terminate(), p.Start())
+		if err == nil {
+			err = p.WaitReady(ctx)
+		}
+		took := time.Since(began)
+		if err := errors.Join(err, meanwhile()); err != nil {
 			return err
 		}
-		if err := p.WaitReady(ctx); err != nil {
-			return err
-		}
-		fmt.Printf("broker %d runs the new version, and was away for %.1f s\n", p.ID, time.Since(began).Seconds())
+		fmt.Printf("broker %d runs the new version, and was away for %.1f s\n", p.ID, took.Seconds())
 	}
 	return nil
 }
