@@ -68,6 +68,15 @@ func (c *conns) drop(addr string, cc *grpc.ClientConn) {
 	_ = cc.Close() // it only reports that it was closed before
 }
 
+// hurry ends the wait of a connection that could not be made; the next attempt begins now.
+func (c *conns) hurry(addr string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if cc := c.open[addr]; cc != nil {
+		cc.ResetConnectBackoff()
+	}
+}
+
 // close gives all connections up.
 func (c *conns) close() {
 	c.mu.Lock()

@@ -399,6 +399,9 @@ func (l *lane) move(s *sink, epoch int32) {
 			l.led.abandon(&Error{Reason: ReasonNotLeader, Outcome: Unknown, Retriable: true, TopicPartition: l.tp,
 				Message: fmt.Sprintf("broker %d leads now; the one asked before has not answered", s.broker)}, now)
 		}
+		if epoch > l.epoch {
+			s.hear()
+		}
 		l.epoch = epoch
 		l.led.retryAt = time.Time{}
 	}

@@ -51,6 +51,33 @@ func TestLeaderDiesBeforeAck(t *testing.T) {
 	})
 }
 
+// A broker that could not be reached for long is tried again once a second. When it is back and leads, that is news: it is tried at once.
+func TestElectedBrokerIsTriedAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newFakeCluster(t, 3)
+		c.topic("t", 1)
+		p := producer(t, c.connect(t), ProducerConfig{})
+		p.SendSync(bg, rec("a"))
+		for n := range 5 {
+			c.brokers[1].kill()
+			late := make(chan Result, 1)
+			go func() { late <- p.SendSync(bg, rec("b")) }()
+			time.Sleep(time.Second) // it is tried, and cannot be reached
+			c.partition("t", 0).move(2)
+			if res := <-late; res.Outcome != Written {
+				t.Fatalf("while broker 1 is away: %v", res)
+			}
+			time.Sleep(5*time.Second + time.Duration(n)*170*time.Millisecond) // somewhere between two attempts
+			c.brokers[1].start()
+			c.partition("t", 0).move(1)
+			start := time.Now()
+			if res := p.SendSync(bg, rec("c")); res.Outcome != Written || time.Since(start) > 100*time.Millisecond {
+				t.Errorf("round %d: %v after %v", n, res, time.Since(start))
+			}
+		}
+	})
+}
+
 // A broker that does not lead says who does, and is believed without another question.
 func TestLeaderHint(t *testing.T) {
 	bubble(t, func(t *testing.T) {

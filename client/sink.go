@@ -24,6 +24,7 @@ type sink struct {
 	broker int32
 	addr   string
 	wake   chan struct{} // capacity 1
+	lives  chan struct{} // capacity 1; see hear
 	ctx    context.Context
 	stop   context.CancelFunc
 	done   chan struct{} // closed when run has returned
@@ -33,7 +34,7 @@ type sink struct {
 }
 
 func newSink(p *Producer, broker int32, addr string) *sink {
-	s := &sink{p: p, broker: broker, addr: addr, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &sink{p: p, broker: broker, addr: addr, wake: make(chan struct{}, 1), lives: make(chan struct{}, 1), done: make(chan struct{})}
 	s.ctx, s.stop = context.WithCancel(p.ctx)
 	p.wg.Go(s.run)
 	return s
@@ -46,6 +47,14 @@ func (s *sink) push(l *lane) {
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// hear tells that the broker was elected, and so that it lives: however long it could not be reached, it is tried at once.
+func (s *sink) hear() {
+	select {
+	case s.lives <- struct{}{}:
 	default:
 	}
 }
@@ -92,7 +101,16 @@ func (s *sink) run() {
 			failures++
 			s.p.c.log.Debug("cannot connect to broker", "broker", s.broker, "addr", s.addr, "err", err)
 			s.p.c.meta.refresh()
-			if !sleep(s.ctx, s.p.c.backoff(failures)) {
+			wait := time.NewTimer(s.p.c.backoff(failures))
+			select {
+			case <-wait.C:
+			case <-s.lives:
+				failures = 0
+				s.p.conns.hurry(s.addr)
+			case <-s.ctx.Done():
+			}
+			wait.Stop()
+			if s.ctx.Err() != nil {
 				return
 			}
 		}
