@@ -290,6 +290,9 @@ func (p *Process) Kill() error { return p.end(syscall.SIGKILL) }
 // Terminate ends the process with SIGTERM and waits until it is gone.
 func (p *Process) Terminate() error { return p.end(syscall.SIGTERM) }
 
+// Quit ends the process with SIGQUIT and waits until it is gone: the stacks of its goroutines are in LogFile then.
+func (p *Process) Quit() error { return p.end(syscall.SIGQUIT) }
+
 func (p *Process) end(s os.Signal) error {
 	if err := p.Signal(s); err != nil {
 		return err
