@@ -43,6 +43,8 @@ type Options struct {
 	// NoSync leaves all other files unsynced: terms, votes, the metadata log, the broker's identity.
 	// They are on the real disk in any case. It is for simulations, which never cut its power.
 	NoSync bool
+	// BoltFlush is called, where NoSync spares it, in place of each flush of terms and votes. Nil: nothing is.
+	BoltFlush func()
 	// Sabotage plants bugs, for tests that prove that they would be noticed.
 	Sabotage Sabotage
 }

@@ -124,9 +124,9 @@ func (b *Broker) assemble() (*parts, error) {
 		Receiving:           p.memory.receiving,
 		MaxEntryBytes:       int(b.cfg.Limits.MaxMessageBytes) + entrySlack,
 		TrustNetwork:        muxConfig.TLS != nil,
-		NoSync:              b.options.NoSync,
-		Logger:              p.logger,
-		Registerer:          reg,
+		NoSync:              b.options.NoSync, BoltFlush: b.options.BoltFlush,
+		Logger:     p.logger,
+		Registerer: reg,
 	})
 	if err != nil {
 		return p, err

@@ -40,6 +40,11 @@ type gate struct {
 	mu     sync.Mutex
 	closed chan struct{} // nil: open
 	slow   time.Duration
+	// flush is how long the device takes for one flush, next when the flush ends that takes in what is synced now; merged says
+	// whether it takes in more than one sync.
+	flush  time.Duration
+	merged bool
+	next   time.Time
 }
 
 func (c *Cluster) startNode(n *node) {
@@ -55,10 +60,12 @@ func (c *Cluster) startNode(n *node) {
 		Registry: n.registry,
 		FS:       n.disk,
 		NoSync:   true,
-		Wall:     func() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) },
-		Sabotage: c.options.Sabotage,
-		Listen:   func(_, addr string) (net.Listener, error) { return c.Network.Listen(addr) },
-		Dial:     func(ctx context.Context, _, addr string) (net.Conn, error) { return c.Network.Dial(ctx, n.host, addr) },
+
+		BoltFlush: n.gate.boltFlush,
+		Wall:      func() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) },
+		Sabotage:  c.options.Sabotage,
+		Listen:    func(_, addr string) (net.Listener, error) { return c.Network.Listen(addr) },
+		Dial:      func(ctx context.Context, _, addr string) (net.Conn, error) { return c.Network.Dial(ctx, n.host, addr) },
 	})
 	if err != nil {
 		c.t.Fatalf("start broker %d: %v", n.id, err)
@@ -241,13 +248,46 @@ func (c *Cluster) SlowDisk(id int32, d time.Duration) {
 	g.mu.Unlock()
 }
 
+// OneDevice makes a broker's disk one device for all its files, those of terms and votes included, that flushes for d at each sync; 0: each file
+// syncs for itself again. merged: what is synced while a flush is under way is taken in by the next one together, as Linux does; else one
+// after the other, the worst case.
+func (c *Cluster) OneDevice(id int32, d time.Duration, merged bool) {
+	g := c.node(id).gate
+	g.mu.Lock()
+	g.flush, g.merged = d, merged
+	g.mu.Unlock()
+}
+
 func (g *gate) delay(op vfs.Op) time.Duration {
 	if op.Kind != vfs.OpSync {
 		return 0
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.slow
+	if g.flush == 0 {
+		return g.slow
+	}
+	now := time.Now()
+	switch {
+	case g.next.Before(now):
+		g.next = now.Add(g.flush)
+	case !g.merged || !g.next.After(now.Add(g.flush)):
+		g.next = g.next.Add(g.flush) // the one that ends then has begun
+	}
+	return g.slow + g.next.Sub(now)
+}
+
+// boltFlush takes the time of a commit of Bolt, which flushes twice, on a device of OneDevice.
+func (g *gate) boltFlush() {
+	g.mu.Lock()
+	queued := g.flush > 0
+	g.mu.Unlock()
+	if !queued {
+		return
+	}
+	sync := vfs.Op{Kind: vfs.OpSync}
+	time.Sleep(g.delay(sync))
+	time.Sleep(g.delay(sync))
 }
 
 func (g *gate) wait(op vfs.Op) error {

@@ -95,6 +95,8 @@ type Config struct {
 	// NoSync spares simulations the waiting for the disk: Bolt files are not synced and lay no
 	// ballast. A power cut then loses terms, votes and control logs.
 	NoSync bool
+	// BoltFlush, where simulations set it, takes the time of the flush that NoSync spares, after each commit of terms and votes.
+	BoltFlush func()
 }
 
 // Node is a broker's data directory, of which an id may have had several.

@@ -22,7 +22,7 @@ func TestBallastMakesRoomForAVote(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s.db")
 	open := func() *stableFile {
 		t.Helper()
-		f, err := openStableFile(path, false, testLogger())
+		f, err := openStableFile(path, false, nil, testLogger())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -252,7 +252,7 @@ func TestStableWriteFails(t *testing.T) {
 
 // Once a file of votes has failed it stays failed: what a failed sync left is not known.
 func TestStableFileStaysFailed(t *testing.T) {
-	f, err := openStableFile(filepath.Join(t.TempDir(), "s.db"), false, testLogger())
+	f, err := openStableFile(filepath.Join(t.TempDir(), "s.db"), false, nil, testLogger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -332,7 +332,7 @@ func TestDiskIsFullOverConflict(t *testing.T) {
 // A replica under a new incarnation finds nothing of the old one.
 func TestStableStoresAreApart(t *testing.T) {
 	dir := t.TempDir()
-	s, err := openStableFiles(dir, false, testLogger())
+	s, err := openStableFiles(dir, false, nil, testLogger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,7 +380,7 @@ func TestStableStoresAreApart(t *testing.T) {
 	if err := s.close(); err != nil {
 		t.Fatal(err)
 	}
-	if s, err = openStableFiles(dir, false, testLogger()); err != nil {
+	if s, err = openStableFiles(dir, false, nil, testLogger()); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = s.close() }()

@@ -65,7 +65,7 @@ func NewHost(c Config) (*Host, error) {
 	}
 	h.metrics = newMetrics(c.Registerer, h)
 	h.controlLogs = recordlog.NewMetricsOf("control_log", c.Registerer)
-	if h.stable, err = openStableFiles(c.Dir, c.NoSync, h.logger); err != nil {
+	if h.stable, err = openStableFiles(c.Dir, c.NoSync, c.BoltFlush, h.logger); err != nil {
 		return nil, err
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())

@@ -175,7 +175,7 @@ const recoveredTerms = 1 << 20
 // and coordinators: clients and partitions remember the highest that they have heard of, and would refuse what comes of a lower one for
 // ever (P21, R7). dir has the stable stores, which nobody has open.
 func RaiseTerms(dir string, noSync bool, replicas []Recovery) error {
-	files, err := openStableFiles(dir, noSync, slog.New(slog.DiscardHandler))
+	files, err := openStableFiles(dir, noSync, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

@@ -61,7 +61,7 @@ func TestRecoveryRaisesTerms(t *testing.T) {
 	dir := t.TempDir()
 	term := func(id GroupID, self ServerID, set uint64) uint64 {
 		t.Helper()
-		files, err := openStableFiles(dir, true, slog.New(slog.DiscardHandler))
+		files, err := openStableFiles(dir, true, nil, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

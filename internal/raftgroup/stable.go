@@ -46,11 +46,11 @@ type stableFiles struct {
 	files [stableFileCount]*stableFile
 }
 
-// openStableFiles opens or creates the files in dir.
-func openStableFiles(dir string, noSync bool, logger *slog.Logger) (*stableFiles, error) {
+// openStableFiles opens or creates the files in dir. flush is Config.BoltFlush, or nil.
+func openStableFiles(dir string, noSync bool, flush func(), logger *slog.Logger) (*stableFiles, error) {
 	s := &stableFiles{}
 	for i := range s.files {
-		f, err := openStableFile(filepath.Join(dir, fmt.Sprintf("stable-%d.db", i)), noSync, logger)
+		f, err := openStableFile(filepath.Join(dir, fmt.Sprintf("stable-%d.db", i)), noSync, flush, logger)
 		if err != nil {
 			return nil, errors.Join(err, s.close())
 		}
@@ -149,6 +149,8 @@ type stableFile struct {
 	closing chan struct{}
 	done    chan struct{}
 	once    sync.Once
+	// flush is Config.BoltFlush.
+	flush func()
 	// failed is the first error of a commit: after a failed sync nothing can be trusted, so that
 	// every later write fails too. Only run touches it.
 	failed error
@@ -159,7 +161,7 @@ type stableWrite struct {
 	result chan error
 }
 
-func openStableFile(path string, noSync bool, logger *slog.Logger) (*stableFile, error) {
+func openStableFile(path string, noSync bool, flush func(), logger *slog.Logger) (*stableFile, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: boltTimeout, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true, NoSync: noSync})
 	if err != nil {
 		return nil, fmt.Errorf("open stable store %s: %w", path, err)
@@ -172,7 +174,7 @@ func openStableFile(path string, noSync bool, logger *slog.Logger) (*stableFile,
 		return nil, errors.Join(fmt.Errorf("prepare stable store %s: %w", path, err), db.Close())
 	}
 	f := &stableFile{
-		db: db, path: path, logger: logger,
+		db: db, path: path, logger: logger, flush: flush,
 		writes:  make(chan stableWrite),
 		closing: make(chan struct{}),
 		done:    make(chan struct{}),
@@ -210,6 +212,9 @@ func (f *stableFile) run() {
 				}
 			}
 			err := f.commit(batch)
+			if f.flush != nil {
+				f.flush()
+			}
 			for _, w := range batch {
 				w.result <- err
 			}
