@@ -88,6 +88,7 @@ type part struct {
 	missing          time.Time // since when the partition does not exist; zero: it does
 
 	flight   *flight // the question that is out for it
+	epoch    int32   // the newest in which a leader of it is known
 	failures int
 	retryAt  time.Time
 }

@@ -435,6 +435,34 @@ func TestConsumerFollowsLeaders(t *testing.T) {
 	})
 }
 
+// A consumer, too, tries a broker at once that is back and leads, however long it could not be reached.
+func TestConsumerTriesElectedBrokerAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newFakeCluster(t, 3)
+		c.topic("t", 1)
+		c.put(t, "0")
+		k := consumer(t, c.connect(t), ConsumerConfig{Reset: ResetEarliest, MaxWait: 500 * time.Millisecond})
+		if err := k.Assign(bg, tp(0)); err != nil {
+			t.Fatal(err)
+		}
+		read(t, k, 1)
+		for n := range 5 {
+			c.brokers[1].kill()
+			time.Sleep(5*time.Second + time.Duration(n)*170*time.Millisecond) // it is tried, and cannot be reached
+			c.partition("t", 0).move(2)
+			c.put(t, "elsewhere")
+			read(t, k, 1)
+			c.brokers[1].start()
+			c.partition("t", 0).move(1)
+			c.put(t, "back")
+			start := time.Now()
+			if got := read(t, k, 1); got[0] != "back" || time.Since(start) > 300*time.Millisecond {
+				t.Errorf("round %d: %v after %v", n, got, time.Since(start))
+			}
+		}
+	})
+}
+
 // Nothing is fetched beyond the buffer's bound while nobody polls, and no partition starves.
 func TestConsumerBufferIsBounded(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -109,6 +109,11 @@ func (k *Consumer) launch(v *view, now time.Time) time.Duration {
 			continue
 		}
 		b := k.broker(broker, addr)
+		if epoch > p.epoch { // who was elected lives: that it could not be reached is past
+			p.epoch, p.failures, p.retryAt = epoch, 0, time.Time{}
+			b.failures, b.retryAt = 0, time.Time{}
+			k.conns.hurry(addr)
+		}
 		if wait := latest(p.retryAt, b.retryAt); now.Before(wait) {
 			later(wait)
 			continue
