@@ -97,7 +97,7 @@ func (w *walk) loseMajority(command string) {
 	}
 	w.must(w.c.Broker(1).Terminate())
 	out, err := w.try(strings.ReplaceAll(command, "broker-1.yaml", w.firstFile))
-	if err == nil || !strings.Contains(out, "cluster/metadata") || !strings.Contains(out, "nothing was changed") {
+	if err == nil || !strings.Contains(out, "cluster/metadata") || !strings.Contains(out, "no group was changed") {
 		w.t.Fatalf("it does not say what it would do, or did it: %v\n%s", err, out)
 	}
 }
