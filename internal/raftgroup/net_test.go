@@ -19,14 +19,16 @@ type testNet struct {
 	conns     map[*testConn]bool
 	cut       map[[2]string]bool
 	delay     map[[2]string]time.Duration
-	rate      int // bytes a second of each connection, 0: any
-	changed   chan struct{}
+	// dying says until when a host whose port is closed still takes connections and loses them.
+	dying   map[string]time.Time
+	rate    int // bytes a second of each connection, 0: any
+	changed chan struct{}
 }
 
 func newTestNet() *testNet {
 	return &testNet{
 		listeners: make(map[string]*testListener), conns: make(map[*testConn]bool),
-		cut: make(map[[2]string]bool), delay: make(map[[2]string]time.Duration), changed: make(chan struct{}),
+		cut: make(map[[2]string]bool), delay: make(map[[2]string]time.Duration), dying: make(map[string]time.Time), changed: make(chan struct{}),
 	}
 }
 
@@ -79,11 +81,16 @@ func (n *testNet) listen(host string) *testListener {
 func (n *testNet) dial(ctx context.Context, from, to string) (net.Conn, error) {
 	for {
 		n.mu.Lock()
-		l, changed := n.listeners[to], n.changed
+		l, changed, dying := n.listeners[to], n.changed, n.dying[to]
 		blocked := n.cut[[2]string{from, to}] || n.cut[[2]string{to, from}]
 		n.mu.Unlock()
 		if !blocked {
 			if l == nil {
+				if time.Now().Before(dying) {
+					a, b := net.Pipe()
+					_ = b.Close()
+					return a, nil
+				}
 				return nil, syscall.ECONNREFUSED
 			}
 			there, back := n.pipe(from, to), n.pipe(to, from)

@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"errors"
+	"net"
 	"syscall"
 	"time"
 
@@ -17,6 +18,9 @@ import (
 // HeartbeatTimeout. Two at once would split the votes.
 const suspectStagger = 4
 
+// suspectPause is how long after a look at a broker that may be dying the next one is.
+const suspectPause = 10 * time.Millisecond
+
 // suspect looks at a broker whose connection to this one has broken.
 func (h *Host) suspect(broker int32) {
 	if len(h.ledBy(broker)) == 0 {
@@ -30,23 +34,41 @@ func (h *Host) suspect(broker int32) {
 	if died := p.died.Load(); died != 0 && time.Since(time.Unix(0, died)) < h.config.HeartbeatTimeout {
 		return // Its other connections break, too.
 	}
-	for range 3 {
-		led := h.ledBy(broker)
-		if len(led) == 0 {
-			return
-		}
-		for id := range led {
+	for end := time.Now().Add(h.config.HeartbeatTimeout); time.Now().Before(end); {
+		for id := range h.ledBy(broker) {
 			l, err := p.control.get(id, h.ctx.Done())
-			if errors.Is(err, syscall.ECONNREFUSED) {
+			switch {
+			case errors.Is(err, syscall.ECONNREFUSED):
 				p.died.Store(time.Now().UnixNano())
 				h.brokerDied(broker)
 				return
-			}
-			if err != nil || h.ping(l) {
+			case err == nil && h.ping(l), hangs(err):
 				return
 			}
-			break // The link was broken, too; dial.
+			break // The link was broken, too, or the port is about to close: look again.
 		}
+		if !h.pause(suspectPause) || len(h.ledBy(broker)) == 0 {
+			return
+		}
+	}
+}
+
+// hangs says whether a dial was given up because nothing came, or because this broker stops. A process that is being killed is another
+// thing: the kernel closes what it has open one by one, and its port may still take connections, and lose them, when others are lost.
+func hangs(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, ErrHostClosed) || errors.Is(err, ErrStopped)
+}
+
+// pause waits, and says whether this broker still runs.
+func (h *Host) pause(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-h.ctx.Done():
+		return false
 	}
 }
 
