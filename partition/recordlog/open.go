@@ -387,31 +387,22 @@ func (r *recovery) segment(s *segment, from scanLimits, k int, closed bool) (tor
 	}
 	s.summary = found.summary
 	r.synced = max(r.synced, found.synced)
-	if found.bad != nil {
-		return false, r.cutTorn(s, h, &found, closed)
+	switch {
+	case closed && s.size < size && s.last+1 == r.next:
+		// All that the next segment stands behind is here: we died before what follows was given back.
+		err = l.setBack(s)
+	case found.bad != nil:
+		err = r.cutTorn(s, &found, closed)
 	}
-	if closed && s.size < size && s.last+1 == r.next {
-		return false, r.setBack(s, h, &found)
+	if err != nil {
+		return false, err
 	}
 	if closed {
 		l.writeSidecar(s, &s.summary, found.index.all())
 		return false, nil
 	}
-	s.index = found.index
+	s.index = found.index // if it was cut, finish sets the file back before anything is written behind the cut
 	return false, nil
-}
-
-// setBack takes away what follows the frames of a closed segment that holds all that the next one stands behind: we died before it
-// was given back.
-func (r *recovery) setBack(s *segment, h *handle, found *scanned) error {
-	if err := h.Truncate(s.size); err != nil {
-		return err
-	}
-	if err := h.Sync(); err != nil {
-		return err
-	}
-	r.log.writeSidecar(s, &s.summary, found.index.all())
-	return nil
 }
 
 // trustSidecar takes over a closed segment's sidecar if it fits the file and all its entries are
@@ -425,14 +416,11 @@ func (r *recovery) trustSidecar(s *segment, size int64) bool {
 	return true
 }
 
-// cutTorn decides what a bad frame is. What lies at or below an index that was on disk is damage;
+// cutTorn decides what a bad frame is. What lies at or below an index that was on disk is damage, as in all of a closed segment;
 // else it is the tail of a write that was never synced, and cut off.
-func (r *recovery) cutTorn(s *segment, h *handle, found *scanned, closed bool) error {
+func (r *recovery) cutTorn(s *segment, found *scanned, closed bool) error {
 	l := r.log
 	bad := s.last + 1
-	if closed && bad == r.next {
-		return r.setBack(s, h, found)
-	}
 	known := r.claimed
 	if s.recycled {
 		// The file does not end where its frames do. What is missing here that a snapshot tells of is judged as if it ended.
@@ -443,8 +431,7 @@ func (r *recovery) cutTorn(s *segment, h *handle, found *scanned, closed bool) e
 	}
 	l.logger.Info("cutting a torn tail", "dir", l.o.Dir, "segment", s.name, "position", s.size, "index", uint64(bad), "reason", found.bad)
 	l.metrics.tornTails.Inc()
-	s.index = found.index
-	return nil // finish sets the file back, before anything is written behind the cut
+	return nil
 }
 
 // finish makes what was found durable. The process that wrote it may have died before its sync; or
