@@ -133,12 +133,7 @@ func TestFeatureLevelComesWithTheLog(t *testing.T) {
 		r.level = 1
 		r.start()
 		r.mustProduce(batch(5, 0, 0, 1), 0)
-		at := func() uint16 {
-			replica := r.host.replica(testTP)
-			replica.mu.RLock()
-			defer replica.mu.RUnlock()
-			return replica.state.level
-		}
+		at := func() uint16 { return applied(r, func(s *state) uint16 { return s.level }) }
 		if got := at(); got != 1 {
 			t.Fatalf("level %d, want 1", got)
 		}

@@ -130,6 +130,14 @@ func batch(pid record.ProducerID, epoch record.Epoch, seq record.Sequence, n int
 	return b.Finish(pid, epoch, seq, false)
 }
 
+// applied looks at what the replica has applied. It may go on applying meanwhile.
+func applied[T any](r *rig, look func(*state) T) T {
+	replica := r.host.replica(testTP)
+	replica.mu.RLock()
+	defer replica.mu.RUnlock()
+	return look(&replica.state)
+}
+
 type outcome struct {
 	ProduceResult
 	err error

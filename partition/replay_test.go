@@ -87,7 +87,7 @@ func (c *chance) steps(n int) {
 			if err := b.Append(1000, nil, []byte("txn"), nil); err != nil {
 				c.t.Fatal(err)
 			}
-			last := replica.state.producers.LastMarker(id + 100)
+			last := applied(c.rig, func(s *state) record.Offset { return s.producers.LastMarker(id + 100) })
 			c.propose(metaOfAppend(producer.Knew{Verified: true, Version: 1, Marker: last, LowestSequence: record.NoSequence}),
 				b.Finish(id+100, record.Epoch(c.rng.IntN(3)), record.Sequence(c.rng.IntN(3)), true))
 		default:
