@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"google.golang.org/protobuf/proto"
-
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
 	"github.com/oncelog/oncelog/internal/machinetest"
 )
@@ -76,85 +74,119 @@ func TestSnapshotDamage(t *testing.T) {
 }
 
 // A snapshot whose checksum is right can still hold what no machine ever wrote.
-func TestRestoreChecksInvariants(t *testing.T) {
+func mustNotRestore(t *testing.T, changes map[string]func(*statev1.GroupShardState)) {
+	t.Helper()
+	for what, change := range changes {
+		p := new(statev1.GroupShardState)
+		if err := snapshotFormat.Read(snapshot(t, sample(t)), p); err != nil {
+			t.Fatal(err)
+		}
+		change(p)
+		b, err := snapshotFormat.Append(nil, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Restore(b); !errors.Is(err, statev1.ErrDamaged) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+func TestRestoreChecksTheShard(t *testing.T) {
+	producer := func(f func(*statev1.GroupProducerState)) func(*statev1.GroupShardState) {
+		return func(p *statev1.GroupShardState) { f(p.Producers[0]) } // 7: open
+	}
+	mustNotRestore(t, map[string]func(*statev1.GroupShardState){
+		"no limits":             func(p *statev1.GroupShardState) { p.Limits = nil },
+		"a limit of 0":          func(p *statev1.GroupShardState) { p.Limits.MaxOffsets = 0 },
+		"too many bytes":        func(p *statev1.GroupShardState) { p.Limits.MaxBytes = MaxStateBytes + 1 },
+		"groups unsorted":       func(p *statev1.GroupShardState) { p.Groups[0], p.Groups[1] = p.Groups[1], p.Groups[0] },
+		"group twice":           func(p *statev1.GroupShardState) { p.Groups[1] = p.Groups[0] },
+		"long id":               func(p *statev1.GroupShardState) { groupOf(p, "simple").GroupId = strings.Repeat("x", MaxIDLength+1) },
+		"producers unsorted":    func(p *statev1.GroupShardState) { p.Producers[0], p.Producers[1] = p.Producers[1], p.Producers[0] },
+		"producer id":           producer(func(p *statev1.GroupProducerState) { p.ProducerId = -1 }),
+		"producer epoch":        producer(func(p *statev1.GroupProducerState) { p.ProducerEpoch = 32768 }),
+		"no producer epoch":     producer(func(p *statev1.GroupProducerState) { p.ProducerEpoch = -1 }),
+		"coordinator epoch":     producer(func(p *statev1.GroupProducerState) { p.CoordinatorEpoch = -2 }),
+		"coordinator, no mark":  producer(func(p *statev1.GroupProducerState) { p.CoordinatorEpoch = 1 }),
+		"open after all":        producer(func(p *statev1.GroupProducerState) { p.OpenFrom = p.Touched + 1 }),
+		"marker while open":     producer(func(p *statev1.GroupProducerState) { p.LastMarker, p.CoordinatorEpoch = p.Touched, 1 }),
+		"voiding after marker":  producer(func(p *statev1.GroupProducerState) { p.VoidingMarker = 1 }),
+		"never touched, idle":   func(p *statev1.GroupShardState) { p.Producers[3].Touched, p.Producers[3].LastMarker = 0, 0 },
+		"marker, but not by it": func(p *statev1.GroupShardState) { p.Producers[3].CoordinatorEpoch = -1 },
+	})
+}
+
+func TestRestoreChecksOffsets(t *testing.T) {
 	offset := func(f func(*statev1.CommittedOffset)) func(*statev1.GroupShardState) {
 		return func(p *statev1.GroupShardState) { f(groupOf(p, "simple").Offsets[0].Partitions[0]) } // t/0
 	}
+	mustNotRestore(t, map[string]func(*statev1.GroupShardState){
+		"topics unsorted":     func(p *statev1.GroupShardState) { o := groupOf(p, "simple").Offsets; o[0], o[1] = o[1], o[0] },
+		"no topic":            func(p *statev1.GroupShardState) { groupOf(p, "simple").Offsets[0].Topic = "" },
+		"no partitions":       func(p *statev1.GroupShardState) { groupOf(p, "simple").Offsets[0].Partitions = nil },
+		"partitions unsorted": offset(func(o *statev1.CommittedOffset) { o.Partition = 1 }),
+		"negative partition":  offset(func(o *statev1.CommittedOffset) { o.Partition = -1 }),
+		"leader epoch":        offset(func(o *statev1.CommittedOffset) { o.LeaderEpoch = -2 }),
+		"topic id":            offset(func(o *statev1.CommittedOffset) { o.TopicId = []byte{1} }),
+		"expiry":              offset(func(o *statev1.CommittedOffset) { o.ExpireMs = -2 }),
+		"no position":         offset(func(o *statev1.CommittedOffset) { o.Position = 0 }),
+		"long metadata":       offset(func(o *statev1.CommittedOffset) { o.Metadata = strings.Repeat("x", MaxMetadataUnits+1) }),
+		"pending of nobody":   func(p *statev1.GroupShardState) { groupOf(p, "other").Pending[0].ProducerId = 77 },
+		"pending of the idle": func(p *statev1.GroupShardState) { groupOf(p, "other").Pending[1].ProducerId = 9 },
+		"pending unsorted":    func(p *statev1.GroupShardState) { o := groupOf(p, "other").Pending; o[0], o[1] = o[1], o[0] },
+		"nothing pending":     func(p *statev1.GroupShardState) { groupOf(p, "other").Pending[0].Topics = nil },
+	})
+}
+
+func TestRestoreChecksConsumerGroups(t *testing.T) {
 	consumer := func(f func(*statev1.ConsumerGroupState)) func(*statev1.GroupShardState) {
 		return func(p *statev1.GroupShardState) { f(groupOf(p, "live").Consumer) }
 	}
 	member := func(n int, f func(*statev1.ConsumerMemberState)) func(*statev1.GroupShardState) {
 		return consumer(func(c *statev1.ConsumerGroupState) { f(c.Members[n]) }) // a: gives back, b: waits
 	}
-	classic := func(f func(*statev1.ClassicGroupState)) func(*statev1.GroupShardState) {
-		return func(p *statev1.GroupShardState) { f(groupOf(p, "assigned").Classic) } // a/i, and b, which leads
-	}
-	producer := func(f func(*statev1.GroupProducerState)) func(*statev1.GroupShardState) {
-		return func(p *statev1.GroupShardState) { f(p.Producers[0]) } // 7: open
-	}
-	for what, change := range map[string]func(*statev1.GroupShardState){
-		"no limits":            func(p *statev1.GroupShardState) { p.Limits = nil },
-		"a limit of 0":         func(p *statev1.GroupShardState) { p.Limits.MaxOffsets = 0 },
-		"too many bytes":       func(p *statev1.GroupShardState) { p.Limits.MaxBytes = MaxStateBytes + 1 },
-		"groups unsorted":      func(p *statev1.GroupShardState) { p.Groups[0], p.Groups[1] = p.Groups[1], p.Groups[0] },
-		"group twice":          func(p *statev1.GroupShardState) { p.Groups[1] = p.Groups[0] },
-		"long id":              func(p *statev1.GroupShardState) { groupOf(p, "simple").GroupId = strings.Repeat("x", MaxIDLength+1) },
-		"topics unsorted":      func(p *statev1.GroupShardState) { o := groupOf(p, "simple").Offsets; o[0], o[1] = o[1], o[0] },
-		"no topic":             func(p *statev1.GroupShardState) { groupOf(p, "simple").Offsets[0].Topic = "" },
-		"no partitions":        func(p *statev1.GroupShardState) { groupOf(p, "simple").Offsets[0].Partitions = nil },
-		"partitions unsorted":  offset(func(o *statev1.CommittedOffset) { o.Partition = 1 }),
-		"negative partition":   offset(func(o *statev1.CommittedOffset) { o.Partition = -1 }),
-		"leader epoch":         offset(func(o *statev1.CommittedOffset) { o.LeaderEpoch = -2 }),
-		"topic id":             offset(func(o *statev1.CommittedOffset) { o.TopicId = []byte{1} }),
-		"expiry":               offset(func(o *statev1.CommittedOffset) { o.ExpireMs = -2 }),
-		"no position":          offset(func(o *statev1.CommittedOffset) { o.Position = 0 }),
-		"long metadata":        offset(func(o *statev1.CommittedOffset) { o.Metadata = strings.Repeat("x", MaxMetadataUnits+1) }),
-		"pending of nobody":    func(p *statev1.GroupShardState) { groupOf(p, "other").Pending[0].ProducerId = 77 },
-		"pending of the idle":  func(p *statev1.GroupShardState) { groupOf(p, "other").Pending[1].ProducerId = 9 },
-		"pending unsorted":     func(p *statev1.GroupShardState) { o := groupOf(p, "other").Pending; o[0], o[1] = o[1], o[0] },
-		"nothing pending":      func(p *statev1.GroupShardState) { groupOf(p, "other").Pending[0].Topics = nil },
-		"producers unsorted":   func(p *statev1.GroupShardState) { p.Producers[0], p.Producers[1] = p.Producers[1], p.Producers[0] },
-		"producer id":          producer(func(p *statev1.GroupProducerState) { p.ProducerId = -1 }),
-		"producer epoch":       producer(func(p *statev1.GroupProducerState) { p.ProducerEpoch = 32768 }),
-		"no producer epoch":    producer(func(p *statev1.GroupProducerState) { p.ProducerEpoch = -1 }),
-		"coordinator epoch":    producer(func(p *statev1.GroupProducerState) { p.CoordinatorEpoch = -2 }),
-		"coordinator, no mark": producer(func(p *statev1.GroupProducerState) { p.CoordinatorEpoch = 1 }),
-		"open after all":       producer(func(p *statev1.GroupProducerState) { p.OpenFrom = p.Touched + 1 }),
-		"marker while open":    producer(func(p *statev1.GroupProducerState) { p.LastMarker, p.CoordinatorEpoch = p.Touched, 1 }),
-		"voiding after marker": producer(func(p *statev1.GroupProducerState) { p.VoidingMarker = 1 }),
-		"never touched, idle":  func(p *statev1.GroupShardState) { p.Producers[3].Touched, p.Producers[3].LastMarker = 0, 0 },
-		"epoch":                func(p *statev1.GroupShardState) { groupOf(p, "gone").Epoch = -1 },
-		"assignment epoch":     consumer(func(c *statev1.ConsumerGroupState) { c.AssignmentEpoch = 4 }),
-		"assigned twice":       consumer(func(c *statev1.ConsumerGroupState) { c.Members[2].Target = c.Members[0].Target }),
-		"held twice":           consumer(func(c *statev1.ConsumerGroupState) { c.Members[2].Assigned = c.Members[0].Assigned }),
+	mustNotRestore(t, map[string]func(*statev1.GroupShardState){
+		"epoch":            func(p *statev1.GroupShardState) { groupOf(p, "gone").Epoch = -1 },
+		"assignment epoch": consumer(func(c *statev1.ConsumerGroupState) { c.AssignmentEpoch = 4 }),
+		"assigned twice":   consumer(func(c *statev1.ConsumerGroupState) { c.Members[2].Target = c.Members[0].Target }),
+		"held twice":       consumer(func(c *statev1.ConsumerGroupState) { c.Members[2].Assigned = c.Members[0].Assigned }),
 		"held and given back": consumer(func(c *statev1.ConsumerGroupState) {
 			c.Members[0].Revoking = append(c.Members[0].Revoking, c.Members[0].Assigned...)
 		}),
-		"topic without a name":    consumer(func(c *statev1.ConsumerGroupState) { c.Topics[0].Topic = "" }),
-		"topic that is missing":   consumer(func(c *statev1.ConsumerGroupState) { c.Topics = c.Topics[1:] }),
-		"topic id, short":         consumer(func(c *statev1.ConsumerGroupState) { c.Topics[0].TopicId = nil }),
-		"matched unsorted":        consumer(func(c *statev1.ConsumerGroupState) { c.Matched = []string{"u", "t"} }),
-		"members unsorted":        consumer(func(c *statev1.ConsumerGroupState) { c.Members[0], c.Members[1] = c.Members[1], c.Members[0] }),
-		"no member id":            member(0, func(m *statev1.ConsumerMemberState) { m.MemberId = "" }),
-		"instance id, again":      member(1, func(m *statev1.ConsumerMemberState) { m.InstanceId = "i" }),
-		"no subscription":         member(0, func(m *statev1.ConsumerMemberState) { m.Subscription = nil }),
-		"subscribed to nothing":   member(0, func(m *statev1.ConsumerMemberState) { m.Subscription.Topics = nil }),
-		"rebalance timeout":       member(0, func(m *statev1.ConsumerMemberState) { m.Subscription.RebalanceTimeoutMs = 0 }),
-		"empty client":            member(1, func(m *statev1.ConsumerMemberState) { m.Client = &statev1.ClientRef{} }),
-		"long client":             member(0, func(m *statev1.ConsumerMemberState) { m.Client.ClientId = strings.Repeat("x", MaxTextLength+1) }),
-		"member epoch":            member(0, func(m *statev1.ConsumerMemberState) { m.MemberEpoch = 4 }),
-		"member epoch -1":         member(0, func(m *statev1.ConsumerMemberState) { m.MemberEpoch = -1 }),
-		"away, dynamic":           member(1, func(m *statev1.ConsumerMemberState) { m.MemberEpoch = -2 }),
-		"previous epoch":          member(0, func(m *statev1.ConsumerMemberState) { m.PreviousEpoch = 9 }),
-		"no status":               member(0, func(m *statev1.ConsumerMemberState) { m.Status = 0 }),
-		"unknown status":          member(0, func(m *statev1.ConsumerMemberState) { m.Status = 4 }),
-		"stable, gives back":      member(0, func(m *statev1.ConsumerMemberState) { m.Status = 1 }),
-		"nothing to give back":    member(1, func(m *statev1.ConsumerMemberState) { m.Status = 2 }),
-		"no version":              member(0, func(m *statev1.ConsumerMemberState) { m.Version = 0 }),
-		"held epoch":              member(0, func(m *statev1.ConsumerMemberState) { m.Assigned[0].Epochs[0] = 4 }),
-		"held epochs missing":     member(0, func(m *statev1.ConsumerMemberState) { m.Assigned[0].Epochs = nil }),
-		"held unsorted":           member(0, func(m *statev1.ConsumerMemberState) { m.Revoking[0], m.Revoking[1] = m.Revoking[1], m.Revoking[0] }),
-		"target unsorted":         consumer(func(c *statev1.ConsumerGroupState) { t := c.Members[2].Target; t[0], t[1] = t[1], t[0] }),
+		"topic without a name":  consumer(func(c *statev1.ConsumerGroupState) { c.Topics[0].Topic = "" }),
+		"topic that is missing": consumer(func(c *statev1.ConsumerGroupState) { c.Topics = c.Topics[1:] }),
+		"topic id, short":       consumer(func(c *statev1.ConsumerGroupState) { c.Topics[0].TopicId = nil }),
+		"matched unsorted":      consumer(func(c *statev1.ConsumerGroupState) { c.Matched = []string{"u", "t"} }),
+		"members unsorted":      consumer(func(c *statev1.ConsumerGroupState) { c.Members[0], c.Members[1] = c.Members[1], c.Members[0] }),
+		"no member id":          member(0, func(m *statev1.ConsumerMemberState) { m.MemberId = "" }),
+		"instance id, again":    member(1, func(m *statev1.ConsumerMemberState) { m.InstanceId = "i" }),
+		"no subscription":       member(0, func(m *statev1.ConsumerMemberState) { m.Subscription = nil }),
+		"subscribed to nothing": member(0, func(m *statev1.ConsumerMemberState) { m.Subscription.Topics = nil }),
+		"rebalance timeout":     member(0, func(m *statev1.ConsumerMemberState) { m.Subscription.RebalanceTimeoutMs = 0 }),
+		"empty client":          member(1, func(m *statev1.ConsumerMemberState) { m.Client = &statev1.ClientRef{} }),
+		"long client":           member(0, func(m *statev1.ConsumerMemberState) { m.Client.ClientId = strings.Repeat("x", MaxTextLength+1) }),
+		"member epoch":          member(0, func(m *statev1.ConsumerMemberState) { m.MemberEpoch = 4 }),
+		"member epoch -1":       member(0, func(m *statev1.ConsumerMemberState) { m.MemberEpoch = -1 }),
+		"away, dynamic":         member(1, func(m *statev1.ConsumerMemberState) { m.MemberEpoch = -2 }),
+		"previous epoch":        member(0, func(m *statev1.ConsumerMemberState) { m.PreviousEpoch = 9 }),
+		"no status":             member(0, func(m *statev1.ConsumerMemberState) { m.Status = 0 }),
+		"unknown status":        member(0, func(m *statev1.ConsumerMemberState) { m.Status = 4 }),
+		"stable, gives back":    member(0, func(m *statev1.ConsumerMemberState) { m.Status = 1 }),
+		"nothing to give back":  member(1, func(m *statev1.ConsumerMemberState) { m.Status = 2 }),
+		"no version":            member(0, func(m *statev1.ConsumerMemberState) { m.Version = 0 }),
+		"held epoch":            member(0, func(m *statev1.ConsumerMemberState) { m.Assigned[0].Epochs[0] = 4 }),
+		"held epochs missing":   member(0, func(m *statev1.ConsumerMemberState) { m.Assigned[0].Epochs = nil }),
+		"held unsorted":         member(0, func(m *statev1.ConsumerMemberState) { m.Revoking[0], m.Revoking[1] = m.Revoking[1], m.Revoking[0] }),
+		"target unsorted":       consumer(func(c *statev1.ConsumerGroupState) { t := c.Members[2].Target; t[0], t[1] = t[1], t[0] }),
+	})
+}
+
+func TestRestoreChecksClassicGroups(t *testing.T) {
+	classic := func(f func(*statev1.ClassicGroupState)) func(*statev1.GroupShardState) {
+		return func(p *statev1.GroupShardState) { f(groupOf(p, "assigned").Classic) } // a/i, and b, which leads
+	}
+	mustNotRestore(t, map[string]func(*statev1.GroupShardState){
 		"classic and KIP-848":     func(p *statev1.GroupShardState) { groupOf(p, "live").Classic = groupOf(p, "left").Classic },
 		"classic, no generation":  func(p *statev1.GroupShardState) { groupOf(p, "assigned").Epoch = 0 },
 		"classic, no type":        classic(func(c *statev1.ClassicGroupState) { c.ProtocolType = "" }),
@@ -171,21 +203,7 @@ func TestRestoreChecksInvariants(t *testing.T) {
 		"classic, instance twice": classic(func(c *statev1.ClassicGroupState) { c.Members[1].Member.InstanceId = "i" }),
 		"classic, metadata":       classic(func(c *statev1.ClassicGroupState) { c.Members[1].Member.Metadata = make([]byte, MaxOpaque+1) }),
 		"classic, assignment":     classic(func(c *statev1.ClassicGroupState) { c.Members[1].Assignment = make([]byte, MaxOpaque+1) }),
-		"marker, but not by it":   func(p *statev1.GroupShardState) { p.Producers[3].CoordinatorEpoch = -1 },
-	} {
-		p := new(statev1.GroupShardState)
-		if err := snapshotFormat.Read(snapshot(t, sample(t)), p); err != nil {
-			t.Fatal(err)
-		}
-		change(p)
-		b, err := snapshotFormat.Append(nil, p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := Restore(b); !errors.Is(err, statev1.ErrDamaged) {
-			t.Errorf("%s: %v", what, err)
-		}
-	}
+	})
 }
 
 func groupOf(p *statev1.GroupShardState, id string) *statev1.GroupState {
@@ -240,118 +258,4 @@ func FuzzApply(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
-}
-
-func TestCommandsAreChecked(t *testing.T) {
-	p := newPlayer(t)
-	c := func(line string, change func(*statev1.GroupCommand)) *statev1.GroupCommand {
-		c := p.parse(strings.Fields(line))
-		change(c)
-		return c
-	}
-	same := func(*statev1.GroupCommand) {}
-	long := strings.Repeat("x", MaxIDLength+1)
-	for what, cmd := range map[string]*statev1.GroupCommand{
-		"nothing":         {GroupId: "a"},
-		"long id":         c("commit g t/0=1", func(c *statev1.GroupCommand) { c.GroupId = long }),
-		"not UTF-8":       c("commit g t/0=1", func(c *statev1.GroupCommand) { c.GroupId = "\xff" }),
-		"member":          c("commit g t/0=1", func(c *statev1.GroupCommand) { c.GetCommit().Committer.MemberId = long }),
-		"instance":        c("txn g 1/0 t/0=1", func(c *statev1.GroupCommand) { c.GetCommitInTransaction().Committer.InstanceId = long }),
-		"expiry":          c("commit g t/0=1 expire=-2", same),
-		"topic":           c("commit g t/0=1", func(c *statev1.GroupCommand) { c.GetCommit().Topics[0].Topic = "" }),
-		"topic id":        c("commit g t/0=1", func(c *statev1.GroupCommand) { c.GetCommit().Topics[0].TopicId = nil }),
-		"topic twice":     c("commit g t/0=1,u/0=1", func(c *statev1.GroupCommand) { c.GetCommit().Topics[1].Topic = "t" }),
-		"no partitions":   c("commit g t/0=1", func(c *statev1.GroupCommand) { c.GetCommit().Topics[0].Partitions = nil }),
-		"partition":       c("commit g t/-1=1", same),
-		"partition twice": c("commit g t/0=1,t/0=2", same),
-		"leader epoch":    c("commit g t/0=1 leader=-2", same),
-		"metadata":        c("commit g t/0=1:"+strings.Repeat("x", MaxMetadataUnits+1), same),
-		"metadata, pairs": c("commit g t/0=1:"+strings.Repeat("\U0001f600", MaxMetadataUnits/2+1), same),
-		"too many": c("commit g t/0=1", func(c *statev1.GroupCommand) {
-			for n := range int32(MaxCommitted) {
-				c.GetCommit().Topics[0].Partitions = append(c.GetCommit().Topics[0].Partitions, &statev1.PartitionOffset{Partition: n + 1})
-			}
-		}),
-		"producer":            c("txn g -1/0 t/0=1", same),
-		"producer epoch":      c("txn g 1/-1 t/0=1", same),
-		"marker: version":     c("marker 1/1 commit tv=3", same),
-		"marker: group":       c("marker 1/1 commit", func(c *statev1.GroupCommand) { c.GroupId = "g" }),
-		"marker: coordinator": c("marker 1/1 commit ce=-1", same),
-		"marker: producer":    c("marker -1/1 commit", same),
-		"delete: order":       c("delete-offsets g u/0,t/0", same),
-		"delete: partition":   c("delete-offsets g t/1,t/0", same),
-		"delete: topic":       c("delete-offsets g t/1", func(c *statev1.GroupCommand) { c.GetDeleteOffsets().Topics[0].Topic = "" }),
-		"join: member":        c("join g a", func(c *statev1.GroupCommand) { c.GetHeartbeat().MemberId = "" }),
-		"join: no topics":     c("join g a", func(c *statev1.GroupCommand) { c.GetHeartbeat().Subscription.Topics = nil }),
-		"join: nothing":       c("join g a", func(c *statev1.GroupCommand) { c.GetHeartbeat().Subscription = nil }),
-		"join: partitions":    c("join g a", func(c *statev1.GroupCommand) { c.GetHeartbeat().Owned = nil }),
-		"join: owns":          c("join g a owns=t/0", same),
-		"join: timeout":       c("join g a timeout=0", same),
-		"join: pattern":       c("join g a pattern="+long, same),
-		"join: topics":        c("join g a topics=u,t", same),
-		"join: topic":         c("join g a topics="+long, same),
-		"join: client":        c("join g a by="+long+"@x", same),
-		"join: assignor":      c("join g a assignor="+long, same),
-		"beat: -3":            c("beat g a@-3", same),
-		"beat: away":          c("beat g a@-2", same),
-		"beat: owned":         c("beat g a@1 owns=t/1", func(c *statev1.GroupCommand) { c.GetHeartbeat().Owned.Topics[0].Partitions = []int32{1, 1} }),
-		"beat: owned id":      c("beat g a@1 owns=t/1", func(c *statev1.GroupCommand) { c.GetHeartbeat().Owned.Topics[0].TopicId = nil }),
-		"fence: order":        c("fence g b,a", same),
-		"fence: nobody":       c("fence g b", func(c *statev1.GroupCommand) { c.GetFence().Members[0].MemberId = "" }),
-		"assign: twice":       c("assign g a=t/0 b=t/0", same),
-		"assign: topic":       c("assign g a=t/0", func(c *statev1.GroupCommand) { c.GetAssign().Topics = nil }),
-		"assign: name":        c("assign g a=t/0", func(c *statev1.GroupCommand) { c.GetAssign().Topics[0].Topic = "" }),
-		"assign: id":          c("assign g a=t/0", func(c *statev1.GroupCommand) { c.GetAssign().Topics[0].TopicId = nil }),
-		"assign: numbers":     c("assign g a=t/0", func(c *statev1.GroupCommand) { c.GetAssign().Members[0].Topics[0].Partitions = nil }),
-		"assign: members":     c("assign g a=t/0 b=t/1", func(c *statev1.GroupCommand) { c.GetAssign().Members[1].MemberId = "a" }),
-		"assign: matched":     c("assign g matched=u,t", same),
-		"begin: generation":   c("begin g a previous=-1", same),
-		"begin: type":         c("begin g a", func(c *statev1.GroupCommand) { c.GetBeginGeneration().ProtocolType = "" }),
-		"begin: protocol":     c("begin g a", func(c *statev1.GroupCommand) { c.GetBeginGeneration().Protocol = "" }),
-		"begin: long":         c("begin g a protocol="+long, same),
-		"begin: leader":       c("begin g a leader=b", same),
-		"begin: order":        c("begin g a,b", func(c *statev1.GroupCommand) { c.GetBeginGeneration().Members[0].MemberId = "c" }),
-		"begin: instances":    c("begin g a/i,b/i", same),
-		"begin: session":      c("begin g a", func(c *statev1.GroupCommand) { c.GetBeginGeneration().Members[0].SessionTimeoutMs = 0 }),
-		"begin: rebalance":    c("begin g a", func(c *statev1.GroupCommand) { c.GetBeginGeneration().Members[0].RebalanceTimeoutMs = -1 }),
-		"begin: metadata":     c("begin g a", func(c *statev1.GroupCommand) { c.GetBeginGeneration().Members[0].Metadata = make([]byte, MaxOpaque+1) }),
-		"begin: together": c("begin g a,b,c", func(c *statev1.GroupCommand) {
-			for _, m := range c.GetBeginGeneration().Members {
-				m.Metadata = make([]byte, MaxOpaque)
-			}
-		}),
-		"give: order":      c("give g b=x,a=x", same),
-		"give: nobody":     c("give g =x", same),
-		"give: long":       c("give g a="+strings.Repeat("x", MaxOpaque+1), same),
-		"give: together":   c("give g a="+strings.Repeat("x", MaxOpaque)+",b="+strings.Repeat("x", MaxOpaque)+",c="+strings.Repeat("x", MaxOpaque), same),
-		"replace: dynamic": c("replace g a b", same),
-		"go: nobody":       c("go g a", func(c *statev1.GroupCommand) { c.GetLeaveGeneration().MemberIds[0] = "" }),
-		"go: order":        c("go g b,a", same),
-		"go: none":         c("go g a", func(c *statev1.GroupCommand) { c.GetLeaveGeneration().MemberIds = nil }),
-		"replace: nobody":  c("replace g a b/i", func(c *statev1.GroupCommand) { c.GetReplaceMember().OldId = "" }),
-		"forget: group":    c("forget t", func(c *statev1.GroupCommand) { c.GroupId = "g" }),
-		"forget: id":       c("forget t", func(c *statev1.GroupCommand) { c.GetForgetTopics().TopicIds[0] = []byte{1} }),
-		"forget: many":     c("forget t", func(c *statev1.GroupCommand) { c.GetForgetTopics().TopicIds = make([][]byte, MaxForgotten+1) }),
-		"expire: group":    c("expire-producers", func(c *statev1.GroupCommand) { c.GroupId = "g" }),
-		"limits":           c("limits 1 1 0 1 1", same),
-		"limits: bytes":    c("limits 1 1 1 1 0", same),
-		"limits: group":    c("limits 1 1 1 1 1", func(c *statev1.GroupCommand) { c.GroupId = "g" }),
-	} {
-		if _, err := EncodeCommand(cmd); !errors.Is(err, ErrInvalidCommand) {
-			t.Errorf("%s: encoded with %v", what, err)
-		}
-		b, err := proto.Marshal(cmd)
-		if err != nil {
-			continue // what is not UTF-8 cannot even be written
-		}
-		if _, err := New().Apply(1, 1, b); !errors.Is(err, ErrInvalidCommand) && !errors.Is(err, statev1.ErrNewer) {
-			t.Errorf("%s: applied with %v", what, err)
-		}
-	}
-	if _, err := New().Apply(1, 1, machinetest.UnknownField()); !errors.Is(err, statev1.ErrNewer) {
-		t.Error(err)
-	}
-	if n := MetadataUnits("aé\U0001f600"); n != 4 {
-		t.Errorf("%d units", n)
-	}
 }
