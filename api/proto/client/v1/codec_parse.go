@@ -12,165 +12,126 @@ import (
 // the message from the start and decides what it is. So they need to be right only about what
 // they accept.
 
-// parseProduce reads a request whose batch stays a slice of b.
-func parseProduce(b []byte, m *ProduceRequest) bool {
-	m.Reset()
+// fields hands the fields of a message to varint or to text, as their wire type is, until one gives up. The bytes stay a slice of b.
+func fields(b []byte, varint func(protowire.Number, uint64) bool, text func(protowire.Number, []byte) bool) bool {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
 			return false
 		}
 		b = b[n:]
-		switch {
-		case typ == protowire.VarintType:
+		taken := false
+		switch typ {
+		case protowire.VarintType:
 			v, n := protowire.ConsumeVarint(b)
 			if n < 0 {
 				return false
 			}
-			b = b[n:]
-			switch num {
-			case 1:
-				m.RequestId = v
-			case 3:
-				m.Partition = int32(v)
-			case 4:
-				m.Acks = Acks(v)
-			case 5:
-				m.TimeoutMs = int32(v)
-			default:
-				return false
-			}
-		case typ == protowire.BytesType:
+			b, taken = b[n:], varint(num, v)
+		case protowire.BytesType:
 			v, n := protowire.ConsumeBytes(b)
 			if n < 0 {
 				return false
 			}
-			b = b[n:]
-			switch {
-			case num == 2 && utf8.Valid(v):
-				m.Topic = string(v)
-			case num == 6 && utf8.Valid(v):
-				m.TransactionalId = string(v)
-			case num == 7:
-				m.Batch = v[:len(v):len(v)]
-			default:
-				return false
-			}
-		default:
+			b, taken = b[n:], text(num, v[:len(v):len(v)])
+		}
+		if !taken {
 			return false
 		}
 	}
 	return true
+}
+
+// parseProduce reads a request whose batch stays a slice of b.
+func parseProduce(b []byte, m *ProduceRequest) bool {
+	m.Reset()
+	return fields(b, func(num protowire.Number, v uint64) bool {
+		switch num {
+		case 1:
+			m.RequestId = v
+		case 3:
+			m.Partition = int32(v)
+		case 4:
+			m.Acks = Acks(v)
+		case 5:
+			m.TimeoutMs = int32(v)
+		default:
+			return false
+		}
+		return true
+	}, func(num protowire.Number, v []byte) bool {
+		switch {
+		case num == 2 && utf8.Valid(v):
+			m.Topic = string(v)
+		case num == 6 && utf8.Valid(v):
+			m.TransactionalId = string(v)
+		case num == 7:
+			m.Batch = v
+		default:
+			return false
+		}
+		return true
+	})
 }
 
 // parseProduced reads an answer without an error. Nothing of it stays a slice of b.
 func parseProduced(b []byte, m *ProduceResponse) bool {
 	m.Reset()
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return false
-		}
-		b = b[n:]
-		switch {
-		case typ == protowire.VarintType:
-			v, n := protowire.ConsumeVarint(b)
-			if n < 0 {
-				return false
-			}
-			b = b[n:]
-			switch num {
-			case 1:
-				m.RequestId = v
-			case 3:
-				m.Partition = int32(v)
-			case 4:
-				m.BaseOffset = int64(v)
-			case 5:
-				m.LogStartOffset = int64(v)
-			case 6:
-				m.LogAppendTimeMs = int64(v)
-			case 7:
-				m.Duplicate = protowire.DecodeBool(v)
-			default:
-				return false
-			}
-		case typ == protowire.BytesType && num == 2:
-			v, n := protowire.ConsumeBytes(b)
-			if n < 0 || !utf8.Valid(v) {
-				return false
-			}
-			b = b[n:]
-			m.Topic = string(v)
+	return fields(b, func(num protowire.Number, v uint64) bool {
+		switch num {
+		case 1:
+			m.RequestId = v
+		case 3:
+			m.Partition = int32(v)
+		case 4:
+			m.BaseOffset = int64(v)
+		case 5:
+			m.LogStartOffset = int64(v)
+		case 6:
+			m.LogAppendTimeMs = int64(v)
+		case 7:
+			m.Duplicate = protowire.DecodeBool(v)
 		default:
 			return false
 		}
-	}
-	return true
+		return true
+	}, func(num protowire.Number, v []byte) bool {
+		if num != 2 || !utf8.Valid(v) {
+			return false
+		}
+		m.Topic = string(v)
+		return true
+	})
 }
 
 // parseFetched reads an answer whose batches stay slices of b.
 func parseFetched(b []byte, m *FetchResponse) bool {
 	m.Reset()
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 || num != 1 || typ != protowire.BytesType {
-			return false
-		}
-		b = b[n:]
-		v, n := protowire.ConsumeBytes(b)
-		if n < 0 {
-			return false
-		}
-		b = b[n:]
+	return fields(b, func(protowire.Number, uint64) bool { return false }, func(num protowire.Number, v []byte) bool {
 		p := &FetchedPartition{}
-		if !parseFetchedPartition(v, p) {
-			return false
-		}
 		m.Partitions = append(m.Partitions, p)
-	}
-	return true
+		return num == 1 && parseFetchedPartition(v, p)
+	})
 }
 
 func parseFetchedPartition(b []byte, p *FetchedPartition) bool {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return false
-		}
-		b = b[n:]
-		switch {
-		case typ == protowire.VarintType:
-			v, n := protowire.ConsumeVarint(b)
-			if n < 0 {
-				return false
-			}
-			b = b[n:]
-			switch num {
-			case 2:
-				p.Partition = int32(v)
-			case 4:
-				p.HighWatermark = int64(v)
-			case 5:
-				p.LastStableOffset = int64(v)
-			case 6:
-				p.LogStartOffset = int64(v)
-			case 10:
-				p.NextOffset = int64(v)
-			default:
-				return false
-			}
-		case typ == protowire.BytesType:
-			v, n := protowire.ConsumeBytes(b)
-			if n < 0 || !parseFetchedBytes(num, v[:len(v):len(v)], p) {
-				return false
-			}
-			b = b[n:]
+	return fields(b, func(num protowire.Number, v uint64) bool {
+		switch num {
+		case 2:
+			p.Partition = int32(v)
+		case 4:
+			p.HighWatermark = int64(v)
+		case 5:
+			p.LastStableOffset = int64(v)
+		case 6:
+			p.LogStartOffset = int64(v)
+		case 10:
+			p.NextOffset = int64(v)
 		default:
 			return false
 		}
-	}
-	return true
+		return true
+	}, func(num protowire.Number, v []byte) bool { return parseFetchedBytes(num, v, p) })
 }
 
 // parseFetchedBytes takes one length-delimited field of a FetchedPartition.

@@ -128,6 +128,11 @@ func TestCodecAgreesWithGeneratedCode(t *testing.T) {
 		if len(got) > 1 {
 			direct[fmt.Sprintf("%T", m)]++
 		}
+		if p, ok := m.(*ProduceResponse); ok { // in one piece also by generated code
+			if _, byHand := marshalProduced(p); byHand && parseProduced(want, &ProduceResponse{}) {
+				direct["*clientv1.ProduceResponse"]++
+			}
+		}
 		if !bytes.Equal(got.Materialize(), want) {
 			t.Fatalf("message %d: %T is encoded otherwise than by generated code", i, m)
 		}
@@ -143,7 +148,7 @@ func TestCodecAgreesWithGeneratedCode(t *testing.T) {
 			t.Fatalf("message %d: decoded %v, generated code gives %v", i, byHand, back)
 		}
 	}
-	for _, name := range []string{"*clientv1.ProduceRequest", "*clientv1.FetchResponse"} {
+	for _, name := range []string{"*clientv1.ProduceRequest", "*clientv1.ProduceResponse", "*clientv1.FetchResponse"} {
 		if direct[name] < 50 {
 			t.Errorf("only %d messages %s were encoded by hand: the test proves little", direct[name], name)
 		}
@@ -214,7 +219,7 @@ func TestCodecKnowsEveryField(t *testing.T) {
 	for _, c := range []struct {
 		m      proto.Message
 		fields int
-	}{{&ProduceRequest{}, 8}, {&FetchResponse{}, 1}, {&FetchedPartition{}, 10}} {
+	}{{&ProduceRequest{}, 8}, {&ProduceResponse{}, 8}, {&FetchResponse{}, 1}, {&FetchedPartition{}, 10}} {
 		if n := c.m.ProtoReflect().Descriptor().Fields().Len(); n != c.fields {
 			t.Errorf("%T has %d fields, the codec knows %d: teach it the new ones", c.m, n, c.fields)
 		}
@@ -226,6 +231,7 @@ func TestCodecRefusesWhatGeneratedCodeRefuses(t *testing.T) {
 	for _, m := range []proto.Message{
 		&ProduceRequest{Topic: "\xff", Batch: big},
 		&ProduceRequest{TransactionalId: "\xff", Batch: big},
+		&ProduceResponse{Topic: "\xff"},
 		&FetchResponse{Partitions: []*FetchedPartition{{Topic: "\xff", Batches: [][]byte{big}}}},
 		&FetchResponse{Partitions: []*FetchedPartition{{Error: &Error{Message: "\xff"}, Batches: [][]byte{big}}}},
 	} {
@@ -258,7 +264,7 @@ func fuzzUnmarshal[M any, P interface {
 func FuzzUnmarshal(f *testing.F) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 20 {
-		for _, m := range []proto.Message{&ProduceRequest{}, &FetchResponse{}} {
+		for _, m := range []proto.Message{&ProduceRequest{}, &ProduceResponse{}, &FetchResponse{}} {
 			randomMessage(r, m.ProtoReflect(), 0)
 			b, err := proto.Marshal(m)
 			if err != nil {
@@ -269,9 +275,11 @@ func FuzzUnmarshal(f *testing.F) {
 	}
 	f.Add([]byte{0x0a, 0x04, 0x1a, 0x00, 0x1a, 0x00}, uint32(3))       // an error given twice
 	f.Add([]byte{0x38, 0x01}, uint32(0))                               // batch as a varint
+	f.Add([]byte{0x12, 0x01, 0xff}, uint32(0))                         // a topic that is not UTF-8
 	f.Add([]byte{0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}, uint32(1)) // a length beyond the end
 	f.Fuzz(func(t *testing.T, b []byte, cut uint32) {
 		fuzzUnmarshal[ProduceRequest](t, b, uint(cut))
+		fuzzUnmarshal[ProduceResponse](t, b, uint(cut))
 		fuzzUnmarshal[FetchResponse](t, b, uint(cut))
 	})
 }
