@@ -242,7 +242,9 @@ func (c *Client) change(ctx context.Context, more time.Duration, call func(conte
 				return err
 			}
 			if err := connected(ctx, cc, addr, c.cfg.ConnectTimeout); err != nil {
-				last = err
+				if last == nil { // what a broker says tells more than that another is out of reach
+					last = err
+				}
 				continue
 			}
 			err = call(ctx, clientv1.NewAdminServiceClient(cc))
