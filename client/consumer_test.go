@@ -15,9 +15,13 @@ import (
 
 func tp(p int32) record.TopicPartition { return record.TopicPartition{Topic: "t", Partition: p} }
 
-func consumer(t testing.TB, c *Client, cfg ConsumerConfig) *Consumer {
+// consumer is one that reads some partitions.
+func consumer(t testing.TB, c *Client, cfg ConsumerConfig, assigned ...record.TopicPartition) *Consumer {
 	t.Helper()
 	k, err := c.NewConsumer(cfg)
+	if err == nil && len(assigned) > 0 {
+		err = k.Assign(bg, assigned...)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,10 +116,7 @@ func TestPollFromEveryPosition(t *testing.T) {
 		c := newFakeCluster(t, 3)
 		c.topic("t", 1)
 		c.put(t, "0 1 2", "3 4", "5")
-		k := consumer(t, c.connect(t), ConsumerConfig{})
-		if err := k.Assign(bg, tp(0)); err != nil {
-			t.Fatal(err)
-		}
+		k := consumer(t, c.connect(t), ConsumerConfig{}, tp(0))
 		nothing(t, k) // latest
 		c.put(t, "6")
 		if got := read(t, k, 1); got[0] != "6" {
@@ -204,10 +205,7 @@ func TestPollDoesNotSpin(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newFakeCluster(t, 1)
 		c.topic("t", 1)
-		k := consumer(t, c.connect(t), ConsumerConfig{Reset: ResetEarliest})
-		if err := k.Assign(bg, tp(0)); err != nil {
-			t.Fatal(err)
-		}
+		k := consumer(t, c.connect(t), ConsumerConfig{Reset: ResetEarliest}, tp(0))
 		nothing(t, k)
 		fetches := func() int {
 			p := c.partition("t", 0)
@@ -227,10 +225,7 @@ func TestPauseResumeAndAssignment(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newFakeCluster(t, 3)
 		c.topic("t", 3)
-		k := consumer(t, c.connect(t), ConsumerConfig{Reset: ResetEarliest})
-		if err := k.Assign(bg, tp(2), tp(0), tp(2)); err != nil {
-			t.Fatal(err)
-		}
+		k := consumer(t, c.connect(t), ConsumerConfig{Reset: ResetEarliest}, tp(2), tp(0), tp(2))
 		if got := k.Assignment(); !slices.Equal(got, []record.TopicPartition{tp(0), tp(2)}) {
 			t.Errorf("assigned %v", got)
 		}
@@ -304,10 +299,7 @@ func TestReadCommitted(t *testing.T) {
 		p.aborted = []*clientv1.AbortedTransaction{{ProducerId: 2, FirstOffset: 9}, {ProducerId: 1, FirstOffset: 0}}
 		p.stable = 12
 		cl := c.connect(t)
-		k := consumer(t, cl, ConsumerConfig{Isolation: ReadCommitted, Reset: ResetEarliest})
-		if err := k.Assign(bg, tp(0)); err != nil {
-			t.Fatal(err)
-		}
+		k := consumer(t, cl, ConsumerConfig{Isolation: ReadCommitted, Reset: ResetEarliest}, tp(0))
 		if got := read(t, k, 4); !slices.Equal(got, []string{"plain", "c1", "x", "c2"}) {
 			t.Errorf("committed: %v", got)
 		}
@@ -368,10 +360,7 @@ func TestOffsetOutOfRange(t *testing.T) {
 		c.partition("t", 0).start = 2
 		cl := c.connect(t)
 		for reset, want := range map[Reset]string{ResetEarliest: "2", ResetLatest: "new"} {
-			k := consumer(t, cl, ConsumerConfig{Reset: reset})
-			if err := k.Assign(bg, tp(0)); err != nil {
-				t.Fatal(err)
-			}
+			k := consumer(t, cl, ConsumerConfig{Reset: reset}, tp(0))
 			k.mustSeek(t, At(1))
 			if reset == ResetLatest {
 				nothing(t, k)
@@ -381,10 +370,7 @@ func TestOffsetOutOfRange(t *testing.T) {
 				t.Errorf("%v: %v, want %s", reset, got, want)
 			}
 		}
-		k := consumer(t, cl, ConsumerConfig{Reset: ResetError})
-		if err := k.Assign(bg, tp(0)); err != nil {
-			t.Fatal(err)
-		}
+		k := consumer(t, cl, ConsumerConfig{Reset: ResetError}, tp(0))
 		if fs, err := k.Poll(bg); err != nil || len(fs) != 1 || !errors.Is(fs[0].Err, ErrInvalidConfig) {
 			t.Errorf("no position: %+v, %v", fs, err)
 		}
@@ -406,10 +392,7 @@ func TestConsumerFollowsLeaders(t *testing.T) {
 		c := newFakeCluster(t, 3)
 		c.topic("t", 1)
 		c.put(t, "0")
-		k := consumer(t, c.connect(t), ConsumerConfig{Reset: ResetEarliest, MaxWait: 10 * time.Second})
-		if err := k.Assign(bg, tp(0)); err != nil {
-			t.Fatal(err)
-		}
+		k := consumer(t, c.connect(t), ConsumerConfig{Reset: ResetEarliest, MaxWait: 10 * time.Second}, tp(0))
 		read(t, k, 1)
 		c.partition("t", 0).move(2) // the long poll is told
 		c.put(t, "1")
@@ -441,10 +424,7 @@ func TestConsumerTriesElectedBrokerAtOnce(t *testing.T) {
 		c := newFakeCluster(t, 3)
 		c.topic("t", 1)
 		c.put(t, "0")
-		k := consumer(t, c.connect(t), ConsumerConfig{Reset: ResetEarliest, MaxWait: 500 * time.Millisecond})
-		if err := k.Assign(bg, tp(0)); err != nil {
-			t.Fatal(err)
-		}
+		k := consumer(t, c.connect(t), ConsumerConfig{Reset: ResetEarliest, MaxWait: 500 * time.Millisecond}, tp(0))
 		read(t, k, 1)
 		for n := range 5 {
 			c.brokers[1].kill()
@@ -516,10 +496,7 @@ func TestCorruptBatch(t *testing.T) {
 		c.put(t, "0", "1", "2")
 		b := c.partition("t", 0).batches[1]
 		b[len(b)-1] ^= 1
-		k := consumer(t, c.connect(t), ConsumerConfig{Reset: ResetEarliest})
-		if err := k.Assign(bg, tp(0)); err != nil {
-			t.Fatal(err)
-		}
+		k := consumer(t, c.connect(t), ConsumerConfig{Reset: ResetEarliest}, tp(0))
 		var got []Fetched
 		for len(got) < 2 {
 			fs, err := k.Poll(bg)
@@ -578,10 +555,7 @@ func TestConsumerOfDeletedTopicIsTold(t *testing.T) {
 		c.topic("t", 1)
 		c.put(t, "0 1 2")
 		cl := c.connect(t)
-		k := consumer(t, cl, ConsumerConfig{Reset: ResetEarliest})
-		if err := k.Assign(bg, tp(0)); err != nil {
-			t.Fatal(err)
-		}
+		k := consumer(t, cl, ConsumerConfig{Reset: ResetEarliest}, tp(0))
 		read(t, k, 3)
 		begin := time.Now()
 		if err := cl.DeleteTopic(bg, "t"); err != nil {
@@ -611,10 +585,7 @@ func TestConsumerNoticesAnotherTopicOfTheName(t *testing.T) {
 		c := newFakeCluster(t, 3)
 		c.topic("t", 1)
 		c.put(t, "0 1 2")
-		k := consumer(t, c.connect(t), ConsumerConfig{Reset: ResetEarliest})
-		if err := k.Assign(bg, tp(0)); err != nil {
-			t.Fatal(err)
-		}
+		k := consumer(t, c.connect(t), ConsumerConfig{Reset: ResetEarliest}, tp(0))
 		read(t, k, 3)
 		c.topic("t", 1).partitions[0].epoch = 9
 		c.put(t, "3 4 5 6 7")

@@ -58,6 +58,17 @@ func (k *coordinator) do(ctx context.Context, call func(context.Context, *grpc.C
 	}
 }
 
+// administer asks for RequestTimeout at most. Its error is Unknown if an attempt may have happened.
+func (k *coordinator) administer(ctx context.Context, call func(context.Context, *grpc.ClientConn) error) error {
+	ctx, cancel := context.WithTimeout(ctx, k.c.cfg.RequestTimeout)
+	defer cancel()
+	lost, err := k.do(ctx, call)
+	if err != nil && lost {
+		err.Outcome = Unknown
+	}
+	return asError(err)
+}
+
 // attempt asks once. Its error is that of the coordinator, or of looking for it.
 func (k *coordinator) attempt(ctx context.Context, call func(context.Context, *grpc.ClientConn) error) *Error {
 	addr, err := k.find(ctx)

@@ -173,13 +173,7 @@ func (c *Client) groupCoordinator(id string) *coordinator {
 
 // atGroup asks the coordinator of a group.
 func (c *Client) atGroup(ctx context.Context, id string, call func(context.Context, *grpc.ClientConn) error) error {
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
-	defer cancel()
-	lost, err := c.groupCoordinator(id).do(ctx, call)
-	if err != nil && lost {
-		err.Outcome = Unknown
-	}
-	return asError(err)
+	return c.groupCoordinator(id).administer(ctx, call)
 }
 
 func groupOf(p *clientv1.Group) Group {

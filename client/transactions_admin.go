@@ -166,13 +166,7 @@ func (c *Client) AbortTransaction(ctx context.Context, seen Transaction) error {
 // atCoordinator asks the coordinator of a transactional id.
 func (c *Client) atCoordinator(ctx context.Context, id string, call func(context.Context, *grpc.ClientConn) error) error {
 	k := &coordinator{c: c, conns: c.conns, kind: clientv1.CoordinatorType_COORDINATOR_TYPE_TRANSACTION, key: id}
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
-	defer cancel()
-	lost, err := k.do(ctx, call)
-	if err != nil && lost {
-		err.Outcome = Unknown
-	}
-	return asError(err)
+	return k.administer(ctx, call)
 }
 
 func transactionOf(p *clientv1.Transaction) Transaction {
