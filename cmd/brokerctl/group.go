@@ -240,22 +240,3 @@ func (p *program) deleteOffsets(cmd *cobra.Command, c *client.Client, id string,
 	p.sayf("%s deleted", plural(int64(len(gone)), "offset"))
 	return nil
 }
-
-// completeGroups offers the groups there are.
-func (p *program) completeGroups(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var ids []string
-	err := p.with(func(c *client.Client) error {
-		list, _, err := c.ListGroups(cmd.Context(), client.GroupFilter{})
-		for _, g := range list {
-			ids = append(ids, g.ID)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	return ids, cobra.ShellCompDirectiveNoFileComp
-}

@@ -114,23 +114,3 @@ func meantTopic(c *client.Client, err error) error {
 	}
 	return err
 }
-
-// completeBrokers offers the ids of brokers for the one argument of a command.
-func (p *program) completeBrokers(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	p.flags.timeout = min(p.flags.timeout, time.Second) // somebody has pressed a key
-	var ids []string
-	err := p.with(func(c *client.Client) error {
-		m, err := c.Metadata(cmd.Context())
-		for _, b := range m.Brokers {
-			ids = append(ids, fmt.Sprintf("%d\t%s", b.ID, b.Address))
-		}
-		return err
-	})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	return ids, cobra.ShellCompDirectiveNoFileComp
-}

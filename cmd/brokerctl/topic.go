@@ -454,42 +454,6 @@ func (p *program) topicDelete() *cobra.Command {
 	return cmd
 }
 
-// completeTopics offers topic names to the shell.
-func (p *program) completeTopics(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	return p.complete(cmd, args, func(t client.Topic) []string { return []string{t.Name} })
-}
-
-// completePartitions offers TOPIC/PARTITION.
-func (p *program) completePartitions(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	return p.complete(cmd, args, func(t client.Topic) []string {
-		names := make([]string, len(t.Partitions))
-		for i, part := range t.Partitions {
-			names[i] = record.TopicPartition{Topic: t.Name, Partition: part.Partition}.String()
-		}
-		return names
-	})
-}
-
-// complete offers what every topic gives for the one argument of a command.
-func (p *program) complete(cmd *cobra.Command, args []string, offer func(client.Topic) []string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	p.flags.timeout = min(p.flags.timeout, time.Second) // somebody has pressed a key
-	var names []string
-	err := p.with(func(c *client.Client) error {
-		m, err := c.Metadata(cmd.Context())
-		for _, t := range m.Topics {
-			names = append(names, offer(t)...)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
-}
-
 // parseTopicPartition reads TOPIC/P.
 func parseTopicPartition(s string) (record.TopicPartition, error) {
 	i := strings.LastIndexByte(s, '/')

@@ -414,23 +414,3 @@ func word(s string) string {
 	}
 	return quoted
 }
-
-// completeTransactions offers the transactional ids there are.
-func (p *program) completeTransactions(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	p.flags.timeout = min(p.flags.timeout, time.Second) // somebody has pressed a key
-	var ids []string
-	err := p.with(func(c *client.Client) error {
-		list, _, err := c.ListTransactions(cmd.Context(), client.TransactionFilter{Prefix: typed})
-		for _, t := range list {
-			ids = append(ids, t.TransactionalID)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	return ids, cobra.ShellCompDirectiveNoFileComp
-}
