@@ -87,7 +87,7 @@ func median(v []float64) float64 {
 		return 0
 	}
 	v = slices.Sorted(slices.Values(v))
-	return v[len(v)/2]
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
 // goals are in words what a figure is to be, and what became of it: of the ratio to Kafka, of that to Kafka which waits for the disk, and of

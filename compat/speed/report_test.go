@@ -13,10 +13,10 @@ func TestFiguresWithoutWhatFailed(t *testing.T) {
 		"kafka":       {{value: 50, cpu: 20}, {value: 1}, {}, {value: 20, cpu: 30}},
 		"kafka flush": {{value: 20}, {value: 20}, {value: 30}},
 	})[0]
-	if got.Ours != 90 || got.Ratio != 4 || got.Least != 2 || got.Most != 4 || got.FlushRatio != 5 || got.CPU != 5 {
+	if got.Ours != 90 || got.Ratio != 3 || got.Least != 2 || got.Most != 4 || got.FlushRatio != 4 || got.CPU != 5 {
 		t.Errorf("%+v", got)
 	}
-	if cells := strings.Join(got.cells(), " | "); cells != "produce | 90.0 MB/s | 20.0 MB/s | 20.0 MB/s | 4.00 (2.00-4.00) | 5.00 | 5.00, 30.0 | 2.5, flush 5, CPU 5 | yes" {
+	if cells := strings.Join(got.cells(), " | "); cells != "produce | 90.0 MB/s | 20.0 MB/s | 20.0 MB/s | 3.00 (2.00-4.00) | 4.00 | 5.00, 25.0 | 2.5, flush 5, CPU 5 | ratio yes, flush no, CPU yes" {
 		t.Error(cells)
 	}
 }
