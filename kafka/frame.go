@@ -12,7 +12,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/oncelog/oncelog/internal/secure"
+	"github.com/oncelog/oncelog/internal/firstbytes"
 )
 
 const (
@@ -104,10 +104,10 @@ func (c *conn) read() (*request, error) {
 func hint(h head) string {
 	var first [4]byte
 	binary.BigEndian.PutUint32(first[:], uint32(h.length))
-	switch what := secure.Guess(first); what {
-	case secure.Unknown, secure.Kafka:
+	switch what := firstbytes.Guess(first); what {
+	case firstbytes.Unknown, firstbytes.Kafka:
 		return ""
-	case secure.TLS:
+	case firstbytes.TLS:
 		return "; the client speaks TLS, which this listener does not have"
 	default:
 		return "; the client " + what.String()

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/oncelog/oncelog/internal/firstbytes"
 )
 
 const (
@@ -47,7 +49,7 @@ type Mux struct {
 	config  Config
 	logger  *slog.Logger
 	metrics *metrics
-	told    throttle
+	told    firstbytes.Throttle
 
 	raft, peer *listener
 

@@ -1,16 +1,15 @@
 package mux
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"strconv"
-	"sync"
 	"time"
 
+	"github.com/oncelog/oncelog/internal/firstbytes"
 	"github.com/oncelog/oncelog/internal/tlsout"
 )
 
@@ -44,7 +43,7 @@ func (m *Mux) sort(raw net.Conn) {
 		// keeps its vectored writes.
 		to = m.raft
 	case http2Prefix:
-		conn = &replayed{Conn: conn, head: prefix[:]}
+		conn = firstbytes.Replay(conn, prefix[:])
 	default:
 		m.refuse(conn, prefix)
 		return
@@ -61,7 +60,7 @@ func (m *Mux) sort(raw net.Conn) {
 // refuseHandshake deals with a client that failed TLS. One that spoke plain HTTP gets a plain answer.
 func (m *Mux) refuseHandshake(raw net.Conn, err error) {
 	var plain tls.RecordHeaderError
-	if errors.As(err, &plain) && plain.Conn != nil && looksHTTP(plain.RecordHeader[:4]) {
+	if errors.As(err, &plain) && plain.Conn != nil && firstbytes.Guess([4]byte(plain.RecordHeader[:4])) == firstbytes.HTTP1 {
 		answerHTTP(raw)
 		m.reject(raw, "http", "is a web client, and speaks no TLS")
 		return
@@ -71,15 +70,14 @@ func (m *Mux) refuseHandshake(raw net.Conn, err error) {
 
 // refuse tells off a client that speaks another protocol.
 func (m *Mux) refuse(conn net.Conn, prefix [prefixSize]byte) {
-	switch {
-	case looksHTTP(prefix[:]):
+	switch firstbytes.Guess(prefix) {
+	case firstbytes.HTTP1:
 		answerHTTP(conn)
 		m.reject(conn, "http", "is a web client")
-	case prefix[0] == 0x16 && prefix[1] == 0x03:
+	case firstbytes.TLS:
 		m.reject(conn, "tls", "speaks TLS, which is not configured here")
-	case prefix[0] == 0:
-		// A Kafka request begins with its length, far below 16 MiB. Kafka has no message for
-		// "wrong port", so that closing is all a client can be told.
+	case firstbytes.Kafka:
+		// Kafka has no message for "wrong port", so that closing is all a client can be told.
 		m.reject(conn, "kafka", "looks like a Kafka client")
 	default:
 		m.reject(conn, "unknown", "speaks an unknown protocol", "first_bytes", strconv.Quote(string(prefix[:])))
@@ -88,63 +86,15 @@ func (m *Mux) refuse(conn net.Conn, prefix [prefixSize]byte) {
 
 func (m *Mux) reject(conn net.Conn, kind, what string, args ...any) {
 	m.metrics.rejected.WithLabelValues(kind).Inc()
-	if n, ok := m.told.allow(time.Now()); ok {
+	if n, ok := m.told.Allow(time.Now()); ok {
 		args = append([]any{"remote", conn.RemoteAddr().String(), "reason", what, "unreported", n}, args...)
 		m.logger.Warn("refused a connection to the port for brokers", args...)
 	}
 	_ = conn.Close()
 }
 
-var httpMethods = [][]byte{
-	[]byte("GET "), []byte("HEAD"), []byte("POST"), []byte("PUT "), []byte("DELE"),
-	[]byte("OPTI"), []byte("PATC"), []byte("CONN"), []byte("TRAC"),
-}
-
-func looksHTTP(prefix []byte) bool {
-	for _, method := range httpMethods {
-		if bytes.Equal(prefix, method) {
-			return true
-		}
-	}
-	return false
-}
-
 func answerHTTP(w io.Writer) {
 	const body = "This is the port on which oncelog brokers talk to each other. Kafka clients, gRPC clients and browsers have ports of their own (kafka.listen, grpc.listen, http.listen).\n"
 	_, _ = io.WriteString(w, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: "+
 		strconv.Itoa(len(body))+"\r\n\r\n"+body)
-}
-
-// replayed is a connection whose first bytes have been read already.
-type replayed struct {
-	net.Conn
-	head []byte
-}
-
-func (c *replayed) Read(b []byte) (int, error) {
-	if len(c.head) > 0 {
-		n := copy(b, c.head)
-		c.head = c.head[n:]
-		return n, nil
-	}
-	return c.Conn.Read(b)
-}
-
-// throttle lets one thing in a second be said, and counts the rest.
-type throttle struct {
-	mu      sync.Mutex
-	next    time.Time
-	skipped int
-}
-
-func (t *throttle) allow(now time.Time) (skipped int, ok bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if now.Before(t.next) {
-		t.skipped++
-		return 0, false
-	}
-	skipped, t.skipped = t.skipped, 0
-	t.next = now.Add(time.Second)
-	return skipped, true
 }

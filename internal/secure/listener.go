@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -12,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/oncelog/oncelog/internal/firstbytes"
 	"github.com/oncelog/oncelog/internal/tlsout"
 )
 
@@ -56,7 +56,7 @@ func (c *Conn) Close() error { return c.out.Close() }
 type Listener struct {
 	net.Listener
 	c     ListenerConfig
-	told  throttle
+	told  firstbytes.Throttle
 	ready chan accepted
 
 	closed chan struct{}
@@ -201,11 +201,11 @@ func (l *Listener) begin(raw net.Conn) net.Conn {
 			l.refuse(conn, "silent", "it sent nothing that says what it is", "bytes", n, "err", err)
 			return nil
 		}
-		if what := Guess(prefix); what != HTTP2 {
+		if what := firstbytes.Guess(prefix); what != firstbytes.HTTP2 {
 			l.refuse(conn, "protocol", "it "+what.String()+"; this port speaks gRPC", "first_bytes", strconv.Quote(string(prefix[:])))
 			return nil
 		}
-		conn = replay(conn, prefix[:])
+		conn = firstbytes.Replay(conn, prefix[:])
 	}
 	_ = conn.SetDeadline(time.Time{}) // as above
 	return conn
@@ -219,7 +219,7 @@ func (l *Listener) handshake(raw net.Conn, deadline time.Time) (*Conn, error) {
 	c.out = below.Over(c.Conn)
 	err := c.HandshakeContext(ctx)
 	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && plain.Conn != nil {
-		what := Guess([4]byte(plain.RecordHeader[:4]))
+		what := firstbytes.Guess([4]byte(plain.RecordHeader[:4]))
 		l.refuse(raw, "plain", "it "+what.String()+" without TLS, which this port demands", "err", err)
 		return nil, err
 	}
@@ -239,52 +239,12 @@ func (l *Listener) handshake(raw net.Conn, deadline time.Time) (*Conn, error) {
 // refuse closes a connection, counts it, and says so at most once in a second.
 func (l *Listener) refuse(conn net.Conn, result, what string, args ...any) {
 	l.c.Metrics.ended(l.c.Port, result)
-	if unreported, ok := l.told.allow(time.Now()); ok {
+	if unreported, ok := l.told.Allow(time.Now()); ok {
 		args = append([]any{"port", l.c.Port, "client", conn.RemoteAddr().String(), "reason", what, "unreported", unreported}, args...)
 		l.c.Logger.Warn("connection refused", args...)
 	}
 	_ = conn.Close() // it is over
 }
-
-// replayed is a connection whose first bytes have been read already.
-type replayed struct {
-	net.Conn
-	head []byte
-}
-
-// replay gives bytes back to a connection.
-func replay(conn net.Conn, head []byte) net.Conn {
-	if c, ok := conn.(*Conn); ok {
-		return &replayedConn{Conn: c, head: head}
-	}
-	return &replayed{Conn: conn, head: head}
-}
-
-func (c *replayed) Read(b []byte) (int, error) {
-	if len(c.head) > 0 {
-		n := copy(b, c.head)
-		c.head = c.head[n:]
-		return n, nil
-	}
-	return c.Conn.Read(b)
-}
-
-// replayedConn is replayed with TLS, whose state stays reachable.
-type replayedConn struct {
-	*Conn
-	head []byte
-}
-
-func (c *replayedConn) Read(b []byte) (int, error) {
-	if len(c.head) > 0 {
-		n := copy(b, c.head)
-		c.head = c.head[n:]
-		return n, nil
-	}
-	return c.Conn.Read(b)
-}
-
-func (c *replayedConn) secured() *Conn { return c.Conn }
 
 // Of gives the TLS connection that lies in a connection, and false where there is none.
 func Of(conn net.Conn) (*Conn, bool) {
@@ -292,8 +252,6 @@ func Of(conn net.Conn) (*Conn, bool) {
 		switch c := conn.(type) {
 		case *Conn:
 			return c, true
-		case *replayedConn:
-			return c.secured(), true
 		case interface{ NetConn() net.Conn }:
 			conn = c.NetConn()
 		default:
@@ -301,71 +259,3 @@ func Of(conn net.Conn) (*Conn, bool) {
 		}
 	}
 }
-
-// Protocol is what the first bytes of a connection look like.
-type Protocol int
-
-// What first bytes can look like.
-const (
-	Unknown Protocol = iota
-	TLS
-	HTTP1
-	HTTP2
-	Kafka
-	Raft
-)
-
-// Guess looks at the first four bytes.
-func Guess(b [4]byte) Protocol {
-	switch first := string(b[:]); {
-	case b[0] == 0x16 && b[1] == 0x03:
-		return TLS
-	case first == "PRI ":
-		return HTTP2
-	case first == "GET ", first == "POST", first == "HEAD", first == "PUT ", first == "OPTI", first == "CONN", first == "DELE", first == "PATC":
-		return HTTP1
-	case first == "OLR1":
-		return Raft
-	case b[0] == 0:
-		return Kafka // a length below 16 MiB
-	}
-	return Unknown
-}
-
-// String completes "it ...".
-func (p Protocol) String() string {
-	switch p {
-	case TLS:
-		return "speaks TLS"
-	case HTTP1:
-		return "looks like a web client"
-	case HTTP2:
-		return "looks like a gRPC client"
-	case Kafka:
-		return "looks like a Kafka client"
-	case Raft:
-		return "looks like a broker of a cluster, which belongs on the port peer.listen"
-	}
-	return "speaks an unknown protocol"
-}
-
-// throttle lets one thing in a second be said, and counts the rest.
-type throttle struct {
-	mu      sync.Mutex
-	next    time.Time
-	skipped int
-}
-
-func (t *throttle) allow(now time.Time) (skipped int, ok bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if now.Before(t.next) {
-		t.skipped++
-		return 0, false
-	}
-	skipped, t.skipped = t.skipped, 0
-	t.next = now.Add(time.Second)
-	return skipped, true
-}
-
-var _ fmt.Stringer = Protocol(0)

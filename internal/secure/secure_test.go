@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/oncelog/oncelog/internal/firstbytes"
 )
 
 // devSet makes certificates in a directory of the test's.
@@ -151,7 +153,7 @@ func TestListenerTellsClientsApart(t *testing.T) {
 		{"PRI * HTTP/2.0\r\n", "looks like a gRPC client without TLS"},
 		{"OLR1xxxx", "looks like a broker"},
 	} {
-		l.told = throttle{}
+		l.told = firstbytes.Throttle{}
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
@@ -164,7 +166,7 @@ func TestListenerTellsClientsApart(t *testing.T) {
 			t.Errorf("%q: the log lacks %q: %s", intruder.what, intruder.log, said)
 		}
 	}
-	l.told = throttle{}
+	l.told = firstbytes.Throttle{}
 	stranger := clientConfig(t, theirs, "alice")
 	stranger.RootCAs = clientConfig(t, ours, "alice").RootCAs
 	if conn, err := tls.Dial("tcp", addr, stranger); err == nil {
