@@ -54,9 +54,8 @@ type proposal struct {
 // proposals is a group's queue of commands.
 type proposals struct {
 	group *Group
-	// wake has a token when the queue has become non-empty; freed when a command was resolved.
-	wake  chan struct{}
-	freed chan struct{}
+	// wake has a token when the oldest command may go out (goesLocked) and could not before.
+	wake chan struct{}
 	// sent passes from the proposer to the completer, and is made with them: replicas that never lead need none. It holds all that may be
 	// outstanding and what failed before it was.
 	sent chan *proposal
@@ -69,9 +68,8 @@ type proposals struct {
 	queuedBytes int64
 	outstanding int
 	outBytes    int64
-	groups      int  // handed over, at least in part, and not resolved
-	rest        int  // of the queue, what belongs to the group that is being handed over
-	gathering   bool // the proposer waits for a group's end, or for gatherBytes
+	groups      int // handed over, at least in part, and not resolved
+	rest        int // of the queue, what belongs to the group that is being handed over
 	closed      bool
 	refusals    []refusalCall
 	refusing    bool
@@ -86,7 +84,6 @@ func newProposals(g *Group) *proposals {
 	return &proposals{
 		group: g,
 		wake:  make(chan struct{}, 1),
-		freed: make(chan struct{}, 1),
 	}
 }
 
@@ -154,7 +151,7 @@ func (q *proposals) admit(p *proposal) error {
 	q.queue = append(q.queue, p)
 	q.queuedBytes += p.size
 	g.metrics().queuedBytes.Add(float64(p.size))
-	if !q.gathering || !q.gathersLocked() {
+	if q.goesLocked() {
 		signal(q.wake)
 	}
 	return nil
@@ -221,42 +218,37 @@ func (q *proposals) propose() {
 	}
 }
 
-// next takes the oldest command, once there is room for it; nil: the group has ended and the queue
-// is empty.
+// next takes the oldest command, once it may go out; nil: the group has ended and the queue is empty.
 func (q *proposals) next() *proposal {
 	for {
 		q.mu.Lock()
 		ended := q.closed || q.group.halted.Load()
-		wake, freed := q.wake, (chan struct{})(nil)
-		if len(q.queue) > 0 {
-			p := q.queue[0]
-			room := q.outstanding < maxOutstanding && (q.outBytes == 0 || q.outBytes+p.size <= q.group.host.config.MaxOutstandingBytes)
+		if q.goesLocked() || ended && len(q.queue) > 0 {
+			p := q.takeLocked()
+			q.mu.Unlock()
 			if ended {
 				p.err = ErrStopped
 			}
-			q.gathering = !ended && q.gathersLocked()
-			if ended || room && !q.gathering {
-				q.takeLocked(p)
-				q.mu.Unlock()
-				q.group.metrics().queuedBytes.Sub(float64(p.size))
-				return p
-			}
-			freed = q.freed
-			if !room {
-				wake = nil
-			}
-		} else if q.closed {
-			q.mu.Unlock()
+			q.group.metrics().queuedBytes.Sub(float64(p.size))
+			return p
+		}
+		closed := q.closed
+		q.mu.Unlock()
+		if closed {
 			return nil
 		}
-		q.mu.Unlock()
 		select {
-		case <-wake:
-		case <-freed:
+		case <-q.wake:
 		case <-q.group.ended:
 			// What is left fails; the queue is emptied first.
 		}
 	}
+}
+
+// goesLocked says whether there is a command, room for it, and nothing that it waits for. Whoever makes it true wakes the proposer.
+func (q *proposals) goesLocked() bool {
+	return len(q.queue) > 0 && q.outstanding < maxOutstanding &&
+		(q.outBytes == 0 || q.outBytes+q.queue[0].size <= q.group.host.config.MaxOutstandingBytes) && !q.gathersLocked()
 }
 
 // gathersLocked says whether the queue waits for more to come.
@@ -265,7 +257,8 @@ func (q *proposals) gathersLocked() bool {
 }
 
 // takeLocked takes the oldest command out of the queue. With the first of a group, all that is queued then belongs to it.
-func (q *proposals) takeLocked(p *proposal) {
+func (q *proposals) takeLocked() *proposal {
+	p := q.queue[0]
 	if q.rest == 0 {
 		q.rest = len(q.queue)
 		q.groups++
@@ -277,6 +270,7 @@ func (q *proposals) takeLocked(p *proposal) {
 	q.queuedBytes -= p.size
 	q.outstanding++
 	q.outBytes += p.size
+	return p
 }
 
 // hand gives a command to Raft, if the term it was admitted in still stands.
@@ -306,10 +300,10 @@ func (q *proposals) complete() {
 		if p.last {
 			q.groups--
 		}
-		tell := !q.gathering || p.last
+		goes := q.goesLocked()
 		q.mu.Unlock()
-		if tell {
-			signal(q.freed)
+		if goes {
+			signal(q.wake)
 		}
 		q.group.metrics().outcome(err)
 		p.done(v, err)

@@ -9,17 +9,12 @@ func TestSmallCommandsTravelInGroups(t *testing.T) {
 		q.queue = append(q.queue, &proposal{kind: kind, size: size})
 		q.queuedBytes += size
 	}
-	take := func() *proposal {
-		p := q.queue[0]
-		q.takeLocked(p)
-		return p
-	}
 	for n := range maxGroups {
 		add(KindCommand, 1000)
 		if q.gathersLocked() {
 			t.Fatalf("a command waits while %d groups are under way", n)
 		}
-		if !take().last {
+		if !q.takeLocked().last {
 			t.Fatalf("group %d of one command has no end", n)
 		}
 	}
@@ -32,20 +27,20 @@ func TestSmallCommandsTravelInGroups(t *testing.T) {
 	if q.gathersLocked() {
 		t.Fatal("commands wait although a group has ended")
 	}
-	first := take()
+	first := q.takeLocked()
 	add(KindCommand, 1000) // belongs to the next group
 	if first.last || q.gathersLocked() {
 		t.Fatal("the second of a group waits for others")
 	}
-	if !take().last || !q.gathersLocked() {
+	if !q.takeLocked().last || !q.gathersLocked() {
 		t.Fatal("a command that came after the group began travels with it")
 	}
 	add(KindCommand, gatherBytes)
 	if q.gathersLocked() {
 		t.Fatalf("%d bytes wait for more", q.queuedBytes)
 	}
-	take()
-	take()
+	q.takeLocked()
+	q.takeLocked()
 	add(KindLeaderStart, 20)
 	if q.gathersLocked() {
 		t.Fatal("the first entry of a term waits")
