@@ -47,29 +47,17 @@ func (h *Host) suspect(broker int32) {
 			}
 			break // The link was broken, too, or the port is about to close: look again.
 		}
-		if !h.pause(suspectPause) || len(h.ledBy(broker)) == 0 {
+		if !h.sleep(suspectPause) || len(h.ledBy(broker)) == 0 {
 			return
 		}
 	}
 }
 
-// hangs says whether a dial was given up because nothing came, or because this broker stops. A process that is being killed is another
+// hangs says whether a dial was given up because nothing came. A process that is being killed is another
 // thing: the kernel closes what it has open one by one, and its port may still take connections, and lose them, when others are lost.
 func hangs(err error) bool {
 	var timeout net.Error
-	return errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, ErrHostClosed) || errors.Is(err, ErrStopped)
-}
-
-// pause waits, and says whether this broker still runs.
-func (h *Host) pause(d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-h.ctx.Done():
-		return false
-	}
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // ping says whether the other end of a link answers before the link breaks.
