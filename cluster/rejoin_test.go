@@ -55,8 +55,8 @@ func TestWipedFounder(t *testing.T) {
 	}
 }
 
-// TestReplacedWhileCutOff: a broker that was cut off for long, and in whose place a new directory was registered, ends when
-// it learns of it.
+// TestReplacedWhileCutOff: a broker that was cut off for long, and in whose place a new directory was registered, has no Raft
+// connection with those who know, and ends when it learns of it.
 func TestReplacedWhileCutOff(t *testing.T) {
 	onVirtualTime(t, func(r *rig) {
 		a, b, c := r.three()
@@ -69,6 +69,7 @@ func TestReplacedWhileCutOff(t *testing.T) {
 		if err := r.fails(c); !errors.Is(err, &metadata.Error{Code: metadata.DuplicateBrokerRegistration}) {
 			t.Fatal(err)
 		}
+		r.logged("in whose place another was registered")
 	})
 }
 
@@ -186,24 +187,5 @@ func TestReplacedByAge(t *testing.T) {
 				t.Errorf("broker %d, %+v: %t", x.broker, x.n, got)
 			}
 		}
-	})
-}
-
-// TestReplacedOneIsNotServed: a broker that was replaced while it was cut off, and whose reports are lost, has no Raft connection with
-// those who know, and hears from them that it is over.
-func TestReplacedOneIsNotServed(t *testing.T) {
-	onVirtualTime(t, func(r *rig) {
-		a, b, c := r.three()
-		r.net.Isolate(c.host, a.host, b.host, hostOf(9))
-		d := r.start(9, func(n *node) {
-			n.seeds, n.change = []string{addressOf(1), addressOf(2)}, func(c *Config) { c.Broker = 3 }
-		})
-		r.ready(d)
-		said := "in whose place another was registered"
-		r.net.HealAll()
-		if err := r.fails(c); !errors.Is(err, &metadata.Error{Code: metadata.DuplicateBrokerRegistration}) {
-			t.Fatal(err)
-		}
-		r.logged(said)
 	})
 }

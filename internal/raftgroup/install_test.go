@@ -1,7 +1,6 @@
 package raftgroup
 
 import (
-	"context"
 	"fmt"
 	"strconv"
 	"sync/atomic"
@@ -16,12 +15,7 @@ import (
 func TestSnapshotThatIsCovered(t *testing.T) {
 	eachLog(t, func(t *testing.T, options ...func(*cluster)) {
 		synctest.Test(t, func(t *testing.T) {
-			c := newCluster(t, 3, append(options, func(c *cluster) {
-				c.group = func(n *node, gc *GroupConfig) {
-					gc.SnapshotBytes = 8 << 10
-					gc.CatchUp = func(_ context.Context, info SnapshotInfo, state []byte) error { return pull(c, n, info, state) }
-				}
-			})...)
+			c := newCluster(t, 3, append(options, pulling(8<<10))...)
 			c.openAll(7)
 			n, r := c.leader(7)
 			var want []string
@@ -192,12 +186,7 @@ func TestOwnSnapshotMeetsAnInstalledOne(t *testing.T) {
 func TestAppendBeginsAtTheSnapshot(t *testing.T) {
 	eachLog(t, func(t *testing.T, options ...func(*cluster)) {
 		synctest.Test(t, func(t *testing.T) {
-			c := newCluster(t, 3, append(options, func(c *cluster) {
-				c.group = func(n *node, gc *GroupConfig) {
-					gc.SnapshotBytes = 8 << 10
-					gc.CatchUp = func(_ context.Context, info SnapshotInfo, state []byte) error { return pull(c, n, info, state) }
-				}
-			})...)
+			c := newCluster(t, 3, append(options, pulling(8<<10))...)
 			c.openAll(7)
 			n, r := c.leader(7)
 			away := c.others(n)[0]

@@ -75,6 +75,16 @@ func TestSnapshotsByBytes(t *testing.T) {
 	})
 }
 
+// pulling has replicas take snapshots often, which pull completes.
+func pulling(bytes int64) func(*cluster) {
+	return func(c *cluster) {
+		c.group = func(n *node, gc *GroupConfig) {
+			gc.SnapshotBytes = bytes
+			gc.CatchUp = func(_ context.Context, info SnapshotInfo, state []byte) error { return pull(c, n, info, state) }
+		}
+	}
+}
+
 // pull is the simplest catch-up: straight from the log of whoever sent the snapshot.
 func pull(c *cluster, n *node, info SnapshotInfo, state []byte) error {
 	log := n.replicas[7].log
@@ -179,12 +189,7 @@ func TestInstallSnapshotCatchesUp(t *testing.T) {
 func TestSnapshotInsideTail(t *testing.T) {
 	eachLog(t, func(t *testing.T, options ...func(*cluster)) {
 		synctest.Test(t, func(t *testing.T) {
-			c := newCluster(t, 3, append(options, func(c *cluster) {
-				c.group = func(n *node, gc *GroupConfig) {
-					gc.SnapshotBytes = 4 << 10
-					gc.CatchUp = func(_ context.Context, info SnapshotInfo, state []byte) error { return pull(c, n, info, state) }
-				}
-			})...)
+			c := newCluster(t, 3, append(options, pulling(4<<10))...)
 			c.openAll(7)
 			old, r := c.leader(7)
 			r.propose(t, "first")
