@@ -3,10 +3,10 @@ package brokertest
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/oncelog/oncelog/client"
+	"github.com/oncelog/oncelog/internal/raftgroup"
 )
 
 // AwaitWhole waits until every group of the cluster has as many voters as it shall have, and each of them has everything: nothing is lost
@@ -68,9 +68,9 @@ func (c *Cluster) missing(lead client.RaftGroup, replicas map[int32]client.RaftG
 	}
 	seen := map[int32]bool{}
 	for _, v := range lead.Voters {
-		var broker int32
-		if _, err := fmt.Sscanf(strings.Replace(v, "/", " ", 1), "%d", &broker); err != nil {
-			return fmt.Sprintf("voter %q of %s: %v", v, lead.Name, err)
+		broker, _, err := raftgroup.ParseServerID(raftgroup.ServerID(v))
+		if err != nil {
+			return fmt.Sprintf("a voter of %s: %v", lead.Name, err)
 		}
 		if seen[broker] {
 			return fmt.Sprintf("broker %d votes twice in %s: %v", broker, lead.Name, lead.Voters)
