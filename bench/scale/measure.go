@@ -1,16 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -234,22 +230,15 @@ func (m *measurement) epochs(ctx context.Context) ([]int32, error) {
 
 // metric is one figure of /metrics.
 func metric(ctx context.Context, p *brokerproc.Process, name string) (float64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.HTTP+"/metrics", nil)
+	all, err := p.Metrics(ctx)
 	if err != nil {
 		return 0, err
 	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
+	v, ok := all[name]
+	if !ok {
+		return 0, fmt.Errorf("broker %d has no metric %s", p.ID, name)
 	}
-	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
-		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
-			return strconv.ParseFloat(value, 64)
-		}
-	}
-	return 0, fmt.Errorf("broker %d has no metric %s", p.ID, name)
+	return v, nil
 }
 
 // blocks is what a directory takes of the disk, in bytes.

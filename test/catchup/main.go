@@ -6,18 +6,15 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"net/http"
 	"os"
 	"os/signal"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -198,16 +195,16 @@ func (r *rig) whileCut(ctx context.Context, all bool, cut func()) error {
 	if err := pass(ctx, time.Second); err != nil {
 		return err
 	}
-	had := r.metric(pulledBytes)
+	had := r.metric(ctx, pulledBytes)
 	if err := pass(ctx, 2*time.Second); err != nil {
 		return err
 	}
-	more := r.metric(pulledBytes) - had
+	more := r.metric(ctx, pulledBytes) - had
 	r.c.Network.HealAll()
 	if after := r.c.Network.Stats(); after.Held == before.Held && after.Reset == before.Reset {
 		return errors.New("the cut touched no connection")
 	}
-	if had == 0 || all && more > 0 {
+	if had == 0 || all && more != 0 {
 		return fmt.Errorf("the replica had %.0f bytes, and pulled %.0f more while it was cut off", had, more)
 	}
 	return nil
@@ -220,8 +217,8 @@ const pulledBytes = "brokerd_catch_up_bytes_total"
 func (r *rig) midway(ctx context.Context, part float64) (leader int32, err error) {
 	done := 0.0
 	err = until(ctx, func() bool {
-		done = r.metric(`brokerd_catch_ups_total{end="done"}`)
-		return r.metric(pulledBytes) >= part*float64(r.o.size<<20) || done > 0
+		done = r.metric(ctx, `brokerd_catch_ups_total{end="done"}`)
+		return r.metric(ctx, pulledBytes) >= part*float64(r.o.size<<20) || done > 0
 	})
 	if err == nil && done > 0 {
 		err = fmt.Errorf("the replica was level before %.0f %% of what it lacks was pulled: it needs more --mib or a lower --rate", 100*part)
@@ -233,19 +230,9 @@ func (r *rig) midway(ctx context.Context, part float64) (leader int32, err error
 }
 
 // metric reads one of the replica's broker; 0: not there.
-func (r *rig) metric(name string) float64 {
-	resp, err := http.Get("http://" + r.away.HTTP + "/metrics")
-	if err != nil {
-		return 0
-	}
-	defer resp.Body.Close()
-	for s := bufio.NewScanner(resp.Body); s.Scan(); {
-		if text, ok := strings.CutPrefix(s.Text(), name+" "); ok {
-			v, _ := strconv.ParseFloat(text, 64) // the exposition writes numbers
-			return v
-		}
-	}
-	return 0
+func (r *rig) metric(ctx context.Context, name string) float64 {
+	all, _ := r.away.Metrics(ctx) // it may be starting
+	return all[name]
 }
 
 // level waits until the replica has what the leader had when it was asked.
