@@ -190,6 +190,43 @@ func TestListenerTellsClientsApart(t *testing.T) {
 	}
 }
 
+// A connection whose first bytes were looked at gives them again, and a gRPC server learns whose certificate it showed.
+func TestUserOfAnHTTP2Connection(t *testing.T) {
+	t.Parallel()
+	dir := devSet(t, time.Now().Add(time.Hour))
+	k, err := Load(KeeperConfig{Port: "grpc.test", Files: brokerFiles(dir), ClientAuth: tls.RequireAndVerifyClientCert})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, err := ParseMapping(`RULE:^CN=(.*)$/user-$1/U`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, _ := opened(t, ListenerConfig{TLS: k.Server(), Mapping: rules, Timeout: 5 * time.Second, HTTP2: true})
+	conn, err := tls.Dial("tcp", l.Addr().String(), clientConfig(t, dir, "alice"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	const preface = "PRI * HTTP/2.0"
+	if _, err := io.WriteString(conn, preface); err != nil {
+		t.Fatal(err)
+	}
+	in, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = in.Close() }()
+	_, info, err := GRPC{}.ServerHandshake(in)
+	if a, ok := info.(AuthInfo); err != nil || !ok || !a.TLS || a.User != "USER-ALICE" {
+		t.Errorf("%+v, %v", info, err)
+	}
+	got := make([]byte, len(preface))
+	if _, err := io.ReadFull(in, got); err != nil || string(got) != preface {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // A client of another's authority, or one that is a client only, is no broker.
 func TestClientsAreNoBrokers(t *testing.T) {
 	t.Parallel()
