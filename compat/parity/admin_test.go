@@ -214,68 +214,102 @@ func debugging(s *scene) {
 	id := "a-" + s.name
 	pid, epoch := s.begin(id)
 	s.pid(pid)
-	describe := func(step, txn string) {
-		req := kmsg.NewPtrDescribeTransactionsRequest()
-		req.TransactionalIDs = []string{txn}
-		got := ask[*kmsg.DescribeTransactionsResponse](s, s.coordinator(kindTxn, txn), req).TransactionStates[0]
-		producer := fmt.Sprint(got.ProducerID)
-		if got.ErrorCode == 0 { // else it is nobody's
-			producer = s.pid(got.ProducerID)
-		}
-		s.note(step, "%s %s %s/%d timeout %d topics %d started %v", code(got.ErrorCode), got.State, producer, got.ProducerEpoch, got.TimeoutMillis, len(got.Topics), got.StartTimestamp > 0)
-	}
-	describe("unknown id", id+"-none")
-	describe("empty id", "")
-	describe("empty", id)
-	producers := func(step, name string, partition int32) {
-		req := kmsg.NewPtrDescribeProducersRequest()
-		req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: name, Partitions: []int32{partition}}}
-		got := ask[*kmsg.DescribeProducersResponse](s, s.leader(topic, 0), req).Topics[0].Partitions[0]
-		said := code(got.ErrorCode)
-		for _, p := range got.ActiveProducers {
-			said += fmt.Sprintf(" [%s/%d sequence %d since %d coordinated %v]", s.pid(p.ProducerID), p.ProducerEpoch, p.LastSequence, p.CurrentTxnStartOffset, p.CoordinatorEpoch >= 0)
-		}
-		s.note(step, "%s", said)
-	}
+	s.describeTransaction("unknown id", id+"-none")
+	s.describeTransaction("empty id", "")
+	s.describeTransaction("empty", id)
+	producers := func(step, name string, partition int32) { s.describeProducers(step, s.leader(topic, 0), name, partition) }
 	producers("producers of an empty partition", topic, 0)
 	producers("producers of no partition", topic, 7)
 	producers("producers of no topic", s.name+"-none", 0)
 	s.produce(12, topic, id, batch{pid: pid, epoch: epoch, seq: 0, n: 3, txn: true})
-	describe("open", id)
+	s.describeTransaction("open", id)
 	producers("producers while open", topic, 0)
 	pid, epoch, _ = s.end(5, id, pid, epoch, true)
 	s.state(id)
-	describe("committed", id)
+	s.describeTransaction("committed", id)
 	producers("producers then", topic, 0)
-	list := func(step string, version int16, change func(*kmsg.ListTransactionsRequest)) {
-		found, unknown, said := false, []string(nil), ""
-		for _, addr := range s.seeds {
-			req := kmsg.NewPtrListTransactionsRequest()
-			req.Version, req.DurationFilterMillis = version, -1
-			change(req)
-			resp, err := s.try(addr, req)
-			if err != nil {
-				s.note(step, "%v", err)
-				return
-			}
-			got := resp.(*kmsg.ListTransactionsResponse)
-			said, unknown = code(got.ErrorCode), got.UnknownStateFilters
-			for _, t := range got.TransactionStates {
-				found = found || t.TransactionalID == id
-			}
-		}
-		s.note(step, "%s found %v unknown %v", said, found, unknown)
+	s.listTransactions(id, pid)
+	s.logDirs(topic)
+	s.elect("elect the preferred leader", 0, topic, 0)
+	s.elect("elect anybody", 1, topic, 0)
+	s.elect("elect for nothing", 0, topic, 9)
+	s.reassign("take back what is not there", topic, 0, nil)
+	s.reassign("move nothing", topic, 9, []int32{1})
+	s.reassign("move a topic that is not there", s.name+"-none", 0, []int32{1})
+	s.reassign("move to nobody", topic, 0, []int32{77, 78, 79})
+	s.reassign("move twice to one", topic, 0, []int32{1, 1, 2})
+	s.reassign("move to no brokers", topic, 0, []int32{})
+}
+
+func (s *scene) describeTransaction(step, id string) {
+	req := kmsg.NewPtrDescribeTransactionsRequest()
+	req.TransactionalIDs = []string{id}
+	got := ask[*kmsg.DescribeTransactionsResponse](s, s.coordinator(kindTxn, id), req).TransactionStates[0]
+	producer := fmt.Sprint(got.ProducerID)
+	if got.ErrorCode == 0 { // else it is nobody's
+		producer = s.pid(got.ProducerID)
 	}
-	list("all", 0, func(*kmsg.ListTransactionsRequest) {})
-	list("committed ones", 0, func(r *kmsg.ListTransactionsRequest) { r.StateFilters = []string{"CompleteCommit"} })
-	list("open ones", 0, func(r *kmsg.ListTransactionsRequest) { r.StateFilters = []string{"Ongoing"} })
-	list("ones of no state", 0, func(r *kmsg.ListTransactionsRequest) { r.StateFilters = []string{"Nonsense"} })
-	list("of a producer", 0, func(r *kmsg.ListTransactionsRequest) { r.ProducerIDFilters = []int64{pid} })
-	list("of another", 0, func(r *kmsg.ListTransactionsRequest) { r.ProducerIDFilters = []int64{pid + 90_000} })
-	list("long ones", 1, func(r *kmsg.ListTransactionsRequest) { r.DurationFilterMillis = 1_000_000 })
-	dirs := kmsg.NewPtrDescribeLogDirsRequest()
-	dirs.Version, dirs.Topics = 4, []kmsg.DescribeLogDirsRequestTopic{{Topic: topic, Partitions: []int32{0, 5}}}
-	for _, d := range ask[*kmsg.DescribeLogDirsResponse](s, s.leader(topic, 0), dirs).Dirs {
+	s.note(step, "%s %s %s/%d timeout %d topics %d started %v", code(got.ErrorCode), got.State, producer, got.ProducerEpoch, got.TimeoutMillis, len(got.Topics), got.StartTimestamp > 0)
+}
+
+func (s *scene) describeProducers(step, broker, topic string, partition int32) {
+	req := kmsg.NewPtrDescribeProducersRequest()
+	req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: topic, Partitions: []int32{partition}}}
+	got := ask[*kmsg.DescribeProducersResponse](s, broker, req).Topics[0].Partitions[0]
+	said := code(got.ErrorCode)
+	for _, p := range got.ActiveProducers {
+		said += fmt.Sprintf(" [%s/%d sequence %d since %d coordinated %v]", s.pid(p.ProducerID), p.ProducerEpoch, p.LastSequence, p.CurrentTxnStartOffset, p.CoordinatorEpoch >= 0)
+	}
+	s.note(step, "%s", said)
+}
+
+// listTransactions looks for one that is committed, and its producer, in lists by every filter.
+func (s *scene) listTransactions(id string, pid int64) {
+	for _, list := range []struct {
+		step    string
+		version int16
+		filter  func(*kmsg.ListTransactionsRequest)
+	}{
+		{"all", 0, func(*kmsg.ListTransactionsRequest) {}},
+		{"committed ones", 0, func(r *kmsg.ListTransactionsRequest) { r.StateFilters = []string{"CompleteCommit"} }},
+		{"open ones", 0, func(r *kmsg.ListTransactionsRequest) { r.StateFilters = []string{"Ongoing"} }},
+		{"ones of no state", 0, func(r *kmsg.ListTransactionsRequest) { r.StateFilters = []string{"Nonsense"} }},
+		{"of a producer", 0, func(r *kmsg.ListTransactionsRequest) { r.ProducerIDFilters = []int64{pid} }},
+		{"of another", 0, func(r *kmsg.ListTransactionsRequest) { r.ProducerIDFilters = []int64{pid + 90_000} }},
+		{"long ones", 1, func(r *kmsg.ListTransactionsRequest) { r.DurationFilterMillis = 1_000_000 }},
+	} {
+		req := kmsg.NewPtrListTransactionsRequest()
+		req.Version, req.DurationFilterMillis = list.version, -1
+		list.filter(req)
+		said, err := s.listedAnywhere(id, req)
+		if err != nil {
+			said = err.Error()
+		}
+		s.note(list.step, "%s", said)
+	}
+}
+
+// listedAnywhere asks every broker for its transactions.
+func (s *scene) listedAnywhere(id string, req *kmsg.ListTransactionsRequest) (string, error) {
+	found, unknown, said := false, []string(nil), ""
+	for _, addr := range s.seeds {
+		resp, err := s.try(addr, req)
+		if err != nil {
+			return "", err
+		}
+		got := resp.(*kmsg.ListTransactionsResponse)
+		said, unknown = code(got.ErrorCode), got.UnknownStateFilters
+		for _, t := range got.TransactionStates {
+			found = found || t.TransactionalID == id
+		}
+	}
+	return fmt.Sprintf("%s found %v unknown %v", said, found, unknown), nil
+}
+
+func (s *scene) logDirs(topic string) {
+	req := kmsg.NewPtrDescribeLogDirsRequest()
+	req.Version, req.Topics = 4, []kmsg.DescribeLogDirsRequestTopic{{Topic: topic, Partitions: []int32{0, 5}}}
+	for _, d := range ask[*kmsg.DescribeLogDirsResponse](s, s.leader(topic, 0), req).Dirs {
 		for _, t := range d.Topics {
 			for _, p := range t.Partitions {
 				s.note("log dirs", "%s %d filled %v lag %d future %v", code(d.ErrorCode), p.Partition, p.Size > 0, p.OffsetLag, p.IsFuture)
@@ -283,37 +317,30 @@ func debugging(s *scene) {
 		}
 		s.note("log dirs, size told", "%v", d.TotalBytes > 0)
 	}
-	elect := func(step string, kind int8, name string, partition int32) {
-		req := kmsg.NewPtrElectLeadersRequest()
-		req.Version, req.ElectionType, req.TimeoutMillis = 2, kind, 10_000
-		req.Topics = []kmsg.ElectLeadersRequestTopic{{Topic: name, Partitions: []int32{partition}}}
-		resp := ask[*kmsg.ElectLeadersResponse](s, s.controller(), req)
-		said := code(resp.ErrorCode)
-		for _, t := range resp.Topics {
-			said += " " + code(t.Partitions[0].ErrorCode)
-		}
-		s.note(step, "%s", said)
+}
+
+func (s *scene) elect(step string, kind int8, topic string, partition int32) {
+	req := kmsg.NewPtrElectLeadersRequest()
+	req.Version, req.ElectionType, req.TimeoutMillis = 2, kind, 10_000
+	req.Topics = []kmsg.ElectLeadersRequestTopic{{Topic: topic, Partitions: []int32{partition}}}
+	resp := ask[*kmsg.ElectLeadersResponse](s, s.controller(), req)
+	said := code(resp.ErrorCode)
+	for _, t := range resp.Topics {
+		said += " " + code(t.Partitions[0].ErrorCode)
 	}
-	elect("elect the preferred leader", 0, topic, 0)
-	elect("elect anybody", 1, topic, 0)
-	elect("elect for nothing", 0, topic, 9)
-	reassign := func(step, name string, partition int32, replicas []int32) {
-		req := kmsg.NewPtrAlterPartitionAssignmentsRequest()
-		req.TimeoutMillis = 10_000
-		req.Topics = []kmsg.AlterPartitionAssignmentsRequestTopic{{Topic: name, Partitions: []kmsg.AlterPartitionAssignmentsRequestTopicPartition{{Partition: partition, Replicas: replicas}}}}
-		resp := ask[*kmsg.AlterPartitionAssignmentsResponse](s, s.controller(), req)
-		said := code(resp.ErrorCode)
-		for _, t := range resp.Topics {
-			said += " " + code(t.Partitions[0].ErrorCode)
-		}
-		s.note(step, "%s", said)
+	s.note(step, "%s", said)
+}
+
+func (s *scene) reassign(step, topic string, partition int32, replicas []int32) {
+	req := kmsg.NewPtrAlterPartitionAssignmentsRequest()
+	req.TimeoutMillis = 10_000
+	req.Topics = []kmsg.AlterPartitionAssignmentsRequestTopic{{Topic: topic, Partitions: []kmsg.AlterPartitionAssignmentsRequestTopicPartition{{Partition: partition, Replicas: replicas}}}}
+	resp := ask[*kmsg.AlterPartitionAssignmentsResponse](s, s.controller(), req)
+	said := code(resp.ErrorCode)
+	for _, t := range resp.Topics {
+		said += " " + code(t.Partitions[0].ErrorCode)
 	}
-	reassign("take back what is not there", topic, 0, nil)
-	reassign("move nothing", topic, 9, []int32{1})
-	reassign("move a topic that is not there", s.name+"-none", 0, []int32{1})
-	reassign("move to nobody", topic, 0, []int32{77, 78, 79})
-	reassign("move twice to one", topic, 0, []int32{1, 1, 2})
-	reassign("move to no brokers", topic, 0, []int32{})
+	s.note(step, "%s", said)
 }
 
 // Frames and versions (A4, A5).
