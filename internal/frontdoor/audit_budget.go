@@ -66,7 +66,6 @@ func (a *Audit) room(c Caller, outcome string) bool {
 	}
 	now := time.Now()
 	if now.Unix() != b.second {
-		a.tellLocked(b)
 		*b = auditBudget{second: now.Unix(), by: make(map[string]int), leftOut: make(map[leftOut]int)}
 	}
 	by := accountOf(c, outcome)
@@ -77,8 +76,8 @@ func (a *Audit) room(c Caller, outcome string) bool {
 		return true
 	}
 	a.leftOut.WithLabelValues(outcome, limit).Inc()
-	if len(b.leftOut) == 0 {
-		time.AfterFunc(now.Truncate(time.Second).Add(time.Second).Sub(now), func() { a.tell(b, now.Unix()) })
+	if lines := b.leftOut; len(lines) == 0 {
+		time.AfterFunc(now.Truncate(time.Second).Add(time.Second).Sub(now), func() { a.tell(lines) })
 	}
 	if b.by[by] == 0 {
 		by = ""
@@ -87,21 +86,14 @@ func (a *Audit) room(c Caller, outcome string) bool {
 	return false
 }
 
-// tell says what was left out in a second which nothing has come after.
-func (a *Audit) tell(b *auditBudget, second int64) {
+// tell says what was left out in a second that is over, of whose lines, and why.
+func (a *Audit) tell(lines map[leftOut]int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if b.second == second {
-		a.tellLocked(b)
-	}
-}
-
-// tellLocked says what was left out of whose lines, and why.
-func (a *Audit) tellLocked(b *auditBudget) {
-	for _, k := range slices.SortedFunc(maps.Keys(b.leftOut), func(x, y leftOut) int {
+	for _, k := range slices.SortedFunc(maps.Keys(lines), func(x, y leftOut) int {
 		return cmp.Or(cmp.Compare(x.by, y.by), cmp.Compare(x.outcome, y.outcome), cmp.Compare(x.limit, y.limit))
 	}) {
-		a.log.Info("left_out", "lines", b.leftOut[k], "outcome", k.outcome, "limit", k.limit, "of", cut(k.by))
+		a.log.Info("left_out", "lines", lines[k], "outcome", k.outcome, "limit", k.limit, "of", cut(k.by))
 	}
-	clear(b.leftOut)
+	clear(lines) // by the clock the second may have more to come
 }
