@@ -66,7 +66,7 @@ type arrival struct {
 type unproven struct {
 	net.Conn
 	of arrivals
-	// idle runs while no call is under way.
+	// idle is set when a connection begins and when its last call has ended.
 	idle *time.Timer
 
 	// mu guards what follows.
@@ -109,7 +109,7 @@ func (c *unproven) Close() error {
 	return c.Conn.Close()
 }
 
-// rest closes the connection if it has done nothing since the timer was set.
+// rest closes the connection if no call is under way: none has been since the timer was set.
 func (c *unproven) rest() {
 	c.mu.Lock()
 	idle := !c.over && len(c.calls) == 0
@@ -150,7 +150,6 @@ func (c *unproven) begin() (call *openCall, ok bool) {
 	case len(c.calls) == maxUnprovenCalls:
 		return nil, false
 	}
-	c.idle.Stop()
 	call = &openCall{c, c.arrived}
 	c.calls = append(c.calls, call)
 	return call, true
