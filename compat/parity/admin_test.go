@@ -217,7 +217,9 @@ func debugging(s *scene) {
 	s.describeTransaction("unknown id", id+"-none")
 	s.describeTransaction("empty id", "")
 	s.describeTransaction("empty", id)
-	producers := func(step, name string, partition int32) { s.describeProducers(step, s.leader(topic, 0), name, partition) }
+	producers := func(step, name string, partition int32) {
+		s.describeProducers(step, s.leader(topic, 0), name, partition)
+	}
 	producers("producers of an empty partition", topic, 0)
 	producers("producers of no partition", topic, 7)
 	producers("producers of no topic", s.name+"-none", 0)
