@@ -35,7 +35,11 @@ func (h *Host) suspect(broker int32) {
 		return // Its other connections break, too.
 	}
 	for end := time.Now().Add(h.config.HeartbeatTimeout); time.Now().Before(end); {
-		for id := range h.ledBy(broker) {
+		led := h.ledBy(broker)
+		if len(led) == 0 {
+			return
+		}
+		for id := range led {
 			l, err := p.control.get(id, h.ctx.Done())
 			switch {
 			case errors.Is(err, syscall.ECONNREFUSED):
@@ -47,7 +51,7 @@ func (h *Host) suspect(broker int32) {
 			}
 			break // The link was broken, too, or the port is about to close: look again.
 		}
-		if !h.sleep(suspectPause) || len(h.ledBy(broker)) == 0 {
+		if !h.sleep(suspectPause) {
 			return
 		}
 	}
