@@ -252,9 +252,12 @@ func (c *Client) change(ctx context.Context, more time.Duration, call func(conte
 				c.meta.refresh()
 				return nil
 			}
-			last = fromCall(err, addr)
-			if last.Outcome != NotWritten || !last.Retriable {
-				return last
+			e := fromCall(err, addr)
+			if e.Outcome != NotWritten || !e.Retriable {
+				return e
+			}
+			if last == nil || e.Reason != ReasonNetwork {
+				last = e
 			}
 		}
 		if last != nil && last.Reason == ReasonUnknownTopicOrPartition && time.Since(began) > believeUnknown {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/oncelog/oncelog/record"
@@ -108,6 +109,7 @@ func TestChangesOfUnknownTopicsEndSoon(t *testing.T) {
 		unknown()
 		c.brokers[1].kill() // whichever order they are asked in
 		c.brokers[2].kill()
+		synctest.Wait() // a call over a connection that breaks meanwhile may have been made, and is told so
 		for range 10 {
 			unknown()
 		}

@@ -247,8 +247,14 @@ func fromCall(err error, broker string) *Error {
 		return e
 	}
 	st, _ := status.FromError(err)
-	e.Message += plain(st.Message())
+	text := plain(st.Message())
+	e.Message += text
 	switch st.Code() {
+	case codes.Unavailable:
+		// A call that was sent fails with the end of its connection; this one found none to be sent over.
+		if strings.HasPrefix(text, noConnection) {
+			e.Outcome = NotWritten
+		}
 	case codes.DeadlineExceeded:
 		e.Message = fmt.Sprintf("broker %s did not answer in time", broker)
 	case codes.Canceled:
@@ -265,6 +271,9 @@ func fromCall(err error, broker string) *Error {
 	return e
 }
 
+// noConnection begins the message of a call that could not be sent.
+const noConnection = "cannot connect: "
+
 // plain takes gRPC's wrapping off the description of a broken connection.
 func plain(message string) string {
 	if _, quoted, ok := strings.Cut(message, "connection error: desc = "); ok {
@@ -274,7 +283,7 @@ func plain(message string) string {
 	}
 	message = strings.TrimPrefix(message, "transport: ")
 	if cause, ok := strings.CutPrefix(message, "Error while dialing: "); ok {
-		return "cannot connect: " + cause
+		return noConnection + cause
 	}
 	return message
 }

@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/record"
 )
@@ -504,4 +507,16 @@ func TestCallbackMaySend(t *testing.T) {
 		flush(t, p)
 		r.want(t, "b", Written, "")
 	})
+}
+
+// A call that found no connection was not sent; one whose connection broke may have been.
+func TestOutcomeOfBrokenConnections(t *testing.T) {
+	for message, want := range map[string]Outcome{
+		`connection error: desc = "transport: Error while dialing: dial tcp 127.0.0.1:1: connect: connection refused"`: NotWritten,
+		"error reading from server: EOF": Unknown,
+	} {
+		if e := fromCall(status.Error(codes.Unavailable, message), "b"); e.Outcome != want || e.Reason != ReasonNetwork || !e.Retriable {
+			t.Errorf("%s: %+v, want %v", message, e, want)
+		}
+	}
 }

@@ -160,15 +160,11 @@ func (r *Replica) compare() bool {
 		return true
 	}
 	pause := time.Duration(float64(time.Second) * scrubStep / float64(r.host.config.ScrubBytes))
-	timer := time.NewTimer(0)
-	defer timer.Stop()
 	through := r.Applied()
-	for from := r.log.StartIndex(); from <= through; {
-		select {
-		case <-r.host.stopping:
+	begin := r.log.StartIndex()
+	for from := begin; from <= through; {
+		if from > begin && !r.host.sleep(pause) {
 			return false
-		case <-timer.C:
-			timer.Reset(pause)
 		}
 		if _, leads := r.group.IsReady(); !leads || r.damaged.Load() != nil {
 			return true

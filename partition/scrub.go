@@ -26,18 +26,9 @@ const firstScrub = 10 * time.Minute
 // scrub reads all logs of this host, at most ScrubBytes in a second, and begins again when
 // ScrubInterval has passed since the last look ended, until the host stops.
 func (h *Host) scrub() {
-	wait := min(h.config.ScrubInterval, firstScrub)
-	for {
-		next := time.NewTimer(wait)
-		wait = h.config.ScrubInterval
-		select {
-		case <-h.stopping:
-			next.Stop()
-			return
-		case <-next.C:
-		}
+	for wait := min(h.config.ScrubInterval, firstScrub); h.sleep(wait); wait = h.config.ScrubInterval {
 		for _, r := range h.all() {
-			if !r.scrub() || !r.compare() {
+			if !r.scrub() || !r.compare() || h.ctx.Err() != nil {
 				return
 			}
 		}
@@ -45,17 +36,24 @@ func (h *Host) scrub() {
 	}
 }
 
+// sleep waits; false: the host stops.
+func (h *Host) sleep(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-h.stopping:
+		return false
+	}
+}
+
 // scrub reads one log through; false: the host stops.
 func (r *Replica) scrub() bool {
 	pause := time.Duration(float64(time.Second) * scrubStep / float64(r.host.config.ScrubBytes))
-	timer := time.NewTimer(0)
-	defer timer.Stop()
 	for from := record.Index(1); from != 0; {
-		select {
-		case <-r.host.stopping:
+		if from > 1 && !r.host.sleep(pause) {
 			return false
-		case <-timer.C:
-			timer.Reset(pause)
 		}
 		next, err := r.log.Scrub(from, scrubStep)
 		if err != nil {

@@ -48,6 +48,22 @@ func port(t *testing.T, serve func(net.Listener)) string {
 	return l.Addr().String()
 }
 
+// closedPort is the address of a connection's own end: nobody listens there, and nobody else gets it while the connection lives.
+func closedPort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn.LocalAddr().String()
+}
+
 func grpcPort(t *testing.T) string {
 	srv := grpc.NewServer()
 	t.Cleanup(srv.Stop)
@@ -69,7 +85,7 @@ func TestDoctor(t *testing.T) {
 	certificates := httptest.NewUnstartedServer(nil)
 	certificates.StartTLS()
 	defer certificates.Close()
-	closed := port(t, func(l net.Listener) { _ = l.Close() })
+	closed := closedPort(t)
 	good := func() []client.Listener {
 		return []client.Listener{{Name: "default", Address: grpcPort(t), Protocol: "grpc"}, {Name: "http", Address: httpPort(t, 0), Protocol: "http"},
 			{Name: "kafka.default", Address: port(t, kafkaPort), Protocol: "kafka"}, {Name: "peer", Address: grpcPort(t), Protocol: "peer"}}

@@ -55,12 +55,16 @@ func (b *beater) run() {
 	defer watch.Stop()
 	beat := time.NewTicker(h.pulseInterval())
 	defer beat.Stop()
+	var soon <-chan time.Time // the sender of what is due does not sleep: its tickers are always awaited
 	for {
 		select {
 		case <-b.wake:
-			if h.sleep(h.config.HeartbeatInterval) {
-				b.flush(false)
+			if soon == nil {
+				soon = time.After(h.config.HeartbeatInterval)
 			}
+		case <-soon:
+			soon = nil
+			b.flush(false)
 		case <-beat.C:
 			b.flush(true)
 		case <-watch.C:
