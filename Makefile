@@ -28,8 +28,9 @@ build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 .PHONY: test
+# One thread of Go in each: docs/architecture.md, "Where tests are". Those that take long begin first.
 test: ## all tests with the race detector
-	$(GO) test -race -timeout 12m ./...
+	$(GO) test -race -timeout 12m -p 3 -exec 'env GOMAXPROCS=1' ./test/... ./internal/raftgroup ./...
 
 .PHONY: check
 check: check-format check-mod check-vet check-static check-proto check-generated check-shell check-vuln ## format, modules, vet, staticcheck, protos, generated code, scripts, vulnerabilities
