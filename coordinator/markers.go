@@ -66,11 +66,16 @@ const (
 	maxMarkerWrites = 64
 )
 
-// decided has the markers of a decided transaction written, once for each decision. It does not block.
+// decided has the markers of a decided transaction written, once for each decision: resume and apply may both tell of it, and the one that
+// comes late finds it completed. Written again it would end the next transaction of version 1, which has the same epoch. It does not
+// block.
 func (l *txnLeader) decided(t *txn.Transaction) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over || l.ending[t.ID] == t.Version {
+		return
+	}
+	if now := l.s.find(t.ID); now == nil || now.Version != t.Version {
 		return
 	}
 	l.ending[t.ID] = t.Version
@@ -175,7 +180,7 @@ func (l *txnLeader) complete(t *txn.Transaction) bool {
 		if err == nil && r.Code == txn.OK {
 			w.told <- ended{carried: true, result: r.Next[i]}
 		} else {
-			w.told <- ended{}
+			w.told <- ended{maybe: err != nil && err.Outcome == raftgroup.MayHaveHappened}
 		}
 	}
 	if len(next) > 0 && err != nil && err.Outcome == raftgroup.DidNotHappen {

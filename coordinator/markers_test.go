@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/oncelog/oncelog/coordinator/txn"
@@ -66,6 +67,34 @@ func TestMarkersAreResumedByNewCoordinator(t *testing.T) {
 		}
 		if again := r.mustEnd(b, "tx", p, true); again != next {
 			t.Errorf("asked again: %+v, first %+v", again, next)
+		}
+	})
+}
+
+// A new leader looks for decisions while apply already tells it of others. One that it finds, and that is completed before it comes to
+// it, has no marker written again: under version 1 that would end the next transaction, which has the same epoch (T24).
+func TestMarkersOfACompletedDecisionAreNotWrittenAgain(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		b := r.leader()
+		p := r.mustInit(b, "tx", NoProducer)
+		r.mustAdd(b, "tx", p, 0)
+		r.onMarker(func(Marker) MarkerResult { return MarkerResult{State: MarkerUnknown} })
+		if _, err := b.txns.EndTransaction(t.Context(), EndRequest{TransactionalID: "tx", Producer: p, Commit: true, Version: 1}); err != nil {
+			t.Fatal(err)
+		}
+		ts := b.txns.shards[b.host.find(KindTransactions, 0)]
+		found := ts.find("tx")
+		r.onMarker(nil)
+		r.awaitState(b, "tx", txn.CompleteCommit)
+		r.mustAdd(b, "tx", p, 0)
+		synctest.Wait()
+		if n := len(r.takeWritten()); n != 1 {
+			t.Fatalf("%d markers written", n)
+		}
+		ts.leader.Load().decided(found)
+		synctest.Wait()
+		if again := r.takeWritten(); len(again) > 0 {
+			t.Errorf("the next transaction is open, and markers are written: %+v", again)
 		}
 	})
 }
