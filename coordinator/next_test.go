@@ -8,6 +8,7 @@ import (
 
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
 	"github.com/oncelog/oncelog/coordinator/txn"
+	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -127,6 +128,8 @@ func TestCompletionWithAddsAndDeposedCoordinator(t *testing.T) {
 		r.onMarker(nil)
 		if err := <-failed; err == nil {
 			t.Error("a coordinator that nobody follows has answered")
+		} else if e := errorOf(err); e.Outcome != raftgroup.MayHaveHappened {
+			t.Errorf("it is said not to have happened: %v", err)
 		}
 		b := r.leader(old)
 		r.awaitState(b, "tx", txn.CompleteCommit)
@@ -134,5 +137,23 @@ func TestCompletionWithAddsAndDeposedCoordinator(t *testing.T) {
 		r.net.HealAll()
 		time.Sleep(5 * time.Second)
 		r.awaitState(b, "tx", txn.Ongoing)
+	})
+}
+
+// Who asks for the ownership of an id, and has only got as far as fencing the one before, is not told that nothing happened. Who comes while the
+// markers are on their way has done nothing.
+func TestInitThatHasFencedMayHaveHappened(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		b := r.leader()
+		p := r.mustInit(b, "tx", NoProducer)
+		r.mustAdd(b, "tx", p, 0)
+		r.onMarker(func(Marker) MarkerResult { return MarkerResult{State: MarkerUnknown} })
+		for _, want := range []raftgroup.Outcome{raftgroup.MayHaveHappened, raftgroup.DidNotHappen} {
+			_, err := b.txns.InitProducer(t.Context(), InitRequest{TransactionalID: "tx", Producer: NoProducer, Timeout: time.Minute})
+			wantCode(t, err, CodeConcurrentTransactions)
+			if e := errorOf(err); e.Outcome != want {
+				t.Errorf("outcome %v, want %v", e.Outcome, want)
+			}
+		}
 	})
 }

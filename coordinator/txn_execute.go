@@ -8,6 +8,7 @@ import (
 
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
 	"github.com/oncelog/oncelog/coordinator/txn"
+	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -33,23 +34,34 @@ func (t *Transactions) leading(ctx context.Context, id string, create bool) (*tx
 
 // execute carries a command to its answer: it looks at the applied state, proposes if something is to be written, and looks
 // again if the id has moved on meanwhile. Nothing is known here but what is applied, so there is nothing to take back after a
-// proposal whose outcome is unknown (R2): whoever asks again is answered from what came of it.
+// proposal whose outcome is unknown (R2): whoever asks again is answered from what came of it. A failure after a step that has happened,
+// or may have, says that it may have happened.
 func (t *Transactions) execute(ctx context.Context, s *txnShard, c *statev1.TransactionCommand) (txn.Result, *Error) {
+	r, begun, err := t.carryOut(ctx, s, c)
+	if err != nil && begun {
+		err.Outcome = raftgroup.MayHaveHappened
+	}
+	return r, err
+}
+
+func (t *Transactions) carryOut(ctx context.Context, s *txnShard, c *statev1.TransactionCommand) (r txn.Result, begun bool, err *Error) {
 	waited := time.Now().Add(t.config.MarkerWait)
 	for {
-		r, err := t.attempt(ctx, s, c)
+		r, err = t.attempt(ctx, s, c)
+		begun = begun || err == nil && r.Changed
 		switch {
 		case err != nil:
-			return r, err
+			return r, begun, err
 		case r.Code == txn.Stale && looksAgain(c) && ctx.Err() == nil:
 			continue
 		case r.Code == txn.NeedsProducerID:
 			if err := t.freshID(ctx, c); err != nil {
-				return r, err
+				return r, begun, err
 			}
 			continue
 		case r.Code == txn.ConcurrentTransactions && looksAgain(c):
 			e, ok := s.awaitEnd(ctx, r.Transaction, c.GetAdd(), waited)
+			begun = begun || e.maybe
 			if ok && !e.carried {
 				if c.GetInit() != nil {
 					c.GetInit().FreshProducerId = int64(record.NoProducerID) // the fencing may have used it
@@ -66,7 +78,7 @@ func (t *Transactions) execute(ctx context.Context, s *txnShard, c *statev1.Tran
 			told = refused(CodeInvalidTxnState, "the transaction of %q that was to be aborted has ended meanwhile: look again", c.GetTransactionalId())
 		}
 		t.logFenced(s, c, told)
-		return r, told
+		return r, begun, told
 	}
 }
 

@@ -32,10 +32,10 @@ type waiter struct {
 }
 
 // ended says that the id is open again. carried: the add was carried out with the completion, and this came of it; otherwise
-// the request looks again.
+// the request looks again. maybe: it went with a completion of which is not known whether it was carried out.
 type ended struct {
-	carried bool
-	result  txn.Result
+	carried, maybe bool
+	result         txn.Result
 }
 
 func newTxnShard(s *shard) *txnShard {
@@ -67,7 +67,7 @@ func (s *txnShard) find(id string) (t *txn.Transaction) {
 }
 
 // awaitEnd waits until the markers of a transaction are written, at most until a time; false: they are not, or the id is
-// closed for another reason. An add may have been carried out with the completion.
+// closed for another reason. An add may have been carried out with the completion: one that goes with it is waited for until ctx ends.
 func (s *txnShard) awaitEnd(ctx context.Context, t *txn.Transaction, add *statev1.AddPartitions, until time.Time) (ended, bool) {
 	if t == nil {
 		return ended{}, false
@@ -87,8 +87,15 @@ func (s *txnShard) awaitEnd(ctx context.Context, t *txn.Transaction, add *statev
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	s.leave(t.ID, w)
-	return ended{}, false
+	if s.leave(t.ID, w) {
+		return ended{}, false
+	}
+	select {
+	case e := <-w.told:
+		return e, true
+	case <-ctx.Done():
+		return ended{maybe: add != nil}, false
+	}
 }
 
 // leave takes back a waiter; false: it is told already, or about to be.
