@@ -82,6 +82,11 @@ func (f failure) txnCommitCode(version int16) int16 {
 		return as("ILLEGAL_GENERATION")
 	case version < 4 && reason == "TRANSACTION_ABORTABLE":
 		return as("INVALID_TXN_STATE")
+	case reason == "POLICY_VIOLATION": // the shard is full: the transaction cannot go on, and the next one may
+		if version < 4 {
+			return as("ILLEGAL_GENERATION")
+		}
+		return as("TRANSACTION_ABORTABLE")
 	case version < 2 && reason == "COORDINATOR_LOAD_IN_PROGRESS":
 		return as("COORDINATOR_NOT_AVAILABLE")
 	}

@@ -26,12 +26,12 @@ func (c *conn) describeLogDirs(r *request, req *kmsg.DescribeLogDirsRequest, res
 	}
 	wanted := make(map[string][]int32)
 	for _, t := range req.Topics {
-		wanted[t.Topic] = t.Partitions
+		wanted[t.Topic] = append(wanted[t.Topic], t.Partitions...)
 	}
 	at := make(map[string]int)
 	for _, g := range c.c.Replicas.Groups() {
 		tp := g.Spec.TopicPartition
-		if list, ok := wanted[tp.Topic]; req.Topics != nil && (!ok || len(list) > 0 && !slices.Contains(list, tp.Partition)) {
+		if req.Topics != nil && !slices.Contains(wanted[tp.Topic], tp.Partition) {
 			continue
 		}
 		i, ok := at[tp.Topic]

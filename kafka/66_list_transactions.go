@@ -38,9 +38,6 @@ func (c *conn) listTransactions(r *request, req *kmsg.ListTransactionsRequest, r
 		return
 	}
 	f := coordinator.TransactionFilter{}
-	if req.DurationFilterMillis > 0 {
-		f.OpenFor = time.Duration(min(req.DurationFilterMillis, int64(1<<62/time.Millisecond))) * time.Millisecond
-	}
 	for _, name := range req.StateFilters {
 		if s, ok := txn.ParseStatus(name); ok {
 			f.States = append(f.States, s)
@@ -54,8 +51,9 @@ func (c *conn) listTransactions(r *request, req *kmsg.ListTransactionsRequest, r
 	for _, id := range req.ProducerIDFilters {
 		f.ProducerIDs = append(f.ProducerIDs, record.ProducerID(id))
 	}
+	now := time.Now().UnixMilli()
 	f.Pass = func(t *txn.Transaction) bool {
-		return (pattern == nil || pattern.MatchString(t.ID)) && c.sees(acl.Describe, acl.TransactionalID, t.ID)
+		return beganBefore(t, now, req.DurationFilterMillis) && (pattern == nil || pattern.MatchString(t.ID)) && c.sees(acl.Describe, acl.TransactionalID, t.ID)
 	}
 	list, _, err := c.c.Transactions.List(ctx, f, maxTransactionsListed)
 	if err != nil {
@@ -66,4 +64,10 @@ func (c *conn) listTransactions(r *request, req *kmsg.ListTransactionsRequest, r
 		resp.TransactionStates = append(resp.TransactionStates, kmsg.ListTransactionsResponseTransactionState{
 			TransactionalID: t.ID, ProducerID: int64(t.ProducerID), TransactionState: t.Status.String()})
 	}
+}
+
+// beganBefore says whether the latest transaction of an id began longer ago than a number of ms, whatever has become of it since; an id
+// without one passes, too, as if it had begun at the beginning of time (T35). Below 0: all pass.
+func beganBefore(t *txn.Transaction, now, ms int64) bool {
+	return ms < 0 || now-t.StartMS > ms
 }

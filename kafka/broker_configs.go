@@ -30,7 +30,7 @@ type Settings struct {
 	OffsetsRetention, OffsetsRetentionCheck time.Duration
 }
 
-// brokerConfig is a config of a broker as clients see it.
+// brokerConfig is a config of a broker as clients see it. An empty value is one that is not set, which clients see as null.
 type brokerConfig struct {
 	name, value string
 	kind        kmsg.ConfigType
@@ -75,9 +75,12 @@ func described(all []brokerConfig, q kmsg.DescribeConfigsRequestResource, req *k
 			continue
 		}
 		d := kmsg.NewDescribeConfigsResponseResourceConfig()
-		d.Name, d.Value, d.ReadOnly, d.Source, d.ConfigType = held.name, &held.value, true, held.source, held.kind
+		d.Name, d.ReadOnly, d.Source, d.ConfigType = held.name, true, held.source, held.kind
 		d.IsDefault = held.source == kmsg.ConfigSourceDefaultConfig
-		if req.IncludeSynonyms {
+		if held.value != "" {
+			d.Value = &held.value
+		}
+		if req.IncludeSynonyms && d.Value != nil {
 			d.ConfigSynonyms = append(d.ConfigSynonyms, synonym(held.name, held.value, d.Source))
 		}
 		list = append(list, d)
@@ -170,6 +173,9 @@ var brokerNames = []struct{ topic, broker string }{
 	{"unclean.leader.election.enable", "unclean.leader.election.enable"},
 }
 
+// inHours are configs of brokers in ms that Kafka leaves unset: their defaults are those of others, in hours.
+var inHours = map[string]string{"log.retention.ms": "log.retention.hours", "log.roll.ms": "log.roll.hours"}
+
 // topicDefaults are what holds for topics that set nothing, under the names of brokers' configs.
 func topicDefaults(img *metadata.Image) (list []brokerConfig) {
 	for _, held := range img.ConfigsOf(nil) {
@@ -179,7 +185,16 @@ func topicDefaults(img *metadata.Image) (list []brokerConfig) {
 				if n.topic == "producer.id.expiration.ms" {
 					kind = kmsg.ConfigTypeInt // it is no config of topics in Kafka
 				}
-				list = append(list, brokerConfig{n.broker, held.Value, kind, configSource(held.Source)})
+				shown := brokerConfig{n.broker, held.Value, kind, configSource(held.Source)}
+				if hours := inHours[n.broker]; hours != "" {
+					ms, _ := strconv.ParseInt(held.Def.Default, 10, 64)
+					normal := ms / time.Hour.Milliseconds()
+					list = append(list, numeric(hours, normal, normal))
+					if held.Source == metadata.FromTable {
+						shown.value = ""
+					}
+				}
+				list = append(list, shown)
 			}
 		}
 	}

@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/oncelog/oncelog/partition"
+	"github.com/oncelog/oncelog/record"
 )
 
 // Configs are shown of topics, groups and brokers; a list of names that is empty means all, as in Kafka.
@@ -38,7 +41,10 @@ func TestDescribeConfigs(t *testing.T) {
 		{kmsg.ConfigResourceTypeGroupConfig, "g", "consumer.session.timeout.ms", shown{"45000", "INT", "DEFAULT_CONFIG", true}},
 		{kmsg.ConfigResourceTypeGroupConfig, "g", "consumer.heartbeat.interval.ms", shown{"5000", "INT", "DEFAULT_CONFIG", true}},
 		{kmsg.ConfigResourceTypeBroker, "1", "broker.id", shown{"1", "INT", "STATIC_BROKER_CONFIG", true}},
-		{kmsg.ConfigResourceTypeBroker, "1", "log.retention.ms", shown{"604800000", "LONG", "DEFAULT_CONFIG", true}},
+		{kmsg.ConfigResourceTypeBroker, "1", "log.retention.ms", shown{"null", "LONG", "DEFAULT_CONFIG", true}},
+		{kmsg.ConfigResourceTypeBroker, "1", "log.retention.hours", shown{"168", "INT", "DEFAULT_CONFIG", true}},
+		{kmsg.ConfigResourceTypeBroker, "1", "log.roll.ms", shown{"null", "LONG", "DEFAULT_CONFIG", true}},
+		{kmsg.ConfigResourceTypeBroker, "1", "log.roll.hours", shown{"168", "INT", "DEFAULT_CONFIG", true}},
 		{kmsg.ConfigResourceTypeBroker, "1", "socket.request.max.bytes", shown{"104857600", "INT", "DEFAULT_CONFIG", true}},
 		{kmsg.ConfigResourceTypeBroker, "1", "offsets.topic.replication.factor", shown{"3", "SHORT", "STATIC_BROKER_CONFIG", true}},
 		{kmsg.ConfigResourceTypeBroker, "1", "group.max.session.timeout.ms", shown{"60000", "INT", "STATIC_BROKER_CONFIG", true}},
@@ -52,7 +58,11 @@ func TestDescribeConfigs(t *testing.T) {
 			continue
 		}
 		one := got.Configs[0]
-		if is := (shown{*one.Value, one.ConfigType.String(), one.Source.String(), one.ReadOnly}); is != c.want || len(one.ConfigSynonyms) == 0 {
+		value := "null"
+		if one.Value != nil {
+			value = *one.Value
+		}
+		if is := (shown{value, one.ConfigType.String(), one.Source.String(), one.ReadOnly}); is != c.want || (len(one.ConfigSynonyms) == 0) != (one.Value == nil) {
 			t.Errorf("%s of %s: %+v with %d synonyms, want %+v", c.what, c.name, is, len(one.ConfigSynonyms), c.want)
 		}
 	}
@@ -121,4 +131,36 @@ func TestDescribeLogDirs(t *testing.T) {
 			t.Errorf("%d of %d bytes, want %d of %d", got.UsableBytes, got.TotalBytes, c.usable, c.total)
 		}
 	}
+}
+
+// A topic that is named without partitions has none in the answer, and what is named twice counts together.
+func TestDescribeLogDirsOfNamedPartitions(t *testing.T) {
+	r := newRig(t, func(cfg *Config) { cfg.Replicas = someReplicas{} })
+	of := func(topic string, partitions ...int32) kmsg.DescribeLogDirsRequestTopic {
+		return kmsg.DescribeLogDirsRequestTopic{Topic: topic, Partitions: partitions}
+	}
+	for _, c := range []struct {
+		topics []kmsg.DescribeLogDirsRequestTopic
+		want   int
+	}{{nil, 3}, {[]kmsg.DescribeLogDirsRequestTopic{}, 0}, {[]kmsg.DescribeLogDirsRequestTopic{of("t")}, 0}, {[]kmsg.DescribeLogDirsRequestTopic{of("t", 0, 5), of("t", 2)}, 2}} {
+		req := kmsg.NewPtrDescribeLogDirsRequest()
+		req.Version, req.Topics = 4, c.topics
+		n := 0
+		for _, topic := range r.dial().ask(req).(*kmsg.DescribeLogDirsResponse).Dirs[0].Topics {
+			n += len(topic.Partitions)
+		}
+		if n != c.want {
+			t.Errorf("%+v: %d partitions, want %d", c.topics, n, c.want)
+		}
+	}
+}
+
+// someReplicas are those of three partitions.
+type someReplicas struct{ fakeReplicas }
+
+func (someReplicas) Groups() (list []partition.GroupStatus) {
+	for p := range int32(3) {
+		list = append(list, partition.GroupStatus{Spec: partition.ReplicaSpec{TopicPartition: record.TopicPartition{Topic: "t", Partition: p}}})
+	}
+	return list
 }

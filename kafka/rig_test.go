@@ -351,6 +351,8 @@ type fakeTransactions struct {
 	add  func(coordinator.AddRequest) error
 	end  func(coordinator.EndRequest) (coordinator.Producer, error)
 	find func(coordinator.Kind, string) (int32, error)
+	// listed are those that there are; nil: they cannot be asked for.
+	listed []*txn.Transaction
 }
 
 var errNoTransactions = &coordinator.Error{Code: coordinator.CodeNotCoordinator, Message: "fake"}
@@ -373,8 +375,16 @@ func (f *fakeTransactions) EndTransaction(_ context.Context, r coordinator.EndRe
 	}
 	return f.end(r)
 }
-func (f *fakeTransactions) List(context.Context, coordinator.TransactionFilter, int) ([]*txn.Transaction, bool, error) {
-	return nil, false, errNoTransactions
+func (f *fakeTransactions) List(_ context.Context, filter coordinator.TransactionFilter, _ int) (list []*txn.Transaction, _ bool, err error) {
+	if f.listed == nil {
+		return nil, false, errNoTransactions
+	}
+	for _, one := range f.listed {
+		if filter.Pass(one) {
+			list = append(list, one)
+		}
+	}
+	return list, false, nil
 }
 func (f *fakeTransactions) Describe(context.Context, string) (*txn.Transaction, error) {
 	return nil, errNoTransactions

@@ -28,7 +28,6 @@ const (
 	tiers         = "There is no tiered storage."
 	recompression = "Brokers do not compress again what producers sent."
 	throttles     = "What catches up is throttled by the brokers' catch_up.bytes_per_second, not by replica."
-	hours         = "Kafka has the same value in log.retention.hours and log.roll.hours."
 	bounded       = "What a client can fill has a bound."
 	perGroup      = "The value is the same for all groups; it is set in the brokers' files."
 )
@@ -68,8 +67,6 @@ var differences = []difference{
 	{"configs", "broker, group.max.size", "1000 STATIC_BROKER_CONFIG INT", bounded},
 	{"configs", "broker, max.connections", "10000 STATIC_BROKER_CONFIG INT", bounded},
 	{"configs", "broker, transaction.abort.timed.out.transaction.cleanup.interval.ms", "1000 STATIC_BROKER_CONFIG INT", "Transactions that are open for too long are looked for more often."},
-	{"configs", "broker, log.retention.ms", "604800000 DEFAULT_CONFIG LONG", hours},
-	{"configs", "broker, log.roll.ms", "604800000 DEFAULT_CONFIG LONG", hours},
 	{"configs", "broker, log.segment.bytes", "67108864 DEFAULT_CONFIG INT", "Segments are smaller: a replica that is far behind is sent whole ones."},
 	{"configs", "of a group, consumer.heartbeat.interval.ms", "5000 DEFAULT_CONFIG INT sensitive false read only true", perGroup},
 	{"configs", "of a group, consumer.session.timeout.ms", "45000 DEFAULT_CONFIG INT sensitive false read only true", perGroup},
