@@ -301,6 +301,38 @@ func TestDiskIsFull(t *testing.T) {
 	}
 }
 
+// A change of members that a full disk refused did not happen. Raft goes on as if it had, since it takes the new members before it looks at what
+// became of the entry: it would lead a group of its own, and acknowledge what nobody else has.
+func TestDiskIsFullForMembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stores := map[int32]*faultyStore{}
+		c := newCluster(t, 2, faulty(stores), withRecordLogs)
+		c.openAll(7)
+		n, r := c.leader(7)
+		r.propose(t, "before")
+		full := fmt.Errorf("append: %w", recordlog.ErrNoSpace)
+		stores[n.id].store.Store(&full)
+		if err := r.group.Remove(t.Context(), MakeServerID(c.others(n)[0].id, 1)); err == nil {
+			t.Fatal("a member was removed on a full disk")
+		}
+		stores[n.id].store.Store(nil)
+		c.net.isolate(true, n.name, names(c.nodes)...)
+		time.Sleep(20 * time.Second)
+		if term, ready := r.group.IsReady(); ready {
+			t.Errorf("it leads in term %d, without the only other voter", term)
+		}
+		c.net.isolate(false, n.name, names(c.nodes)...)
+		_, r = c.leader(7)
+		r.propose(t, "after")
+		c.agree(7, []string{"before", "after"})
+		for _, m := range c.nodes {
+			if s := m.replicas[7].group.Status(); len(s.Voters) != 2 || s.Problem != "" {
+				t.Errorf("broker %d knows voters %v; problem %q", m.id, s.Voters, s.Problem)
+			}
+		}
+	})
+}
+
 // A full disk just after a conflicting tail was removed: Raft still counts that tail, and is
 // opened again.
 func TestDiskIsFullOverConflict(t *testing.T) {

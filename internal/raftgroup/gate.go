@@ -24,14 +24,9 @@ func (s *guardedLog) mayQueue(logs []*raft.Log) bool {
 	if !e.group.host.config.QueueLogs || e.opening.Load() {
 		return false
 	}
-	for _, l := range logs {
-		// With it, the group may become one of a single voter, which commits on its own: also what
-		// was queued before.
-		if l.Type == raft.LogConfiguration {
-			return false
-		}
-	}
-	return len(e.group.voters(e)) > 1
+	// With a change of members, the group may become one of a single voter, which commits on its own: also what
+	// was queued before.
+	return !changesMembers(logs) && len(e.group.voters(e)) > 1
 }
 
 // holdAnswer passes a follower's answer to an append on to the leader once the log is on disk through

@@ -3,6 +3,7 @@ package raftgroup
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -139,11 +140,17 @@ func (s *guardedLog) StoreLogs(logs []*raft.Log) error {
 	err = fmt.Errorf("store log entries from %d: %w", logs[0].Index, err)
 	if !nothingWritten(err) && !(unwritable(err) && s.engine.raft.State() == raft.Leader) {
 		s.engine.fault(err)
-	} else if s.cut && !s.engine.opening.Load() {
-		// Raft goes on believing in the tail that was removed before.
+	} else if (s.cut || changesMembers(logs)) && !s.engine.opening.Load() {
+		// Raft would go on believing in the tail that was removed before, or in members of which its log knows nothing: with those
+		// it could elect itself alone.
 		s.engine.reopenSoon()
+		s.engine.park()
 	}
 	return err
+}
+
+func changesMembers(logs []*raft.Log) bool {
+	return slices.ContainsFunc(logs, func(l *raft.Log) bool { return l.Type == raft.LogConfiguration })
 }
 
 // DeleteRange is called by Raft in three cases, which mean different things:
