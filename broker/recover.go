@@ -37,27 +37,27 @@ func Recover(c Config, o Options, dry bool) ([]RecoveredGroup, error) {
 	}
 	defer lock.Close()
 	if dry {
-		return recoverAll(c, o, local, dry)
+		return recoverAll(c, o, local, nil)
 	}
-	// Terms come first: if this is cut short, the next attempt finds the rest to be done, and their terms too.
-	planned, err := recoverAll(c, o, local, true)
+	terms, err := raftgroup.OpenTerms(filepath.Join(c.DataDir, "raft"), o.NoSync)
 	if err != nil {
-		return planned, err
+		return nil, err
 	}
-	var changes []raftgroup.Recovery
-	for _, g := range planned {
-		if g.Err == nil && g.Changed {
-			changes = append(changes, g.Recovery)
-		}
-	}
-	if err := raftgroup.RaiseTerms(filepath.Join(c.DataDir, "raft"), o.NoSync, changes); err != nil {
-		return planned, err
-	}
-	return recoverAll(c, o, local, false)
+	list, err := recoverAll(c, o, local, terms)
+	return list, errors.Join(err, terms.Close())
 }
 
-func recoverAll(c Config, o Options, local vfs.FS, dry bool) ([]RecoveredGroup, error) {
-	meta, err := cluster.RecoverMetadata(local, o.FS, filepath.Join(c.DataDir, "cluster"), c.BrokerID, o.NoSync, dry)
+// recoverAll looks at each group, and makes it over where there are terms. If it is cut short, the next attempt finds the rest to be done.
+func recoverAll(c Config, o Options, local vfs.FS, terms *raftgroup.Terms) ([]RecoveredGroup, error) {
+	partitions, err := subdirectories(o.FS, filepath.Join(c.DataDir, "partitions"))
+	if err != nil {
+		return nil, err
+	}
+	shards, err := subdirectories(o.FS, filepath.Join(c.DataDir, "coordinators"))
+	if err != nil {
+		return nil, err
+	}
+	meta, err := cluster.RecoverMetadata(local, o.FS, filepath.Join(c.DataDir, "cluster"), c.BrokerID, o.NoSync, terms)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("data_dir %s holds no broker of a cluster, so there is nothing to recover; is it the right directory? %w", c.DataDir, err)
 	}
@@ -65,24 +65,16 @@ func recoverAll(c Config, o Options, local vfs.FS, dry bool) ([]RecoveredGroup, 
 		return nil, err
 	}
 	list := []RecoveredGroup{{Name: "cluster/metadata", Recovery: meta}}
-	partitions, err := subdirectories(o.FS, filepath.Join(c.DataDir, "partitions"))
-	if err != nil {
-		return list, err
-	}
 	for _, dir := range partitions {
-		id, r, err := partition.RecoverReplica(o.FS, dir, dry)
+		id, r, err := partition.RecoverReplica(o.FS, dir, terms)
 		list = append(list, RecoveredGroup{Name: "partitions/" + filepath.Base(dir), Topic: fmt.Sprintf("%x", id.Topic), Partition: id.Partition, Recovery: r, Err: err})
-	}
-	shards, err := subdirectories(o.FS, filepath.Join(c.DataDir, "coordinators"))
-	if err != nil {
-		return list, err
 	}
 	for _, dir := range shards {
 		g := RecoveredGroup{Name: "coordinators/" + filepath.Base(dir)}
 		id, err := raftgroup.ReadIdentity(o.FS, dir)
 		if err == nil {
 			r := raftgroup.Replica{FS: o.FS, Dir: dir, ID: id.Group, Self: id.Self, NoSync: o.NoSync}
-			g.Recovery, err = r.Recover(dry)
+			g.Recovery, err = r.Recover(terms)
 		}
 		g.Err = err
 		list = append(list, g)

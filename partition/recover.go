@@ -9,8 +9,8 @@ import (
 )
 
 // RecoverReplica makes the replica in a directory the only voter of its group (raftgroup.Replica.Recover says what that means).
-// Nobody may have it open. With dry, too, the log is opened as by a start, which cuts off what a crash left half written at its end. One whose log was found to be damaged is refused: it has lost what it acknowledged.
-func RecoverReplica(fsys vfs.FS, dir string, dry bool) (raftgroup.Identity, raftgroup.Recovery, error) {
+// Nobody may have it open. Without terms, too, the log is opened as by a start, which cuts off what a crash left half written at its end. One whose log was found to be damaged is refused: it has lost what it acknowledged.
+func RecoverReplica(fsys vfs.FS, dir string, terms *raftgroup.Terms) (raftgroup.Identity, raftgroup.Recovery, error) {
 	id, err := raftgroup.ReadIdentity(fsys, dir)
 	if err != nil {
 		return id, raftgroup.Recovery{}, err
@@ -34,6 +34,6 @@ func RecoverReplica(fsys vfs.FS, dir string, dry bool) (raftgroup.Identity, raft
 		return id, raftgroup.Recovery{}, err
 	}
 	r := raftgroup.Replica{FS: fsys, Dir: dir, ID: id.Group, Self: id.Self, Log: l}
-	out, err := r.Recover(dry)
+	out, err := r.Recover(terms)
 	return id, out, errors.Join(err, l.Close())
 }

@@ -24,7 +24,7 @@ type Recovery struct {
 	// Last is the last entry that it holds; the lost ones may have acknowledged later ones.
 	Last record.Index
 	Term record.Term
-	// Changed: it is, or with dry would be, made the only voter. It was already if not.
+	// Changed: it is, or without terms would be, made the only voter. It was already if not.
 	Changed bool
 }
 
@@ -44,15 +44,15 @@ type Replica struct {
 // Recover makes a replica the only voter of its group, by one more entry in its log: a configuration, as Raft would have written
 // it. On its next start it elects itself, and everything in its log is committed. That breaks what Raft promises: what
 // the others acknowledged and this one lacks is lost, and entries that were never committed come to be. No other replica of
-// the group may ever come back. With dry nothing is changed
+// the group may ever come back. Its term is raised first: if that fails, or this is cut short, the log is as it was. Without terms nothing is changed
 // beyond what opening a log does, which cuts off what a crash left half written.
-func (r *Replica) Recover(dry bool) (Recovery, error) {
+func (r *Replica) Recover(terms *Terms) (Recovery, error) {
 	out := Recovery{Group: r.ID, Self: r.Self}
 	logs, closeLog, err := r.open()
 	if err != nil {
 		return out, err
 	}
-	err = r.recoverIn(logs, &out, dry)
+	err = r.recoverIn(logs, &out, terms)
 	return out, errors.Join(err, closeLog())
 }
 
@@ -96,7 +96,7 @@ func (r *Replica) openControl() (logs raft.LogStore, closeLog func() error, err 
 	return newRecordStore(l), l.Close, nil
 }
 
-func (r *Replica) recoverIn(logs raft.LogStore, out *Recovery, dry bool) error {
+func (r *Replica) recoverIn(logs raft.LogStore, out *Recovery, terms *Terms) error {
 	snapshots, err := SnapshotsOnDisk(r.FS, r.Dir)
 	if err != nil {
 		return err
@@ -116,15 +116,19 @@ func (r *Replica) recoverIn(logs raft.LogStore, out *Recovery, dry bool) error {
 	if len(out.Voters) == 1 && out.Voters[0] == r.Self {
 		return nil
 	}
-	out.Changed = true
-	if dry {
+	if terms == nil {
+		out.Changed = true
 		return nil
+	}
+	if err := terms.raise(out); err != nil {
+		return fmt.Errorf("group %d: raise the term: %w", r.ID, err)
 	}
 	only := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(r.Self), Address: raft.ServerAddress(r.Self)}}}
 	entry := &raft.Log{Index: uint64(out.Last) + 1, Term: uint64(out.Term), Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(only)}
 	if err := logs.StoreLogs([]*raft.Log{entry}); err != nil {
 		return fmt.Errorf("group %d: append the new configuration: %w", r.ID, err)
 	}
+	out.Changed = true
 	out.Last++
 	return nil
 }
@@ -171,25 +175,26 @@ func lookAtLog(logs raft.LogStore, out *Recovery) error {
 // elections as it has not heard of: far fewer. Terms have 32 bits where clients see them (R7), which is enough for 2,000 recoveries.
 const recoveredTerms = 1 << 20
 
-// RaiseTerms sets the terms of replicas that are going to be recovered above all that the lost ones can have been at. They are the epochs of leaders
-// and coordinators: clients and partitions remember the highest that they have heard of, and would refuse what comes of a lower one for
-// ever (P21, R7). dir has the stable stores, which nobody has open.
-func RaiseTerms(dir string, noSync bool, replicas []Recovery) error {
+// Terms are what replicas remember of their terms, open for Replica.Recover.
+type Terms struct{ files *stableFiles }
+
+// OpenTerms opens the stable stores in dir, which nobody has open.
+func OpenTerms(dir string, noSync bool) (*Terms, error) {
 	files, err := openStableFiles(dir, noSync, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, r := range replicas {
-		if err = raiseTerm(files, r); err != nil {
-			err = fmt.Errorf("group %d: raise the term: %w", r.Group, err)
-			break
-		}
-	}
-	return errors.Join(err, files.close())
+	return &Terms{files}, nil
 }
 
-func raiseTerm(files *stableFiles, r Recovery) error {
-	st, err := files.open(r.Group, r.Self)
+// Close closes the stores.
+func (t *Terms) Close() error { return t.files.close() }
+
+// raise sets the term of a replica above all that the lost ones can have been at. Terms are the epochs of leaders
+// and coordinators: clients and partitions remember the highest that they have heard of, and would refuse what comes of a lower one for
+// ever (P21, R7).
+func (t *Terms) raise(r *Recovery) error {
+	st, err := t.files.open(r.Group, r.Self)
 	if err != nil {
 		return err
 	}

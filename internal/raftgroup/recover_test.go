@@ -8,6 +8,8 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/oncelog/oncelog/internal/vfs"
+	"github.com/oncelog/oncelog/partition/recordlog"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -81,7 +83,16 @@ func TestRecoveryRaisesTerms(t *testing.T) {
 	term(7, "1/1", 5)
 	term(8, "1/1", 5)
 	list := []Recovery{{Group: 7, Self: "1/1", Term: 3}, {Group: 9, Self: "1/2", Term: 4}} // of the second nothing is remembered
-	if err := RaiseTerms(dir, true, list); err != nil {
+	terms, err := OpenTerms(dir, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range list {
+		if err := terms.raise(&list[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := terms.Close(); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -92,5 +103,79 @@ func TestRecoveryRaisesTerms(t *testing.T) {
 		if got := term(c.id, c.self, 0); got != c.want {
 			t.Errorf("group %d is at term %d, want %d", c.id, got, c.want)
 		}
+	}
+}
+
+// R7, P21: no replica is made the only voter whose term was not raised, whatever failed when it was looked at before. Where the term cannot be
+// raised, the log is left as it is.
+func TestNoRecoveryWithoutRaisedTerm(t *testing.T) {
+	fsys, dir := vfs.NewMem(1), t.TempDir()
+	if err := fsys.MkdirAll("replica"); err != nil {
+		t.Fatal(err)
+	}
+	recovered := func(terms *Terms) (Recovery, record.Index, error) {
+		l, err := recordlog.Open(recordlog.Options{FS: fsys, Dir: "replica/log"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		if l.LastIndex() == 0 {
+			first := &raft.Log{Index: 1, Term: 3, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{
+				{ID: "1/1", Address: "1/1"}, {ID: "2/1", Address: "2/1"}, {ID: "3/1", Address: "3/1"}}})}
+			if err := newRecordStore(l).StoreLog(first); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := Replica{FS: fsys, Dir: "replica", ID: 7, Self: "1/1", Log: l}
+		out, err := r.Recover(terms)
+		return out, l.LastIndex(), err
+	}
+	terms := func() *Terms {
+		t.Helper()
+		terms, err := OpenTerms(dir, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return terms
+	}
+	broken := errors.New("broken")
+	fsys.OnBefore(func(op vfs.Op) error {
+		if op.Kind == vfs.OpList && op.Name == "replica/snapshots" {
+			return broken
+		}
+		return nil
+	})
+	if out, last, err := recovered(nil); !errors.Is(err, broken) || out.Changed || last != 1 {
+		t.Fatalf("%+v, last entry %d, %v: want it to fail", out, last, err)
+	}
+	fsys.OnBefore(nil)
+	if out, last, err := recovered(nil); err != nil || !out.Changed || last != 1 {
+		t.Fatalf("%+v, last entry %d, %v: want it planned", out, last, err)
+	}
+	closed := terms()
+	if err := closed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if out, last, err := recovered(closed); err == nil || out.Changed || last != 1 {
+		t.Fatalf("%+v, last entry %d, %v: want it refused, and the log as it was", out, last, err)
+	}
+	open := terms()
+	out, last, err := recovered(open)
+	if err != nil || !out.Changed || last != 2 || out.Last != 2 {
+		t.Fatalf("%+v, last entry %d, %v", out, last, err)
+	}
+	again, last, err := recovered(open)
+	if err != nil || again.Changed || last != 2 {
+		t.Errorf("the second time %+v, last entry %d, %v", again, last, err)
+	}
+	st, err := open.files.open(7, "1/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if term, err := st.GetUint64(keyCurrentTerm); err != nil || term != 3+recoveredTerms {
+		t.Errorf("term %d, %v, want %d", term, err, 3+recoveredTerms)
+	}
+	if err := open.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
