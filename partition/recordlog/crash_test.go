@@ -127,9 +127,42 @@ func (c *crashes) goOn() {
 func (c *crashes) check(fsys *vfs.Mem, op vfs.Op) {
 	d := c.d
 	c.opened++
+	var again []*vfs.Mem
+	if c.rng.IntN(4) == 0 {
+		again = c.opening(fsys)
+	}
 	if err := c.recover(fsys); err != nil {
 		d.fatal("crash at %v of %s, byte %d: %v", op.Kind, op.Name, op.Off, err)
 	}
+	for _, left := range again {
+		if err := c.recover(left); err != nil {
+			d.fatal("crash at %v of %s, byte %d, and again when the log was opened: %v", op.Kind, op.Name, op.Off, err)
+		}
+	}
+}
+
+// opening gives what a second crash leaves, anywhere in the opening of the log as the first one left it.
+func (c *crashes) opening(first *vfs.Mem) (left []*vfs.Mem) {
+	fsys := first.KillClone()
+	fsys.OnBefore(func(op vfs.Op) error {
+		if op.Kind.Changes() && c.rng.IntN(2) == 0 {
+			left = append(left, fsys.CrashClone(c.rng))
+		}
+		return nil
+	})
+	base := c.d.model
+	if c.d.flight.replaced != nil {
+		base = c.d.flight.replaced
+	}
+	l, err := tryOpen(fsys, func(o *Options) { c.d.options(o); o.SnapshotIndex = base.snapshot.index })
+	if err == nil {
+		err = l.Close()
+	}
+	if err != nil {
+		c.d.fatal("open after a crash: %v", err)
+	}
+	c.outcome["crash in opening"] += len(left)
+	return left
 }
 
 // recover opens a crashed log, compares it with what may be there, and uses it a little.
