@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"bytes"
 	"context"
 	"strings"
 	"testing"
@@ -63,6 +64,49 @@ func TestMarkersAndLastStable(t *testing.T) {
 	stale := record.ControlBatch(record.Marker{ProducerID: 77, Epoch: 3, CoordinatorEpoch: 0, Commit: true, Timestamp: 5000})
 	if a := r.propose(metaOfMarker(1), stale).(appended); a.err == nil || a.err.Code != CodeCoordinatorFenced || a.base != record.NoOffset {
 		t.Fatalf("marker of a replaced coordinator: %+v", a)
+	}
+}
+
+// TestReadBesideRestore holds L9: what a read may give was decided before Raft was opened anew, which sets the state back to its snapshot;
+// there the transaction is open that has been aborted since.
+func TestReadBesideRestore(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.mustProduce(batch(-1, -1, -1, 2), 0)
+	b := record.NewBuilder(record.CodecNone)
+	if err := b.Append(1, nil, []byte("tx"), nil); err != nil {
+		t.Fatal(err)
+	}
+	knew := producer.Knew{Verified: true, Version: 1, Marker: record.NoOffset, LowestSequence: 0}
+	if a := r.propose(metaOfAppend(knew), b.Finish(5, 0, 0, true)).(appended); a.err != nil || a.base != 2 {
+		t.Fatalf("transactional batch: %+v", a)
+	}
+	replica := r.host.replica(testTP)
+	s, err := replica.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var image bytes.Buffer
+	if _, err := s.WriteTo(&image); err != nil {
+		t.Fatal(err)
+	}
+	at := replica.Applied()
+	abort := record.ControlBatch(record.Marker{ProducerID: 5, Epoch: 0, CoordinatorEpoch: 1, Timestamp: 5000})
+	if a := r.propose(metaOfMarker(1), abort).(appended); a.err != nil || a.base != 3 {
+		t.Fatalf("marker: %+v", a)
+	}
+	q := FetchPartition{TopicPartition: testTP, MaxBytes: 1 << 20, LeaderEpoch: -1}
+	bounds := replica.bounds.Load()
+	if bounds.lastStable != 4 {
+		t.Fatalf("last stable offset %d", bounds.lastStable)
+	}
+	if err := replica.Restore(at, &image); err != nil {
+		t.Fatal(err)
+	}
+	var f FetchedPartition
+	replica.take(t.Context(), &f, q, bounds, true, 1<<20)
+	if f.Err == nil || f.Err.Code != CodeOffsetNotAvailable || len(f.Batches) > 0 {
+		t.Errorf("%d bytes and aborted transactions %v are given, error %v", f.Bytes, f.Aborted, f.Err)
 	}
 }
 

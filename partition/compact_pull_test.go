@@ -291,6 +291,7 @@ func TestReadBesideApply(t *testing.T) {
 			keyed(7, 1, 0, false, "key", "new"),
 		}, 0, 3)
 		x.bounds.Store(&c.now) // apply is as far, and its state has forgotten what it may
+		x.state.next = c.now.lastStable
 		var f FetchedPartition
 		x.take(t.Context(), &f, FetchPartition{Offset: c.offset, MaxBytes: 1 << 20}, &bounds{lastStable: 3, highWatermark: 3}, true, 1<<20)
 		switch {

@@ -84,25 +84,30 @@ func (r *Replica) take(ctx context.Context, f *FetchedPartition, q FetchPartitio
 		return
 	}
 	if committed {
-		f.Aborted = r.aborted(q.Offset, chunk.End)
-		// Apply may have forgotten aborted transactions whose records were read before that.
-		if now := r.bounds.Load(); q.Offset < now.start || q.Offset < now.horizon && now.horizon != b.horizon || r.broken.Load() {
-			f.Aborted = nil
+		aborted, known := r.aborted(q.Offset, chunk.End)
+		// Apply may have forgotten aborted transactions whose records were read before that, or does not know of them yet again: Raft was
+		// opened anew, and the state set back to its snapshot.
+		if now := r.bounds.Load(); !known || q.Offset < now.start || q.Offset < now.horizon && now.horizon != b.horizon || r.broken.Load() {
 			f.Err = refused(CodeOffsetNotAvailable, "what lies at offset %d of %s was let go of while it was read: try again", q.Offset, q.TopicPartition)
 			return
 		}
+		f.Aborted = aborted
 	}
 	f.Batches, f.Bytes = chunk.Batches, chunk.Bytes
 }
 
-// aborted lists the aborted transactions that go with [from, upTo) (L9); never nil (L10).
-func (r *Replica) aborted(from, upTo record.Offset) []producer.Aborted {
+// aborted lists the aborted transactions that go with [from, upTo) (L9); never nil (L10) if they are known, which they are below the
+// last stable offset.
+func (r *Replica) aborted(from, upTo record.Offset) (list []producer.Aborted, known bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if a := r.state.producers.Aborted(from, upTo); a != nil {
-		return a
+	if upTo > r.host.config.Sabotage.stable(&r.state) {
+		return nil, false
 	}
-	return []producer.Aborted{}
+	if a := r.state.producers.Aborted(from, upTo); a != nil {
+		return a, true
+	}
+	return []producer.Aborted{}, true
 }
 
 // checkEpoch compares the client's idea of the leader epoch with ours (L18, L24).
