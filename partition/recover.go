@@ -10,6 +10,7 @@ import (
 
 // RecoverReplica makes the replica in a directory the only voter of its group (raftgroup.Replica.Recover says what that means).
 // Nobody may have it open. Without terms, too, the log is opened as by a start, which cuts off what a crash left half written at its end. One whose log was found to be damaged is refused: it has lost what it acknowledged.
+// What was being pulled from a peer when that was lost is kept, as far as it came: it is committed.
 func RecoverReplica(fsys vfs.FS, dir string, terms *raftgroup.Terms) (raftgroup.Identity, raftgroup.Recovery, error) {
 	id, err := raftgroup.ReadIdentity(fsys, dir)
 	if err != nil {
@@ -22,7 +23,7 @@ func RecoverReplica(fsys vfs.FS, dir string, terms *raftgroup.Terms) (raftgroup.
 	if err != nil {
 		return id, raftgroup.Recovery{}, err
 	}
-	o := recordlog.Options{FS: fsys, Dir: LogDir(dir), MustExist: true, Classify: Classify}
+	o := recordlog.Options{FS: fsys, Dir: LogDir(dir), MustExist: true, Classify: Classify, WholeWindow: true}
 	for _, s := range snapshots {
 		if s.Err == nil {
 			o.SnapshotIndex = s.Index

@@ -138,9 +138,11 @@ func (s *guardedLog) StoreLogs(logs []*raft.Log) error {
 		return nil
 	}
 	err = fmt.Errorf("store log entries from %d: %w", logs[0].Index, err)
-	if !nothingWritten(err) && !(unwritable(err) && s.engine.raft.State() == raft.Leader) {
+	open := !s.engine.opening.Load()
+	leads := open && s.engine.raft.State() == raft.Leader
+	if !nothingWritten(err) && !(unwritable(err) && leads) {
 		s.engine.fault(err)
-	} else if (s.cut || changesMembers(logs)) && !s.engine.opening.Load() {
+	} else if open && (s.cut || leads && changesMembers(logs)) {
 		// Raft would go on believing in the tail that was removed before, or in members of which its log knows nothing: with those
 		// it could elect itself alone.
 		s.engine.reopenSoon()

@@ -88,7 +88,10 @@ func (l *Log) open() error {
 	if l.snapshot == 0 && l.live.begin > 1 {
 		return corrupt(metaName, 0, 1, differ("a state snapshot, since the log begins later", fmt.Sprintf("none, log begins at %d", l.live.begin)))
 	}
-	l.windowFirst, l.windowLast = max(l.meta.mark.window, l.live.begin), last
+	l.windowFirst, l.windowLast = l.live.begin, last
+	if !l.o.WholeWindow {
+		l.windowFirst = max(l.meta.mark.window, l.live.begin)
+	}
 	if err := l.findCleaned(); err != nil {
 		return err
 	}

@@ -80,6 +80,8 @@ type Options struct {
 	SnapshotIndex record.Index
 	// MustExist: Create has made the log, so that one without a meta file has lost what was in it.
 	MustExist bool
+	// WholeWindow makes all that the log holds Raft's window, as a power cut may: also what was pulled behind a window that was empty.
+	WholeWindow bool
 	// Classify tells how many offsets an entry's batches take and their largest timestamp; 0
 	// records: no batches. nil: Entry.Records and MaxTimestamp are taken as given.
 	Classify func(ext, data []byte) (records int32, maxTimestamp int64)
