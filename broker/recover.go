@@ -36,14 +36,16 @@ func Recover(c Config, o Options, dry bool) ([]RecoveredGroup, error) {
 		return nil, fmt.Errorf("the broker must not run: %w", err)
 	}
 	defer lock.Close()
-	if dry {
-		return recoverAll(c, o, local, nil)
+	// What does not let it begin at all is found before anything is changed.
+	list, err := recoverAll(c, o, local, nil)
+	if dry || err != nil {
+		return list, err
 	}
 	terms, err := raftgroup.OpenTerms(filepath.Join(c.DataDir, "raft"), o.NoSync)
 	if err != nil {
-		return nil, err
+		return list, err
 	}
-	list, err := recoverAll(c, o, local, terms)
+	list, err = recoverAll(c, o, local, terms)
 	return list, errors.Join(err, terms.Close())
 }
 

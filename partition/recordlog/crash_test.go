@@ -128,7 +128,7 @@ func (c *crashes) check(fsys *vfs.Mem, op vfs.Op) {
 	d := c.d
 	c.opened++
 	var again []*vfs.Mem
-	if c.rng.IntN(4) == 0 {
+	if c.rng.IntN(16) == 0 {
 		again = c.opening(fsys)
 	}
 	if err := c.recover(fsys); err != nil {
