@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -167,6 +168,32 @@ func TestSettingsAndExpiryAreReplicated(t *testing.T) {
 	if list, _, _ := r.host.DescribeProducers(context.Background(), testTP, nil, 10); len(list) != 0 {
 		t.Fatalf("after expiry: %+v", list)
 	}
+}
+
+// A full partition keeps producers for as long as clients go on sending a batch again: one that comes back after three minutes is
+// answered with the offset that it has, and no newcomer has taken its place (P13, P25).
+func TestFullPartitionKnowsWhoSendsAgain(t *testing.T) {
+	r := newRig(t)
+	r.spec.Config.MaxProducers = 2
+	var ahead atomic.Int64
+	r.configure = func(c *HostConfig) {
+		c.Wall = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	}
+	r.start()
+	r.mustProduce(batch(5, 0, 0, 1), 0)
+	r.mustProduce(batch(6, 0, 0, 1), 1)
+	r.await("producers to be kept for longer", func() bool {
+		return applied(r, func(s *state) uint32 { return s.settings.minIdle }) == keptIdleMS
+	})
+	ahead.Store(int64(3 * time.Minute))
+	if o := r.produce(batch(7, 0, 0, 1)); codeOf(o.err) != CodeTooManyProducers {
+		t.Fatalf("a newcomer where everybody may still send again: %+v", o)
+	}
+	if o := r.produce(batch(5, 0, 0, 1)); o.err != nil || !o.Duplicate || o.BaseOffset != 0 {
+		t.Fatalf("sent again after three minutes: %+v", o)
+	}
+	ahead.Store(int64(keptIdleMS * time.Millisecond))
+	r.mustProduce(batch(7, 0, 0, 1), 2)
 }
 
 // TestFeatureLevelComesWithTheLog: what apply does depends on the level of the entries it has applied, which never

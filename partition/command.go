@@ -178,6 +178,13 @@ const (
 	minIdleMS         = 60_000
 )
 
+// keptIdleMS is minIdle where a partition remembers half as many producers as it may, or more: longer than clients go on sending a batch
+// again of which they have not heard, which is 2 min for Java's and ours unless they are told otherwise, and 5 min for librdkafka.
+const keptIdleMS = 6 * 60_000
+
+// crowded says whether producers may soon have to be forgotten for others.
+func crowded(producers, most int) bool { return 2*producers >= most }
+
 func (s settings) limits() producer.Limits {
 	return producer.Limits{MaxProducers: int(s.maxProducers), MinIdle: int64(s.minIdle)}
 }

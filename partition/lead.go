@@ -48,12 +48,17 @@ func (r *Replica) lead(ctx context.Context) {
 }
 
 // proposeSettings makes the configuration that apply needs a part of the log (R5). A failure is
-// left to the next change or the next leader: until then the old bound holds.
+// left to the next change or the next leader: until then the old bound holds. How long producers are kept is only raised, and only where
+// that may come to matter soon (look).
 func (r *Replica) proposeSettings(ctx context.Context) {
-	want := settings{maxProducers: uint32(max(r.config.Load().MaxProducers, 1)), minIdle: minIdleMS}
+	most := max(r.config.Load().MaxProducers, 1)
 	r.mu.RLock()
-	have := r.state.settings
+	have, producers := r.state.settings, r.state.producers.Len()
 	r.mu.RUnlock()
+	want := settings{maxProducers: uint32(most), minIdle: have.minIdle}
+	if crowded(producers, most) {
+		want.minIdle = max(want.minIdle, keptIdleMS)
+	}
 	if want == have {
 		return
 	}

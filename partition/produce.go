@@ -203,6 +203,9 @@ func (a *admission) refuseFull(w waiter) {
 func (a *admission) look(b producer.Batch) producer.Answer {
 	a.r.mu.RLock()
 	defer a.r.mu.RUnlock()
+	if s := &a.r.state; s.settings.minIdle < keptIdleMS && crowded(s.producers.Len(), max(a.r.config.Load().MaxProducers, 1)) {
+		a.reconfigured()
+	}
 	return a.tail.Admit(a.r.state.producers, b)
 }
 
