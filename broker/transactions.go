@@ -11,6 +11,7 @@ import (
 	peerv1 "github.com/oncelog/oncelog/api/proto/peer/v1"
 	"github.com/oncelog/oncelog/cluster"
 	"github.com/oncelog/oncelog/cluster/metadata"
+	"github.com/oncelog/oncelog/cluster/peer"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/txn"
 	"github.com/oncelog/oncelog/internal/raftgroup"
@@ -162,13 +163,27 @@ func (g txnGlue) Write(ctx context.Context, markers []coordinator.Marker) []coor
 	}
 	var wg sync.WaitGroup
 	for broker, list := range byBroker {
-		wg.Go(func() { g.writeAt(ctx, broker, markers, list, results) })
+		wg.Go(func() {
+			inParts(list, func(some []int) { g.writeAt(ctx, broker, markers, some, results) })
+		})
 	}
 	if len(missing) > 0 {
 		g.confirmGone(ctx, markers, missing, results)
 	}
 	wg.Wait()
 	return results
+}
+
+// markersAtOnce is how many markers go to a broker in one question: no more than it takes, and few enough to be written well within the
+// time that it is given. What is answered for counts, though ctx ends before the rest: so a transaction of whatever size comes to its end.
+const markersAtOnce = 500
+
+const _ = uint(peer.MaxMarkers - markersAtOnce) // a broker takes that many
+
+func inParts(list []int, write func(some []int)) {
+	for some := range slices.Chunk(list, markersAtOnce) {
+		write(some)
+	}
 }
 
 func (g txnGlue) exists(img *metadata.Image, tp record.TopicPartition) bool {

@@ -9,8 +9,8 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// maxMarkers bounds one WriteMarkers.
-const maxMarkers = 10_000
+// MaxMarkers bounds one WriteMarkers.
+const MaxMarkers = 10_000
 
 // JoinTransaction asks the coordinator of a transaction about a partition.
 func (c *Client) JoinTransaction(ctx context.Context, to Target, req *peerv1.JoinTransactionRequest) (*peerv1.JoinTransactionResponse, error) {
@@ -79,8 +79,8 @@ func checkTransaction(p *peerv1.TransactionPartition) error {
 }
 
 func checkMarkers(list []*peerv1.Marker) error {
-	if len(list) > maxMarkers {
-		return refusal(codes.InvalidArgument, Malformed, "%d markers at once, at most %d are allowed", len(list), maxMarkers)
+	if len(list) > MaxMarkers {
+		return refusal(codes.InvalidArgument, Malformed, "%d markers at once, at most %d are allowed", len(list), MaxMarkers)
 	}
 	for _, m := range list {
 		if m.GetProducerEpoch() < 0 || m.GetProducerEpoch() > math.MaxInt16 || m.GetProducerId() < 0 || m.GetPartition() < 0 || m.GetVersion() > 2 {

@@ -60,7 +60,7 @@ func TestTransactionCalls(t *testing.T) {
 			return err
 		},
 		"too many": func() error {
-			_, err := r.client.WriteMarkers(t.Context(), to2, &peerv1.WriteMarkersRequest{Markers: make([]*peerv1.Marker, maxMarkers+1)})
+			_, err := r.client.WriteMarkers(t.Context(), to2, &peerv1.WriteMarkersRequest{Markers: make([]*peerv1.Marker, MaxMarkers+1)})
 			return err
 		},
 	} {
