@@ -84,9 +84,15 @@ func (c *crashes) next() {
 		}
 	}()
 	d.tolerant = func(err error) {
-		if c.struck && errors.Is(err, syscall.EIO) {
+		if d.full && errors.Is(err, ErrNoSpace) {
+			c.struck = true // half of a catch-up may be there
+		}
+		if c.struck && (errors.Is(err, syscall.EIO) || d.full) {
 			panic(errCrash)
 		}
+	}
+	if c.rng.IntN(10) == 0 {
+		d.fill(!d.full)
 	}
 	d.next()
 }
@@ -95,6 +101,7 @@ func (c *crashes) next() {
 func (c *crashes) goOn() {
 	d := c.d
 	fsys := d.fs
+	d.full = false
 	c.busy = true
 	if c.rng.IntN(3) == 0 {
 		d.fs = fsys.KillClone()
@@ -145,7 +152,7 @@ func (c *crashes) check(fsys *vfs.Mem, op vfs.Op) {
 func (c *crashes) opening(first *vfs.Mem) (left []*vfs.Mem) {
 	fsys := first.KillClone()
 	fsys.OnBefore(func(op vfs.Op) error {
-		if op.Kind.Changes() && c.rng.IntN(2) == 0 {
+		if op.Kind.Changes() && c.rng.IntN(6) == 0 {
 			left = append(left, fsys.CrashClone(c.rng))
 		}
 		return nil
@@ -300,7 +307,8 @@ func TestCrashAnywhere(t *testing.T) {
 	missing := func() []string {
 		return slices.DeleteFunc([]string{"all of what was being appended", "a part of what was being appended",
 			"nothing of what was being appended", "a part of what was being cut off", "a part of the queue", "nothing of the queue",
-			"a file was written over", "zeros were ahead", "crash in a call", "I/O error in a call"}, func(what string) bool { return outcome[what] > 0 })
+			"a file was written over", "zeros were ahead", "crash in a call", "I/O error in a call",
+			"refused by a full disk"}, func(what string) bool { return outcome[what] > 0 })
 	}
 	points, opened := 0, 0
 	// A loaded machine gets the time it needs to see every kind of outcome.
@@ -323,6 +331,7 @@ func TestCrashAnywhere(t *testing.T) {
 				break
 			}
 		}
+		outcome["refused by a full disk"] += c.d.refusals
 		outcome["a file was written over"] += c.d.recycled + c.d.spares.taken
 		points, opened = points+c.points, opened+c.opened
 	}

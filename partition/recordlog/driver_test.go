@@ -34,6 +34,9 @@ type driver struct {
 	spares *Spares
 	// recycled counts the files that were written over before spares was made.
 	recycled int
+	// full: the disk has no space but a little; refusals counts what was refused for that.
+	full     bool
+	refusals int
 	// beside is how often Raft may append beside what runs now.
 	beside int
 }
@@ -228,15 +231,47 @@ func (d *driver) append() {
 	last := entries[len(entries)-1].Index
 	if d.rng.IntN(2) == 0 {
 		d.did("queue %d to %d, term %d", first, last, d.term)
-		d.must(d.log.Queue(entries), "queue")
+		err := d.log.Queue(entries)
+		if d.refused(err, first) {
+			return
+		}
+		d.must(err, "queue")
 		m.append(entries)
 		d.await(entries)
 		return
 	}
 	d.did("append %d to %d, term %d", first, last, d.term)
-	d.must(d.log.Append(entries), "append")
+	err := d.log.Append(entries)
+	if d.refused(err, first) {
+		return
+	}
+	d.must(err, "append")
 	m.append(entries)
 	m.durable = last
+}
+
+// refused says whether a full disk refused an append. Then no more has happened than that a tail was cut off which Raft had given up.
+func (d *driver) refused(err error, first record.Index) bool {
+	if !d.full || !errors.Is(err, ErrNoSpace) || errors.Is(err, ErrFailed) {
+		return false
+	}
+	d.did("refused: %v", err)
+	d.refusals++
+	if first <= d.model.last {
+		d.model.cutFrom(first)
+	}
+	return true
+}
+
+// fill leaves the disk no more than a little space, or gives it back.
+func (d *driver) fill(full bool) {
+	d.full = full
+	if !full {
+		d.fs.SetCapacity(0)
+		return
+	}
+	d.did("the disk is nearly full")
+	d.fs.SetCapacity(d.fs.Used() + d.rng.Int64N(300))
 }
 
 // await hears when queued entries are on disk.
@@ -501,7 +536,11 @@ func (d *driver) reset() {
 
 func (d *driver) roll() {
 	d.did("roll")
-	d.together(func() { d.must(d.log.Roll(), "roll") })
+	d.together(func() {
+		if err := d.log.Roll(); !d.refused(err, d.model.last+1) {
+			d.must(err, "roll")
+		}
+	})
 }
 
 func (d *driver) lookUp() {
@@ -560,6 +599,7 @@ func (d *driver) lookUp() {
 // reopen goes on with another state of the disk: nil for the present one, after Close.
 func (d *driver) reopen(fsys *vfs.Mem) {
 	m := d.model
+	d.fill(false)
 	if fsys == nil {
 		d.must(d.log.Close(), "close")
 		if m.durable != m.last {
