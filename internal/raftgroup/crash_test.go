@@ -73,6 +73,7 @@ type storm struct {
 	mu      sync.Mutex
 	running map[int]*replica
 	acked   [][]string // by client, in order
+	refused []string   // what did not happen, as the clients were told
 	did     map[string]int
 }
 
@@ -172,9 +173,24 @@ func (s *storm) open(i int) {
 		bootstrap = members(s.size)
 	}
 	r := s.c.mustOpen(n, stormGroup, s.member(i), bootstrap)
+	log := r.log
+	if c, ok := innermost(r.group.logs).(*controlLog); ok {
+		log = c.log
+	}
+	if log != nil {
+		log.SetSegmentBytes(16 << 10)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running[i] = r
+}
+
+// innermost is a log without what a test has put around it.
+func innermost(l logStore) logStore {
+	if r, ok := l.(*refusingStore); ok {
+		return r.logStore
+	}
+	return l
 }
 
 // member is the name under which a broker is a member.
@@ -271,11 +287,17 @@ func (s *storm) client(ctx context.Context, id int, rng *rand.Rand) {
 		short, cancel := context.WithTimeout(ctx, time.Second)
 		_, err := r.group.Propose(short, Command{Data: []byte(command)})
 		cancel()
-		if err == nil && s.lives[i].Load() == life {
-			s.mu.Lock()
-			s.acked[id] = append(s.acked[id], command)
-			s.mu.Unlock()
+		if s.lives[i].Load() != life {
+			continue
 		}
+		s.mu.Lock()
+		switch {
+		case err == nil:
+			s.acked[id] = append(s.acked[id], command)
+		case OutcomeOf(err) == DidNotHappen:
+			s.refused = append(s.refused, command)
+		}
+		s.mu.Unlock()
 	}
 }
 
@@ -296,7 +318,7 @@ func (s *storm) leading(rng *rand.Rand) (int, *replica) {
 // trouble makes one kind of trouble and ends it.
 func (s *storm) trouble() {
 	some := s.rng.Perm(s.size)
-	kind := []string{"crash", "crash of the leader", "crash of a majority", "power cut", "power cut", "slow disk", "stalled disk", "cut off", "cut off", "transfer", "kill", "opened again", "broken installations", "lost disk"}[s.rng.IntN(14)]
+	kind := []string{"crash", "crash of the leader", "crash of a majority", "power cut", "power cut", "slow disk", "stalled disk", "cut off", "cut off", "transfer", "kill", "opened again", "broken installations", "lost disk", "full disk", "other members", "members on a full disk"}[s.rng.IntN(17)]
 	s.did[kind]++
 	switch kind {
 	case "crash", "kill":
@@ -317,6 +339,15 @@ func (s *storm) trouble() {
 		return
 	case "broken installations":
 		s.broken.Store(!s.broken.Load())
+		return
+	case "full disk":
+		s.fill(some[:1+s.rng.IntN(s.size/2)], func() { s.pause(2000) })
+		return
+	case "other members":
+		s.otherMembers()
+		return
+	case "members on a full disk":
+		s.fill(some[:1+s.rng.IntN(s.size/2)], s.otherMembers)
 		return
 	case "crash of the leader":
 		some = some[:1]
@@ -353,6 +384,51 @@ func (s *storm) trouble() {
 	s.comeBack(some)
 }
 
+// fill leaves brokers no more than a little space while f runs.
+func (s *storm) fill(which []int, f func()) {
+	for _, i := range which {
+		m := s.c.nodes[i].mem()
+		m.SetCapacity(m.Used() + s.rng.Int64N(8<<10))
+		defer m.SetCapacity(0)
+	}
+	f()
+}
+
+// otherMembers takes a member's vote, and gives it back.
+func (s *storm) otherMembers() {
+	out := s.member(s.rng.IntN(s.size))
+	var rest []ServerID
+	for i := range s.size {
+		if id := s.member(i); id != out {
+			rest = append(rest, id)
+		}
+	}
+	s.reshape(Plan{Voters: rest, Leaving: []ServerID{out}}, time.Second)
+	defer s.reshape(Plan{Voters: append(rest, out)}, 20*time.Second)
+	if s.rng.IntN(2) == 0 {
+		s.pause(1000)
+		return
+	}
+	down := s.rng.IntN(s.size)
+	s.crash(s.rng.IntN(2) == 0, down)
+	s.pause(1500)
+	s.restart(down)
+}
+
+// reshape tries for a while to make the members what a plan says.
+func (s *storm) reshape(p Plan, most time.Duration) {
+	for began := time.Now(); time.Since(began) < most; time.Sleep(20 * time.Millisecond) {
+		if _, r := s.leading(s.rng); r != nil {
+			short, cancel := context.WithTimeout(s.t.Context(), time.Second)
+			shape, err := r.group.Reshape(short, p)
+			cancel()
+			if err == nil && shape.Done {
+				return
+			}
+		}
+	}
+}
+
 // blow runs load and trouble for a while and then checks that everything acknowledged is there, once,
 // in each client's order, and the same on all brokers.
 func (s *storm) blow(d time.Duration) {
@@ -376,6 +452,18 @@ func (s *storm) blow(d time.Duration) {
 		_, err := r.group.Propose(s.t.Context(), Command{Data: []byte("end")})
 		return err == nil
 	})
+	var all Plan
+	for i := range s.size {
+		all.Voters = append(all.Voters, s.member(i))
+	}
+	s.reshape(all, time.Minute)
+	defer func() {
+		for i, r := range s.running {
+			if s.t.Failed() {
+				s.t.Logf("broker %d: %+v", i+1, r.group.Status())
+			}
+		}
+	}()
 	s.c.agree(stormGroup, []string{"end"})
 	s.check(r.machine.seen())
 }
@@ -388,6 +476,11 @@ func (s *storm) check(seen []string) {
 			s.t.Errorf("%q is there twice", command)
 		}
 		at[command] = i
+	}
+	for _, command := range s.refused {
+		if _, ok := at[command]; ok {
+			s.t.Errorf("%q is there, and its client was told that it did not happen", command)
+		}
 	}
 	for id, list := range s.acked {
 		before := -1
