@@ -19,7 +19,7 @@ const (
 )
 
 // Entry is one committed entry of the log as the state machine sees it. Meta and Data belong to
-// the log: the machine may keep them and must not change them.
+// the log: the machine must not change them, nor keep them beyond Apply.
 type Entry struct {
 	Index record.Index
 	Term  record.Term
