@@ -228,8 +228,12 @@ func (l *Listener) handshake(raw net.Conn, deadline time.Time) (*Conn, error) {
 		return nil, err
 	}
 	if certs := c.ConnectionState().PeerCertificates; len(certs) > 0 {
-		if c.User, err = l.c.Mapping.Name(certs[0].Subject.String()); err != nil {
-			l.refuse(c, "principal", "its certificate names nobody", "subject", certs[0].Subject.String(), "err", err)
+		subject, err := subjectOf(certs[0].RawSubject)
+		if err == nil {
+			c.User, err = l.c.Mapping.Name(subject)
+		}
+		if err != nil {
+			l.refuse(c, "principal", "its certificate names nobody", "subject", subject, "err", err)
 			return nil, err
 		}
 	}

@@ -1,6 +1,8 @@
 package secure
 
 import (
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"regexp"
@@ -95,6 +97,23 @@ func untilSlash(text string) (before, after string, ok bool) {
 		}
 	}
 	return "", "", false
+}
+
+// subjectOf writes a certificate's subject as RFC 2253 has it, and Kafka with it: all of its parts, the last first. pkix.Name would leave out
+// common names but one, so that two people of one name in different parts of a directory were the same user.
+func subjectOf(der []byte) (string, error) {
+	var parts pkix.RDNSequence
+	if rest, err := asn1.Unmarshal(der, &parts); err != nil || len(rest) > 0 {
+		return "", errors.New("the certificate's subject cannot be read")
+	}
+	for _, part := range parts {
+		for _, attribute := range part {
+			if _, ok := attribute.Value.(string); !ok {
+				return "", fmt.Errorf("the certificate's subject has %v, which is no text", attribute.Type)
+			}
+		}
+	}
+	return parts.String(), nil
 }
 
 // Name is the user that a subject stands for.

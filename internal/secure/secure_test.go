@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"io"
 	"log/slog"
@@ -315,6 +317,35 @@ func TestMapping(t *testing.T) {
 		} else if err != nil || got != test.want {
 			t.Errorf("%s: %q, %v; want %q", test.rules, got, err, test.want)
 		}
+	}
+}
+
+// A subject is written whole: who has the same common name elsewhere in a directory, or one more, is somebody else.
+func TestSubjectsAreWholeNames(t *testing.T) {
+	t.Parallel()
+	type a = pkix.AttributeTypeAndValue
+	cn, ou, o := asn1.ObjectIdentifier{2, 5, 4, 3}, asn1.ObjectIdentifier{2, 5, 4, 11}, asn1.ObjectIdentifier{2, 5, 4, 10}
+	for want, name := range map[string]pkix.RDNSequence{
+		"":                       {},
+		"CN=alice,OU=Ops,O=Shop": {{a{Type: o, Value: "Shop"}}, {a{Type: ou, Value: "Ops"}}, {a{Type: cn, Value: "alice"}}},
+		"O=Shop,CN=alice":        {{a{Type: cn, Value: "alice"}}, {a{Type: o, Value: "Shop"}}},
+		"CN=alice,CN=Users":      {{a{Type: cn, Value: "Users"}}, {a{Type: cn, Value: "alice"}}},
+		"CN=alice,CN=Partners":   {{a{Type: cn, Value: "Partners"}}, {a{Type: cn, Value: "alice"}}},
+		"OU=Ops+CN=alice":        {{a{Type: cn, Value: "alice"}, a{Type: ou, Value: "Ops"}}},
+		`CN=alice\,O=Shop`:       {{a{Type: cn, Value: "alice,O=Shop"}}},
+		"!no text":               {{a{Type: cn, Value: 7}}},
+	} {
+		der, err := asn1.Marshal(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := subjectOf(der)
+		if bad, isBad := strings.CutPrefix(want, "!"); isBad && (err == nil || !strings.Contains(err.Error(), bad)) || !isBad && (err != nil || got != want) {
+			t.Errorf("%q, %v; want %q", got, err, want)
+		}
+	}
+	if got, err := subjectOf([]byte{1, 2}); err == nil {
+		t.Errorf("nonsense is %q", got)
 	}
 }
 
