@@ -38,7 +38,7 @@ func TestMetadata(t *testing.T) {
 	if b := all.Brokers[1]; b.BrokerId != 1 || b.Address != "b.example:9095" || b.PeerAddress != "b.example:9093" || b.HttpAddress != "b.example:9644" || b.Rack != "rb" || b.Version != "v0" || !b.Alive || all.Brokers[2].Alive {
 		t.Errorf("broker %v", b)
 	}
-	external, err := clientv1.NewAdminServiceClient(r.dial(r.serve("external"))).GetMetadata(r.ctx(), &clientv1.GetMetadataRequest{Topics: []string{"t", "gone", "b/d"}})
+	external, err := clientv1.NewAdminServiceClient(r.dial(r.serve("external"))).GetMetadata(r.ctx(), &clientv1.GetMetadataRequest{Topics: []string{"t", "gone", "t", "b/d", "t"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,8 +46,12 @@ func (s *service) GetMetadata(ctx context.Context, req *clientv1.GetMetadataRequ
 			}
 		}
 	}
+	answered := make(map[string]bool)
 	for _, name := range req.Topics {
-		answer.Topics = append(answer.Topics, s.namedTopic(&seen, img, name))
+		if !answered[name] { // a few bytes would ask for megabytes again and again
+			answered[name] = true
+			answer.Topics = append(answer.Topics, s.namedTopic(&seen, img, name))
+		}
 	}
 	return answer, nil
 }

@@ -2,10 +2,12 @@ package kafka
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/partition"
@@ -69,7 +71,7 @@ func (f *fetching) partitions() (list []*asked, reason string) {
 		if f.req.SessionID != 0 {
 			f.c.sessions.end(f.req.SessionID)
 		}
-		if f.req.SessionEpoch == sessionBegin && len(named) > 0 {
+		if f.req.SessionEpoch == sessionBegin && len(named) > 0 && f.remembers(named) {
 			if s := f.c.sessions.begin(named, f.req.Version >= 13); s != nil {
 				s.mu.Lock()
 				f.session = s
@@ -96,6 +98,10 @@ func (f *fetching) continued(named []*asked) (list []*asked, reason string) {
 		return nil, "FETCH_SESSION_TOPIC_ID_ERROR"
 	}
 	f.session, f.incremental = s, true
+	if !f.remembers(named) {
+		f.c.sessions.end(s.id)
+		return nil, "FETCH_SESSION_ID_NOT_FOUND"
+	}
 	for _, t := range f.req.ForgottenTopics {
 		for _, p := range t.Partitions {
 			s.drop(askedKey{t.Topic, t.TopicID, p})
@@ -110,6 +116,12 @@ func (f *fetching) continued(named []*asked) (list []*asked, reason string) {
 	}
 	s.nextEpoch()
 	return s.all(), ""
+}
+
+// remembers says whether a session may hold what a request names: it would keep names that are longer than any topic's, one for each of
+// its partitions.
+func (f *fetching) remembers(named []*asked) bool {
+	return !slices.ContainsFunc(named, func(a *asked) bool { return len(a.topic) > metadata.MaxTopicNameLength })
 }
 
 // named reads the partitions of the request.

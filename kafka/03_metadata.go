@@ -38,8 +38,11 @@ func (c *conn) metadata(r *request, req *kmsg.MetadataRequest, resp *kmsg.Metada
 		req.Topics = req.Topics[:frontdoor.MaxTopicsNamed] // the client asks again for what it misses
 	}
 	may := c.topics(r, acl.Describe)
+	answered := make(once[askedKey])
 	for _, q := range req.Topics {
-		resp.Topics = append(resp.Topics, c.namedTopic(r, img, q, &may))
+		if answered.first(askedKey{topic: textOf(q.Topic), topicID: q.TopicID}) {
+			resp.Topics = append(resp.Topics, c.namedTopic(r, img, q, &may))
+		}
 	}
 }
 

@@ -11,8 +11,12 @@ import (
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
-// maxGroupsAsked of one request.
-const maxGroupsAsked = 1000
+const (
+	// maxGroupsAsked of one request.
+	maxGroupsAsked = 1000
+	// maxOffsetsAsked are the partitions that one request names, of all its groups together.
+	maxOffsetsAsked = 100_000
+)
 
 // offsetFetch gives committed offsets of one group or, from version 8 on, of many (G20, G26, G27). Where an error of a group stands
 // depends on the version: on every partition in version 1, on top in 2 to 7, on the group afterwards.
@@ -23,9 +27,16 @@ func (c *conn) offsetFetch(r *request, req *kmsg.OffsetFetchRequest, resp *kmsg.
 		c.fetchOfOne(ctx, r, req, resp)
 		return
 	}
+	answered, partitions := make(once[string]), 0
 	for i := range req.Groups {
 		q := &req.Groups[i]
-		if i >= maxGroupsAsked { // each has an answer: one that is missing looks like one without offsets
+		if !answered.first(q.Group) {
+			continue
+		}
+		for j := range q.Topics {
+			partitions += len(q.Topics[j].Partitions)
+		}
+		if i >= maxGroupsAsked || partitions > maxOffsetsAsked { // each has an answer: one that is missing looks like one without offsets
 			beyond := kmsg.NewOffsetFetchResponseGroup()
 			beyond.Group, beyond.ErrorCode = q.Group, c.refuse(r, frontdoor.ReasonInvalidRequest)
 			resp.Groups = append(resp.Groups, beyond)

@@ -15,7 +15,11 @@ import (
 func (c *conn) describeGroups(r *request, req *kmsg.DescribeGroupsRequest, resp *kmsg.DescribeGroupsResponse) {
 	ctx, cancel := context.WithTimeout(c.waiting, groupTimeout)
 	defer cancel()
+	answered := make(once[string])
 	for i, id := range req.Groups {
+		if !answered.first(id) {
+			continue
+		}
 		at := kmsg.NewDescribeGroupsResponseGroup()
 		at.Group, at.AuthorizedOperations = id, noOperations
 		if i >= maxGroupsAsked {

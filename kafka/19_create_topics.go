@@ -31,7 +31,7 @@ func (c *conn) adminContext(timeoutMS int32) (context.Context, context.CancelFun
 func (c *conn) createTopics(r *request, req *kmsg.CreateTopicsRequest, resp *kmsg.CreateTopicsResponse) {
 	ctx, cancel := c.adminContext(req.TimeoutMillis)
 	defer cancel()
-	named := make(map[string]int)
+	named, answered := make(map[string]int), make(once[string])
 	for i := range req.Topics {
 		named[req.Topics[i].Topic]++
 	}
@@ -40,7 +40,7 @@ func (c *conn) createTopics(r *request, req *kmsg.CreateTopicsRequest, resp *kms
 		q := &req.Topics[i]
 		at := kmsg.NewCreateTopicsResponseTopic()
 		at.Topic, at.NumPartitions, at.ReplicationFactor = q.Topic, -1, -1
-		if named[q.Topic] > 1 && answered(resp.Topics, q.Topic) {
+		if !answered.first(q.Topic) {
 			continue
 		}
 		n, reason, message := newTopicOf(q)
@@ -72,15 +72,6 @@ func (c *conn) createTopics(r *request, req *kmsg.CreateTopicsRequest, resp *kms
 	if !req.ValidateOnly {
 		c.awaitReady(ctx, made)
 	}
-}
-
-func answered(list []kmsg.CreateTopicsResponseTopic, topic string) bool {
-	for i := range list {
-		if list[i].Topic == topic {
-			return true
-		}
-	}
-	return false
 }
 
 // newTopicOf reads what is asked for; a reason refuses it.

@@ -16,12 +16,15 @@ func (c *conn) alterConfigs(r *request, req *kmsg.AlterConfigsRequest, resp *kms
 	for i, q := range req.Resources {
 		at := kmsg.NewAlterConfigsResponseResource()
 		at.ResourceType, at.ResourceName = q.ResourceType, q.ResourceName
-		change, reason, message := c.topicConfigs(q)
+		var change TopicChange
+		var reason, message string
 		switch {
 		case i >= maxResources:
 			reason, message = tooMany("resources", len(req.Resources), maxResources)
 		case !c.mayConfigs(r, acl.AlterConfigs, q.ResourceType, q.ResourceName):
 			reason, message = c.configsDenial(acl.AlterConfigs, q.ResourceType, q.ResourceName)
+		default:
+			change, reason, message = c.topicConfigs(q)
 		}
 		if reason != "" {
 			at.ErrorCode, at.ErrorMessage = c.refuse(r, reason), &message

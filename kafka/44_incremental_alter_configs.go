@@ -19,7 +19,8 @@ func (c *conn) incrementalAlterConfigs(r *request, req *kmsg.IncrementalAlterCon
 	for i, q := range req.Resources {
 		at := kmsg.NewIncrementalAlterConfigsResponseResource()
 		at.ResourceType, at.ResourceName = q.ResourceType, q.ResourceName
-		change, reason, message := c.topicChange(q)
+		var change TopicChange
+		var reason, message string
 		switch {
 		case i >= maxResources:
 			reason, message = tooMany("resources", len(req.Resources), maxResources)
@@ -28,6 +29,8 @@ func (c *conn) incrementalAlterConfigs(r *request, req *kmsg.IncrementalAlterCon
 		case onlyUnset(q):
 			resp.Resources = append(resp.Resources, at)
 			continue
+		default:
+			change, reason, message = c.topicChange(q)
 		}
 		if reason != "" {
 			at.ErrorCode, at.ErrorMessage = c.refuse(r, reason), &message
@@ -65,8 +68,9 @@ func (c *conn) topicChange(q kmsg.IncrementalAlterConfigsRequestResource) (chang
 	if !ok {
 		return change, frontdoor.ReasonUnknownTopic, "there is no such topic"
 	}
-	for i, config := range q.Configs {
-		if slices.ContainsFunc(q.Configs[:i], func(o kmsg.IncrementalAlterConfigsRequestResourceConfig) bool { return o.Name == config.Name }) {
+	named := make(once[string])
+	for _, config := range q.Configs {
+		if !named.first(config.Name) {
 			return change, frontdoor.ReasonInvalidRequest, "config " + config.Name + " is given twice"
 		}
 		if config.Op != kmsg.IncrementalAlterConfigOpDelete && config.Value == nil {

@@ -15,14 +15,14 @@ func (c *conn) describeProducers(r *request, req *kmsg.DescribeProducersRequest,
 	ctx, cancel := context.WithTimeout(c.waiting, coordinatorTimeout)
 	defer cancel()
 	left := frontdoor.MaxPartitions
-	topics := c.topics(r, acl.Read)
+	topics, asked := c.topics(r, acl.Read), make(once[record.TopicPartition])
 	for i := range req.Topics {
 		to := kmsg.NewDescribeProducersResponseTopic()
 		to.Topic = req.Topics[i].Topic
 		for _, p := range req.Topics[i].Partitions {
 			at := kmsg.NewDescribeProducersResponseTopicPartition()
 			at.Partition = p
-			if left--; left < 0 {
+			if left--; left < 0 || !asked.first(record.TopicPartition{Topic: to.Topic, Partition: p}) {
 				at.ErrorCode = c.refuse(r, frontdoor.ReasonInvalidRequest)
 			} else if !topics.Allow(to.Topic) {
 				at.ErrorCode, at.ErrorMessage = c.denial(r, acl.Read, acl.Topic, to.Topic)

@@ -18,7 +18,11 @@ func (c *conn) describeTransactions(r *request, req *kmsg.DescribeTransactionsRe
 	ctx, cancel := context.WithTimeout(c.waiting, coordinatorTimeout)
 	defer cancel()
 	seen := c.topicsSeen(r, acl.Describe)
+	answered := make(once[string])
 	for i, id := range req.TransactionalIDs {
+		if !answered.first(id) {
+			continue
+		}
 		at := kmsg.NewDescribeTransactionsResponseTransactionState()
 		at.TransactionalID, at.ProducerID, at.ProducerEpoch, at.StartTimestamp = id, -1, -1, -1
 		if i >= maxTransactionsDescribed {

@@ -28,7 +28,10 @@ func (c *conn) listTransactions(r *request, req *kmsg.ListTransactionsRequest, r
 	var pattern *regexp.Regexp
 	if p := textOf(req.TransactionalIDPattern); p != "" {
 		var err error
-		if pattern, err = regexp.Compile("^(?:" + p + ")$"); err != nil || len(p) > maxPatternLength {
+		if len(p) <= maxPatternLength { // compiled, a long one takes hundreds of megabytes
+			pattern, err = regexp.Compile("^(?:" + p + ")$")
+		}
+		if pattern == nil || err != nil {
 			resp.ErrorCode = c.refuse(r, "INVALID_REGULAR_EXPRESSION")
 			return
 		}

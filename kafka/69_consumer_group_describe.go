@@ -15,7 +15,11 @@ func (c *conn) consumerGroupDescribe(r *request, req *kmsg.ConsumerGroupDescribe
 	ctx, cancel := context.WithTimeout(c.waiting, groupTimeout)
 	defer cancel()
 	seen := c.topics(r, acl.Describe)
+	answered := make(once[string])
 	for i, id := range req.Groups {
+		if !answered.first(id) {
+			continue
+		}
 		at := kmsg.NewConsumerGroupDescribeResponseGroup()
 		at.Group, at.AuthorizedOperations = id, noOperations
 		if i < maxGroupsAsked && !c.may(r, acl.Describe, acl.Group, id) {

@@ -52,6 +52,8 @@ type conn struct {
 	unanswered []*answer
 	working    bool
 	writing    bool
+	// whole counts the unanswered that are whole in memory: all but those that wait for a commit.
+	whole int
 	// moved is closed, and made anew, when something is taken from a list.
 	moved chan struct{}
 	// over: no more is begun or written.
@@ -263,7 +265,13 @@ func (c *conn) work() {
 		c.queue[0] = nil
 		c.queue = c.queue[1:]
 		c.movedLocked()
+		// An answer can be large: no other is made before it has gone, as in Kafka. To produce one need not wait.
+		over := r.msg.Key() != keyProduce && !c.awaitLocked(func() bool { return c.whole == 0 })
 		c.mu.Unlock()
+		if over {
+			c.release(r)
+			continue
+		}
 		c.answer(c.handle(r))
 	}
 }
@@ -315,6 +323,9 @@ func (c *conn) answer(a *answer) {
 		return
 	}
 	c.unanswered = append(c.unanswered, a)
+	if a.done == nil {
+		c.whole++
+	}
 	if !c.writing {
 		c.writing = true
 		c.owned.Go(c.write)
@@ -348,6 +359,9 @@ func (c *conn) write() {
 		c.mu.Lock()
 		c.unanswered[0] = nil
 		c.unanswered = c.unanswered[1:]
+		if a.done == nil {
+			c.whole--
+		}
 		c.movedLocked()
 		c.mu.Unlock()
 		if !ok {

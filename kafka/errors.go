@@ -67,6 +67,17 @@ func (f failure) produceCode(version int16) int16 {
 	return f.code
 }
 
+// once tells what a request names for the first time. What it names again is not answered again: a few bytes would ask for megabytes.
+type once[K comparable] map[K]bool
+
+func (o once[K]) first(k K) bool {
+	if o[k] {
+		return false
+	}
+	o[k] = true
+	return true
+}
+
 // tooMany refuses what is beyond what one request may name.
 func tooMany(what string, n, most int) (reason, message string) {
 	return frontdoor.ReasonInvalidRequest, fmt.Sprintf("%d %s in one request; at most %d are allowed", n, what, most)

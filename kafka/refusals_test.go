@@ -92,7 +92,10 @@ func TestRefusalsNameFieldAndLimit(t *testing.T) {
 	alter.Resources = []kmsg.IncrementalAlterConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "t",
 		Configs: []kmsg.IncrementalAlterConfigsRequestResourceConfig{{Name: "retention.ms", Op: 9, Value: new(string)}}}}
 	describe := kmsg.NewPtrConsumerGroupDescribeRequest()
-	describe.Groups = make([]string, maxGroupsAsked+1)
+	describe.Groups = []string{""}
+	for i := range maxGroupsAsked {
+		describe.Groups = append(describe.Groups, fmt.Sprint("g", i))
+	}
 	groups := w.ask(describe).(*kmsg.ConsumerGroupDescribeResponse).Groups
 	users := kmsg.NewPtrAlterUserSCRAMCredentialsRequest()
 	users.Upsertions = []kmsg.AlterUserSCRAMCredentialsRequestUpsertion{{Name: "u", Mechanism: 7}}

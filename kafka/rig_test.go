@@ -238,6 +238,8 @@ type fakeLog struct {
 	fetch   func(context.Context, partition.FetchRequest) []partition.FetchedPartition
 	list    func(record.TopicPartition, int64) (partition.ListedOffset, error)
 	end     func(record.TopicPartition, int32, int32) (int32, record.Offset, error)
+	// describe is asked for producers.
+	describe func(record.TopicPartition, int) ([]producer.Description, bool, error)
 }
 
 var errFake = &partition.Error{Code: partition.CodeNotLeader, Message: "fake"}
@@ -276,8 +278,11 @@ func (f *fakeLog) EpochEnd(_ context.Context, tp record.TopicPartition, current,
 	return f.end(tp, current, epoch)
 }
 func (f *fakeLog) CheckEpoch(record.TopicPartition, int32) error { return nil }
-func (f *fakeLog) DescribeProducers(context.Context, record.TopicPartition, []record.ProducerID, int) ([]producer.Description, bool, error) {
-	return nil, false, errFake
+func (f *fakeLog) DescribeProducers(_ context.Context, tp record.TopicPartition, _ []record.ProducerID, limit int) ([]producer.Description, bool, error) {
+	if f.describe == nil {
+		return nil, false, errFake
+	}
+	return f.describe(tp, limit)
 }
 
 type fakeReplicas struct{}

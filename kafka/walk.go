@@ -53,12 +53,14 @@ func (w *walker) int32() int {
 	return v
 }
 
-// tags steps over the tags of a flexible version.
-func (w *walker) tags() {
+// tags steps over the tags of a flexible version; it gives how many there are.
+func (w *walker) tags() (count int) {
 	for n := w.uvarint(); n > 0 && !w.bad; n-- {
 		w.uvarint()
 		w.skip(w.uvarint())
+		count++
 	}
+	return count
 }
 
 // text steps over a string that may be null.
@@ -88,7 +90,7 @@ func (w *walker) count(flexible bool) int {
 }
 
 // checkProduceShape counts what a produce request names before it is decoded: it may be large, and most of a large one ought to
-// be batches. Else a few bytes for each of millions of partitions would take a hundred times as much memory.
+// be batches. Else a few bytes for each of millions of partitions, or of tags that nobody knows, would take a hundred times as much memory.
 func checkProduceShape(p *kmsg.ProduceRequest, body []byte) error {
 	w, flexible, named := walker{b: body}, p.IsFlexible(), 0
 	if p.Version >= 3 {
@@ -110,18 +112,21 @@ func checkProduceShape(p *kmsg.ProduceRequest, body []byte) error {
 			w.skip(4)
 			w.blob(flexible)
 			if flexible {
-				w.tags()
+				named += w.tags()
 			}
 		}
 		if flexible {
-			w.tags()
+			named += w.tags()
 		}
+	}
+	if flexible && named <= frontdoor.MaxPartitions {
+		named += w.tags()
 	}
 	switch {
 	case w.bad:
 		return &closing{"bad_frame", fmt.Sprintf("Produce version %d cannot be decoded", p.Version)}
 	case named > frontdoor.MaxPartitions:
-		return &closing{"too_large", fmt.Sprintf("Produce names more than %d topics and partitions", frontdoor.MaxPartitions)}
+		return &closing{"too_large", fmt.Sprintf("Produce names more than %d topics, partitions and tags", frontdoor.MaxPartitions)}
 	}
 	return nil
 }
