@@ -23,7 +23,8 @@ import (
 //	}
 //
 // Rebalances happen in Poll: partitions are given back when the records that Poll returned before have been dealt with, and
-// not under the program's hands. Poll, Commit and Close are for one goroutine; the other methods may be called from many.
+// not under the program's hands. Poll, Commit and Close are for one goroutine; the other methods may be called from many. Client.Close closes the
+// member too: with AutoCommit it takes what Poll has returned for done, so the goroutine that polls has to be done by then.
 type GroupConsumer struct {
 	c   *Client
 	cfg GroupConfig
@@ -59,6 +60,11 @@ const (
 // NewGroupConsumer makes a member, which begins to join at once and is told what it has by Poll. The error is that of
 // GroupConfig.Validate, or that the client is closed.
 func (c *Client) NewGroupConsumer(cfg GroupConfig) (*GroupConsumer, error) {
+	return c.newGroupConsumer(cfg, true)
+}
+
+// newGroupConsumer makes a member. own: it is closed with the client.
+func (c *Client) newGroupConsumer(cfg GroupConfig, own bool) (*GroupConsumer, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -72,9 +78,11 @@ func (c *Client) NewGroupConsumer(cfg GroupConfig) (*GroupConsumer, error) {
 	g.m = &membership{c: c, cfg: cfg, coordinator: coord, id: rand.Text(), news: make(chan struct{}, 1), spoken: make(chan struct{}, 1), polled: time.Now()}
 	g.commits = &committer{c: c, coordinator: coord}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
-	if err := c.adopt(g); err != nil {
-		g.cancel()
-		return nil, errors.Join(err, k.Close(context.Background()))
+	if own {
+		if err := c.adopt(g); err != nil {
+			g.cancel()
+			return nil, errors.Join(err, k.Close(context.Background()))
+		}
 	}
 	c.release(k) // it is closed by this one
 	g.wg.Go(func() { g.m.run(g.ctx) })

@@ -75,12 +75,20 @@ type TransformFunc func(ctx context.Context, in []Fetched, out *Output) error
 // What f makes and the offsets of what it was given are committed in one transaction. A process that has been taken for dead and comes back cannot commit
 // any more, since its member's epoch and its producer's are checked with the offsets (KIP-447).
 //
-// It returns when ctx ends, with nil, after it has committed what was under way; or with an error of f, or one that nothing can be done about.
+// It returns when ctx ends or the client is closed, with nil, after it has committed what was under way; or with an error of f, or one that
+// nothing can be done about.
 func (c *Client) Transform(ctx context.Context, cfg TransformConfig, f TransformFunc) error {
 	if err := cfg.Validate(c.cfg); err != nil {
 		return err
 	}
-	t := &transformer{c: c, cfg: cfg.withDefaults(), f: f}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	t := &transformer{c: c, cfg: cfg.withDefaults(), f: f, cancel: cancel, ended: make(chan struct{})}
+	defer close(t.ended)
+	if err := c.adopt(t); err != nil {
+		return err
+	}
+	defer c.release(t)
 	if err := t.start(ctx); err != nil {
 		return err
 	}
@@ -88,8 +96,11 @@ func (c *Client) Transform(ctx context.Context, cfg TransformConfig, f Transform
 	return errors.Join(err, t.stop(err == nil))
 }
 
-// transformer is one Transform. All of it is one goroutine's.
+// transformer is one Transform. All of it is one goroutine's, but for what Close uses.
 type transformer struct {
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when Transform has returned
+
 	c   *Client
 	cfg TransformConfig
 	f   TransformFunc
@@ -103,6 +114,18 @@ type transformer struct {
 	failures int
 	// failed is why the transaction could not be ended in a callback of the group, which cannot return errors.
 	failed error
+}
+
+// Close is the client's: Transform ends as with its context. Its member and its producer are not closed from here, while the function may be
+// half done: the member's Close would commit what it was given, and not all of what it makes would be there.
+func (t *transformer) Close(ctx context.Context) error {
+	t.cancel()
+	select {
+	case <-t.ended:
+		return nil
+	case <-ctx.Done():
+		return canceled(ctx, Unknown, "waiting for Transform to end")
+	}
 }
 
 // endTimeout bounds how long the end of a transaction is waited for when the caller does not wait any more.
@@ -120,7 +143,7 @@ func (t *transformer) start(ctx context.Context) error {
 		t.note(t.abort(t.g.ctx)) // others may have done the same by now
 		lost(list)
 	}
-	g, err := t.c.NewGroupConsumer(group)
+	g, err := t.c.newGroupConsumer(group, false)
 	if err != nil {
 		return err
 	}
@@ -131,6 +154,7 @@ func (t *transformer) start(ctx context.Context) error {
 	}
 	t.p, err = t.c.NewTransactionalProducer(TransactionalConfig{ProducerConfig: t.cfg.Producer, TransactionalID: id, TransactionTimeout: t.cfg.TransactionTimeout})
 	if err == nil {
+		t.c.release(t.p.p) // it is closed by this one
 		if err = t.p.InitTransactions(ctx); err == nil {
 			return nil
 		}
@@ -213,10 +237,12 @@ func (t *transformer) process(ctx context.Context, got []Fetched) error {
 		if _, ok := t.from[tp]; !ok {
 			t.from[tp] = got[i].from
 		}
-		t.to[tp] = got[i].Next
 	}
 	err := t.f(ctx, got, &Output{ctx, t.p})
 	if err == nil {
+		for i := range got {
+			t.to[got[i].TopicPartition] = got[i].Next
+		}
 		return nil
 	}
 	if abortErr := t.abort(ctx); abortErr != nil {

@@ -129,6 +129,33 @@ func TestExactlyOnceAfterACrashBeforeTheCommit(t *testing.T) {
 	s.awaitTransformed(append(inputs, more...))
 }
 
+// A client that is closed while the function is at work, by another goroutine as programs do when they are told to end, does not commit the
+// offsets of what the function has not done yet.
+func TestExactlyOnceWhenTheClientIsClosed(t *testing.T) {
+	t.Parallel()
+	s := beginPatientGroups(t)
+	inputs := s.fill(0, 9)
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	one := s.transform("one", func([]string) {
+		once.Do(func() {
+			close(begun)
+			<-goOn
+		})
+	}, nil)
+	<-begun
+	short, cancel := context.WithTimeout(s.ctx, 500*time.Millisecond)
+	defer cancel()
+	if err := one.cl.Close(short); err == nil {
+		t.Error("the client is closed although the function is at work")
+	}
+	close(goOn)
+	s.must("transform", <-one.done)
+	two := s.transform("two", nil, nil)
+	s.awaitTransformed(inputs)
+	two.mustEnd()
+}
+
 // A crash right after reading, before anything was written: another one takes over at once.
 func TestExactlyOnceAfterACrashRightAfterReading(t *testing.T) {
 	t.Parallel()
