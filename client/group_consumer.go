@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -41,9 +42,11 @@ type GroupConsumer struct {
 	// active partitions are read, waiting ones are this member's too, but where to begin is not known yet.
 	active  []record.TopicPartition
 	waiting []record.TopicPartition
-	// committed is what was committed last, as far as it is known here.
-	committed Offsets
-	closed    bool
+	// committed is what was committed last, as far as it is known here; committing counts the commits whose end is not known, which may
+	// still change it.
+	committed  Offsets
+	committing map[record.TopicPartition]int
+	closed     bool
 
 	// asked is when the waiting ones were asked about, autoAt when offsets are to be committed next. Poll's alone.
 	asked  time.Time
@@ -74,7 +77,7 @@ func (c *Client) newGroupConsumer(cfg GroupConfig, own bool) (*GroupConsumer, er
 		return nil, err
 	}
 	coord := &coordinator{c: c, conns: k.conns, kind: clientv1.CoordinatorType_COORDINATOR_TYPE_GROUP, key: cfg.GroupID}
-	g := &GroupConsumer{c: c, cfg: cfg, k: k, committed: make(Offsets), autoAt: time.Now().Add(cfg.AutoCommitInterval)}
+	g := &GroupConsumer{c: c, cfg: cfg, k: k, committed: make(Offsets), committing: make(map[record.TopicPartition]int), autoAt: time.Now().Add(cfg.AutoCommitInterval)}
 	g.m = &membership{c: c, cfg: cfg, coordinator: coord, id: rand.Text(), news: make(chan struct{}, 1), spoken: make(chan struct{}, 1), polled: time.Now()}
 	g.commits = &committer{c: c, coordinator: coord}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
@@ -263,10 +266,6 @@ func (g *GroupConsumer) activate(ctx context.Context, ready []CommittedOffset) e
 		g.c.log.Debug("assigned partitions are not known yet", "group", g.cfg.GroupID, "err", err)
 		return nil // they wait on
 	}
-	g.mu.Lock()
-	g.active = all
-	g.waiting, _ = splitOff(g.waiting, added)
-	g.mu.Unlock()
 	for _, f := range ready {
 		if f.Offset == record.NoOffset {
 			continue
@@ -274,12 +273,23 @@ func (g *GroupConsumer) activate(ctx context.Context, ready []CommittedOffset) e
 		if err := g.k.Seek(f.TopicPartition, At(f.Offset)); err != nil {
 			return err
 		}
-		g.mu.Lock()
-		g.committed[f.TopicPartition] = f.Offset
-		g.mu.Unlock()
 	}
+	g.activated(all, ready)
 	g.cfg.OnAssigned(ctx, added)
 	return nil
+}
+
+// activated notes that partitions are read, once they have their position: nobody is to commit the one that they had before.
+func (g *GroupConsumer) activated(all []record.TopicPartition, ready []CommittedOffset) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.active = all
+	for _, f := range ready {
+		g.waiting, _ = splitOff(g.waiting, []record.TopicPartition{f.TopicPartition})
+		if f.Offset != record.NoOffset {
+			g.committed[f.TopicPartition] = f.Offset
+		}
+	}
 }
 
 func splitOff(list, gone []record.TopicPartition) (left, found []record.TopicPartition) {
@@ -305,14 +315,15 @@ func (g *GroupConsumer) autoCommit() {
 	})
 }
 
-// Positions are where the next Poll goes on, for all partitions whose position is known and is not what the group has committed.
+// Positions are where the next Poll goes on, for all partitions whose position is known and is not, or may not be, what the group has
+// committed.
 func (g *GroupConsumer) Positions() Offsets {
 	at := g.k.positions(g.Assignment())
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	moved := make(Offsets)
 	for tp, o := range at {
-		if last, ok := g.committed[tp]; !ok || last != o {
+		if last, ok := g.committed[tp]; !ok || last != o || g.committing[tp] > 0 {
 			moved[tp] = o
 		}
 	}
@@ -339,8 +350,13 @@ func (g *GroupConsumer) CommitOffsets(ctx context.Context, offsets Offsets) erro
 // CommitAsync commits offsets without waiting; nil: those of everything that Poll has returned. done, which may be nil, is called with what
 // came of them, and must not block. Commits are made in the order in which they were asked for.
 func (g *GroupConsumer) CommitAsync(offsets Offsets, done func(Offsets, error)) {
+	// As the member is now: what it may have lost when the commit goes out is refused there. Before the positions, which it must not
+	// outlive.
+	by := g.m.member()
 	if offsets == nil {
 		offsets = g.Positions()
+	} else {
+		offsets = maps.Clone(offsets) // the caller's may change
 	}
 	if done == nil {
 		done = func(Offsets, error) {}
@@ -349,18 +365,41 @@ func (g *GroupConsumer) CommitAsync(offsets Offsets, done func(Offsets, error)) 
 		done(offsets, nil)
 		return
 	}
-	// As the member is now: what it may have lost when the commit goes out is refused there.
-	by := g.m.member()
 	if tp, ok := g.notHeld(offsets); ok {
 		done(offsets, refusal(ReasonStaleMemberEpoch, "this member of group %s does not have the partition", g.cfg.GroupID).at(tp))
 		return
 	}
+	g.noteCommitting(offsets)
 	g.commits.begin(g.ctx, by, offsets, func(err error) {
-		if err == nil {
-			g.noteCommitted(offsets)
-		}
+		g.noteEnd(offsets, err)
 		done(offsets, err)
 	})
+}
+
+// noteCommitting notes that what the group has committed is about to change.
+func (g *GroupConsumer) noteCommitting(offsets Offsets) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for tp := range offsets {
+		g.committing[tp]++
+	}
+}
+
+// noteEnd notes what came of a commit. One that failed may have happened.
+func (g *GroupConsumer) noteEnd(offsets Offsets, err error) {
+	if err == nil {
+		g.noteCommitted(offsets)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for tp := range offsets {
+		if g.committing[tp]--; g.committing[tp] == 0 {
+			delete(g.committing, tp)
+		}
+		if err != nil {
+			delete(g.committed, tp)
+		}
+	}
 }
 
 // notHeld finds a partition that this member does not have.

@@ -62,6 +62,29 @@ func TestCommitAsync(t *testing.T) {
 	}
 }
 
+// Who goes back while a commit is under way, and commits that, is not told that there is nothing to commit: what lies in between would be lost
+// with the next crash.
+func TestCommitOfWhatWasGoneBackTo(t *testing.T) {
+	t.Parallel()
+	s := beginPatientGroups(t)
+	one := s.worker("one", nil)
+	s.share(map[*worker]int{one: 3})
+	tp := record.TopicPartition{Topic: topic}
+	for range 20 {
+		s.must("commit", one.g.CommitOffsets(s.ctx, client.Offsets{tp: 0}))
+		offsets := client.Offsets{tp: 7}
+		one.g.CommitAsync(offsets, nil)
+		offsets[tp] = 9 // it was taken as it was
+		s.must("seek", one.g.Seek(tp, client.At(0)))
+		s.must("commit", one.g.Commit(s.ctx))
+		found, err := one.g.Committed(s.ctx, tp)
+		s.must("fetch", err)
+		if len(found) != 1 || found[0].Offset != 0 {
+			t.Fatalf("committed %+v, want offset 0", found)
+		}
+	}
+}
+
 // Whoever has given partitions back commits nothing for them any more: they are read from where those begin who have them now (G20).
 func TestNothingIsCommittedForWhatWasGivenBack(t *testing.T) {
 	t.Parallel()
