@@ -57,6 +57,8 @@ type Producer struct {
 	topics atomic.Pointer[map[string]*producerTopic]
 	mu     sync.Mutex // guards the replacing of topics and of lanes, and sinks
 	sinks  map[int32]*sink
+	// settling makes lanes follow one view at a time; it is taken before every other lock.
+	settling sync.Mutex
 
 	stats producerCounters
 }
@@ -242,7 +244,7 @@ func (p *Producer) learn(ctx context.Context, topic string) (*producerTopic, err
 	if t == nil {
 		return nil, refusal(ReasonClosed, "producer is closed")
 	}
-	p.settle(p.c.meta.view.Load())
+	p.settle()
 	return t, nil
 }
 
@@ -279,8 +281,8 @@ func (p *Producer) resize(topic string, n int) *producerTopic {
 // follow moves lanes to the brokers that lead them, with every new view of the cluster.
 func (p *Producer) follow() {
 	for {
-		v, changed := p.c.meta.watch()
-		p.settle(v)
+		_, changed := p.c.meta.watch()
+		p.settle()
 		select {
 		case <-changed:
 		case <-p.ctx.Done():
@@ -289,8 +291,12 @@ func (p *Producer) follow() {
 	}
 }
 
-// settle brings lanes and sinks in line with a view.
-func (p *Producer) settle(v *view) {
+// settle brings lanes and sinks in line with the newest view. Never with an older one than before: nothing would move them again, and their records
+// would go to a broker that leads no more until they are given up.
+func (p *Producer) settle() {
+	p.settling.Lock()
+	defer p.settling.Unlock()
+	v := p.c.meta.view.Load()
 	for name, t := range *p.topics.Load() {
 		tv := v.topics[name]
 		if tv == nil || tv.err != nil {
