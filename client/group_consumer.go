@@ -92,7 +92,7 @@ func (c *Client) newGroupConsumer(cfg GroupConfig, own bool) (*GroupConsumer, er
 	return g, nil
 }
 
-// Member is this member as it is now, for offsets that are committed in a transaction.
+// Member is this member as it is now, for offsets that are committed in a transaction: those of records that the last Poll returned.
 func (g *GroupConsumer) Member() GroupMember { return g.m.member() }
 
 // Assignment lists the partitions that this member reads, sorted.

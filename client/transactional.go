@@ -119,8 +119,9 @@ func (p *TransactionalProducer) SendSync(ctx context.Context, r Record) (res Res
 }
 
 // SendOffsets makes offsets of a consumer group part of the open transaction: they are the group's once it is committed, and never if it is
-// aborted. by is the member that has read them (GroupConsumer.Member); if it has lost the partitions meanwhile the error is Abortable, and
-// others are doing its work. Any other error than an Abortable one may be followed by the same call. It is the last thing before
+// aborted. by is the member that has read them (GroupConsumer.Member), as it was when Poll returned their records; if it has lost the partitions
+// meanwhile the error is Abortable, and others are doing its work. As it is after another Poll it may be believed although it gave partitions
+// back there (G20): commit in OnRevoked what was read of them. Any other error than an Abortable one may be followed by the same call. It is the last thing before
 // Commit, mostly.
 func (p *TransactionalProducer) SendOffsets(ctx context.Context, by GroupMember, offsets Offsets) error {
 	return asError(p.txn.sendOffsets(ctx, by, offsets))
