@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -15,10 +16,18 @@ import (
 // movers leads the groups that this broker leads to the members that the metadata wants, and tells the
 // metadata how far they are, which then takes the next step (cluster/metadata/reassign.go). Both sides look
 // at what is: nothing is lost when a leader or this broker goes in the middle.
+//
+// Metadata that is older than a change that the leader before has made would have that taken back, and members added that were removed
+// for good: their directories are gone, and nobody takes them out again. So nothing is changed before metadata has been confirmed in the
+// term: what the leaders before acted on was agreed earlier than that.
 type movers struct {
 	groups func(raftgroup.GroupID) reshaper
 	report func(context.Context, []cluster.GroupMembers) error
-	logger *slog.Logger
+	// confirm returns once the metadata here holds all that was agreed before the call.
+	confirm func(context.Context) error
+	logger  *slog.Logger
+	// sure has the terms in which metadata has been confirmed. Turns touch it, one at a time.
+	sure map[raftgroup.GroupID]record.Term
 	// done are the groups that were found to be as the metadata wants them. Turns touch it, one at a time.
 	done map[raftgroup.GroupID]done
 }
@@ -42,6 +51,8 @@ const (
 	moveIdle = time.Second
 	// moveTimeout bounds one look at one group: adding a member waits for a majority.
 	moveTimeout = 10 * time.Second
+	// confirmTimeout bounds one question whether the metadata is old.
+	confirmTimeout = 2 * time.Second
 	// movesAtOnce bounds the groups that are looked at together.
 	movesAtOnce = 8
 )
@@ -53,8 +64,9 @@ func (m *movers) turn(ctx context.Context, img *metadata.Image) (pending bool) {
 	var news []cluster.GroupMembers
 	slots := make(chan struct{}, movesAtOnce)
 	var wg sync.WaitGroup
-	before := m.done
-	m.done = make(map[raftgroup.GroupID]done, len(before))
+	before, sure := m.done, m.sure
+	m.done, m.sure = make(map[raftgroup.GroupID]done, len(before)), make(map[raftgroup.GroupID]record.Term)
+	doubts := make(map[raftgroup.GroupID]record.Term)
 	for _, t := range img.AllTopics() {
 		for i := range t.Partitions {
 			p := &t.Partitions[i]
@@ -64,22 +76,29 @@ func (m *movers) turn(ctx context.Context, img *metadata.Image) (pending bool) {
 				continue
 			}
 			term, leads := g.IsReady()
-			now := done{p, term}
-			switch {
-			case !leads:
+			if !leads {
 				continue
-			case before[id] == now:
-				mu.Lock()
+			}
+			now, look := done{p, term}, sure[id] != term
+			mu.Lock()
+			if !look {
+				m.sure[id] = term
+			}
+			if before[id] == now {
 				m.done[id] = now
 				mu.Unlock()
 				continue
 			}
+			mu.Unlock()
 			slots <- struct{}{}
 			wg.Go(func() {
 				defer func() { <-slots }()
-				found, ok, complete := m.move(ctx, g, t.Name, i, p)
+				found, ok, complete := m.move(ctx, g, t.Name, i, p, look)
 				mu.Lock()
 				defer mu.Unlock()
+				if look && !complete {
+					doubts[id] = term
+				}
 				if ok {
 					news = append(news, found)
 				}
@@ -97,15 +116,34 @@ func (m *movers) turn(ctx context.Context, img *metadata.Image) (pending bool) {
 			m.logger.Warn("members not reported yet", "groups", len(news), "err", err)
 		}
 	}
+	m.ask(ctx, doubts)
 	return pending
 }
 
-// move makes the changes of one group that can be made now; ok: there is something to tell; complete: its
+// ask has the metadata confirmed for groups that are not what it says. They are changed from the next turn on.
+func (m *movers) ask(ctx context.Context, doubts map[raftgroup.GroupID]record.Term) {
+	if len(doubts) == 0 {
+		return
+	}
+	asking, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	err := m.confirm(asking)
+	switch {
+	case err == nil:
+		maps.Copy(m.sure, doubts)
+	case ctx.Err() == nil:
+		m.logger.Info("members of groups not changed yet: the metadata here may be old", "groups", len(doubts), "err", err)
+	}
+}
+
+// move makes the changes of one group that can be made now, or with look none; ok: there is something to tell; complete: its
 // members are those of the metadata.
-func (m *movers) move(ctx context.Context, g reshaper, topic string, number int, p *metadata.Partition) (found cluster.GroupMembers, ok, complete bool) {
+func (m *movers) move(ctx context.Context, g reshaper, topic string, number int, p *metadata.Partition, look bool) (found cluster.GroupMembers, ok, complete bool) {
 	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
 	defer cancel()
-	shape, err := g.Reshape(ctx, planOf(p))
+	plan := planOf(p)
+	plan.Look = look
+	shape, err := g.Reshape(ctx, plan)
 	if err != nil {
 		m.logger.Info("members of a group not changed yet", "topic", topic, "partition", number, "group", uint64(p.Group), "err", err)
 	}
@@ -155,7 +193,8 @@ func newsOf(p *metadata.Partition, shape raftgroup.Shape) (cluster.GroupMembers,
 
 // move follows the metadata until ctx ends.
 func (p *parts) move(ctx context.Context) {
-	m := &movers{report: p.cluster.ReportMembers, logger: p.logger, groups: func(id raftgroup.GroupID) reshaper {
+	confirm := func(ctx context.Context) error { _, err := p.cluster.Confirm(ctx); return err }
+	m := &movers{report: p.cluster.ReportMembers, confirm: confirm, logger: p.logger, groups: func(id raftgroup.GroupID) reshaper {
 		if g := p.raft.Group(id); g != nil {
 			return g
 		}

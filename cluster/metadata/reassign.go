@@ -19,7 +19,7 @@ import (
 //
 // A broker may be given another replica while its old one is in Leaving: it begins that one when the old one is Removed, or lost
 // (broker/reconcile.go). Nothing that is in Leaving comes back, and incarnations are never given twice: an old image is never
-// wrong about who is to go.
+// wrong about who is to go. It may be about who is to come: leaders of groups confirm theirs first (broker/members.go).
 
 func (s *State) reassignPartitions(c *statev1.ReassignPartitions, r *Result) {
 	t, err := s.liveTopic(c.GetTopicId())

@@ -16,6 +16,8 @@ type Plan struct {
 	Voters, Learners []ServerID
 	// Leaving are those that it shall not have. Members in none of the lists stay what they are.
 	Leaving []ServerID
+	// Look: nothing is changed. For whoever is not sure that the plan is not an old one.
+	Look bool
 }
 
 // Shape is how far a group is on its way to a plan.
@@ -51,6 +53,9 @@ func (g *Group) Reshape(ctx context.Context, p Plan) (Shape, error) {
 		}
 		m := membersOf(e)
 		s = g.shape(e, m, p)
+		if p.Look {
+			return s, nil
+		}
 		change, id := nextChange(g.config.Self, m, p, s.CaughtUp)
 		if change == nil {
 			return s, nil

@@ -50,7 +50,7 @@ func TestNextChange(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			change, id := nextChange("1", roster{list(c.voters), list(c.learners)},
-				Plan{list(c.planVoters), list(c.planLearners), list(c.leaving)}, list(c.caughtUp))
+				Plan{Voters: list(c.planVoters), Learners: list(c.planLearners), Leaving: list(c.leaving)}, list(c.caughtUp))
 			got := ""
 			for name, f := range map[string]memberChange{"learner": (*Group).addLearner, "voter": (*Group).addVoter, "remove": (*Group).remove, "hand over to": (*Group).handOver} {
 				if change != nil && fmt.Sprintf("%p", change) == fmt.Sprintf("%p", f) {
