@@ -62,7 +62,11 @@ func votersPlan(st raftgroup.Status, img *metadata.Image, alive func(int32) bool
 	}
 	want := len(plan.Voters)
 	if able >= 3 {
-		want = min(max(3, len(st.Voters)|1), mostVoters, able)
+		size := len(st.Voters)
+		if goes := size > want; size%2 == 0 && goes {
+			size-- // it got its successor's vote, and was not removed yet
+		}
+		want = min(max(3, size|1), mostVoters, able)
 	}
 	for _, id := range candidates {
 		if len(plan.Voters) >= want {

@@ -39,6 +39,9 @@ func TestVotersPlan(t *testing.T) {
 		"a voter drains":                 {registered: 4, voters: []int32{1, 2, 3}, learners: []int32{4}, draining: map[int32]bool{1: true}, wantVoters: []int32{2, 3, 4}, wantLeaving: []int32{1}},
 		"a voter drains, nobody is free": {registered: 3, voters: []int32{1, 2, 3}, draining: map[int32]bool{1: true}, wantVoters: []int32{2, 3, 1}, same: true},
 		"it follows then":                {registered: 4, voters: []int32{2, 3, 4}, draining: map[int32]bool{1: true}, wantVoters: []int32{2, 3, 4}, wantLearners: []int32{1}},
+		"its successor votes already":    {registered: 5, voters: []int32{1, 2, 3, 4}, learners: []int32{5}, gone: map[int32]bool{2: true}, wantVoters: []int32{1, 3, 4}, wantLearners: []int32{5}, wantLeaving: []int32{2}},
+		"that of a draining one does":    {registered: 5, voters: []int32{1, 2, 3, 4}, learners: []int32{5}, draining: map[int32]bool{1: true}, wantVoters: []int32{2, 3, 4}, wantLearners: []int32{5}, wantLeaving: []int32{1}},
+		"four founders and a fifth":      {registered: 5, voters: []int32{1, 2, 3, 4}, learners: []int32{5}, wantVoters: []int32{1, 2, 3, 4, 5}},
 		"a learner was unregistered":     {registered: 4, voters: []int32{1, 2, 3}, learners: []int32{4}, gone: map[int32]bool{4: true}, wantVoters: []int32{1, 2, 3}, wantLeaving: []int32{4}},
 	} {
 		s := brokers(t, 0, make([]string, c.registered)...)
