@@ -90,9 +90,7 @@ func (b *Broker) assemble() (*parts, error) {
 	if k := b.certificates.ports["peer"]; k != nil {
 		dialer.TLS, muxConfig.TLS = k.Client, k.Server()
 	}
-	dialer.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
-		return b.options.Dial(ctx, "tcp", addr)
-	}
+	dialer.Dial = func(ctx context.Context, addr string) (net.Conn, error) { return b.options.Dial(ctx, "tcp", addr) }
 	p.mux = mux.New(b.peerListener, muxConfig)
 	p.background(func() error { b.watchCertificates(p.ctx); return nil })
 	if p.cluster, err = cluster.New(p.clusterConfig(b, dialer)); err != nil {
@@ -140,6 +138,7 @@ func (b *Broker) assemble() (*parts, error) {
 		Pull:                    p.pull,
 		Transactions:            txnGlue{p},
 		LeadershipChanged:       p.leadershipChanged,
+		Gone:                    p.gone,
 		CacheBytes:              cachePerReplica(b.cfg.Limits),
 		SnapshotBytes:           int64(b.cfg.Raft.SnapshotBytes),
 		MaxReplicas:             b.cfg.Limits.MaxPartitions,
@@ -379,6 +378,13 @@ func (p *parts) leadershipChanged(group raftgroup.GroupID, term record.Term, rea
 		p.cluster.ClearLeading(metadata.GroupID(group), term)
 	}
 	p.health.poke()
+}
+
+// gone says that a group's topic has been deleted (partition.Host). The reconciler removes what is left of it when it comes to that; it may
+// be opening replicas for a while.
+func (p *parts) gone(group raftgroup.GroupID) bool {
+	t, _, ok := p.cluster.Image().Group(metadata.GroupID(group))
+	return !ok || t.Deleting
 }
 
 // preferredLeader is the broker that shall lead a partition's group.

@@ -40,6 +40,9 @@ type HostConfig struct {
 	// LeadershipChanged is told when a replica here becomes ready to lead or stops leading; nil
 	// for nobody. It must not block.
 	LeadershipChanged func(group raftgroup.GroupID, term record.Term, ready bool)
+	// Gone says that a group's topic has been deleted: nothing is written to or read from what is left of it any more, whatever
+	// still has the topic's name; nil: none has.
+	Gone func(raftgroup.GroupID) bool
 	// CacheBytes bounds the tail cache of each replica.
 	CacheBytes int64
 	// SnapshotBytes is how much log is applied between two state snapshots of a replica.
@@ -400,11 +403,15 @@ func (h *Host) Close() error {
 	return first
 }
 
-// replica finds a replica by name; nil: not here.
+// replica finds a replica by name; nil: not here, or what is here is of a deleted topic, the name of which may be another one's by now.
 func (h *Host) replica(tp record.TopicPartition) *Replica {
 	h.mu.RLock()
-	defer h.mu.RUnlock()
-	return h.byName[tp]
+	r := h.byName[tp]
+	h.mu.RUnlock()
+	if r != nil && h.config.Gone != nil && h.config.Gone(r.spec.Group) {
+		return nil
+	}
+	return r
 }
 
 // all lists the open replicas.

@@ -2,9 +2,11 @@ package partition
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -215,4 +217,37 @@ func codeOf(err error) Code {
 		return e.Code
 	}
 	return ""
+}
+
+// Nothing is written to what is left of a deleted topic, nor read from it: its name may be another topic's by now, whose producers would
+// be told that their records are kept (G27 says the same of offsets).
+func TestDeletedTopicTakesNothing(t *testing.T) {
+	r := newRig(t)
+	var gone atomic.Uint64
+	r.configure = func(c *HostConfig) { c.Gone = func(g raftgroup.GroupID) bool { return uint64(g) == gone.Load() } }
+	r.start()
+	r.mustProduce(batch(1, 0, 0, 1), 0)
+	gone.Store(uint64(r.spec.Group))
+	if o := r.produce(batch(1, 0, 1, 1)); codeOf(o.err) != CodeNotLeader {
+		t.Fatalf("the deleted topic takes a record: %+v", o)
+	}
+	if f := r.fetchAt(0); f.Err == nil {
+		t.Fatalf("the deleted topic is read: %+v", f)
+	}
+	if _, err := r.host.Limits(testTP); err == nil {
+		t.Fatal("the deleted topic has limits")
+	}
+
+	// The one that has the name now is open beside it.
+	next := r.spec
+	next.TopicID, next.Group = TopicID{2}, r.spec.Group+1
+	if err := errors.Join(r.host.Create(next), r.host.Open(next)); err != nil {
+		t.Fatal(err)
+	}
+	r.waitReady()
+	r.mustProduce(batch(1, 0, 0, 1), 0)
+	if err := r.host.CloseReplica(r.spec, true); err != nil {
+		t.Fatal(err)
+	}
+	r.mustProduce(batch(1, 0, 1, 1), 1)
 }
