@@ -52,11 +52,7 @@ type CommitRequest struct {
 func (g *Groups) CommitOffsets(ctx context.Context, r CommitRequest) ([]RefusedOffset, error) {
 	ctx, cancel := g.bounded(ctx)
 	defer cancel()
-	topics, refusals, err := g.offsetsToProto(r.Group, r.By, r.Offsets)
-	if err != nil {
-		return nil, err
-	}
-	s, term, err := g.leading(ctx, r.Group, true)
+	s, term, topics, refusals, err := g.commitTo(ctx, r.Group, r.By, r.Offsets)
 	if err != nil {
 		return nil, err
 	}
@@ -75,6 +71,45 @@ func (g *Groups) CommitOffsets(ctx context.Context, r CommitRequest) ([]RefusedO
 	_, err = g.execute(ctx, s, &statev1.GroupCommand{GroupId: r.Group, Command: &statev1.GroupCommand_Commit{Commit: &statev1.CommitOffsets{
 		Committer: committerToProto(r.By), Topics: topics, ExpireMs: expire}}})
 	return refusals, asError(err)
+}
+
+// commitTo checks a commit, and finds the shard that it is for. Where the group holds an offset of another topic by the same name, one of the two
+// is gone: which, is not guessed from metadata that may be old, or the offset of the living one would be overwritten for the dead.
+func (g *Groups) commitTo(ctx context.Context, id string, by group.Committer, list []OffsetToCommit) (*groupShard, record.Term, []*statev1.TopicOffsets, []RefusedOffset, *Error) {
+	topics, refusals, err := g.offsetsToProto(id, by, list)
+	if err != nil {
+		return nil, 0, nil, nil, err
+	}
+	s, term, err := g.leading(ctx, id, true)
+	if err != nil {
+		return nil, 0, nil, nil, err
+	}
+	wanted := make([]group.Want, len(topics))
+	for i, t := range topics {
+		wanted[i] = group.Want{Topic: t.Topic, TopicID: group.TopicID(t.TopicId)}
+		for _, p := range t.Partitions {
+			wanted[i].Partitions = append(wanted[i].Partitions, p.Partition)
+		}
+	}
+	doubtful := false
+	s.machine.read(func(m *group.State) { doubtful = m.OfAnotherTopic(id, wanted) })
+	if doubtful {
+		if err := g.confirmTopics(ctx, id); err != nil {
+			return nil, 0, nil, nil, err
+		}
+		topics, refusals, err = g.offsetsToProto(id, by, list)
+	}
+	return s, term, topics, refusals, err
+}
+
+// confirmTopics has this broker hear of all topics that were made and deleted before the call.
+func (g *Groups) confirmTopics(ctx context.Context, id string) *Error {
+	if err := g.config.Topics.Confirm(ctx); err != nil {
+		e := refused(CodeNotAvailable, "this coordinator cannot find out now whether topics of group %s were deleted", id)
+		e.Cause = err
+		return e
+	}
+	return nil
 }
 
 // refuseOldCommit refuses a commit whose request cannot tell a member of KIP-848 what it may have to hear (G20).
@@ -195,10 +230,8 @@ func (g *Groups) FetchOffsets(ctx context.Context, r FetchRequest) ([]group.Fetc
 	found, code, sure := g.lookUp(s, &r)
 	if !sure {
 		// "No offset" makes a consumer start over: it is not said on metadata that may be old.
-		if err := g.config.Topics.Confirm(ctx); err != nil {
-			e := refused(CodeNotAvailable, "this coordinator cannot find out now whether topics of group %s were deleted", r.Group)
-			e.Cause = err
-			return nil, e
+		if err := g.confirmTopics(ctx, r.Group); err != nil {
+			return nil, err
 		}
 		found, code, _ = g.lookUp(s, &r)
 	}
@@ -268,11 +301,7 @@ func (g *Groups) CommitInTransaction(ctx context.Context, r TransactionalCommit)
 	if err != nil {
 		return nil, err
 	}
-	topics, refusals, err := g.offsetsToProto(r.Group, r.By, r.Offsets)
-	if err != nil {
-		return nil, err
-	}
-	s, term, err := g.leading(ctx, r.Group, true)
+	s, term, topics, refusals, err := g.commitTo(ctx, r.Group, r.By, r.Offsets)
 	if err != nil {
 		return nil, err
 	}

@@ -344,6 +344,41 @@ func TestOffsetsWhereMetadataLags(t *testing.T) {
 	})
 }
 
+// A coordinator that has not heard that a topic was made anew does not put offsets of the old one in the place of those of the new one (G27).
+func TestCommitsWhereMetadataLags(t *testing.T) {
+	runGroups(t, 1, nil, func(t *testing.T, r *rig) {
+		b, ctx := r.leaderOf(KindGroups), context.Background()
+		now, old := r.All(), []Topic{{"orders", group.TopicID{9}, 6}}
+		plain := func(o record.Offset) error {
+			_, err := b.groups.CommitOffsets(ctx, CommitRequest{Group: "g", By: nobodyInGroup, Offsets: offsetsOf(o)})
+			return err
+		}
+		inTransaction := func(o record.Offset) error {
+			_, err := b.groups.CommitInTransaction(ctx, TransactionalCommit{
+				TransactionalID: "tx", Producer: Producer{5, 0}, Group: "g", By: nobodyInGroup, Offsets: offsetsOf(o), Version: 2})
+			return err
+		}
+		r.mustCommit(b, "g", nobodyInGroup, 7)
+		for i, commit := range []func(record.Offset) error{plain, inTransaction} {
+			r.setConfirms(func() error { return errors.New("no controller") })
+			r.setTopics(old...)
+			wantCode(t, commit(100), CodeNotAvailable)
+			r.setTopics(now...)
+			r.wantCommitted(b, "g", record.Offset(7+i))
+			r.setTopics(old...)
+			r.setConfirms(func() error { r.setTopics(now...); return nil })
+			if err := commit(record.Offset(8 + i)); err != nil {
+				t.Fatal(err)
+			}
+			r.setConfirms(nil)
+		}
+		if err := b.groups.WriteMarkers(ctx, []Marker{{TopicPartition: record.TopicPartition{Topic: KindGroups.Topic()}, ProducerID: 5, Epoch: 1, CoordinatorEpoch: 1, Commit: true, Version: 2}})[0]; err != nil {
+			t.Fatal(err)
+		}
+		r.wantCommitted(b, "g", 9)
+	})
+}
+
 func TestOffsetsExpire(t *testing.T) {
 	runGroups(t, 1, func(c *GroupsConfig) { c.OffsetsRetention = 3 * time.Hour }, func(t *testing.T, r *rig) {
 		b := r.leaderOf(KindGroups)
