@@ -279,6 +279,13 @@ func (s *session) deliver(f *frame, answer frameKind, command func(raft.RPCHeade
 			reader = &installReader{engine: e, request: q, stream: stream}
 		case *raft.AppendEntriesRequest:
 			e.beginBehindSnapshot(q)
+		case *raft.RequestPreVoteRequest:
+			if leader, silent := e.silentLeader(); silent {
+				q.Addr = []byte(leader) // a candidate that Raft takes for the leader it has; who asks is in q.ID
+			}
+		case *raft.RequestVoteRequest:
+			_, silent := e.silentLeader()
+			q.LeadershipTransfer = q.LeadershipTransfer || silent
 		}
 		code = e.inbox.put(cmd, reader, int64(len(f.body)), reply)
 	}
