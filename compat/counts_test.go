@@ -37,7 +37,7 @@ func counts(t *testing.T, ctx context.Context, c *brokerproc.Cluster, topic stri
 	}
 	for v, n := range seen {
 		if n != 1 {
-			t.Errorf("%s: %s is there %d times", topic, v, n)
+			t.Errorf("%s: %.60s is there %d times", topic, v, n)
 		}
 	}
 	if !slices.Contains(want, len(seen)) {

@@ -137,6 +137,9 @@ func buildJava(from string, args []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if len(sources) == 0 {
+		return libraries, nil
+	}
 	compile := exec.Command("javac", append([]string{"-parameters", "-d", "classes", "-cp", libraries}, sources...)...)
 	compile.Dir = dir
 	if err := told(compile); err != nil {

@@ -21,6 +21,8 @@ var Clients = []Client{
 	{Name: "kafka-clients", Language: "Java",
 		Known: "with `group.protocol=consumer` it dies now and then of *Cannot set a new position without a valid current position* when a leader changes: the thread that polls looks whether a position is valid and then moves it, while the background thread begins to validate it. The job is started again then, and copies on exactly once"},
 	{Name: "Kafka Streams", Language: "Java"},
+	{Name: "Kafka Connect", Language: "Java",
+		Known: "a worker that starts reads its topic of offsets to the end, and waits for a transaction that a killed one has left open there until that times out, with Kafka too: `producer.override.transaction.timeout.ms` of the connector (60 s) says how long"},
 	{Name: "Kafka's tools", Language: "Java"},
 	{Name: "Spring for Apache Kafka", Language: "Java"},
 	{Name: "kafkajs", Language: "JavaScript",
