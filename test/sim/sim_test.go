@@ -25,7 +25,8 @@ var (
 
 func TestMain(m *testing.M) {
 	// A cluster takes little memory and makes much garbage.
-	debug.SetGCPercent(400)
+	debug.SetGCPercent(1600)
+	debug.SetMemoryLimit(2 << 30)
 	os.Exit(m.Run())
 }
 
