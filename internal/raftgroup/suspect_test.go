@@ -1,6 +1,7 @@
 package raftgroup
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -95,5 +96,40 @@ func TestLeaderThatTheOthersHearStays(t *testing.T) {
 		r.propose(t, "on")
 		c.net.isolate(false, n.name, c.others(n)[0].name)
 		c.agree(7, []string{"on"})
+	})
+}
+
+// A voter that was away while the members changed votes for one that it does not know: the majority of the latest members is enough.
+func TestVoteForACandidateThatIsNotKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 4)
+		three := members(3)
+		for i, n := range c.nodes[:3] {
+			c.mustOpen(n, 7, three[i].ID, three)
+		}
+		first, r := c.leader(7, c.nodes[:3]...)
+		r.propose(t, "one")
+		followers := slices.DeleteFunc(slices.Clone(c.nodes[:3]), func(n *node) bool { return n == first })
+		away, gone, fresh := followers[0], followers[1], c.nodes[3]
+		c.stop(away)
+		id := MakeServerID(fresh.id, 1)
+		c.mustOpen(fresh, 7, id, nil)
+		if err := r.group.AddLearner(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the learner to follow", func() bool { return len(fresh.replicas[7].machine.seen()) > 0 })
+		if err := r.group.AddVoter(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.group.Remove(t.Context(), MakeServerID(gone.id, 1)); err != nil {
+			t.Fatal(err)
+		}
+		r.propose(t, "two")
+		c.stop(gone)
+		c.stop(first)
+		c.restart(away, 7)
+		_, r = c.leader(7, away, fresh)
+		r.propose(t, "three")
+		c.agree(7, []string{"one", "two", "three"})
 	})
 }
