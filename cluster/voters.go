@@ -63,8 +63,8 @@ func votersPlan(st raftgroup.Status, img *metadata.Image, alive func(int32) bool
 	want := len(plan.Voters)
 	if able >= 3 {
 		size := len(st.Voters)
-		if goes := size > want; size%2 == 0 && goes {
-			size-- // it got its successor's vote, and was not removed yet
+		if size%2 == 0 && size > want {
+			size-- // one is to go: its successor has its vote already
 		}
 		want = min(max(3, size|1), mostVoters, able)
 	}

@@ -47,7 +47,7 @@ func TestMarkersAreResumedByNewCoordinator(t *testing.T) {
 			return MarkerResult{State: MarkerWritten}
 		})
 		next := r.mustEnd(old, "tx", p, true)
-		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
 		before := r.takeWritten()
 		if len(before) != 2 {
 			t.Fatalf("markers before: %+v", before)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -381,13 +380,6 @@ func (g *Group) countMembers(e *engine, voters []ServerID, wait time.Duration) (
 		}
 	}
 	return open, led
-}
-
-// isVoter says whether the configuration that this replica knows has a voter of that id. A candidate need not be one: the configuration may
-// be old, and without this vote nobody might be elected, though a majority of the latest is there (Raft, thesis, 4.1: votes
-// are given without asking one's own configuration). hashicorp/raft would refuse.
-func (g *Group) isVoter(e *engine, id []byte) bool {
-	return slices.Contains(g.voters(e), ServerID(id))
 }
 
 func (g *Group) voters(e *engine) []ServerID {

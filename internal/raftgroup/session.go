@@ -280,18 +280,9 @@ func (s *session) deliver(f *frame, answer frameKind, command func(raft.RPCHeade
 		case *raft.AppendEntriesRequest:
 			e.beginBehindSnapshot(q)
 		case *raft.RequestPreVoteRequest:
-			if leader, silent := e.silentLeader(); silent {
-				q.Addr = []byte(leader) // a candidate that Raft takes for the leader it has; who asks is in q.ID
-			}
-			if !e.group.isVoter(e, q.ID) {
-				q.ID = []byte(e.group.config.Self) // one that Raft takes for a voter that it knows
-			}
+			e.openPreVote(q)
 		case *raft.RequestVoteRequest:
-			_, silent := e.silentLeader()
-			q.LeadershipTransfer = q.LeadershipTransfer || silent
-			if !e.group.isVoter(e, q.ID) {
-				q.ID = nil // Raft then does not ask whether it knows the candidate
-			}
+			e.openVote(q)
 		}
 		code = e.inbox.put(cmd, reader, int64(len(f.body)), reply)
 	}

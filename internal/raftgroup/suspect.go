@@ -140,14 +140,3 @@ func (g *Group) replaceLeader(dead ServerID) {
 		return
 	}
 }
-
-// silentLeader gives the leader that this follower knows and has heard nothing from for HeartbeatTimeout. It stands in nobody's way any
-// more (Raft, thesis, 4.2.3): hashicorp/raft refuses votes for as long as it knows a leader, which is until its own timer fires, so that a group of
-// three elected somebody only when the timers of both followers had. A voter that does hear from the leader refuses as ever.
-func (e *engine) silentLeader() (raft.ServerAddress, bool) {
-	leader, _ := e.raft.LeaderWithID()
-	if leader == "" || e.raft.State() != raft.Follower || time.Since(e.raft.LastContact()) < e.group.host.config.HeartbeatTimeout {
-		return "", false
-	}
-	return leader, true
-}
