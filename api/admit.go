@@ -41,6 +41,21 @@ type (
 // and missing, the call fails with UNAUTHENTICATED. That is so when the head of a call has come, before anything more is taken of it: of
 // who has proven nothing no request is read. (tap.ServerInHandle: one goroutine of each connection calls it, and must not wait.)
 func (d door) admit(ctx context.Context, info *tap.Info) (context.Context, error) {
+	ctx, err := d.caller(ctx, info)
+	if err != nil {
+		return nil, err
+	}
+	if call, _ := ctx.Value(openKey{}).(*openCall); call != nil {
+		return ctx, nil // has bounds of its own, and takes nothing from those who have proven who they are
+	}
+	return receiverOf(ctx).begin(ctx), nil
+}
+
+// caller gives the context of a call who calls.
+func (d door) caller(ctx context.Context, info *tap.Info) (context.Context, error) {
+	if d.c.Guard == nil {
+		return ctx, nil
+	}
 	from, user, conn := origin(ctx)
 	if shown := info.Header.Get("authorization"); len(shown) > 0 {
 		token, ok := strings.CutPrefix(shown[0], bearer)
@@ -78,11 +93,28 @@ func origin(ctx context.Context) (from net.Addr, user string, conn *unproven) {
 		return &net.TCPAddr{}, "", nil
 	}
 	info := p.AuthInfo
-	if a, ok := info.(arrival); ok {
+	if a, ok := info.(unprovenInfo); ok {
 		info, conn = a.AuthInfo, a.conn
+	}
+	if r, ok := info.(received); ok {
+		info = r.AuthInfo
 	}
 	if s, ok := info.(secure.AuthInfo); ok {
 		user = s.User
 	}
 	return p.Addr, user, conn
+}
+
+// receiverOf is the connection that a call comes by.
+func receiverOf(ctx context.Context) *receiver {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	info := p.AuthInfo
+	if a, ok := info.(unprovenInfo); ok {
+		info = a.AuthInfo
+	}
+	r, _ := info.(received)
+	return r.by
 }

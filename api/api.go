@@ -56,7 +56,7 @@ type Config struct {
 	MaxMessageBytes int
 	// Shared is what all clients together may hold, by whatever door they come; nil: nobody shares, and all its limits are
 	// the defaults. Above Producing requests are refused with BROKER_BUSY: did not happen, retry. Above Fetching a
-	// fetch waits, and gives nothing if it has waited max_wait_ms. Above Asking a fetch is refused with BROKER_BUSY.
+	// fetch waits, and gives nothing if it has waited max_wait_ms. Above Receiving connections are not read. Above Asking a fetch is refused with BROKER_BUSY.
 	Shared *frontdoor.Shared
 	// StreamRequests and StreamBytes bound what one Produce stream has under way; at the bound the
 	// broker stops reading it. One larger request passes alone. Defaults 1,000 and 16 MiB.
@@ -123,10 +123,13 @@ type Server struct {
 	metrics *metrics
 
 	health *health.Server
-	// fetching and producing count the bytes of answers and requests, asking the partitions of fetches, against Config.Shared.
+	// fetching, receiving and producing count the bytes of answers, of requests that come, and of batches, asking the partitions of fetches,
+	// against Config.Shared.
 	fetching  *frontdoor.Budget
+	receiving *frontdoor.Budget
 	producing *frontdoor.Budget
 	asking    *frontdoor.Budget
+	receivers receivers
 
 	// stopping ends when Stop is called: no new requests are taken, and waits end.
 	stopping context.Context
@@ -148,6 +151,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{c: c, logger: c.Logger, metrics: newMetrics(c.Registerer), health: health.NewServer()}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.fetching = c.Shared.Fetching.Share(s.metrics.fetchingBytes)
+	s.receiving = c.Shared.Receiving.Share(s.metrics.receivingBytes)
 	s.producing = c.Shared.Producing.Share(s.metrics.producingBytes)
 	s.asking = c.Shared.Asking.Share(s.metrics.fetchPartitions)
 	s.watchHealth()

@@ -17,7 +17,7 @@ import (
 // benchServer serves a log that takes everything at once on a TCP port of the loopback interface.
 func benchServer(b *testing.B, log *fakeLog) clientv1.LogServiceClient {
 	b.Helper()
-	s, err := New(Config{Log: log, Replicas: &fakeReplicas{}, Cluster: &fakeCluster{}, Health: newFakeHealth(true),
+	s, err := New(Config{Log: log, Replicas: &fakeReplicas{}, Cluster: &fakeCluster{}, Self: &fakeCluster{}, Health: newFakeHealth(true),
 		Transactions: &fakeTransactions{}, Groups: &fakeGroups{}, Coordinators: &fakeTransactions{}})
 	if err != nil {
 		b.Fatal(err)

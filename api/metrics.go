@@ -17,6 +17,8 @@ type metrics struct {
 	produceStreams  prometheus.Gauge
 	inFlight        prometheus.Gauge
 	stalls          prometheus.Counter
+	receivingBytes  prometheus.Gauge
+	receivesHeld    prometheus.Counter
 	producingBytes  prometheus.Gauge
 	fetchingBytes   prometheus.Gauge
 	fetchPartitions prometheus.Gauge
@@ -55,6 +57,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		produceStreams:  gauge("produce_streams", "Produce streams that are open."),
 		inFlight:        gauge("produce_in_flight", "Produce requests taken and not yet answered."),
 		stalls:          counter("produce_stalls_total", "Times that a Produce stream was not read for being at its bound of requests or bytes under way."),
+		receivingBytes:  gauge("reading_bytes", "Bytes of requests that are being received, or in calls other than streams not answered."),
+		receivesHeld:    counter("reads_held_total", "Times that a connection was not read for want of room for requests."),
 		producingBytes:  gauge("producing_bytes", "Bytes of batches of all streams that wait for their commit."),
 		fetchingBytes:   gauge("fetching_bytes", "Bytes of fetch answers that are being read or on their way to clients."),
 		fetchPartitions: gauge("fetch_partitions", "Partitions named by fetches under way, those that wait for data included."),
@@ -63,16 +67,16 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		unknownErrors:   counter("unknown_errors_total", "Failures that the error table does not know. Each is a bug and has been logged."),
 
 		turnedAway:         counter("calls_turned_away_total", "Calls refused before they were read, since nobody has proven who calls, or not well."),
-		connectionsCut:     vec("connections_cut_total", "Connections on which nobody has proven who it is, cut for sending too much, or for doing nothing.", "reason"),
+		connectionsCut:     vec("connections_cut_total", "Connections closed, by reason: nobody has proven who it is, and too_much was sent or it was idle; or requests have no_room, and it holds most.", "reason"),
 		connections:        gauge("connections", "Open client connections."),
 		connectionsRefused: counter("connections_refused_total", "Connections closed at once for being above the limit."),
 	}
-	for _, reason := range []string{cutIdle, cutTooMuch} {
+	for _, reason := range []string{cutIdle, cutTooMuch, cutNoRoom} {
 		m.connectionsCut.WithLabelValues(reason) // 0 is a figure, too
 	}
 	if r != nil {
 		r.MustRegister(m.requests, m.seconds, m.produceSeconds, m.produceErrors, m.unanswered, m.produceBytes, m.fetchBytes,
-			m.produceStreams, m.inFlight, m.stalls, m.producingBytes, m.fetchingBytes, m.fetchPartitions, m.fetchesHeld, m.panics, m.unknownErrors,
+			m.produceStreams, m.inFlight, m.stalls, m.receivingBytes, m.receivesHeld, m.producingBytes, m.fetchingBytes, m.fetchPartitions, m.fetchesHeld, m.panics, m.unknownErrors,
 			m.connections, m.connectionsRefused, m.connectionsCut, m.turnedAway)
 	}
 	return m

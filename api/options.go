@@ -47,21 +47,17 @@ func (s *Server) options(listener string) []grpc.ServerOption {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		// Connections of clients that vanished are found within 40 s.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.InTapHandle(door{s, listener}.admit),
 		grpc.StatsHandler(connections{fetching: s.fetching}),
 		grpc.UnaryInterceptor(s.aroundUnary),
 		grpc.StreamInterceptor(s.aroundStream),
 		grpc.WaitForHandlers(true),
 	}
-	if s.c.Guard != nil {
-		o = append(o, grpc.InTapHandle(door{s, listener}.admit))
+	own := counted{s.credentials(), s, listener}
+	if len(s.c.Guard.Mechanisms("grpc", listener)) > 0 {
+		return append(o, grpc.Creds(arrivals{own}))
 	}
-	switch {
-	case len(s.c.Guard.Mechanisms("grpc", listener)) > 0:
-		o = append(o, grpc.Creds(arrivals{s.credentials(), s, listener}))
-	case s.c.Credentials != nil:
-		o = append(o, grpc.Creds(s.c.Credentials))
-	}
-	return o
+	return append(o, grpc.Creds(own))
 }
 
 // credentials are those that connections of clients are wrapped in.

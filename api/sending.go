@@ -34,8 +34,11 @@ func (h connections) HandleConn(ctx context.Context, s stats.ConnStats) {
 // TagRPC leaves the context as it is.
 func (connections) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
 
-// HandleRPC notices the end of a call of who has proven nothing.
-func (connections) HandleRPC(ctx context.Context, s stats.RPCStats) { ended(ctx, s) }
+// HandleRPC notices the end of a call of who has proven nothing, and what has been received.
+func (connections) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	ended(ctx, s)
+	noteReceived(ctx, s)
+}
 
 type heldKey struct{}
 

@@ -30,33 +30,30 @@ const (
 const (
 	cutTooMuch = "too_much"
 	cutIdle    = "idle"
+	cutNoRoom  = "no_room"
 )
 
 // arrivals are the credentials of a listener where who comes in has to prove who it is: they watch what a connection does until then.
-type arrivals struct {
-	credentials.TransportCredentials
-	server   *Server
-	listener string
-}
+type arrivals struct{ counted }
 
 // ServerHandshake is credentials.TransportCredentials'.
 func (a arrivals) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := a.TransportCredentials.ServerHandshake(conn)
+	conn, info, err := a.counted.ServerHandshake(conn)
 	if err != nil {
 		return conn, info, err
 	}
 	c := &unproven{Conn: conn, of: a}
 	c.idle = time.AfterFunc(maxUnprovenIdle, c.rest)
-	return c, arrival{info, c}, nil
+	return c, unprovenInfo{info, c}, nil
 }
 
 // Clone is credentials.TransportCredentials'.
 func (a arrivals) Clone() credentials.TransportCredentials {
-	return arrivals{a.TransportCredentials.Clone(), a.server, a.listener}
+	return arrivals{counted{a.TransportCredentials.Clone(), a.server, a.listener}}
 }
 
-// arrival is what a call can learn of its connection.
-type arrival struct {
+// unprovenInfo is what a call can learn of its connection.
+type unprovenInfo struct {
 	credentials.AuthInfo
 	conn *unproven
 }
@@ -90,7 +87,7 @@ var errUnproven = errors.New("api: too much was sent before authentication")
 func (c *unproven) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if c.isTooMuch(n) {
-		c.noteCut(cutTooMuch, fmt.Sprintf("more than %d bytes were sent before authentication while a call was under way", maxUnprovenBytes))
+		c.of.noteCut(c, cutTooMuch, fmt.Sprintf("more than %d bytes were sent before authentication while a call was under way", maxUnprovenBytes))
 		return 0, errUnproven
 	}
 	return n, err
@@ -116,14 +113,9 @@ func (c *unproven) rest() {
 	c.over = c.over || idle
 	c.mu.Unlock()
 	if idle {
-		c.noteCut(cutIdle, fmt.Sprintf("no proof within %v, and no call under way", maxUnprovenIdle))
+		c.of.noteCut(c, cutIdle, fmt.Sprintf("no proof within %v, and no call under way", maxUnprovenIdle))
 		_ = c.Conn.Close() // its reader hears of it
 	}
-}
-
-func (c *unproven) noteCut(reason, detail string) {
-	c.of.server.metrics.connectionsCut.WithLabelValues(reason).Inc()
-	c.of.server.logger.Info("connection closed", "reason", reason, "detail", detail, "client", c.RemoteAddr().String(), "listener", c.of.listener)
 }
 
 // prove takes the bounds away.

@@ -18,7 +18,7 @@ type memory struct {
 // memoryParts is how many parts of max_message_bytes the memory must have: replication is guaranteed an eighth, and needs two.
 const memoryParts = 16
 
-// newMemory makes the kinds that commits wait for; they come first. What all kinds are guaranteed is 25/32.
+// newMemory makes the kinds that commits wait for; they come first. What all kinds are guaranteed is 26/32.
 func newMemory(l LimitsConfig, reg prometheus.Registerer) memory {
 	m := memory{Memory: frontdoor.NewMemory(int64(l.Memory))}
 	eighth := m.Limit() / 8

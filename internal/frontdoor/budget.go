@@ -189,12 +189,14 @@ type Limits struct {
 
 // Shared is what all doors share.
 type Shared struct {
-	// Producing and Fetching count bytes, Asking counts partitions.
-	Producing, Fetching, Asking *Pool
-	Connections                 *Connections
+	// Producing, Fetching and Receiving count bytes, Asking counts partitions. Receiving is what gRPC has of requests
+	// that are not complete, or not answered.
+	Producing, Fetching, Receiving, Asking *Pool
+	Connections                            *Connections
 }
 
-// NewShared makes what is shared. Producers and consumers are guaranteed a quarter of the memory each.
+// NewShared makes what is shared. Producers and consumers are guaranteed a quarter of the memory each, requests that are being
+// received a thirty-second.
 func NewShared(l Limits) *Shared {
 	produce, fetch := cmp.Or(l.ProduceBytes, 128<<20), cmp.Or(l.FetchBytes, 128<<20)
 	if l.Memory == nil {
@@ -204,6 +206,7 @@ func NewShared(l Limits) *Shared {
 	return &Shared{
 		Producing:   l.Memory.Kind("produce", part, produce, false),
 		Fetching:    l.Memory.Kind("fetch", part, fetch, false),
+		Receiving:   l.Memory.Kind("requests", part/8, part, false),
 		Asking:      NewPool(cmp.Or(l.FetchPartitions, 200_000)),
 		Connections: NewConnections(cmp.Or(l.Connections, 10_000)),
 	}

@@ -13,7 +13,7 @@ import (
 //   - one at a time may pass the limit to grow, the one that has waited longest. It counts as passing until it has given
 //     everything back, or the pool is within its limit again. So the pool is passed by one request at most.
 //
-// A Claim is for one goroutine at a time; the zero Claim holds nothing of nothing.
+// A Claim is for one goroutine at a time, but for Shrink and Held, which any may call meanwhile; the zero Claim holds nothing of nothing.
 type Claim struct {
 	of   *Budget
 	held int64
@@ -30,7 +30,14 @@ type claiming struct {
 func (b *Budget) Claim() Claim { return Claim{of: b} }
 
 // Held is what the claim holds.
-func (c *Claim) Held() int64 { return c.held }
+func (c *Claim) Held() int64 {
+	if c.of == nil {
+		return 0
+	}
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	return c.held
+}
 
 // Grow has the claim hold that much, waiting for room until ctx ends or patience is over; then it holds what it held, and the
 // answer is false. waits is called once if it has to wait.
@@ -38,8 +45,13 @@ func (c *Claim) Grow(ctx context.Context, to int64, patience time.Duration, wait
 	if to <= c.held {
 		return true
 	}
+	return c.Add(ctx, to-c.held, patience, waits)
+}
+
+// Add is Grow by n.
+func (c *Claim) Add(ctx context.Context, n int64, patience time.Duration, waits func()) bool {
 	p := c.of.Pool
-	w := &claiming{c: c, more: to - c.held}
+	w := &claiming{c: c, more: n}
 	p.mu.Lock()
 	if len(p.growing)+len(p.beginning) == 0 && p.grantLocked(w) {
 		p.mu.Unlock()
@@ -86,15 +98,19 @@ func (p *Pool) forgetLocked(list *[]*claiming, w *claiming) bool {
 
 // Release gives everything back.
 func (c *Claim) Release() {
-	if c.held == 0 {
+	c.Shrink(c.held)
+}
+
+// Shrink gives n back of what is held.
+func (c *Claim) Shrink(n int64) {
+	if n == 0 {
 		return
 	}
 	p := c.of.Pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := c.held
-	c.held = 0
-	if p.passing == c {
+	c.held -= n
+	if c.held == 0 && p.passing == c {
 		p.passing = nil
 	}
 	c.of.addLocked(-n)
