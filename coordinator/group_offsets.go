@@ -209,8 +209,27 @@ type WantedTopic struct {
 // maxWanted bounds the partitions of one fetch.
 const maxWanted = 100_000
 
-// FetchOffsets gives committed offsets, in the order of the question; all of a group by topic and partition. A group or an offset that does
-// not exist is not found, which is no error (G27).
+// Distinct leaves out partitions that are named again. Four bytes name one, and the metadata of its offset has kilobytes.
+func Distinct(topics []WantedTopic) []WantedTopic {
+	named := make(map[record.TopicPartition]bool)
+	var out []WantedTopic
+	for _, w := range topics {
+		fresh := WantedTopic{Topic: w.Topic}
+		for _, p := range w.Partitions {
+			if tp := (record.TopicPartition{Topic: w.Topic, Partition: p}); !named[tp] {
+				named[tp] = true
+				fresh.Partitions = append(fresh.Partitions, p)
+			}
+		}
+		if len(fresh.Partitions) > 0 {
+			out = append(out, fresh)
+		}
+	}
+	return out
+}
+
+// FetchOffsets gives committed offsets, in the order of the question, of each partition once; all of a group by topic and partition. A group or
+// an offset that does not exist is not found, which is no error (G27).
 func (g *Groups) FetchOffsets(ctx context.Context, r FetchRequest) ([]group.Fetched, error) {
 	ctx, cancel := g.bounded(ctx)
 	defer cancel()
@@ -244,7 +263,7 @@ func (g *Groups) FetchOffsets(ctx context.Context, r FetchRequest) ([]group.Fetc
 // lookUp reads committed offsets. It is not sure where what the group holds does not fit the topics that this broker has heard of.
 func (g *Groups) lookUp(s *groupShard, r *FetchRequest) (found []group.Fetched, code group.Code, sure bool) {
 	wanted := make([]group.Want, 0, len(r.Topics))
-	for _, w := range r.Topics {
+	for _, w := range Distinct(r.Topics) {
 		topic, ok := g.config.Topics.Topic(w.Topic)
 		if !ok {
 			topic.ID = group.TopicID{} // which no topic has

@@ -44,6 +44,15 @@ func TestOffsetsAreCommitted(t *testing.T) {
 		if err != nil || len(all) != 2 {
 			t.Fatalf("all offsets: %+v, %v", all, err)
 		}
+		again := []WantedTopic{{"orders", []int32{1, 0, 1}}, {"lost", []int32{0}}, {"orders", []int32{0, 2, 2}}, {"lost", []int32{0}}}
+		some, err := b.groups.FetchOffsets(context.Background(), FetchRequest{Group: "g", By: nobodyInGroup, Topics: again})
+		var named []string
+		for _, f := range some {
+			named = append(named, at(f.Topic, f.Partition).String())
+		}
+		if once := []string{"orders/1", "orders/0", "lost/0", "orders/2"}; err != nil || !slices.Equal(named, once) {
+			t.Fatalf("offsets of %v, %v; want those of %v", named, err, once)
+		}
 	})
 }
 

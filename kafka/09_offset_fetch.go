@@ -96,7 +96,7 @@ func (c *conn) visibleOffsets(ctx context.Context, r *request, ask coordinator.F
 		return nil, nil, c.failure(r, err).coordinatorCode()
 	}
 	if ask.Topics != nil {
-		return all, denied, 0
+		return all, coordinator.Distinct(denied), 0
 	}
 	topics = c.topicsSeen(r, acl.Describe)
 	for _, f := range all {
@@ -121,9 +121,9 @@ func (c *conn) fetchOfOne(ctx context.Context, r *request, req *kmsg.OffsetFetch
 	found, denied, code := c.visibleOffsets(ctx, r, ask)
 	if code != 0 {
 		resp.ErrorCode = code
-		for i := range req.Topics {
-			for _, p := range req.Topics[i].Partitions {
-				found = append(found, group.Fetched{Topic: req.Topics[i].Topic, Partition: p})
+		for _, t := range coordinator.Distinct(ask.Topics) {
+			for _, p := range t.Partitions {
+				found = append(found, group.Fetched{Topic: t.Topic, Partition: p})
 			}
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
 	"github.com/oncelog/oncelog/partition"
@@ -92,6 +93,29 @@ func TestWhatIsNamedAgainIsAnsweredOnce(t *testing.T) {
 	if got := w.ask(offsets).(*kmsg.OffsetFetchResponse).Groups; len(got) != 1 || groups.asked.Swap(0) != 1 {
 		t.Errorf("offsets: %d groups", len(got))
 	}
+	for _, version := range []int16{1, 7, 9} { // what has failed is answered for each partition, too
+		r.server.c.Groups = failedGroups{}
+		offsets.Version, offsets.Group, offsets.Groups = version, "g", nil
+		many := slices.Repeat([]int32{0, 1}, 1000)
+		offsets.Topics = slices.Repeat([]kmsg.OffsetFetchRequestTopic{{Topic: "t", Partitions: many}}, 2)
+		if version >= 8 {
+			offsets.Topics = nil
+			offsets.Groups = []kmsg.OffsetFetchRequestGroup{{Group: "g", Topics: slices.Repeat([]kmsg.OffsetFetchRequestGroupTopic{{Topic: "t", Partitions: many}}, 2)}}
+		}
+		n := 0
+		got := w.ask(offsets).(*kmsg.OffsetFetchResponse)
+		for _, t := range got.Topics {
+			n += len(t.Partitions)
+		}
+		if version < 8 && n != 2 || version >= 8 && (len(got.Groups) != 1 || got.Groups[0].ErrorCode == 0 || len(got.Groups[0].Topics) != 0) {
+			t.Errorf("offsets, version %d: %d partitions", version, n)
+		}
+	}
+	r.server.c.Groups = groups
+	denied := newRuledRig(t, true, allowing(onGroup(acl.Describe))...).dial().ask(offsets).(*kmsg.OffsetFetchResponse).Groups
+	if len(denied) != 1 || len(denied[0].Topics) != 1 || len(denied[0].Topics[0].Partitions) != 2 || denied[0].Topics[0].Partitions[0].ErrorCode == 0 {
+		t.Errorf("offsets of a topic that the client may not see: %+v", denied)
+	}
 	classic := kmsg.NewPtrDescribeGroupsRequest()
 	classic.Groups = slices.Repeat([]string{"g"}, 100)
 	if got := w.ask(classic).(*kmsg.DescribeGroupsResponse).Groups; len(got) != 1 || groups.asked.Swap(0) != 1 {
@@ -124,6 +148,13 @@ type countedGroups struct {
 func (g *countedGroups) FetchOffsets(context.Context, coordinator.FetchRequest) ([]group.Fetched, error) {
 	g.asked.Add(1)
 	return nil, nil
+}
+
+// failedGroups knows no offsets.
+type failedGroups struct{ fakeGroups }
+
+func (failedGroups) FetchOffsets(context.Context, coordinator.FetchRequest) ([]group.Fetched, error) {
+	return nil, errNoTransactions
 }
 
 func (g *countedGroups) Describe(context.Context, string) (group.Description, error) {
