@@ -130,6 +130,7 @@ type Server struct {
 	producing *frontdoor.Budget
 	asking    *frontdoor.Budget
 	receivers receivers
+	closings  *frontdoor.Closings
 
 	// stopping ends when Stop is called: no new requests are taken, and waits end.
 	stopping context.Context
@@ -151,6 +152,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{c: c, logger: c.Logger, metrics: newMetrics(c.Registerer), health: health.NewServer()}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.fetching = c.Shared.Fetching.Share(s.metrics.fetchingBytes)
+	s.closings = frontdoor.NewClosings(s.logger, s.metrics.cutUntold)
 	s.receiving = c.Shared.Receiving.Share(s.metrics.receivingBytes)
 	s.producing = c.Shared.Producing.Share(s.metrics.producingBytes)
 	s.asking = c.Shared.Asking.Share(s.metrics.fetchPartitions)

@@ -29,6 +29,7 @@ type metrics struct {
 	turnedAway         prometheus.Counter
 	connections        prometheus.Gauge
 	connectionsCut     *prometheus.CounterVec
+	cutUntold          prometheus.Counter
 	connectionsRefused prometheus.Counter
 }
 
@@ -68,6 +69,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 
 		turnedAway:         counter("calls_turned_away_total", "Calls refused before they were read, since nobody has proven who calls, or not well."),
 		connectionsCut:     vec("connections_cut_total", "Connections closed, by reason: nobody has proven who it is, and too_much was sent or it was idle; or requests have no_room, and it holds most.", "reason"),
+		cutUntold:          counter("cut_lines_left_out_total", "Connections closed of which the log says nothing, since there were too many in a second."),
 		connections:        gauge("connections", "Open client connections."),
 		connectionsRefused: counter("connections_refused_total", "Connections closed at once for being above the limit."),
 	}
@@ -77,7 +79,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	if r != nil {
 		r.MustRegister(m.requests, m.seconds, m.produceSeconds, m.produceErrors, m.unanswered, m.produceBytes, m.fetchBytes,
 			m.produceStreams, m.inFlight, m.stalls, m.receivingBytes, m.receivesHeld, m.producingBytes, m.fetchingBytes, m.fetchPartitions, m.fetchesHeld, m.panics, m.unknownErrors,
-			m.connections, m.connectionsRefused, m.connectionsCut, m.turnedAway)
+			m.connections, m.connectionsRefused, m.connectionsCut, m.cutUntold, m.turnedAway)
 	}
 	return m
 }

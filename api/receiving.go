@@ -306,7 +306,7 @@ func (l *receivers) closeLargest() {
 // noteCut tells of a connection that is closed.
 func (c counted) noteCut(conn net.Conn, reason, detail string) {
 	c.server.metrics.connectionsCut.WithLabelValues(reason).Inc()
-	c.server.logger.Info("connection closed", "reason", reason, "detail", detail, "client", conn.RemoteAddr().String(), "listener", c.listener)
+	c.server.closings.Tell(conn.RemoteAddr(), c.listener, reason, detail)
 }
 
 // HTTP/2, RFC 9113: what a client says first, and the frames that matter here.

@@ -20,7 +20,7 @@ func (c *conn) saslHandshake(r *request) *answer {
 	resp.SupportedMechanisms = l.mechanisms
 	attempt, err := c.c.Guard.Begin("kafka", c.net.RemoteAddr(), req.Mechanism, l.mechanisms)
 	if err != nil {
-		c.log().Info("connection closed", "reason", "sasl_mechanism", "detail", err.Error())
+		c.noteClosed("sasl_mechanism", err.Error())
 		resp.ErrorCode, a.close = c.refuse(r, frontdoor.ReasonSaslMechanism), "sasl_mechanism"
 		return a
 	}

@@ -30,7 +30,7 @@ func (c *conn) saslAuthenticate(r *request) *answer {
 		l.attempt = nil
 		message := "Authentication failed: wrong user, password or message"
 		resp.ErrorCode, resp.ErrorMessage, a.close = c.refuse(r, frontdoor.ReasonSaslFailed), &message, "authentication_failed"
-		c.log().Info("connection closed", "reason", a.close, "detail", err.Error())
+		c.noteClosed(a.close, err.Error())
 		if r.raw {
 			a.response = nil // nothing can be said
 		}

@@ -151,13 +151,18 @@ func (c *conn) whyClosed(err error) string {
 	var why *closing
 	switch {
 	case errors.As(err, &why):
-		c.log().Info("connection closed", "reason", why.reason, "detail", why.detail)
+		c.noteClosed(why.reason, why.detail)
 		return why.reason
 	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
 		return ""
 	}
 	c.log().Debug("connection broke", "err", err)
 	return ""
+}
+
+// noteClosed tells the log why the broker closes the connection.
+func (c *conn) noteClosed(reason, detail string) {
+	c.closings.Tell(c.net.RemoteAddr(), c.advertised, reason, detail)
 }
 
 func (c *conn) log() *slog.Logger {
@@ -288,7 +293,7 @@ func (c *conn) handle(r *request) (a *answer) {
 	}()
 	if c.login.expired(r) {
 		c.release(r)
-		c.log().Info("connection closed", "reason", "session_expired", "user", c.caller.User)
+		c.noteClosed("session_expired", "of user "+c.caller.User)
 		return &answer{request: r, close: "session_expired"}
 	}
 	a = r.endpoint.handle(c, r)
@@ -385,7 +390,7 @@ func (c *conn) writeOne(a *answer) (why string, ok bool) {
 	if a.response != nil {
 		if err := c.send(a); err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) && c.ctx.Err() == nil {
-				c.log().Info("connection closed", "reason", "slow_reader", "api", name)
+				c.noteClosed("slow_reader", "answer of "+name)
 				return "slow_reader", false
 			}
 			return "", false

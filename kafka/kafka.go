@@ -112,6 +112,7 @@ type Server struct {
 	// answers from before they are read until they are written, asking the partitions that fetches name.
 	reading, fetching, asking *frontdoor.Budget
 	sessions                  *sessions
+	closings                  *frontdoor.Closings
 
 	// stopping ends when Stop is called: no new requests are read, and waits end.
 	stopping context.Context
@@ -139,6 +140,7 @@ func New(c Config) (*Server, error) {
 	s.fetching = c.Shared.Fetching.Share(s.metrics.fetchingBytes)
 	s.asking = c.Shared.Asking.Share(s.metrics.fetchPartitions)
 	s.sessions = newSessions(s.metrics)
+	s.closings = frontdoor.NewClosings(s.logger, s.metrics.closedUntold)
 	return s, nil
 }
 

@@ -17,6 +17,7 @@ type metrics struct {
 	waits           prometheus.Counter
 	fetchesHeld     prometheus.Counter
 	closed          *prometheus.CounterVec
+	closedUntold    prometheus.Counter
 	panics          prometheus.Counter
 	unknownErrors   prometheus.Counter
 
@@ -51,6 +52,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		waits:           counter("reads_held_total", "Times that a connection was not read because too many bytes of requests were under way."),
 		fetchesHeld:     counter("fetches_held_total", "Fetches that waited because too many bytes of answers were on their way."),
 		closed:          vec("connections_closed_total", "Connections closed by the broker, by reason.", "reason"),
+		closedUntold:    counter("closed_lines_left_out_total", "Connections closed by the broker of which the log says nothing, since there were too many in a second."),
 		panics:          counter("panics_total", "Requests ended by a panic. Each is a bug."),
 		unknownErrors:   counter("unknown_errors_total", "Failures that the error table does not know. Each is a bug and has been logged."),
 
@@ -59,7 +61,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 	if r != nil {
 		r.MustRegister(m.requests, m.seconds, m.errors, m.produceBytes, m.fetchBytes, m.readingBytes, m.fetchingBytes, m.fetchPartitions,
-			m.fetchSessions, m.sessionsEvicted, m.waits, m.fetchesHeld, m.closed, m.panics, m.unknownErrors, m.connections, m.connectionsRefused)
+			m.fetchSessions, m.sessionsEvicted, m.waits, m.fetchesHeld, m.closed, m.closedUntold, m.panics, m.unknownErrors, m.connections, m.connectionsRefused)
 	}
 	return m
 }

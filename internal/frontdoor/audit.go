@@ -18,7 +18,7 @@ type Audit struct {
 
 	// mu guards what follows. What was refused has a budget of its own, lest somebody hide by it what another has done.
 	mu              sync.Mutex
-	refused, served auditBudget
+	refused, served lineBudget
 }
 
 // Outcomes of calls and of proofs.
@@ -31,7 +31,7 @@ const (
 
 // NewAudit writes to w, one write for each line.
 func NewAudit(w io.Writer) *Audit {
-	a := &Audit{leftOut: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_audit_lines_left_out_total",
+	a := &Audit{refused: lineBudget{lineLimits: auditLimits}, served: lineBudget{lineLimits: auditLimits}, leftOut: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "brokerd_audit_lines_left_out_total",
 		Help: "Lines that the audit log did not take, by outcome, and by the limit that they were above: that of one principal, or that of all."}, []string{"outcome", "limit"})}
 	a.log = slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.LevelKey {

@@ -62,22 +62,22 @@ func TestOnePrincipalLeavesRoomInTheAuditLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAuditor()
 		alice, bob := auditedBy("alice", 1), auditedBy("bob", 1)
-		a.denied(alice, 2*maxAuditLines)
-		for range 2 * maxAuditLines {
+		a.denied(alice, 2*auditLimits.all)
+		for range 2 * auditLimits.all {
 			a.login(alice, "PLAIN", outcomeFailed) // whatever name it gives
 			a.login(bob, "PLAIN", outcomeFailed)
 		}
 		a.denied(bob, 1)
 		a.call(alice, "CreateACLs", acl.Alter, acl.Cluster, acl.ClusterName, outcomeAllowed)
 		for text, want := range map[string]int{
-			`"denied","principal":"User:alice"`: maxAuditLinesEach, `"outcome":"failed"`: maxAuditLinesEach,
-			`"denied","principal":"User:bob"`: 1, `"call":"CreateACLs"`: 1, "\n": 2*maxAuditLinesEach + 2,
+			`"denied","principal":"User:alice"`: auditLimits.each, `"outcome":"failed"`: auditLimits.each,
+			`"denied","principal":"User:bob"`: 1, `"call":"CreateACLs"`: 1, "\n": 2*auditLimits.each + 2,
 		} {
 			if n := a.wrote(text); n != want {
 				t.Errorf("%d lines with %q, want %d", n, text, want)
 			}
 		}
-		if got := testutil.ToFloat64(a.leftOut.WithLabelValues(outcomeDenied, limitPrincipal)); got != 2*maxAuditLines-maxAuditLinesEach {
+		if got := testutil.ToFloat64(a.leftOut.WithLabelValues(outcomeDenied, limitPrincipal)); got != float64(2*auditLimits.all-auditLimits.each) {
 			t.Errorf("%v denials are counted as left out", got)
 		}
 		time.Sleep(time.Second)
@@ -103,22 +103,22 @@ func TestManyPrincipalsShareTheAuditLog(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := newAuditor()
-		for i := range maxAuditLines {
-			a.denied(auditedBy(fmt.Sprint("noisy", i), 1), 2*quietAuditLines)
-			if i == maxAuditLines/20 {
+		for i := range auditLimits.all {
+			a.denied(auditedBy(fmt.Sprint("noisy", i), 1), 2*auditLimits.quiet)
+			if i == auditLimits.all/20 {
 				a.denied(auditedBy("quiet", 1), 1)
 			}
 		}
-		if n := a.wrote("\n"); n != maxAuditLines {
+		if n := a.wrote("\n"); n != auditLimits.all {
 			t.Errorf("%d lines", n)
 		}
 		if a.wrote("User:quiet") != 1 {
 			t.Error("who is quiet is not heard")
 		}
-		if n := len(a.refused.by); n > maxAuditLines {
+		if n := len(a.refused.by); n > auditLimits.all {
 			t.Errorf("%d principals are remembered", n)
 		}
-		if n := len(a.refused.leftOut); n > maxAuditLines/quietAuditLines+1 {
+		if n := len(a.refused.leftOut); n > auditLimits.all/auditLimits.quiet+1 {
 			t.Errorf("what was left out is told in %d lines", n)
 		}
 	})
