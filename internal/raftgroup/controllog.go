@@ -111,6 +111,10 @@ func prepareControlLog(h *Host, dir string, newest record.Index, want bool) (is 
 		return false, err
 	}
 	if is {
+		// Who renamed it may have been killed before that was durable.
+		if err := fsys.SyncDir(dir); err != nil {
+			return true, err
+		}
 		return true, removeBoltLog(dir, h.config.NoSync)
 	}
 	if !want {

@@ -358,7 +358,12 @@ func (k *raftSink) Close() error {
 	}
 	if err := k.finish(k.catchUp); err != nil {
 		g.metrics().snapshots.WithLabelValues("failed").Inc()
-		k.failed(before, err)
+		if errors.Is(err, errMayBeThere) {
+			// A start that finds it needs the log as it is now.
+			k.engine.fault(err)
+		} else {
+			k.failed(before, err)
+		}
 		return err
 	}
 	k.engine.installed.Store(k.head.index)

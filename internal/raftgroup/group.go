@@ -97,13 +97,18 @@ func openGroup(h *Host, c GroupConfig) (*Group, error) {
 	if g.snapshots, err = openSnapshots(h.config.FS, c.Dir, g.logger, h.metrics.badSnapshots.Inc); err != nil {
 		return nil, err
 	}
+	if c.Log == nil { // else LatestSnapshot has done it, before the log was opened by it
+		if err = g.snapshots.settle(); err != nil {
+			return nil, err
+		}
+	}
 	if err = g.checkLogExists(); err != nil {
 		return nil, err
 	}
 	if g.logs, err = g.openLog(); err != nil {
 		return nil, err
 	}
-	if err = g.checkStableExists(); err != nil {
+	if err = errors.Join(g.checkStableExists(), g.checkCovered()); err != nil {
 		return nil, errors.Join(err, g.logs.close())
 	}
 	if c.wrapLog != nil {

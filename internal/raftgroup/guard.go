@@ -162,6 +162,9 @@ func changesMembers(logs []*raft.Log) bool {
 //   - after a snapshot was taken, with a prefix no longer than it: some is kept (Group.trimmable);
 //   - on a conflict with the leader, with a tail above everything committed.
 func (s *guardedLog) DeleteRange(low, high uint64) error {
+	if err := s.engine.fault0(); err != nil {
+		return err
+	}
 	err := s.deleteRange(low, high)
 	if err != nil {
 		err = fmt.Errorf("delete log entries %d to %d: %w", low, high, err)

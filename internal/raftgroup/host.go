@@ -243,7 +243,7 @@ func (h *Host) LatestSnapshot(dir string) (record.Index, error) {
 	if err != nil {
 		return 0, err
 	}
-	return s.newest(), nil
+	return s.newest(), s.settle()
 }
 
 // Forget removes a closed replica's term and vote from the stable stores. Its directory is the

@@ -59,9 +59,11 @@ func (i Identity) encode() []byte {
 // the identity is, all else that is gone has been lost. A nil fill puts nothing there. A directory that is another
 // replica's is refused: what it holds would be taken for this one's.
 func (i Identity) CreateDir(fsys vfs.FS, dir string, fill func() error) error {
-	err := i.CheckDir(fsys, dir)
-	if err == nil || errors.Is(err, errOtherReplica) {
+	switch err := i.CheckDir(fsys, dir); {
+	case errors.Is(err, errOtherReplica):
 		return err
+	case err == nil:
+		return syncUp(fsys, dir) // who made it may have been killed before
 	}
 	if err := fsys.MkdirAll(dir); err != nil {
 		return fmt.Errorf("create replica directory: %w", err)
@@ -74,6 +76,11 @@ func (i Identity) CreateDir(fsys vfs.FS, dir string, fill func() error) error {
 	if err := vfs.WriteFileAtomic(fsys, filepath.Join(dir, identityFile), i.encode()); err != nil {
 		return fmt.Errorf("create replica directory: %w", err)
 	}
+	return syncUp(fsys, dir)
+}
+
+// syncUp makes the names durable that lead to a replica's files.
+func syncUp(fsys vfs.FS, dir string) error {
 	for _, d := range []string{dir, filepath.Dir(dir), filepath.Dir(filepath.Dir(dir))} {
 		if err := fsys.SyncDir(d); err != nil {
 			return fmt.Errorf("create replica directory: %w", err)

@@ -21,11 +21,14 @@ import (
 // snapshots are the state snapshots of one group, newest first, in a directory of their own. A
 // snapshot is visible once its file, whole and synced, has been renamed and the directory synced;
 // what a crash leaves before that is removed when the directory is opened. The newest two are
-// kept. One whose header or checksum is wrong is skipped and reported.
+// kept. One whose header or checksum is wrong is skipped and reported: it was whole once, since it has its name.
 type snapshots struct {
 	fs     vfs.FS
 	dir    string
 	logger *slog.Logger
+
+	// lost is the index of the newest one that is damaged, by its name; 0: none was found.
+	lost record.Index
 
 	// mu guards list. Nothing blocks under it.
 	mu   sync.Mutex
@@ -42,6 +45,7 @@ type snapshotFile struct {
 
 const (
 	snapshotDir     = "snapshots"
+	snapshotName    = "%020d-%020d"
 	snapshotSuffix  = ".snap"
 	snapshotTmp     = ".tmp"
 	snapshotsKept   = 2
@@ -78,12 +82,33 @@ func openSnapshots(fsys vfs.FS, dir string, logger *slog.Logger, bad func()) (*s
 			if bad != nil {
 				bad()
 			}
+			var index, term uint64
+			if _, err := fmt.Sscanf(name, snapshotName, &index, &term); err == nil {
+				s.lost = max(s.lost, record.Index(index))
+			}
 			continue
 		}
 		s.list = append(s.list, snapshotFile{name: name, head: head})
 	}
 	s.sort()
 	return s, nil
+}
+
+// settle makes durable what was found: the log is about to be trimmed and put in place by it, and who wrote a snapshot may have been
+// killed before its name was on disk.
+func (s *snapshots) settle() error {
+	if s.newest() == 0 {
+		return nil
+	}
+	return s.syncName()
+}
+
+// syncName makes durable the names of the snapshots, and that of their directory, which is as old as the first of them.
+func (s *snapshots) syncName() error {
+	if err := s.fs.SyncDir(s.dir); err != nil {
+		return err
+	}
+	return s.fs.SyncDir(filepath.Dir(s.dir))
 }
 
 // sort puts the newest first. Held: mu, or nobody else has s yet.
@@ -215,7 +240,7 @@ func verifySnapshot(fsys vfs.FS, path string) (snapshotHead, error) {
 func (s *snapshots) create(head snapshotHead) (*snapshotSink, error) {
 	s.mu.Lock()
 	s.tmp++
-	name := fmt.Sprintf("%020d-%020d", head.index, head.term)
+	name := fmt.Sprintf(snapshotName, head.index, head.term)
 	tmp := filepath.Join(s.dir, fmt.Sprintf("%s.%d%s", name, s.tmp, snapshotTmp))
 	s.mu.Unlock()
 	f, err := s.fs.Create(tmp)
@@ -225,14 +250,18 @@ func (s *snapshots) create(head snapshotHead) (*snapshotSink, error) {
 	return &snapshotSink{store: s, head: head, file: f, tmp: tmp, name: name + snapshotSuffix, at: int64(head.encodedSize())}, nil
 }
 
+// errMayBeThere says that a snapshot was not finished, and that a start may find it all the same.
+var errMayBeThere = errors.New("the snapshot may be found by the next start")
+
 // publish makes a finished file visible and removes those no longer kept. If we die before the
-// directory is synced, the snapshot may be there or not; nothing has relied on it yet.
+// directory is synced, the snapshot may be there or not; nothing has relied on it yet. Nor has anything if that fails, but who goes on
+// must not make of the log what does not go with the snapshot (errMayBeThere).
 func (s *snapshots) publish(sink *snapshotSink) error {
 	if err := s.fs.Rename(sink.tmp, filepath.Join(s.dir, sink.name)); err != nil {
 		return fmt.Errorf("publish snapshot: %w", err)
 	}
-	if err := s.fs.SyncDir(s.dir); err != nil {
-		return fmt.Errorf("publish snapshot: %w", err)
+	if err := s.syncName(); err != nil {
+		return fmt.Errorf("publish snapshot: %w: %w", errMayBeThere, err)
 	}
 	s.mu.Lock()
 	s.list = slices.DeleteFunc(s.list, func(f snapshotFile) bool { return f.name == sink.name })
