@@ -131,7 +131,13 @@ func (e *engine) open() (r *raft.Raft, err error) {
 	stable := &guardedStable{engine: e, inner: g.stable}
 	conf := g.raftConfig(e.notify)
 	// Raft hands its goroutines the config by value: the engine must be complete before.
-	return raft.NewRaft(conf, &fsm{engine: e, group: g}, e.log, stable, &guardedSnapshots{engine: e, store: g.snapshots}, e.transport)
+	r, err = raft.NewRaft(conf, &fsm{engine: e, group: g}, e.log, stable, &guardedSnapshots{engine: e, store: g.snapshots}, e.transport)
+	if err == nil && r.LastIndex() < snapshot {
+		// Raft has taken the one before, and the log does not make up for it.
+		err = fmt.Errorf("the newest snapshot, of index %d, was not restored, and without it the replica ends at %d", snapshot, r.LastIndex())
+		return nil, errors.Join(err, r.Shutdown().Error())
+	}
+	return r, err
 }
 
 // raftConfig is what Raft runs with.
@@ -336,6 +342,19 @@ func (g *Group) checkLogExists() error {
 		err = fmt.Errorf("%w: term and vote are there, the log in %s is not", ErrStateLost, dir)
 	}
 	return err
+}
+
+// checkCovered refuses a replica whose log ends below a snapshot that is damaged: what lies between them was acknowledged, and the snapshot
+// before knows nothing of it.
+func (g *Group) checkCovered() error {
+	last, err := g.logs.LastIndex()
+	if err != nil {
+		return err
+	}
+	if end := max(record.Index(last), g.snapshots.newest()); g.snapshots.lost > end {
+		return fmt.Errorf("%w: its snapshot of entry %d is damaged, and what else it has ends at entry %d", ErrStateLost, g.snapshots.lost, end)
+	}
+	return nil
 }
 
 // checkStableExists refuses a replica that has a log or a snapshot and knows no term: without its

@@ -90,13 +90,17 @@ func (l *Log) open() error {
 	}
 	l.windowFirst, l.windowLast = l.live.begin, last
 	if !l.o.WholeWindow {
-		l.windowFirst = max(l.meta.mark.window, l.live.begin)
+		// Where the snapshot is gone behind which Raft went on, what lies above the one before must be seen again: it was acknowledged.
+		l.windowFirst = max(min(l.meta.mark.window, l.snapshot+1), l.live.begin)
 	}
 	if err := l.findCleaned(); err != nil {
 		return err
 	}
 	// What is compacted is no entry of Raft's any more. The mark that tells the window may be old.
 	l.windowFirst = min(max(l.windowFirst, l.cleanedThrough+1), last+1)
+	if l.cleanedThrough > l.snapshot {
+		return fmt.Errorf("%w: entries up to %d are compacted, snapshot is of %d", ErrBehindSnapshot, l.cleanedThrough, l.snapshot)
+	}
 	l.durable.advance(last)
 	l.restored = l.snapshot == 0
 	l.start.floating = true

@@ -279,6 +279,37 @@ func TestSidecarsAreRebuilt(t *testing.T) {
 	}
 }
 
+// The snapshot behind which Raft went on is damaged, and the log is opened with the one before, or with none: what lies between them
+// was acknowledged. Raft sees it, also if its window was empty, or the log is refused.
+func TestWindowBeginsAtTheSnapshot(t *testing.T) {
+	for _, more := range []bool{false, true} {
+		base := newMem(t, 1)
+		l := filled(t, base, 100)
+		last := record.Index(100)
+		must(t, l.SetSnapshotIndex(90))
+		must(t, l.TruncateTail(101))
+		must(t, l.TrimWindow(100))
+		if more {
+			must(t, l.Append([]Entry{plainEntry(101, 2, "more")}))
+			last = 101
+		}
+		must(t, l.Close())
+		for _, snapshot := range []record.Index{90, 50, 0} {
+			l := open(t, base.KillClone(), func(o *Options) { o.SnapshotIndex = snapshot })
+			wantWindow(t, l, snapshot+1, last)
+			must(t, l.Close())
+		}
+	}
+	k := newCompacting(t, 6, 90)
+	_, err := k.log.Compact(compactionOf(Mark{Below: k.bound(rand.New(rand.NewPCG(6, 6)), 40)}))
+	must(t, err)
+	snapshot := k.log.cleanedThrough - 1
+	must(t, k.log.Close())
+	if _, err := tryOpen(k.fs, func(o *Options) { o.SnapshotIndex = snapshot }); !errors.Is(err, ErrBehindSnapshot) {
+		t.Errorf("opened with a snapshot of %d, where entries are compacted up to %d: %v", snapshot, snapshot+1, err)
+	}
+}
+
 func TestSnapshotWithoutLog(t *testing.T) {
 	if _, err := tryOpen(newMem(t, 1), func(o *Options) { o.SnapshotIndex = 3 }); !errors.Is(err, ErrBehindSnapshot) {
 		t.Fatalf("open: %v", err)
