@@ -19,7 +19,8 @@ import (
 //
 // Metadata that is older than a change that the leader before has made would have that taken back, and members added that were removed
 // for good: their directories are gone, and nobody takes them out again. So nothing is changed before metadata has been confirmed in the
-// term: what the leaders before acted on was agreed earlier than that.
+// term: what the leaders before acted on was agreed earlier than that. A turn may wait for other groups meanwhile: what it has to
+// do in a term is refused in a later one.
 type movers struct {
 	groups func(raftgroup.GroupID) reshaper
 	report func(context.Context, []cluster.GroupMembers) error
@@ -93,7 +94,7 @@ func (m *movers) turn(ctx context.Context, img *metadata.Image) (pending bool) {
 			slots <- struct{}{}
 			wg.Go(func() {
 				defer func() { <-slots }()
-				found, ok, complete := m.move(ctx, g, t.Name, i, p, look)
+				found, ok, complete := m.move(ctx, g, t.Name, i, now, look)
 				mu.Lock()
 				defer mu.Unlock()
 				if look && !complete {
@@ -138,11 +139,11 @@ func (m *movers) ask(ctx context.Context, doubts map[raftgroup.GroupID]record.Te
 
 // move makes the changes of one group that can be made now, or with look none; ok: there is something to tell; complete: its
 // members are those of the metadata.
-func (m *movers) move(ctx context.Context, g reshaper, topic string, number int, p *metadata.Partition, look bool) (found cluster.GroupMembers, ok, complete bool) {
+func (m *movers) move(ctx context.Context, g reshaper, topic string, number int, now done, look bool) (found cluster.GroupMembers, ok, complete bool) {
 	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
 	defer cancel()
-	plan := planOf(p)
-	plan.Look = look
+	p, plan := now.partition, planOf(now.partition)
+	plan.Term, plan.Look = now.term, look
 	shape, err := g.Reshape(ctx, plan)
 	if err != nil {
 		m.logger.Info("members of a group not changed yet", "topic", topic, "partition", number, "group", uint64(p.Group), "err", err)

@@ -17,11 +17,19 @@ import (
 type simGroup struct {
 	s    *simCluster
 	term record.Term
+	// waits is called before a plan is looked at.
+	waits func()
 }
 
 func (g *simGroup) IsReady() (record.Term, bool) { return g.term, true }
 
 func (g *simGroup) Reshape(_ context.Context, p raftgroup.Plan) (raftgroup.Shape, error) {
+	if g.waits != nil {
+		g.waits()
+	}
+	if p.Term != g.term {
+		return raftgroup.Shape{}, errors.New("another term")
+	}
 	for !p.Look && g.s.change(p) {
 	}
 	s := raftgroup.Shape{Done: true}
@@ -51,7 +59,7 @@ func TestOldMetadataBringsNobodyBack(t *testing.T) {
 	members := maps.Clone(s.members)
 
 	img, confirmed, cutOff := old, 0, errors.New("the controller is not heard")
-	g := &simGroup{s, 1}
+	g := &simGroup{s: s, term: 1}
 	m := &movers{
 		groups: func(raftgroup.GroupID) reshaper { return g },
 		report: func(context.Context, []cluster.GroupMembers) error { return nil },
@@ -100,6 +108,20 @@ func TestOldMetadataBringsNobodyBack(t *testing.T) {
 	goOn(1, 4, 3)
 	if confirmed != 2 {
 		t.Fatalf("confirmed %d times", confirmed)
+	}
+
+	// A turn that has waited for so long that another has led meanwhile is of an old term, too.
+	s.settle()
+	s.reassign(1, 2, 4)
+	s.reconcile(2)
+	img = s.state.Image()
+	g.waits = func() {
+		s.settle()
+		members = maps.Clone(s.members)
+		g.term, g.waits = g.term+2, nil
+	}
+	if m.turn(t.Context(), img); !maps.Equal(s.members, members) {
+		t.Fatalf("members became %v, and were %v", s.members, members)
 	}
 }
 

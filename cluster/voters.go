@@ -24,6 +24,7 @@ func (c *Cluster) followMembers(ctx context.Context, t term, img *metadata.Image
 	if !needed {
 		return nil
 	}
+	plan.Term = t.term
 	_, err := t.group.Reshape(ctx, plan)
 	return err
 }
@@ -32,14 +33,15 @@ func (c *Cluster) followMembers(ctx context.Context, t term, img *metadata.Image
 // leave it; needed is false if it is so already.
 //
 // The founders vote. With fewer than three brokers that stays so; from the third on, three vote, or as many
-// as founded the cluster, made odd. A voter that is unregistered leaves, one that is draining leaves when
-// enough others vote, and in their places come brokers that are alive, the lowest ids first. A voter that is
+// as founded the cluster, made odd. A voter that is unregistered or draining leaves when another has its vote, and in
+// its place comes a broker that is alive, the lowest ids first. A voter that is
 // only dead keeps its vote: nobody can know whether it comes back. One whose disk was lost is unregistered: its broker has
-// another incarnation. settled: who is not registered will not
-// be.
+// another incarnation. Nobody gets a vote that makes their number even: it would take a larger majority and survive no more.
+// settled: who is not registered will not be.
 func votersPlan(st raftgroup.Status, img *metadata.Image, alive func(int32) bool, settled bool) (plan raftgroup.Plan, needed bool) {
-	var draining, candidates []raftgroup.ServerID
-	able := 0
+	// going have a vote that others shall have; staying are not registered yet.
+	var going, candidates []raftgroup.ServerID
+	able, staying := 0, 0
 	registered := make(map[raftgroup.ServerID]bool)
 	for _, b := range img.Brokers() {
 		id := raftgroup.MakeServerID(b.ID, b.Incarnation)
@@ -50,7 +52,7 @@ func votersPlan(st raftgroup.Status, img *metadata.Image, alive func(int32) bool
 		}
 		switch {
 		case votes && b.Draining:
-			draining = append(draining, id)
+			going = append(going, id)
 		case votes:
 			plan.Voters = append(plan.Voters, id)
 		default:
@@ -60,31 +62,36 @@ func votersPlan(st raftgroup.Status, img *metadata.Image, alive func(int32) bool
 			}
 		}
 	}
-	want := len(plan.Voters)
+	for _, id := range st.Voters {
+		switch {
+		case registered[id]:
+		case settled || replaced(img, id):
+			going = append(going, id)
+		default:
+			staying++
+		}
+	}
+	want, stay := len(plan.Voters), going
 	if able >= 3 {
 		size := len(st.Voters)
 		if size%2 == 0 && size > want {
 			size-- // one is to go: its successor has its vote already
 		}
-		want = min(max(3, size|1), mostVoters, able)
+		want = min(max(3, size|1), mostVoters, (able-1)|1)
 	}
-	for _, id := range candidates {
-		if len(plan.Voters) >= want {
-			break
-		}
-		plan.Voters = append(plan.Voters, id)
-		plan.Learners = slices.DeleteFunc(plan.Learners, func(l raftgroup.ServerID) bool { return l == id })
-		needed = true
+	added := candidates[:min(len(candidates), max(0, want-len(plan.Voters)))]
+	if able >= 3 {
+		stay = going[:min(len(going), max(0, want-len(plan.Voters)-len(added)))]
 	}
-	enough := able >= 3 && len(plan.Voters) >= want
-	if enough {
-		plan.Leaving = append(plan.Leaving, draining...)
-	} else {
-		plan.Voters = append(plan.Voters, draining...)
+	if n := len(added); n > 0 && (len(plan.Voters)+n+len(stay)+staying)%2 == 0 {
+		added = added[:n-1]
 	}
-	for _, id := range st.Voters {
-		if !registered[id] && enough && (settled || replaced(img, id)) {
-			plan.Leaving = append(plan.Leaving, id)
+	plan.Voters = slices.Concat(plan.Voters, added)
+	plan.Learners = slices.DeleteFunc(plan.Learners, func(id raftgroup.ServerID) bool { return slices.Contains(added, id) })
+	plan.Leaving = slices.Clone(going[len(stay):])
+	for _, id := range stay {
+		if registered[id] {
+			plan.Voters = append(plan.Voters, id)
 		}
 	}
 	for _, id := range st.Learners {
@@ -92,10 +99,11 @@ func votersPlan(st raftgroup.Status, img *metadata.Image, alive func(int32) bool
 			plan.Leaving = append(plan.Leaving, id)
 		}
 	}
+	needed = len(added) > 0 || len(plan.Leaving) > 0
 	for _, id := range plan.Learners {
 		needed = needed || !slices.Contains(st.Learners, id)
 	}
-	return plan, needed || len(plan.Leaving) > 0
+	return plan, needed
 }
 
 // replaced tells whether a voter's broker is registered under another incarnation: that voter has lost its disk.

@@ -76,9 +76,9 @@ func (p *progress) begin(term uint64) {
 	p.heard, p.level = make(map[ServerID]time.Time), make(map[ServerID]time.Time)
 }
 
-// caughtUp tells whether a follower has had, in a term, all that was committed at least markAge ago. It
-// is asked again and again: the first answers are no.
-func (p *progress) caughtUp(id ServerID, term record.Term, commit uint64, now time.Time) bool {
+// caughtUp tells whether a follower has had, in a term, all that was committed at least markAge ago, and has been heard
+// lately: where nothing is written, one that is dead lacks nothing. It is asked again and again: the first answers are no.
+func (p *progress) caughtUp(id ServerID, term record.Term, commit uint64, now time.Time, lately time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.term != uint64(term) {
@@ -87,7 +87,7 @@ func (p *progress) caughtUp(id ServerID, term record.Term, commit uint64, now ti
 	if now.Sub(p.since) >= markAge {
 		p.marks, p.since = [2]uint64{p.marks[1], commit}, now
 	}
-	return p.marks[0] > 0 && p.match[id] >= p.marks[0]
+	return p.marks[0] > 0 && p.match[id] >= p.marks[0] && now.Sub(p.heard[id]) <= lately
 }
 
 // has tells whether a follower is known to hold an entry, by what it acknowledged in a term.
