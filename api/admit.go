@@ -48,7 +48,7 @@ func (d door) admit(ctx context.Context, info *tap.Info) (context.Context, error
 	if call, _ := ctx.Value(openKey{}).(*openCall); call != nil {
 		return ctx, nil // has bounds of its own, and takes nothing from those who have proven who they are
 	}
-	return receiverOf(ctx).begin(ctx), nil
+	return receiverOf(ctx).begin(ctx, info.FullMethodName), nil
 }
 
 // caller gives the context of a call who calls.

@@ -12,10 +12,11 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/stats"
 
+	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
-// Requests are counted from when their bytes are taken off a socket until a handler of a stream has its message, or the call ends. gRPC takes
+// Requests are counted from when their bytes are taken off a socket until the handler of Produce has its message, or the call ends. gRPC takes
 // from a connection whatever comes, and keeps of each call as much as its window and the largest request allow, for MaxStreams calls; only
 // who reads the connection can stop that. So a connection of a client is read through a receiver, which sees the heads of HTTP/2's frames,
 // and waits for room before it passes on what clients send in calls.
@@ -78,10 +79,25 @@ type receiver struct {
 	calls map[uint32]*receiving
 }
 
-// arrival is a part of a call's request.
+// arrival is a part of a call's request: what is in it of messages, and what the transport takes for it.
 type arrival struct {
-	stream uint32
-	n      int64
+	stream        uint32
+	payload, cost int64
+}
+
+// cost is what the transport takes for a frame with so much payload, which it keeps in a buffer of one of its pool's sizes, or in one of its own.
+func cost(payload int) int64 {
+	const (
+		unpooled, small = 1 << 10, 4 << 10 // mem.IsBelowBufferPoolingThreshold, and the pool's sizes up to maxFrameLen
+		perFrame        = 128              // of its list, about
+	)
+	switch {
+	case payload <= unpooled:
+		return int64(payload) + perFrame
+	case payload <= small:
+		return small
+	}
+	return maxFrameLen
 }
 
 func newReceiver(conn net.Conn, of counted) *receiver {
@@ -100,7 +116,9 @@ func (r *receiver) Read(b []byte) (n int, err error) {
 		return 0, err
 	}
 	r.arrived = r.arrived[:0]
-	ready := r.frames.scan(b[:n], func(stream uint32, n int) { r.arrived = append(r.arrived, arrival{stream, int64(n)}) })
+	ready := r.frames.scan(b[:n], func(stream uint32, payload int, cost int64) {
+		r.arrived = append(r.arrived, arrival{stream, int64(payload), cost})
+	})
 	switch {
 	case len(r.rest) == 0 && ready < n:
 		r.rest = append([]byte(nil), b[ready:n]...)
@@ -121,7 +139,7 @@ func (r *receiver) hold() bool {
 	r.mu.Lock()
 	for _, a := range r.arrived {
 		if r.calls[a.stream] != nil {
-			more += a.n
+			more += a.cost
 		}
 	}
 	r.mu.Unlock()
@@ -143,8 +161,9 @@ func (r *receiver) hold() bool {
 	defer r.mu.Unlock()
 	for _, a := range r.arrived {
 		if c := r.calls[a.stream]; c != nil {
-			c.held += a.n
-			more -= a.n
+			c.payload += a.payload
+			c.held += a.cost
+			more -= a.cost
 		}
 	}
 	r.claim.Shrink(more) // of calls that have ended meanwhile
@@ -192,11 +211,11 @@ func (r *receiver) Close() error {
 
 // begin counts what arrives for the call whose head was read last, until ctx ends, which is the call's. (tap.ServerInHandle: the goroutine
 // that reads the connection calls it.)
-func (r *receiver) begin(ctx context.Context) context.Context {
+func (r *receiver) begin(ctx context.Context, method string) context.Context {
 	if r == nil {
 		return ctx
 	}
-	c := &receiving{by: r, stream: r.frames.opened}
+	c := &receiving{by: r, stream: r.frames.opened, hands: method == clientv1.LogService_Produce_FullMethodName}
 	if !r.listed {
 		r.listed = true // whoever has calls is closed in the end
 		r.of.server.receivers.add(r)
@@ -214,35 +233,32 @@ type receivingKey struct{}
 type receiving struct {
 	by     *receiver
 	stream uint32
-	// held is what has arrived of its messages and was not given back. Guarded by by.mu, as streams is: the call has messages one after
-	// the other, of which each is given back when its handler has it.
-	held    int64
-	streams bool
+	// hands: what its handler has of it is counted elsewhere.
+	hands bool
+	// payload is what has arrived of its messages and was not given back, held what it is counted for. Guarded by by.mu.
+	payload, held int64
 }
 
-// noteReceived notices what a call is, and that a handler has a message.
+// noteReceived notices that a handler has a message.
 func noteReceived(ctx context.Context, s stats.RPCStats) {
-	c, ok := ctx.Value(receivingKey{}).(*receiving)
+	in, ok := s.(*stats.InPayload)
 	if !ok {
 		return
 	}
-	switch s := s.(type) {
-	case *stats.Begin:
+	if c, ok := ctx.Value(receivingKey{}).(*receiving); ok && c.hands {
 		c.by.mu.Lock()
-		c.streams = s.IsClientStream
-		c.by.mu.Unlock()
-	case *stats.InPayload:
-		c.by.mu.Lock()
-		if c.streams {
-			c.give(int64(s.WireLength))
-		}
-		c.by.mu.Unlock()
+		defer c.by.mu.Unlock()
+		c.give(int64(in.WireLength))
 	}
 }
 
-// give gives back. Held: by.mu.
-func (c *receiving) give(n int64) {
-	n = min(n, c.held)
+// give gives back the part of what is held that is for so much payload. Held: by.mu.
+func (c *receiving) give(payload int64) {
+	n := c.held
+	if payload < c.payload {
+		n = c.held * payload / c.payload
+	}
+	c.payload = max(c.payload-payload, 0)
 	c.held -= n
 	c.by.claim.Shrink(n)
 	select {
@@ -255,7 +271,7 @@ func (c *receiving) end() {
 	c.by.mu.Lock()
 	defer c.by.mu.Unlock()
 	delete(c.by.calls, c.stream)
-	c.give(c.held)
+	c.give(c.payload)
 }
 
 // receivers are the connections that requests come from.
@@ -317,6 +333,7 @@ const (
 	frameData     = 0
 	frameHeaders  = 1
 	frameContinue = 9
+	flagPadded    = 8
 )
 
 // frames follows the frames of a connection.
@@ -330,15 +347,23 @@ type frames struct {
 	// opened is the stream that the last block of headers was of; ends: its frame is coming.
 	opened uint32
 	ends   bool
+	// padded is the stream of a frame with data whose first byte says how much of it is padding; 0: none is coming.
+	padded uint32
 }
 
 // scan follows b up to the end of a frame with headers, or all of it, and gives how far it came. data is told of payload that comes, of all of
-// it with its frame's head.
-func (f *frames) scan(b []byte, data func(stream uint32, n int)) int {
+// it with the beginning of its frame.
+func (f *frames) scan(b []byte, data func(stream uint32, payload int, cost int64)) int {
 	at := min(len(b), prefaceLen-f.seen)
 	f.seen += at
 	for at < len(b) {
 		if f.left > 0 {
+			if f.padded > 0 {
+				if n := min(f.left, maxFrameLen); n > 1+int(b[at]) {
+					data(f.padded, n-1-int(b[at]), cost(n))
+				}
+				f.padded = 0
+			}
 			n := min(f.left, len(b)-at)
 			f.left -= n
 			at += n
@@ -360,14 +385,18 @@ func (f *frames) scan(b []byte, data func(stream uint32, n int)) int {
 }
 
 // begin looks at a frame's head.
-func (f *frames) begin(data func(stream uint32, n int)) {
+func (f *frames) begin(data func(stream uint32, payload int, cost int64)) {
 	f.headLen = 0
 	f.left = int(binary.BigEndian.Uint32(f.head[:]) >> 8)
 	stream := binary.BigEndian.Uint32(f.head[5:]) &^ (1 << 31)
 	switch kind := f.head[3]; kind {
 	case frameData:
-		if f.left > 0 {
-			data(stream, min(f.left, maxFrameLen))
+		switch n := min(f.left, maxFrameLen); {
+		case n == 0:
+		case f.head[4]&flagPadded != 0:
+			f.padded = stream
+		default:
+			data(stream, n, cost(n))
 		}
 	case frameHeaders, frameContinue:
 		f.ends = true

@@ -30,7 +30,7 @@ func TestFramesAreFollowed(t *testing.T) {
 	var stops []int
 	for range 100 {
 		stream := uint32(1 + 2*rng.IntN(1000))
-		switch rng.IntN(6) {
+		switch rng.IntN(7) {
 		case 0:
 			_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: make([]byte, rng.IntN(300)), EndHeaders: true})
 			want = append(want, fmt.Sprintf("opened %d", stream))
@@ -46,11 +46,17 @@ func TestFramesAreFollowed(t *testing.T) {
 			_ = f.WriteWindowUpdate(stream, 5)
 		case 3:
 			_ = f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20})
+		case 4:
+			n, pad := rng.IntN(2)*rng.IntN(5000), rng.IntN(256)
+			_ = f.WriteDataPadded(stream, rng.IntN(2) == 0, make([]byte, n), make([]byte, pad))
+			if n > 0 {
+				want = append(want, fmt.Sprintf("data %d %d, for %d", stream, n, cost(1+n+pad)))
+			}
 		default:
 			n := rng.IntN(4) * rng.IntN(5000)
 			_ = f.WriteData(stream, rng.IntN(2) == 0, make([]byte, n))
 			if n > 0 {
-				want = append(want, fmt.Sprintf("data %d %d", stream, n))
+				want = append(want, fmt.Sprintf("data %d %d, for %d", stream, n, cost(n)))
 			}
 		}
 	}
@@ -58,7 +64,9 @@ func TestFramesAreFollowed(t *testing.T) {
 		var got []string
 		var s frames
 		for at, b := 0, wire.Bytes(); at < len(b); {
-			n := s.scan(b[at:min(len(b), at+1+rng.IntN(most))], func(stream uint32, n int) { got = append(got, fmt.Sprintf("data %d %d", stream, n)) })
+			n := s.scan(b[at:min(len(b), at+1+rng.IntN(most))], func(stream uint32, n int, cost int64) {
+				got = append(got, fmt.Sprintf("data %d %d, for %d", stream, n, cost))
+			})
 			for _, stop := range stops {
 				if at < stop && at+n > stop {
 					t.Fatalf("seed %d, pieces of %d: a read goes from %d to %d, beyond the headers that end at %d", seed, most, at, at+n, stop)
@@ -97,16 +105,17 @@ func TestRequestsAreCountedWhileTheyAreReceived(t *testing.T) {
 		h.send(1, 1<<20, 300_000)
 		h.begin(3, clientv1.AdminService_CreateTopic_FullMethodName)
 		h.send(3, 1<<20, 200_000)
-		if n := held(); n != 500_010 {
-			t.Errorf("%v bytes are held, of two requests that are not complete; 500010 have come", n)
+		if n := held(); n < 500_010 || n > 500_010+2*maxFrameLen {
+			t.Errorf("%v bytes are held, of two requests that are not complete; 500010 have come, in frames for which the transport takes a little more", n)
 		}
 		h.reset(3)
-		if n := held(); n != 300_005 {
+		one := held()
+		if n := one; n < 300_005 || n > 300_005+maxFrameLen {
 			t.Errorf("%v bytes are held once one of the calls has been reset", n)
 		}
 		h.begin(5, "/oncelog.nothing/Here")
 		h.send(5, 1<<20, 100_000)
-		if n := held(); n != 300_005 {
+		if n := held(); n != one {
 			t.Errorf("%v bytes are held with a call of an unknown method", n)
 		}
 		h.close()

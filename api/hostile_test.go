@@ -1,0 +1,82 @@
+package api
+
+import (
+	"testing"
+	"testing/synctest"
+
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/protobuf/proto"
+
+	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+)
+
+// What a client can send a little of, to make the broker hold much.
+
+// A request in many small frames counts for what the transport takes for them, and one in frames with padding for no more than what is there: when
+// its handler has it, nothing is counted.
+func TestFramesCountForWhatTheyTake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.log.forget = true
+		held := func() float64 {
+			synctest.Wait()
+			return r.metric(r.server.metrics.receivingBytes)
+		}
+		h := newHostile(t, r)
+		h.begin(1, clientv1.LogService_Produce_FullMethodName)
+		message, err := proto.Marshal(request(1, "t", string(make([]byte, 1000))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole := append([]byte{0, 0, 0, byte(len(message) >> 8), byte(len(message))}, message...)
+		for range 3 {
+			for _, b := range whole[:len(whole)-1] {
+				h.done(h.framer.WriteData(1, false, []byte{b}))
+			}
+			if n := held(); n < float64(100*len(message)) {
+				t.Errorf("%v bytes are held of a request of %d bytes, of which each has a frame", n, len(message))
+			}
+			h.done(h.framer.WriteData(1, false, whole[len(whole)-1:]))
+			if n := held(); n != 0 {
+				t.Errorf("%v bytes are held of a request that came in small frames", n)
+			}
+			h.done(h.framer.WriteDataPadded(1, false, whole, make([]byte, 255)))
+			h.done(h.framer.WriteDataPadded(1, false, nil, make([]byte, 255)))
+			if n := held(); n != 0 {
+				t.Errorf("%v bytes are held of a request that came with padding", n)
+			}
+		}
+	})
+}
+
+// What a handler has of a stream is counted until the call ends, unless somebody else counts it: an answer of reflection repeats what was asked, and
+// waits for its client to read.
+func TestStreamsHoldWhatTheirHandlersHave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(c *Config) { c.Reflection = true })
+		held := func() float64 {
+			synctest.Wait()
+			return r.metric(r.server.metrics.receivingBytes)
+		}
+		s, err := reflectionpb.NewServerReflectionClient(r.conn).ServerReflectionInfo(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := string(make([]byte, 1<<20))
+		if err := s.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_FileByFilename{FileByFilename: name}}); err != nil {
+			t.Fatal(err)
+		}
+		if n := held(); n < 1<<20 {
+			t.Errorf("%v bytes are held of a question of 1 MiB, whose answer is not read", n)
+		}
+		if err := s.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		for err == nil {
+			_, err = s.Recv()
+		}
+		if n := held(); n != 0 {
+			t.Errorf("%v bytes are held of a call that has ended", n)
+		}
+	})
+}
