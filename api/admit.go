@@ -41,14 +41,16 @@ type (
 // and missing, the call fails with UNAUTHENTICATED. That is so when the head of a call has come, before anything more is taken of it: of
 // who has proven nothing no request is read. (tap.ServerInHandle: one goroutine of each connection calls it, and must not wait.)
 func (d door) admit(ctx context.Context, info *tap.Info) (context.Context, error) {
+	by := receiverOf(ctx)
 	ctx, err := d.caller(ctx, info)
 	if err != nil {
+		by.turnAway()
 		return nil, err
 	}
 	if call, _ := ctx.Value(openKey{}).(*openCall); call != nil {
 		return ctx, nil // has bounds of its own, and takes nothing from those who have proven who they are
 	}
-	return receiverOf(ctx).begin(ctx, info.FullMethodName), nil
+	return by.begin(ctx, info.FullMethodName), nil
 }
 
 // caller gives the context of a call who calls.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"runtime"
 	"testing"
 	"testing/synctest"
 
@@ -77,6 +78,47 @@ func TestStreamsHoldWhatTheirHandlersHave(t *testing.T) {
 		}
 		if n := held(); n != 0 {
 			t.Errorf("%v bytes are held of a call that has ended", n)
+		}
+	})
+}
+
+// A call that is turned away leaves nothing behind, however long its client would have waited: what gRPC keeps until then goes with the connection, and
+// one connection is turned away so many times only.
+func TestCallsTurnedAwayLeaveNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := demandingRig(t, nil)
+		inUse := func() int64 {
+			synctest.Wait()
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return int64(m.HeapAlloc)
+		}
+		connect := func(calls int) *hostileClient {
+			h := newHostile(t, r)
+			for i := range calls {
+				h.begin(uint32(2*i+1), clientv1.AdminService_GetMetadata_FullMethodName, [2]string{"grpc-timeout", "99999999H"})
+			}
+			synctest.Wait()
+			return h
+		}
+		connections := func(calls int) int64 {
+			before := inUse()
+			for range 20 {
+				connect(calls).close()
+			}
+			return inUse() - before
+		}
+		connections(maxTurnedAway)
+		if none, n := connections(1), connections(maxTurnedAway); n > none+(3<<20) {
+			t.Errorf("20 connections leave %d bytes with %d calls that were turned away, and %d with one", n, maxTurnedAway, none)
+		}
+		if n := r.metric(r.server.metrics.connectionsCut.WithLabelValues(cutTurnedAway)); n != 0 {
+			t.Errorf("%v connections were closed for what all may do", n)
+		}
+		connect(maxTurnedAway + 1)
+		if n := r.metric(r.server.metrics.connectionsCut.WithLabelValues(cutTurnedAway)); n != 1 || r.metric(r.server.metrics.connections) != 0 {
+			t.Errorf("%v connections were closed, %v are left", n, r.metric(r.server.metrics.connections))
 		}
 	})
 }

@@ -68,12 +68,12 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		unknownErrors:   counter("unknown_errors_total", "Failures that the error table does not know. Each is a bug and has been logged."),
 
 		turnedAway:         counter("calls_turned_away_total", "Calls refused before they were read, since nobody has proven who calls, or not well."),
-		connectionsCut:     vec("connections_cut_total", "Connections closed, by reason: nobody has proven who it is, and too_much was sent or it was idle; or requests have no_room, and it holds most.", "reason"),
+		connectionsCut:     vec("connections_cut_total", "Connections closed, by reason: nobody has proven who it is, and too_much was sent or it was idle; too many of its calls were turned_away; or requests have no_room, and it holds most.", "reason"),
 		cutUntold:          counter("cut_lines_left_out_total", "Connections closed of which the log says nothing, since there were too many in a second."),
 		connections:        gauge("connections", "Open client connections."),
 		connectionsRefused: counter("connections_refused_total", "Connections closed at once for being above the limit."),
 	}
-	for _, reason := range []string{cutIdle, cutTooMuch, cutNoRoom} {
+	for _, reason := range []string{cutIdle, cutTooMuch, cutNoRoom, cutTurnedAway} {
 		m.connectionsCut.WithLabelValues(reason) // 0 is a figure, too
 	}
 	if r != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,9 @@ import (
 // maxReceiveWait is how long a connection waits for room until the one that holds most is closed. It is shorter than what the keepalive
 // gives a connection that is not read.
 const maxReceiveWait = 20 * time.Second
+
+// maxTurnedAway calls of a connection are turned away, then it is closed.
+const maxTurnedAway = 1000
 
 // counted are the credentials of every listener: connections are read through a receiver.
 type counted struct {
@@ -64,14 +68,16 @@ type receiver struct {
 	given chan struct{}
 	// waits counts that it is not read.
 	waits func()
-	// cut: it was closed to make room.
+	// cut: it was closed for what it does.
 	cut atomic.Bool
 
-	// frames, rest, arrived and listed are the reader's. rest is what was read beyond the head of a call.
+	// What follows is the reader's. rest is what was read beyond the head of a call.
 	frames  frames
-	listed  bool
 	rest    []byte
 	arrived []arrival
+	// listed: it is one of the server's receivers. turnedAway counts calls.
+	listed     bool
+	turnedAway int
 
 	// mu guards what follows, and what calls hold. The budget's lock is taken under it, never while waiting for room.
 	mu    sync.Mutex
@@ -195,11 +201,27 @@ func (r *receiver) within(more int64) bool {
 
 // closeForRoom closes the connection so that others have room.
 func (r *receiver) closeForRoom() {
+	r.closeFor(cutNoRoom, "the requests of all clients that are being received have no room in limits.memory, and most of them is this connection's")
+}
+
+// closeFor closes the connection, unless that has been done.
+func (r *receiver) closeFor(reason, detail string) {
 	if r.cut.Swap(true) {
 		return
 	}
-	r.of.noteCut(r.Conn, cutNoRoom, "the requests of all clients that are being received have no room in limits.memory, and most of them is this connection's")
+	r.of.noteCut(r.Conn, reason, detail)
 	_ = r.Close() // its reader hears of it
+}
+
+// turnAway counts a call that is turned away. The transport does not end its context: what waits for the end of its time is kept until then, or until
+// the connection ends.
+func (r *receiver) turnAway() {
+	if r == nil {
+		return
+	}
+	if r.turnedAway++; r.turnedAway > maxTurnedAway {
+		r.closeFor(cutTurnedAway, fmt.Sprintf("more than %d calls were turned away", maxTurnedAway))
+	}
 }
 
 // Close is net.Conn's. What the calls hold is given back as they end.

@@ -254,9 +254,9 @@ func newHostile(t *testing.T, r *rig) *hostileClient {
 func (h *hostileClient) done(error) {}
 
 // begin sends the head of a call.
-func (h *hostileClient) begin(stream uint32, method string) {
+func (h *hostileClient) begin(stream uint32, method string, more ...[2]string) {
 	h.head.Reset()
-	for _, f := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", method}, {":authority", "broker"}, {"content-type", "application/grpc"}, {"te", "trailers"}} {
+	for _, f := range append([][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", method}, {":authority", "broker"}, {"content-type", "application/grpc"}, {"te", "trailers"}}, more...) {
 		_ = h.hpack.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
 	}
 	h.done(h.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: h.head.Bytes(), EndHeaders: true}))

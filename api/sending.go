@@ -17,9 +17,11 @@ import (
 // connections is the stats.Handler that gives each connection its count.
 type connections struct{ fetching *frontdoor.Budget }
 
-// TagConn puts the count where the calls of the connection find it.
+// TagConn puts the count where the calls of the connection find it, and has their contexts end with the connection. The transport forgets to end
+// that of a call that is turned away, whose time may be years.
 func (h connections) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context {
-	return context.WithValue(ctx, heldKey{}, &held{fetching: h.fetching})
+	ctx, cancel := context.WithCancel(ctx)
+	return context.WithValue(ctx, heldKey{}, &held{fetching: h.fetching, cancel: cancel})
 }
 
 // HandleConn notices the end of a connection.
@@ -45,6 +47,7 @@ type heldKey struct{}
 // held counts the answer bytes that one connection holds.
 type held struct {
 	fetching *frontdoor.Budget
+	cancel   context.CancelFunc
 
 	// mu guards what follows. budget.mu is taken under it.
 	mu    sync.Mutex
@@ -79,6 +82,7 @@ func (h *held) Put(b *[]byte) {
 func (h *held) Get(n int) *[]byte { b := make([]byte, n); return &b }
 
 func (h *held) end() {
+	h.cancel()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ended = true

@@ -28,9 +28,10 @@ const (
 
 // Why a connection is cut, labels of a metric.
 const (
-	cutTooMuch = "too_much"
-	cutIdle    = "idle"
-	cutNoRoom  = "no_room"
+	cutTooMuch    = "too_much"
+	cutIdle       = "idle"
+	cutNoRoom     = "no_room"
+	cutTurnedAway = "turned_away"
 )
 
 // arrivals are the credentials of a listener where who comes in has to prove who it is: they watch what a connection does until then.
