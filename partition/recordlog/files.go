@@ -20,9 +20,7 @@ type files struct {
 	open  map[*segment]*handle
 	clock uint64
 	done  bool
-	// opening counts the files being opened; busy: some were in use when all were closed.
-	opening int
-	busy    bool
+	opening int // counts the files being opened
 }
 
 // handle is an open segment file.
@@ -177,15 +175,12 @@ func (f *files) dropIndex(s *segment) {
 func (f *files) closeAll() error {
 	f.mu.Lock()
 	f.done = true
-	f.busy = f.opening > 0
 	var idle []*handle
 	for s, h := range f.open {
 		delete(f.open, s)
 		h.gone = true
 		if h.users == 0 {
 			idle = append(idle, h)
-		} else {
-			f.busy = true
 		}
 	}
 	f.mu.Unlock()

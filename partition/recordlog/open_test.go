@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -363,10 +362,6 @@ func TestIdleLogIsSmall(t *testing.T) {
 	if used := fsys.Used(); used > 2048 {
 		t.Fatalf("%d bytes", used)
 	}
-	must(t, l.Destroy())
-	if files := fsys.Files(); len(files) != 0 {
-		t.Fatalf("left after Destroy: %v", files)
-	}
 	if err := l.Append([]Entry{plainEntry(2, 1, "x")}); !errors.Is(err, ErrClosed) {
 		t.Fatalf("append: %v", err)
 	}
@@ -395,9 +390,5 @@ func TestOnDisk(t *testing.T) {
 	must(t, l.AdvanceStart(80))
 	if l.StartIndex() < 40 {
 		t.Fatalf("nothing was dropped: log begins with %d", l.StartIndex())
-	}
-	must(t, l.Destroy())
-	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-		t.Fatalf("directory is still there: %v", err)
 	}
 }

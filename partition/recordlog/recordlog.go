@@ -365,24 +365,4 @@ func (l *Log) Close() error {
 	return err
 }
 
-// Destroy closes the log and removes its directory.
-func (l *Log) Destroy() error {
-	if err := l.Close(); err != nil {
-		l.logger.Warn("closing a record log that is to be removed", "dir", l.o.Dir, "err", err)
-	}
-	if l.o.Spares != nil && !l.files.busy {
-		for _, s := range l.live.segments {
-			if s.revision == 0 {
-				if moved, err := l.o.Spares.put(l.path(s.name), s.size); !moved || err != nil {
-					break
-				}
-			}
-		}
-	}
-	if err := l.o.FS.RemoveAll(l.o.Dir); err != nil {
-		return fmt.Errorf("remove record log: %w", err)
-	}
-	return l.o.FS.SyncDir(filepath.Dir(l.o.Dir))
-}
-
 func now() int64 { return time.Now().UnixNano() }
