@@ -138,3 +138,42 @@ func flip(t *testing.T, fsys vfs.FS, name string) {
 		t.Fatal(err)
 	}
 }
+
+// That a snapshot cannot be read now is no proof of damage: the replica does not start, and has lost nothing. It may be that of the
+// snapshot before, where the newest is good.
+func TestSnapshotThatIsNotReadIsNoLoss(t *testing.T) {
+	fsys := vfs.NewMem(1)
+	if err := makeDir(fsys, "data/g"); err != nil {
+		t.Fatal(err)
+	}
+	h := hostOn(fsys)
+	s, err := openSnapshots(fsys, "data/g", h.logger, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for index := uint64(10); index <= 20; index += 10 {
+		k, err := s.create(snapshotHead{index: index, term: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := k.finish(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, kind := range []vfs.OpKind{vfs.OpOpen, vfs.OpRead} {
+		for _, x := range []struct {
+			match string
+			fails bool
+		}{{"20-", true}, {"10-", false}} {
+			fsys.FailNth(kind, x.match, 0, errDisk)
+			at, err := h.LatestSnapshot("data/g")
+			if x.fails && !errors.Is(err, errDisk) || !x.fails && (err != nil || at != 20) {
+				t.Errorf("%v of %s fails: the newest snapshot is of %d, %v", kind, x.match, at, err)
+			}
+			fsys.ClearFaults()
+			if at, err := h.LatestSnapshot("data/g"); err != nil || at != 20 {
+				t.Errorf("then: the newest snapshot is of %d, %v", at, err)
+			}
+		}
+	}
+}

@@ -162,12 +162,7 @@ func installAndFailToSync(t *testing.T, kind func(*cluster)) {
 				}
 			}
 		})
-		for _, n := range c.nodes {
-			if err := makeDir(n.fs, filepath.Join(n.dir, "group-7")); err != nil {
-				t.Fatal(err)
-			}
-		}
-		c.openAll(7)
+		openDurably(t, c)
 		n, r := c.leader(7)
 		r.propose(t, "first")
 		c.agree(7, []string{"first"})
@@ -204,6 +199,145 @@ func installAndFailToSync(t *testing.T, kind func(*cluster)) {
 			failed.Store(2)
 			c.restart(behind, 7)
 			c.agree(7, want)
+		}
+	})
+}
+
+// openDurably opens group 7 on all brokers, in directories that are on disk.
+func openDurably(t *testing.T, c *cluster) {
+	t.Helper()
+	for _, n := range c.nodes {
+		if err := makeDir(n.fs, filepath.Join(n.dir, "group-7")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.openAll(7)
+}
+
+// image is what a crash at an operation left of a disk, on which entries up to last were durable.
+type image struct {
+	disk *vfs.Mem
+	op   vfs.Op
+	how  string
+	last uint64
+}
+
+// start starts a broker on the image, and again on what a power cut leaves of that.
+func (x *image) start(t *testing.T, c *cluster, n *node, rng *rand.Rand) {
+	t.Helper()
+	for again := range 2 {
+		if again > 0 {
+			n.fs = n.mem().CrashClone(rng)
+			c.stop(n)
+		} else {
+			n.fs = x.disk
+		}
+		c.start(n)
+		r, err := c.open(n, 7, MakeServerID(n.id, 1), members(3))
+		if err != nil {
+			t.Fatalf("%s at %v of %s, start %d: %v", x.how, x.op.Kind, x.op.Name, again+1, err)
+		}
+		if last := r.group.engine.Load().raft.LastIndex(); last < x.last {
+			t.Errorf("%s at %v of %s, start %d: entries up to %d were on disk, and now up to %d", x.how, x.op.Kind, x.op.Name, again+1, x.last, last)
+		}
+	}
+}
+
+// onDisk is up to where a broker has group 7 on disk, 0 while it does not run.
+func onDisk(n *node) uint64 {
+	if n.host == nil || n.host.Group(7) == nil {
+		return 0
+	}
+	g := n.host.Group(7)
+	return max(g.logs.durable(), uint64(g.snapshots.newest()))
+}
+
+// A replica dies at any step of the disk while a snapshot is installed and what follows it comes in, by a kill, a power cut, or a kill and
+// then a power cut: it starts again, and has what it acknowledged.
+func TestInstallationCrashesAnywhere(t *testing.T) {
+	t.Run("recordlog", func(t *testing.T) { installAndCrash(t, withRecordLogs) })
+	t.Run("controllog", func(t *testing.T) { installAndCrash(t, withControlLogs) })
+}
+
+func installAndCrash(t *testing.T, kind func(*cluster)) {
+	seed, _ := stormSeed(t)
+	t.Logf("ONCELOG_SEED=%d", seed)
+	rng := rand.New(rand.NewPCG(seed, 3))
+	synctest.Test(t, func(t *testing.T) {
+		var source atomic.Pointer[recordlog.Log]
+		c := newCluster(t, 3, kind, func(c *cluster) {
+			c.group = func(n *node, gc *GroupConfig) {
+				gc.SnapshotBytes = 8 << 10
+				if gc.Log != nil {
+					gc.Log.SetSegmentBytes(8 << 10)
+					gc.CatchUp = func(_ context.Context, info SnapshotInfo, state []byte) error {
+						return pullFrom(gc.Log, source.Load(), info, state)
+					}
+				}
+			}
+		})
+		openDurably(t, c)
+		n, r := c.leader(7)
+		source.Store(r.log)
+		var want []string
+		more := func(count int) {
+			for range count {
+				want = append(want, padded("command %d", len(want)))
+				r.propose(t, want[len(want)-1])
+			}
+		}
+		more(20)
+		c.agree(7, want)
+		behind := c.others(n)[0]
+		if err := behind.replicas[7].group.Snapshot(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for round := range 2 {
+			c.stop(behind)
+			more(80)
+			synctest.Wait()
+			disk := behind.mem()
+			var images []image
+			disk.OnBefore(func(op vfs.Op) error {
+				if !op.Kind.Changes() {
+					return nil
+				}
+				last := onDisk(behind)
+				killed := disk.KillClone()
+				images = append(images, image{disk.CrashClone(rng), op, "cut", last}, image{killed, op, "kill", last})
+				return nil
+			})
+			c.restart(behind, 7)
+			until(t, "the installation", func() bool {
+				behind.replicas[7].machine.mu.Lock()
+				defer behind.replicas[7].machine.mu.Unlock()
+				return behind.replicas[7].machine.restores > 0
+			})
+			more(5)
+			c.agree(7, want)
+			synctest.Wait()
+			disk.OnBefore(nil)
+			c.stop(behind)
+			for _, x := range images {
+				if rng.IntN(2) == 0 {
+					continue // half of them, for the time they take
+				}
+				x.start(t, c, behind, rng)
+				if rng.IntN(4) == 0 {
+					c.agree(7, want)
+				}
+				c.stop(behind)
+			}
+			if len(images) < 40 {
+				t.Errorf("round %d: only %d images", round, len(images))
+			}
+			behind.fs = images[len(images)-1].disk
+			behind.mem().OnBefore(nil)
+			c.restart(behind, 7)
+			c.agree(7, want)
+			if err := behind.replicas[7].group.Snapshot(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
 }

@@ -65,7 +65,7 @@ func openSnapshots(fsys vfs.FS, dir string, logger *slog.Logger, bad func()) (*s
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
-	for _, name := range names {
+	for _, name := range slices.Backward(names) { // the newest first
 		path := filepath.Join(s.dir, name)
 		if strings.HasSuffix(name, snapshotTmp) {
 			if err := fsys.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -77,6 +77,10 @@ func openSnapshots(fsys vfs.FS, dir string, logger *slog.Logger, bad func()) (*s
 			continue
 		}
 		head, err := verifySnapshot(fsys, path)
+		if unread := new(fs.PathError); errors.As(err, &unread) && len(s.list) == 0 {
+			// That is no proof of damage. What was put in place for this snapshot is not thrown away because it cannot be read now.
+			return nil, fmt.Errorf("newest snapshot: %w", err)
+		}
 		if err != nil {
 			logger.Error("snapshot cannot be used; going on with the one before it", "path", path, "err", err)
 			if bad != nil {
