@@ -33,10 +33,10 @@ func TestBallastMakesRoomForAVote(t *testing.T) {
 	}
 	f := open()
 	put := func(b *bbolt.Bucket) error { return b.Put([]byte("k"), []byte("v")) }
-	// full refuses until the ballast is gone.
+	// full refuses until the ballast is gone; a quota's refusal is that of a full disk, too.
 	full := func(b *bbolt.Bucket) error {
 		if _, err := os.Stat(f.ballast()); err == nil {
-			return &os.PathError{Op: "write", Path: path, Err: syscall.ENOSPC}
+			return &os.PathError{Op: "write", Path: path, Err: syscall.EDQUOT}
 		}
 		return put(b)
 	}

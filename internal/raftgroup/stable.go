@@ -10,10 +10,11 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/oncelog/oncelog/internal/vfs"
 )
 
 // The stable stores hold what Raft must never forget of a replica: its term and its vote. All
@@ -241,7 +242,7 @@ func (f *stableFile) commit(batch []stableWrite) error {
 		})
 	}
 	err := update()
-	if errors.Is(err, syscall.ENOSPC) && os.Remove(f.ballast()) == nil {
+	if vfs.IsFull(err) && os.Remove(f.ballast()) == nil {
 		f.logger.Error("disk is full: the stable store's ballast was given up", "path", f.path)
 		err = update()
 	}

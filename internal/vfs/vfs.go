@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"syscall"
 )
 
 // FS is a file system. All methods may be called at once from any goroutine. Names are paths as
@@ -78,6 +79,9 @@ var (
 	// ErrNoReserve: space cannot be reserved ahead here; writes may fail for lack of it.
 	ErrNoReserve = errors.New("file system cannot reserve space")
 )
+
+// IsFull says whether an error is a full disk, or a quota's.
+func IsFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 // Space says how many bytes a file system still takes below a directory, and how many it has in all; not ok: it
 // does not tell.

@@ -1,6 +1,10 @@
 package recordlog
 
-import "bytes"
+import (
+	"bytes"
+
+	"github.com/oncelog/oncelog/internal/vfs"
+)
 
 // Zeros are written ahead of a log that is written in small pieces, so that its next flushes are of bytes alone. A flush that makes
 // a file longer, or writes into space that was only reserved, commits the file system's journal too, and waits its turn there
@@ -47,7 +51,7 @@ func (l *Log) writeAhead(h *handle, s *segment, flushed int64) error {
 	s.written = from + n
 	l.unsettled = true
 	l.metrics.ahead.Add(float64(n))
-	if err != nil && !isFull(err) {
+	if err != nil && !vfs.IsFull(err) {
 		return l.fail(err)
 	}
 	return nil

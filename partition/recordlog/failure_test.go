@@ -123,9 +123,11 @@ func TestNoSpaceForSegment(t *testing.T) {
 	}
 	_, last := l.Window()
 	for _, kind := range []vfs.OpKind{vfs.OpCreate, vfs.OpWrite} {
-		fsys.FailNth(kind, segmentSuffix, 1, syscall.ENOSPC)
-		if err := l.Append([]Entry{plainEntry(last+1, 1, "x")}); !errors.Is(err, ErrNoSpace) {
-			t.Fatalf("%v: %v", kind, err)
+		for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT} {
+			fsys.FailNth(kind, segmentSuffix, 1, full)
+			if err := l.Append([]Entry{plainEntry(last+1, 1, "x")}); !errors.Is(err, ErrNoSpace) {
+				t.Fatalf("%v: %v", kind, err)
+			}
 		}
 	}
 	must(t, l.Append([]Entry{plainEntry(last+1, 1, "x")}))

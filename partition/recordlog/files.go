@@ -16,10 +16,10 @@ type files struct {
 	limit int
 
 	// mu guards what is below. Files are opened and closed without it.
-	mu    sync.Mutex
-	open  map[*segment]*handle
-	clock uint64
-	done  bool
+	mu      sync.Mutex
+	open    map[*segment]*handle
+	clock   uint64
+	done    bool
 	opening int // counts the files being opened
 }
 

@@ -7,9 +7,9 @@ import (
 	"io/fs"
 	"math"
 	"sync"
-	"syscall"
 	"time"
 
+	"github.com/oncelog/oncelog/internal/vfs"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -242,11 +242,11 @@ func (l *Log) reserve(h *handle, s *segment, bytes int64) error {
 	}
 	ahead := l.reserveAhead()
 	err := h.Reserve(s.size, bytes+ahead)
-	if isFull(err) {
+	if vfs.IsFull(err) {
 		ahead = 0
 		err = h.Reserve(s.size, bytes)
 	}
-	if isFull(err) {
+	if vfs.IsFull(err) {
 		l.refusedForSpace()
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
@@ -269,13 +269,10 @@ func (l *Log) refusedForSpace() {
 	l.trouble.full.Store(now())
 }
 
-// isFull says whether an error is a full disk, or a quota's.
-func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
-
 // writeFailed ends a write that failed. Only lack of space is bearable, and only if the file can be
 // set back durably, so that nothing of the entries can come back.
 func (l *Log) writeFailed(h *handle, s *segment, n int64, cause error) error {
-	if !isFull(cause) {
+	if !vfs.IsFull(cause) {
 		return l.fail(cause)
 	}
 	if n > 0 {
@@ -441,7 +438,7 @@ func (l *Log) roll(c *chain, first record.Index) error {
 	s.header, s.chained, s.lastTerm = header.crc, header.crc, term
 	if f == nil {
 		if f, err = l.o.FS.Create(l.path(s.name)); err != nil {
-			if errors.Is(err, syscall.ENOSPC) {
+			if vfs.IsFull(err) {
 				l.refusedForSpace()
 				return fmt.Errorf("%w: %w", ErrNoSpace, err)
 			}
@@ -457,7 +454,7 @@ func (l *Log) roll(c *chain, first record.Index) error {
 		err = l.o.FS.SyncDir(l.o.Dir)
 	}
 	if err != nil {
-		return l.rollFailed(f, s, err, isFull(err))
+		return l.rollFailed(f, s, err, vfs.IsFull(err))
 	}
 	h, err := l.files.adopt(s, f)
 	if err != nil {
