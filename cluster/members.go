@@ -2,8 +2,10 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	peerv1 "github.com/oncelog/oncelog/api/proto/peer/v1"
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
@@ -60,7 +62,7 @@ func (c *Cluster) topic(ctx context.Context, name string) (*metadata.Image, *met
 
 // SetReplicationFactor begins to give all partitions of a topic more or fewer replicas, on brokers that the
 // cluster chooses as it does for new partitions. Replicas that exist stay where they are, the preferred
-// leader first.
+// leader first; of too many those that live and have all.
 func (c *Cluster) SetReplicationFactor(ctx context.Context, topic string, n int32, validateOnly bool) (*metadata.Topic, error) {
 	img, t, err := c.topic(ctx, topic)
 	if err != nil {
@@ -144,6 +146,9 @@ func (c *Cluster) ReportLost(ctx context.Context, refs []metadata.ReplicaRef) er
 func (c *Cluster) executeMembers(ctx context.Context, t term, caller peer.Identity, req *peerv1.ForwardRequest) (*peerv1.Done, error) {
 	switch r := req.GetRequest().(type) {
 	case *peerv1.ForwardRequest_ReassignPartitions:
+		if err := c.checkTargets(ctx, t, r.ReassignPartitions.GetCommand()); err != nil {
+			return nil, err
+		}
 		cmd := &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReassignPartitions{ReassignPartitions: r.ReassignPartitions.GetCommand()}}
 		if r.ReassignPartitions.GetValidateOnly() {
 			return c.try(ctx, t, cmd)
@@ -162,6 +167,38 @@ func (c *Cluster) executeMembers(ctx context.Context, t term, caller peer.Identi
 	default:
 		return nil, &metadata.Error{Code: metadata.UnsupportedVersion, Message: fmt.Sprintf("unknown change of members %T", r)}
 	}
+}
+
+// checkTargets refuses to give a partition to replicas of which most are dead. Those that are added are waited for; those that have
+// it are not, and whoever leaves does not come back: the group would wait for the dead ones, with the living ones leaving it.
+func (c *Cluster) checkTargets(ctx context.Context, t term, cmd *statev1.ReassignPartitions) error {
+	var id metadata.TopicID
+	copy(id[:], cmd.GetTopicId())
+	topic, ok := c.Image().TopicByID(id)
+	if !ok {
+		return nil // the machine says so
+	}
+	for _, a := range cmd.GetPartitions() {
+		number, dead := a.GetPartition(), []int32(nil)
+		if uint64(number) >= uint64(len(topic.Partitions)) {
+			continue
+		}
+		for _, b := range a.GetBrokerIds() {
+			if r, ok := topic.Partitions[number].Replica(b); ok && !r.Joining && !c.Alive(b) {
+				dead = append(dead, b)
+			}
+		}
+		if n := len(a.GetBrokerIds()); 2*len(dead) < n || n == 0 {
+			continue
+		}
+		if listened := time.Since(time.Unix(0, c.listening.Load())); listened < c.config.DeadAfter {
+			return notController(nil, "this controller has listened for %s and cannot know who lives", listened.Round(time.Millisecond))
+		}
+		_, err := c.refused(ctx, t, &metadata.Error{Code: metadata.InvalidReplicaAssignment, Field: "partitions",
+			Message: fmt.Sprintf("partition %d is to be left to brokers %v, of which %v are dead: most of those that keep it have to live", number, a.GetBrokerIds(), dead)})
+		return err
+	}
+	return nil
 }
 
 // What the controller does about members by itself. Each is a look at the image and the proposals that
@@ -198,16 +235,18 @@ func (c *Cluster) replaceLost(ctx context.Context, t term, img *metadata.Image) 
 
 // moveOff begins to move partitions off draining brokers, a few at a time.
 func (c *Cluster) moveOff(ctx context.Context, t term, img *metadata.Image) error {
-	for _, m := range movesOff(img, c.Alive) {
+	var failed error
+	for _, m := range movesOff(img, c.Alive, c.isLed) {
 		_, err := c.propose(ctx, t, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReassignPartitions{
 			ReassignPartitions: &statev1.ReassignPartitions{TopicId: m.topic.ID[:], Partitions: []*statev1.Reassignment{
 				{Partition: uint32(m.partition), BrokerIds: m.target}}}}})
 		if err != nil {
-			return err
+			failed = errors.Join(failed, fmt.Errorf("move %s/%d off a draining broker: %w", m.topic.Name, m.partition, err))
+			continue
 		}
 		c.logger.Info("a partition moves off a draining broker", "topic", m.topic.Name, "partition", m.partition, "to", m.target)
 	}
-	return nil
+	return failed
 }
 
 // growInternal gives the brokers' own topics three replicas once there are three brokers: they were made when
@@ -249,8 +288,9 @@ type move struct {
 	target    []int32
 }
 
-// movesOff are the next moves off draining brokers.
-func movesOff(img *metadata.Image, alive func(int32) bool) []move {
+// movesOff are the next moves off draining brokers. One that is under way is led elsewhere where it goes to a draining broker, and
+// so is what one had lost and is to be given again: it may be dead, and neither would ever end. A group without a leader does not move.
+func movesOff(img *metadata.Image, alive func(int32) bool, led func(metadata.GroupID) bool) []move {
 	drains, under := false, 0
 	for _, b := range img.Brokers() {
 		drains = drains || b.Draining
@@ -260,34 +300,56 @@ func movesOff(img *metadata.Image, alive func(int32) bool) []move {
 	}
 	for _, t := range img.AllTopics() {
 		for i := range t.Partitions {
-			if t.Partitions[i].Target != nil {
+			if p := &t.Partitions[i]; led(p.Group) && moves(p, alive) {
 				under++
 			}
 		}
 	}
 	loads := loadsOf(img, alive)
-	var moves []move
+	var list []move
 	for _, t := range img.AllTopics() {
 		for i := range t.Partitions {
 			p := &t.Partitions[i]
-			if under+len(moves) >= maxMoves {
-				return moves
+			if under+len(list) >= maxMoves {
+				return list
 			}
-			if p.Phase != metadata.Active || p.Changing() {
+			if p.Phase != metadata.Active || !led(p.Group) {
 				continue
 			}
 			if target, ok := withoutDraining(img, p, loads); ok {
-				moves = append(moves, move{t, i, target})
+				list = append(list, move{t, i, target})
 			}
 		}
 	}
-	return moves
+	return list
+}
+
+func (c *Cluster) isLed(g metadata.GroupID) bool {
+	l, ok := c.leaders.find(g)
+	return ok && l.Ready
+}
+
+// moves tells whether a partition is being moved now: one that waits for a dead broker is not.
+func moves(p *metadata.Partition, alive func(int32) bool) bool {
+	return p.Target != nil && !slices.ContainsFunc(p.Replicas, func(r metadata.Replica) bool { return r.Joining && !alive(r.Broker) })
+}
+
+// holdersOf are the brokers that hold a partition, or shall when its reassignment is done.
+func holdersOf(p *metadata.Partition) []int32 {
+	if p.Target != nil {
+		return slices.Clone(p.Target)
+	}
+	ids := make([]int32, len(p.Replicas))
+	for i, r := range p.Replicas {
+		ids[i] = r.Broker
+	}
+	return ids
 }
 
 // withoutDraining puts others in the places of draining brokers; false: there is none, or nobody can take
 // what it has.
 func withoutDraining(img *metadata.Image, p *metadata.Partition, loads []*load) ([]int32, bool) {
-	var target []int32
+	target := holdersOf(p)
 	var chosen []*load
 	at := func(id int32) *load {
 		i := slices.IndexFunc(loads, func(l *load) bool { return l.broker.ID == id })
@@ -297,9 +359,8 @@ func withoutDraining(img *metadata.Image, p *metadata.Partition, loads []*load) 
 		return loads[i]
 	}
 	replaced := false
-	for _, r := range p.Replicas {
-		target = append(target, r.Broker)
-		if l := at(r.Broker); l != nil {
+	for _, id := range target {
+		if l := at(id); l != nil {
 			chosen = append(chosen, l)
 		}
 	}
@@ -326,13 +387,11 @@ func resize(img *metadata.Image, t *metadata.Topic, n int, alive func(int32) boo
 	list := make([]Reassignment, len(t.Partitions))
 	for i := range t.Partitions {
 		p := &t.Partitions[i]
-		target := p.Target
-		if target == nil {
-			for _, r := range p.Replicas {
-				target = append(target, r.Broker)
-			}
+		target := holdersOf(p)
+		if len(target) > n {
+			slices.SortStableFunc(target, func(a, b int32) int { return useless(img, p, a, alive) - useless(img, p, b, alive) })
+			target = target[:n]
 		}
-		target = slices.Clone(target[:min(n, len(target))])
 		var chosen []*load
 		for _, l := range loads {
 			if slices.Contains(target, l.broker.ID) {
@@ -351,6 +410,20 @@ func resize(img *metadata.Image, t *metadata.Topic, n int, alive func(int32) boo
 		list[i] = Reassignment{Partition: int32(i), Brokers: target}
 	}
 	return list, nil
+}
+
+// useless says how little is kept of a partition with the replica on a broker alone: who has not all of it is of no use, and who
+// is dead or about to go of less than others.
+func useless(img *metadata.Image, p *metadata.Partition, broker int32, alive func(int32) bool) int {
+	b, registered := img.Broker(broker)
+	switch r, ok := p.Replica(broker); {
+	case !ok || r.Joining || r.Lost || !r.Created:
+		return 2
+	case !alive(broker) || !registered || b.Draining:
+		return 1
+	default:
+		return 0
+	}
 }
 
 // racksOf counts the racks of brokers, but for one.

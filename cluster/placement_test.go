@@ -193,11 +193,11 @@ func TestMovesOffDrainingBrokers(t *testing.T) {
 	s := brokers(t, 0, "a", "a", "b", "b", "c")
 	addTopic(t, s, 30, 3, everyone)
 	activateAll(t, s)
-	if moves := movesOff(s.Image(), everyone); len(moves) != 0 {
+	if moves := movesOff(s.Image(), everyone, ledAll); len(moves) != 0 {
 		t.Fatalf("moves %v, and nobody drains", moves)
 	}
 	drain(s, 1)
-	moves := movesOff(s.Image(), func(id int32) bool { return id != 5 })
+	moves := movesOff(s.Image(), func(id int32) bool { return id != 5 }, ledAll)
 	if len(moves) == 0 || len(moves) > maxMoves {
 		t.Fatalf("%d moves at once", len(moves))
 	}
@@ -222,14 +222,14 @@ func TestMovesOffDrainingBrokers(t *testing.T) {
 		apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReassignPartitions{ReassignPartitions: &statev1.ReassignPartitions{
 			TopicId: m.topic.ID[:], Partitions: []*statev1.Reassignment{{Partition: uint32(m.partition), BrokerIds: m.target}}}}})
 	}
-	if more := movesOff(s.Image(), everyone); len(moves)+len(more) > maxMoves {
+	if more := movesOff(s.Image(), everyone, ledAll); len(moves)+len(more) > maxMoves {
 		t.Errorf("%d moves are under way, and %d more begin", len(moves), len(more))
 	}
 	few := brokers(t, 0, "", "", "")
 	addTopic(t, few, 4, 3, everyone)
 	activateAll(t, few)
 	drain(few, 2)
-	if moves := movesOff(few.Image(), everyone); len(moves) != 0 {
+	if moves := movesOff(few.Image(), everyone, ledAll); len(moves) != 0 {
 		t.Errorf("three brokers, three replicas: %v", moves)
 	}
 	if placed, err := place(few.Image(), 1, 3, everyone); err == nil {
