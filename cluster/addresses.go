@@ -30,7 +30,9 @@ type addressBook struct {
 	file   string
 	logger *slog.Logger
 
-	// mu guards entries and dirty.
+	// saving is held while the file is written: two who do it are in each other's way.
+	saving sync.Mutex
+	// mu guards entries and dirty. It may be taken while saving is held.
 	mu      sync.Mutex
 	entries map[int32]addressEntry
 	dirty   bool
@@ -135,6 +137,8 @@ func (b *addressBook) all() []addressEntry {
 
 // save writes the hints if they have changed. A failure is logged: they are hints.
 func (b *addressBook) save() {
+	b.saving.Lock()
+	defer b.saving.Unlock()
 	b.mu.Lock()
 	dirty := b.dirty
 	b.dirty = false

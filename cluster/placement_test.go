@@ -183,13 +183,65 @@ func activateAll(t *testing.T, s *metadata.State) {
 	apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ActivatePartitions{ActivatePartitions: cmd}})
 }
 
+func drain(t *testing.T, s *metadata.State, id int32) {
+	t.Helper()
+	apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_SetDraining{SetDraining: &statev1.SetDraining{
+		BrokerId: id, NodeIncarnation: uint64(id), Draining: true}}})
+}
+
+// Two brokers are lost for good, and drained one after the other: what waits for the one does not keep a partition from going on.
+func TestMovesOffSeveralDeadBrokers(t *testing.T) {
+	s := brokers(t, 0, "", "", "", "", "", "")
+	addTopic(t, s, 2, 3, func(id int32) bool { return id <= 3 })
+	activateAll(t, s)
+	alive := func(id int32) bool { return id != 2 && id != 3 }
+	at := func(i int) *metadata.Partition { return &s.Image().AllTopics()[0].Partitions[i] }
+	// The replica of partition 0 on broker 3 was being rebuilt when that died, too.
+	lost, _ := at(0).Replica(3)
+	ref := &statev1.ReplicaRef{GroupId: uint64(at(0).Group), Incarnation: lost.Incarnation}
+	apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReportReplicas{ReportReplicas: &statev1.ReportReplicas{
+		BrokerId: 3, NodeIncarnation: 3, Lost: []*statev1.ReplicaRef{ref}}}})
+	apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReplaceReplicas{ReplaceReplicas: &statev1.ReplaceReplicas{Replicas: []*statev1.ReplicaRef{ref}}}})
+	for _, id := range []int32{2, 3} {
+		drain(t, s, id)
+		moved := make(map[int]bool)
+		for range 2 { // the second look takes nothing back
+			for _, m := range movesOff(s.Image(), alive, ledAll) {
+				if slices.Contains(m.target, id) || moved[m.partition] {
+					t.Errorf("broker %d drains, and partition %d goes to %v", id, m.partition, m.target)
+				}
+				moved[m.partition] = true
+				apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReassignPartitions{ReassignPartitions: &statev1.ReassignPartitions{
+					TopicId: m.topic.ID[:], Partitions: []*statev1.Reassignment{{Partition: uint32(m.partition), BrokerIds: m.target}}}}})
+			}
+		}
+		if len(moved) != 2 {
+			t.Fatalf("broker %d drains, and of the partitions only %v move", id, moved)
+		}
+		for i := range 2 { // the new replicas are made and filled; nobody removes those of the dead
+			caught := &statev1.ReportMembers{BrokerId: 1, NodeIncarnation: 1, Groups: []*statev1.GroupMembers{{GroupId: uint64(at(i).Group)}}}
+			for _, r := range at(i).Replicas {
+				if r.Joining && alive(r.Broker) {
+					ref := &statev1.ReplicaRef{GroupId: uint64(at(i).Group), Incarnation: r.Incarnation}
+					apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReportReplicas{ReportReplicas: &statev1.ReportReplicas{
+						BrokerId: r.Broker, NodeIncarnation: uint64(r.Broker), Created: []*statev1.ReplicaRef{ref}}}})
+					caught.Groups[0].CaughtUp = append(caught.Groups[0].CaughtUp, r.Incarnation)
+				}
+			}
+			apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_ReportMembers{ReportMembers: caught}})
+		}
+	}
+	for i := range 2 {
+		if p := at(i); p.Target != nil || !p.Holds(1) || len(p.Replicas) != 3 || !p.Survives() {
+			t.Errorf("partition %d in the end: %+v", i, *p)
+		}
+	}
+}
+
 // What is on a draining broker moves to the emptiest of the others that live, racks respected, a few
 // partitions at a time; where nobody can take it, it stays.
 func TestMovesOffDrainingBrokers(t *testing.T) {
-	drain := func(s *metadata.State, id int32) {
-		apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_SetDraining{SetDraining: &statev1.SetDraining{
-			BrokerId: id, NodeIncarnation: uint64(id), Draining: true}}})
-	}
+	drain := func(s *metadata.State, id int32) { drain(t, s, id) }
 	s := brokers(t, 0, "a", "a", "b", "b", "c")
 	addTopic(t, s, 30, 3, everyone)
 	activateAll(t, s)

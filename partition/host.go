@@ -496,6 +496,7 @@ type GroupStatus struct {
 	LogStart  record.Offset
 	HighWater record.Offset
 	Stable    record.Offset
+	// LogBytes is the size of the log; of one that is being pulled from a peer, how much is there.
 	LogBytes  int64
 	Producers int
 	// Compaction is nil for a log that is not compacted, and was not.
@@ -577,7 +578,7 @@ func (h *Host) Groups() []GroupStatus {
 func (r *Replica) status() GroupStatus {
 	b := r.bounds.Load()
 	s := GroupStatus{Spec: r.spec, Raft: r.group.Status(), LogStart: b.start, HighWater: b.highWatermark,
-		Stable: b.lastStable, LogBytes: r.log.Bytes()}
+		Stable: b.lastStable, LogBytes: r.log.PulledBytes()}
 	s.Problem = r.problem()
 	r.mu.RLock()
 	s.Producers = r.state.producers.Len()

@@ -127,7 +127,11 @@ func (s *Server) admit(ctx context.Context, from callers) (Identity, error) {
 	same := caller.ClusterID == self.ClusterID || from == fromAnyone ||
 		from == fromClusterless && (caller.ClusterID == "" || self.ClusterID == "")
 	if !same {
-		s.c.Logger.Warn("refused a peer of another cluster", "peer", caller.Broker, "peer_cluster", caller.ClusterID, "cluster", self.ClusterID)
+		level := slog.LevelWarn
+		if caller.ClusterID == "" || self.ClusterID == "" {
+			level = slog.LevelDebug // one of them is about to join
+		}
+		s.c.Logger.Log(ctx, level, "refused a peer of another cluster", "peer", caller.Broker, "peer_cluster", caller.ClusterID, "cluster", self.ClusterID)
 		return Identity{}, refusal(codes.FailedPrecondition, InconsistentCluster, "broker %d belongs to cluster %q, not to %q", self.Broker, self.ClusterID, caller.ClusterID)
 	}
 	if to != AnyBroker && to != self.Broker {

@@ -249,10 +249,15 @@ func TestScrub(t *testing.T) {
 func TestAppendEndsCatchUp(t *testing.T) {
 	fsys := newMem(t, 1)
 	l := filled(t, fsys, 5)
+	held := l.Bytes()
 	must(t, l.Reset(100, 50))
+	begun := l.PulledBytes()
 	must(t, l.AppendCatchUp([]Entry{plainEntry(100, 2, "pulled")}))
 	if l.LastIndex() != 100 || l.StartIndex() != 100 {
 		t.Fatalf("pulled %d to %d", l.StartIndex(), l.LastIndex())
+	}
+	if n := l.PulledBytes(); begun >= held || n <= begun || l.Bytes() != held {
+		t.Errorf("what is pulled has %d bytes, and %d before; the log has %d, and %d before", n, begun, l.Bytes(), held)
 	}
 	wantWindow(t, l, 1, 5)
 	must(t, l.Append([]Entry{plainEntry(6, 2, "appended")}))

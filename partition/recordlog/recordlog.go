@@ -231,6 +231,14 @@ func (c *chain) last() record.Index {
 	return c.begin - 1
 }
 
+// bytes is the size of all segments.
+func (c *chain) bytes() (n int64) {
+	for _, s := range c.segments {
+		n += s.size
+	}
+	return n
+}
+
 // active is the segment that is written to, nil if there is none yet.
 func (c *chain) active() *segment {
 	if n := len(c.segments); n > 0 {
@@ -322,11 +330,14 @@ func (l *Log) SetSegmentBytes(n int64) {
 func (l *Log) Bytes() int64 {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	var n int64
-	for _, s := range l.live.segments {
-		n += s.size
-	}
-	return n
+	return l.live.bytes()
+}
+
+// PulledBytes is as Bytes; while a catch-up after Reset goes on, the size of what was pulled.
+func (l *Log) PulledBytes() int64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.pulled().bytes()
 }
 
 // Close writes the queue out and closes the files. Calls under way finish first; later ones fail
