@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -144,6 +145,12 @@ func TestInspect(t *testing.T) {
 		if err != nil || len(groups) != 2 || groups[1].Broker != 3 || len(failed) != 1 || failed[0].Broker != 2 {
 			t.Errorf("%+v, %+v, %v", groups, failed, err)
 		}
+		c.ghosts = []*clientv1.Broker{{BrokerId: 9, Address: c.brokers[3].addr}} // nobody answers in the name of a dead one
+		groups, failed, err = cl.RaftGroups(bg, "")
+		if err != nil || len(groups) != 2 || len(failed) != 2 || failed[1].Broker != 9 || !strings.Contains(failed[1].Err.Error(), "that of broker 3") {
+			t.Errorf("%+v, %+v, %v", groups, failed, err)
+		}
+		c.ghosts = nil
 		sums, failed, err := cl.Checksums(bg, tp(0), record.NoOffset)
 		if err != nil || len(sums) != 2 || sums[0].UpTo != 2 || sums[0].CRC32C != 7 || len(failed) != 1 {
 			t.Errorf("%+v, %+v, %v", sums, failed, err)

@@ -44,7 +44,8 @@ type fakeCluster struct {
 	mu     sync.Mutex
 	topics map[string]*fakeTopic
 	pids   int64
-	made   int // topics, deleted ones too
+	made   int                // topics, deleted ones too
+	ghosts []*clientv1.Broker // dead brokers, where others may live now
 	// maxRequest, when above 0, is the largest produce request that brokers read.
 	maxRequest int
 	// script, when set, is asked about every produce request that reaches a leader.
@@ -373,6 +374,7 @@ func (b *fakeBroker) GetMetadata(ctx context.Context, req *clientv1.GetMetadataR
 		other := b.c.brokers[id]
 		resp.Brokers = append(resp.Brokers, &clientv1.Broker{BrokerId: id, Address: other.addr, Alive: true, Version: "v0.1.0"})
 	}
+	resp.Brokers = append(resp.Brokers, b.c.ghosts...)
 	names := req.Topics
 	if len(names) == 0 {
 		names = slices.Sorted(maps.Keys(b.c.topics))

@@ -342,6 +342,8 @@ func (c *Client) eachBroker(ctx context.Context, call func(context.Context, Brok
 			var err error
 			if b.Address == "" {
 				err = refusal(ReasonNetwork, "the broker advertises no gRPC address")
+			} else if other := inPlaceOf(b, m.Brokers); other >= 0 {
+				err = refusal(ReasonNetwork, "it is gone, and its address is that of broker %d", other)
 			} else if cc, getErr := c.conns.get(b.Address); getErr != nil {
 				err = getErr
 			} else if err = call(ctx, b, cc); err != nil {
@@ -357,6 +359,15 @@ func (c *Client) eachBroker(ctx context.Context, call func(context.Context, Brok
 	wg.Wait()
 	slices.SortFunc(failed, func(a, b BrokerError) int { return int(a.Broker - b.Broker) })
 	return failed, nil
+}
+
+// inPlaceOf gives the broker that lives where a dead one was, and would answer in its name; -1: there is none.
+func inPlaceOf(b Broker, all []Broker) int32 {
+	i := slices.IndexFunc(all, func(o Broker) bool { return o.ID != b.ID && o.Address == b.Address && o.Alive })
+	if b.Alive || i < 0 {
+		return -1
+	}
+	return all[i].ID
 }
 
 // WaitReady waits until every partition of a topic has a leader that answers.

@@ -71,6 +71,9 @@ for a record outside of any. To know it, the command reads ahead to the marker.`
 			if _, ok := isolations[o.isolation]; !ok {
 				return usagef("flag --isolation: %q, want read_uncommitted or read_committed", o.isolation)
 			}
+			if o.count < 0 {
+				return usagef("flag --count: %d is below 0", o.count)
+			}
 			return p.with(func(c *client.Client) error { return p.consume(cmd.Context(), c, &o) })
 		},
 	}

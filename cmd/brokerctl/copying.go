@@ -30,12 +30,17 @@ func copiesOf(groups []client.RaftGroup) (list []copyJSON) {
 			continue
 		}
 		lead := groups[i]
-		joining := slices.Contains(brokersOf(lead.Learners), g.Broker)
-		if joining || g.LastIndex < lead.FirstIndex {
+		if fills(lead, g) || g.LastIndex < lead.FirstIndex {
 			list = append(list, copyJSON{Name: g.Name, Broker: g.Broker, Copied: max(0, min(g.LogBytes, lead.LogBytes)), Total: max(0, lead.LogBytes)})
 		}
 	}
 	return list
+}
+
+// fills tells whether a replica without a vote is being filled. Those of the metadata stay without one where enough brokers vote: only
+// one that lies behind gets what it lacks.
+func fills(lead, g client.RaftGroup) bool {
+	return slices.Contains(brokersOf(lead.Learners), g.Broker) && (lead.GroupID != metadataGroup || g.LastIndex+behindAllowed < lead.CommitIndex)
 }
 
 // copyLook is how long copies are watched to see how fast they go.

@@ -12,11 +12,14 @@ import (
 // Replicas without a vote, and those that Raft alone cannot bring level, are being filled; others are not.
 func TestCopiesOf(t *testing.T) {
 	groups := []client.RaftGroup{
-		{GroupID: 1, Name: "a/0", Broker: 1, Role: "leader", FirstIndex: 50, LastIndex: 90, LogBytes: 1000, Learners: []string{"4/9"}},
-		{GroupID: 1, Name: "a/0", Broker: 2, Role: "follower", FirstIndex: 40, LastIndex: 90, LogBytes: 1200},
-		{GroupID: 1, Name: "a/0", Broker: 3, Role: "follower", FirstIndex: 1, LastIndex: 20, LogBytes: 100},
-		{GroupID: 1, Name: "a/0", Broker: 4, Role: "learner", FirstIndex: 50, LastIndex: 60, LogBytes: 250},
+		{GroupID: 7, Name: "a/0", Broker: 1, Role: "leader", FirstIndex: 50, LastIndex: 90, LogBytes: 1000, Learners: []string{"4/9"}},
+		{GroupID: 7, Name: "a/0", Broker: 2, Role: "follower", FirstIndex: 40, LastIndex: 90, LogBytes: 1200},
+		{GroupID: 7, Name: "a/0", Broker: 3, Role: "follower", FirstIndex: 1, LastIndex: 20, LogBytes: 100},
+		{GroupID: 7, Name: "a/0", Broker: 4, Role: "learner", FirstIndex: 50, LastIndex: 60, LogBytes: 250},
 		{GroupID: 2, Name: "b/0", Broker: 4, Role: "learner", LogBytes: 10}, // whose leader is not known
+		// Beside three voters of the metadata others stay without a vote.
+		{GroupID: metadataGroup, Name: "metadata", Broker: 1, Role: "leader", FirstIndex: 1, LastIndex: 900, CommitIndex: 900, Learners: []string{"4/9"}},
+		{GroupID: metadataGroup, Name: "metadata", Broker: 4, Role: "learner", FirstIndex: 1, LastIndex: 890},
 	}
 	got := copiesOf(groups)
 	if len(got) != 2 || got[0].Broker != 3 || got[0].Copied != 100 || got[1].Broker != 4 || got[1].Copied != 250 || got[1].Total != 1000 {

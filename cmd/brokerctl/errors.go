@@ -143,7 +143,7 @@ func nextStep(err error) string {
 		return ""
 	}
 	if changes(err) && e.Outcome == client.Unknown {
-		return "see whether it has happened (brokerctl topic list) before you repeat it"
+		return "see whether it has happened before you repeat it; brokerctl cluster health says what keeps brokers from answering"
 	}
 	switch e.Reason {
 	case client.ReasonNetwork, client.ReasonCanceled:

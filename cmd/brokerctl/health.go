@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -174,17 +175,40 @@ func (v *viewed) found(severity, kind string, about []string, what, do string) {
 	v.out = append(v.out, findingJSON{Severity: severity, Kind: kind, What: what, Do: do, About: about})
 }
 
+// unreached is why a broker does not answer, without what has been said of it: its address.
+func unreached(err error, address string) string {
+	var e *client.Error
+	if !errors.As(err, &e) {
+		return err.Error()
+	}
+	text := e.Message
+	for _, said := range []string{"broker " + address + ": ", "cannot connect: ", "dial tcp " + address + ": "} {
+		text = strings.TrimPrefix(text, said)
+	}
+	return text
+}
+
 func brokerName(id int32) string { return fmt.Sprintf("broker %d", id) }
 
 func (v *viewed) brokers() {
 	for _, b := range v.m.Brokers {
 		switch err := v.silent[b.ID]; {
 		case !b.Alive:
-			v.found(isProblem, "broker_dead", []string{brokerName(b.ID)}, fmt.Sprintf("broker %d is not heard from", b.ID),
-				fmt.Sprintf("start it, or look into its log. If it is gone for good: brokerctl cluster drain %d, then brokerctl cluster unregister %d", b.ID, b.ID))
+			do := "start it, or look into its log"
+			held, _ := heldBy(v.m, b.ID)
+			switch {
+			case v.m.Controller < 0: // nothing can be agreed on now
+			case b.Draining && len(held) == 0:
+				do = fmt.Sprintf("nothing is left on it: brokerctl cluster unregister %d", b.ID)
+			case b.Draining:
+				do += fmt.Sprintf(". If it is gone for good, wait until it is drained, then brokerctl cluster unregister %d", b.ID)
+			default:
+				do += fmt.Sprintf(". If it is gone for good: brokerctl cluster drain %d, then brokerctl cluster unregister %d", b.ID, b.ID)
+			}
+			v.found(isProblem, "broker_dead", []string{brokerName(b.ID)}, fmt.Sprintf("broker %d is not heard from", b.ID), do)
 		case err != nil:
-			v.found(isProblem, "broker_silent", []string{brokerName(b.ID)}, fmt.Sprintf("broker %d is alive, and does not answer at %s: %v", b.ID, b.Address, err),
-				"see whether this machine reaches that address, and whether the broker advertises the right one")
+			v.found(isProblem, "broker_silent", []string{brokerName(b.ID)}, fmt.Sprintf("the others heard of broker %d a moment ago, and it does not answer at %s: %s", b.ID, b.Address, unreached(err, b.Address)),
+				"if it has just stopped: start it. If it runs: does this machine reach that address, and does the broker advertise the right one? brokerctl doctor looks into that")
 		}
 	}
 }
@@ -331,9 +355,16 @@ func (v *viewed) draining() {
 		if !b.Draining {
 			continue
 		}
-		what, do := fmt.Sprintf("broker %d is being drained: %s left", b.ID, plural(int64(b.Replicas), "replica")), fmt.Sprintf("wait; brokerctl cluster drain %d shows what holds it up, --cancel calls it off", b.ID)
-		if b.Replicas == 0 {
+		held, dead := heldBy(v.m, b.ID)
+		what, do := fmt.Sprintf("broker %d is being drained: %s left", b.ID, plural(int64(len(held)), "replica")), fmt.Sprintf("wait; brokerctl cluster drain %d shows what holds it up, --cancel calls it off", b.ID)
+		others, few := tooFew(v.m, b.ID)
+		switch {
+		case len(held) == 0 && dead:
+			continue // told as dead
+		case len(held) == 0:
 			what, do = fmt.Sprintf("broker %d is drained", b.ID), fmt.Sprintf("stop it, then brokerctl cluster unregister %d; or --cancel the draining", b.ID)
+		case few:
+			do = fmt.Sprintf("%s cannot hold them for their replication factor: add a broker, or call it off with brokerctl cluster drain %d --cancel", plural(int64(others), "other broker"), b.ID)
 		}
 		v.found(isWarning, "draining", []string{brokerName(b.ID)}, what, do)
 	}

@@ -10,15 +10,15 @@ import (
 
 // replicas looks at every group: which of its replicas run, are whole and are level with their leader.
 func (v *viewed) replicas() {
-	var damaged, behind, missing, risk []string
-	reasons := map[string]string{}
+	var behind, missing, risk []string
+	reasons, byBroker := map[string]string{}, map[int32][]string{}
 	for _, id := range slices.Sorted(maps.Keys(v.groups)) {
 		replicas := v.groups[id]
 		leader := slices.IndexFunc(replicas, func(g client.RaftGroup) bool { return g.Role == "leader" && g.Ready })
 		for _, g := range replicas {
 			if g.Problem != "" || g.Role == "stopped" || g.Role == "quarantined" {
 				name := fmt.Sprintf("%s on broker %d", g.Name, g.Broker)
-				damaged = append(damaged, name)
+				byBroker[g.Broker] = append(byBroker[g.Broker], name)
 				reasons[name] = fmt.Sprintf("%s is %s: %s", name, g.Role, g.Problem)
 			}
 		}
@@ -49,15 +49,17 @@ func (v *viewed) replicas() {
 			}
 		}
 	}
-	for _, name := range damaged[:min(len(damaged), maxTold)] {
-		v.found(isProblem, "replica_stopped", []string{name}, reasons[name],
-			"if it is damaged or lost, it is rebuilt by itself as long as a majority of its group is whole. Else start its broker again, which reads anew what the disk holds")
-	}
-	if n := len(damaged) - maxTold; n > 0 {
-		v.found(isProblem, "replica_stopped", damaged[maxTold:], fmt.Sprintf("and %d more replicas are stopped", n), "brokerctl cluster groups shows them all")
+	for _, id := range slices.Sorted(maps.Keys(byBroker)) {
+		names := byBroker[id]
+		what := reasons[names[0]]
+		if len(names) > 1 {
+			what = fmt.Sprintf("%s on broker %d are out of service. The first: %s", plural(int64(len(names)), "replica"), id, what)
+		}
+		v.found(isProblem, "replica_stopped", names, what,
+			"if it is damaged or lost, it is rebuilt by itself as long as a majority of its group is whole. Else start its broker again, which reads anew what the disk holds. brokerctl cluster groups shows each")
 	}
 	if len(risk) > 0 {
-		v.found(isProblem, "majority_at_risk", risk, fmt.Sprintf("the next failure stops %s, which have no replica to spare: %s", plural(int64(len(risk)), "group"), shorten(risk, 8)),
+		v.found(isProblem, "majority_at_risk", risk, fmt.Sprintf("no replica to spare: the next failure stops %s: %s", plural(int64(len(risk)), "group"), shorten(risk, 8)),
 			"stop no other broker; bring back what is missing, or wait for what is behind")
 	}
 	if len(missing) > 0 {
@@ -75,29 +77,36 @@ func (v *viewed) replicas() {
 	v.rebuilding()
 }
 
-// maxTold bounds findings of one kind that are told one by one.
-const maxTold = 8
-
-// rebuilding tells of learners: replicas that copy what the others have.
+// rebuilding tells of learners: replicas that copy what the others have, or that wait for their broker to do so.
 func (v *viewed) rebuilding() {
-	var learners []string
+	var filled, waiting []string
 	var have, want int64
 	for _, id := range slices.Sorted(maps.Keys(v.groups)) {
-		for _, g := range v.groups[id] {
-			if g.Role != "leader" {
-				continue
-			}
-			joining := brokersOf(g.Learners)
-			h, w := copying(v.groups[id], func(_ client.RaftGroup, b int32) bool { return slices.Contains(joining, b) })
-			have, want = have+h, want+w
-			for _, b := range joining {
-				learners = append(learners, fmt.Sprintf("%s on broker %d", g.Name, b))
+		replicas := v.groups[id]
+		i := slices.IndexFunc(replicas, func(g client.RaftGroup) bool { return g.Role == "leader" })
+		if i < 0 {
+			continue
+		}
+		lead := replicas[i]
+		h, w := copying(replicas, func(g client.RaftGroup, _ int32) bool { return fills(lead, g) })
+		have, want = have+h, want+w
+		for _, b := range brokersOf(lead.Learners) {
+			name := fmt.Sprintf("%s on broker %d", lead.Name, b)
+			switch i := slices.IndexFunc(replicas, func(g client.RaftGroup) bool { return g.Broker == b }); {
+			case i < 0 && id != metadataGroup:
+				waiting = append(waiting, name)
+			case i >= 0 && fills(lead, replicas[i]):
+				filled = append(filled, name)
 			}
 		}
 	}
-	if len(learners) > 0 {
-		v.found(isWarning, "rebuilding", learners, fmt.Sprintf("%s being filled, %s of %s are there: %s", plural(int64(len(learners)), "new replica"), size(have), size(want), shorten(learners, 8)),
-			"wait; catch_up.bytes_per_second bounds how fast it goes")
+	if len(filled) > 0 {
+		v.found(isWarning, "rebuilding", filled, fmt.Sprintf("%s being filled, %s of %s are there: %s", plural(int64(len(filled)), "new replica"), size(have), size(want), shorten(filled, 8)),
+			"wait; brokerctl cluster status shows how fast it goes, catch_up.bytes_per_second bounds it")
+	}
+	if len(waiting) > 0 {
+		v.found(isWarning, "rebuilding", waiting, fmt.Sprintf("%s to be filled on brokers that do not answer: %s", plural(int64(len(waiting)), "new replica"), shorten(waiting, 8)),
+			"start these brokers, or drain those that are gone for good")
 	}
 }
 

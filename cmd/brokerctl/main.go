@@ -118,7 +118,7 @@ cluster and checks that it keeps its promises.`,
 		},
 	})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%w (see %q)", flagError(err), cmd.CommandPath()+" --help")
+		return usagef("%w (see %q)", flagError(cmd, err), cmd.CommandPath()+" --help")
 	})
 	wrapFlags(root)
 	bootstrap := []string{"localhost:9095", "localhost:10095", "localhost:11095"}

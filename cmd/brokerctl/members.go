@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,7 +118,7 @@ func (p *program) awaitMoved(ctx context.Context, c *client.Client, t client.Top
 	copied.Store("")
 	var pace copyPace
 	g := p.startProgress(func() string {
-		return fmt.Sprintf("%s of %s on their way%s", plural(left.Load(), "partition"), t.Name, copied.Load())
+		return fmt.Sprintf("%s: %s on the way%s", t.Name, plural(left.Load(), "partition"), copied.Load())
 	})
 	defer g.stop()
 	for look := 0; ; look++ {
@@ -136,15 +137,29 @@ func (p *program) awaitMoved(ctx context.Context, c *client.Client, t client.Top
 		}
 		t = m.Topics[0]
 		n := 0
+		late := map[int32]bool{}
 		for _, part := range t.Partitions {
-			if part.Changing() {
+			if waitsOnlyForDead(part, m.Brokers) {
+				for _, b := range part.Leaving {
+					late[b] = true
+				}
+			} else if part.Changing() {
 				n++
 			}
 		}
 		if left.Store(int64(n)); n == 0 {
+			for _, b := range slices.Sorted(maps.Keys(late)) {
+				p.sayf("what broker %d had is left to it, which is dead: it goes when the broker is back, or unregistered", b)
+			}
 			return t, nil
 		}
 	}
+}
+
+// waitsOnlyForDead tells whether all that a partition waits for is that dead brokers remove what they had of it.
+func waitsOnlyForDead(q client.Partition, brokers []client.Broker) bool {
+	return len(q.Leaving) > 0 && len(q.Joining)+len(q.Lost)+len(q.Target) == 0 &&
+		!slices.ContainsFunc(brokers, func(b client.Broker) bool { return b.Alive && slices.Contains(q.Leaving, b.ID) })
 }
 
 // copiedOf says how much of what new replicas are to get is there, and how fast it comes; "" where nothing is copied or nobody answers.
@@ -269,17 +284,22 @@ func (p *program) awaitDrained(ctx context.Context, c *client.Client, id int32) 
 			if len(held) == 0 {
 				return nil
 			}
-			if now := strings.Join(held, " "); now != seen {
+			if now := strings.Join(held, " ") + filledFor(ctx, c, m, id); now != seen {
 				seen, since = now, time.Now()
 			}
 			if others, few := tooFew(m, id); few && time.Since(since) > hopelessAfter {
-				return &checkError{fmt.Sprintf("broker %d keeps what it has: %s has more replicas than the %s that could hold them; "+
+				return &checkError{fmt.Sprintf("broker %d keeps what it has: %s: more replicas than the %s could hold; "+
 					"add a broker, or call it off with brokerctl cluster drain %d --cancel", id, shorten(held, 3), plural(int64(others), "other broker"), id)}
 			}
 			if time.Since(since) > stuckAfter {
 				why := "too few other brokers are alive for their replication factor, or have no room"
 				if dead {
 					why += ", or their majority is lost"
+				}
+				for _, b := range m.Brokers {
+					if b.ID != id && !b.Alive && !b.Draining {
+						why += fmt.Sprintf(", or what goes waits for broker %d, which is dead, too: drain it as well", b.ID)
+					}
 				}
 				return &checkError{fmt.Sprintf("nothing has moved off broker %d for %v: %s; still there: %s", id, stuckAfter, why, shorten(held, 8))}
 			}
@@ -288,6 +308,22 @@ func (p *program) awaitDrained(ctx context.Context, c *client.Client, id int32) 
 			return fmt.Errorf("not waiting any more: %w; the broker goes on draining", context.Cause(ctx))
 		}
 	}
+}
+
+// filledFor says how much of what goes from a broker is there: as long as that grows, it moves.
+func filledFor(ctx context.Context, c *client.Client, m client.Metadata, id int32) string {
+	groups, _, err := c.RaftGroups(ctx, "")
+	if err != nil {
+		return ""
+	}
+	have, _ := copying(groups, func(g client.RaftGroup, b int32) bool {
+		return slices.ContainsFunc(m.Topics, func(t client.Topic) bool {
+			return slices.ContainsFunc(t.Partitions, func(q client.Partition) bool {
+				return q.GroupID == g.GroupID && slices.Contains(q.Replicas, id) && slices.Contains(q.Joining, b)
+			})
+		})
+	})
+	return fmt.Sprint(" ", have)
 }
 
 // tooFew says how many other brokers can take replicas, and whether these are too few for everything that a broker holds.

@@ -24,9 +24,22 @@ func wrapFlags(root *cobra.Command) {
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "Flags.FlagUsages ", "Flags | wrapped "))
 }
 
-// flagError says of a flag whose value cannot be read what it wants, in the user's words and not in Go's.
-func flagError(err error) error {
+// flagError says of a flag that does not exist which one was nearly meant, and of one whose value cannot be read what it wants, in the user's words and not in Go's.
+func flagError(cmd *cobra.Command, err error) error {
 	var bad *pflag.InvalidValueError
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		var names []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if !f.Hidden {
+				names = append(names, f.Name)
+			}
+		})
+		if near := nearest.Of(unknown.GetSpecifiedName(), names); near != "" {
+			return fmt.Errorf("%w: did you mean --%s?", err, near)
+		}
+		return err
+	}
 	if !errors.As(err, &bad) {
 		return err
 	}

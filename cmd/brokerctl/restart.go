@@ -173,6 +173,9 @@ func withoutBroker(broker int32, voters []int32, replicas []client.RaftGroup, co
 	if left > len(voters)/2 {
 		return ""
 	}
+	if len(missing) == 0 {
+		missing = []string{"no other has a vote yet"}
+	}
 	return fmt.Sprintf("%d of %d replicas would be left: %s", left, len(voters), strings.Join(missing, ", "))
 }
 

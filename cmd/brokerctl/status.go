@@ -118,7 +118,7 @@ func (p *program) status(ctx context.Context, c *client.Client) (statusJSON, err
 		case !b.Alive:
 			problem("broker %d is not alive, as far as the others know", b.ID)
 		case err != nil:
-			problem("broker %d does not answer at %s: %v", b.ID, b.Address, err)
+			problem("broker %d does not answer at %s: %s", b.ID, b.Address, unreached(err, b.Address))
 		}
 	}
 	if m.Controller < 0 {
@@ -376,7 +376,7 @@ func compareReplicas(ctx context.Context, c *client.Client, topic string, parts 
 			}
 		}
 		for _, f := range failed {
-			sums = append(sums, checksumJSON{Partition: n, Broker: f.Broker, From: -1, UpTo: -1, CRC32C: "-", Error: f.Err.Error()})
+			sums = append(sums, checksumJSON{Partition: n, Broker: f.Broker, From: -1, UpTo: -1, CRC32C: "-", Error: unreached(f.Err, f.Address)})
 		}
 	}
 	return sums, differ, nil

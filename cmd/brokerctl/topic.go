@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/oncelog/oncelog/client"
 	"github.com/oncelog/oncelog/record"
@@ -74,7 +75,13 @@ Settings have Kafka's names, such as retention.ms or max.message.bytes.`,
 	f := cmd.Flags()
 	f.Int32VarP(&spec.Partitions, "partitions", "p", 0, "how many; 0: the broker's default, 1")
 	f.Int32VarP(&spec.ReplicationFactor, "replication-factor", "r", 0, "1, 3 or 5; 0: min(3, brokers)")
-	f.StringArrayVarP(&configs, "config", "c", nil, "name=value, repeatable")
+	f.StringArrayVarP(&configs, "config", "c", nil, "name=value, repeatable; --set is the same")
+	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName { // as topic alter has it
+		if name == "set" {
+			name = "config"
+		}
+		return pflag.NormalizedName(name)
+	})
 	f.BoolVar(&ifNotExists, "if-not-exists", false, "do not fail if there is a topic of that name")
 	f.BoolVar(&noWait, "no-wait", false, "do not wait for leaders")
 	f.BoolVar(&spec.ValidateOnly, "dry-run", false, "check only")

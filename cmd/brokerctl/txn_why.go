@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -126,13 +127,18 @@ func (p *program) why(ctx context.Context, c *client.Client, tps []record.TopicP
 		return err
 	}
 	if p.json() {
-		return p.writeJSON(p.whysOf(held))
+		err = p.writeJSON(p.whysOf(held))
+	} else {
+		var b strings.Builder
+		for i := range held {
+			p.tell(&b, &held[i])
+		}
+		err = writeTo(p.stdout, b.String())
 	}
-	var b strings.Builder
-	for i := range held {
-		p.tell(&b, &held[i])
+	if i := slices.IndexFunc(held, func(h client.Held) bool { return h.Err != nil }); err == nil && i >= 0 {
+		return held[i].Err
 	}
-	return writeTo(p.stdout, b.String())
+	return err
 }
 
 func (p *program) whysOf(held []client.Held) []whyJSON {
@@ -216,7 +222,8 @@ func (p *program) tell(b *strings.Builder, h *client.Held) {
 	name := clipped(h.TopicPartition.String(), 40)
 	switch {
 	case h.Err != nil:
-		fmt.Fprintf(b, "%s cannot be asked: %s\n", name, clipped(h.Err.Error(), 1000))
+		why, _, _ := strings.Cut(h.Err.Error(), "\n")
+		fmt.Fprintf(b, "%s cannot be asked: %s\n", name, clipped(strings.TrimPrefix(why, name+": "), 1000))
 		return
 	case len(h.Open) == 0 && h.Blocked() > 0:
 		fmt.Fprintf(b, "%s: %s behind offset %d cannot be read, and nothing is open there: ask again\n", name, plural(h.Blocked(), "offset"), h.Stable)
