@@ -27,7 +27,9 @@ type health struct {
 	p *parts
 
 	// mu guards what follows.
-	mu       sync.Mutex
+	mu sync.Mutex
+	// waiting says what the broker waits for until it looks at itself; nil: that is not known yet.
+	waiting  func() string
 	last     []string
 	warnings []string
 	draining bool
@@ -36,7 +38,7 @@ type health struct {
 }
 
 func newHealth(p *parts) *health {
-	return &health{p: p, last: []string{"starting"}, changed: make(chan struct{}), poked: make(chan struct{}, 1)}
+	return &health{p: p, last: []string{starting}, changed: make(chan struct{}), poked: make(chan struct{}, 1)}
 }
 
 // Serving says whether the broker is ready (api.Health).
@@ -50,7 +52,22 @@ func (h *health) Serving() (bool, <-chan struct{}) {
 func (h *health) reasons() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.waiting != nil && len(h.last) == 1 && h.last[0] == starting {
+		if what := h.waiting(); what != "" {
+			return []string{starting + ": waiting for " + what}
+		}
+	}
 	return h.last
+}
+
+// starting is the reason before the first look.
+const starting = "starting"
+
+// waitsFor enters who knows what the broker waits for.
+func (h *health) waitsFor(waiting func() string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.waiting = waiting
 }
 
 // warned tells what is not as it should be although the broker is ready.

@@ -96,6 +96,7 @@ func (b *Broker) assemble() (*parts, error) {
 	if p.cluster, err = cluster.New(p.clusterConfig(b, dialer)); err != nil {
 		return p, err
 	}
+	p.health.waitsFor(p.cluster.Waiting)
 	p.peers = peer.NewServer(peer.ServerConfig{Self: p.cluster.Self, Replaced: p.cluster.ReplacedCaller, Handler: peerHandler{p.cluster, p}, Logger: p.logger})
 	p.raft, err = raftgroup.NewHost(raftgroup.Config{
 		Broker:              b.cfg.BrokerID,

@@ -32,6 +32,9 @@ func Recover(c Config, o Options, dry bool) ([]RecoveredGroup, error) {
 	o.setDefaults()
 	local := o.local()
 	lock, err := local.Lock(c.DataDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("data_dir %s does not exist, so there is nothing to recover; is the disk mounted, and is it the right directory?", c.DataDir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the broker must not run: %w", err)
 	}

@@ -204,12 +204,40 @@ func (c *Cluster) findCluster(ctx context.Context) ([]raftgroup.ServerID, error)
 		if d.reason != said {
 			c.logger.Info("waiting for " + d.reason)
 			said = d.reason
+			c.waits.Store(&said)
 		}
 		if !sleep(ctx, formed, pause) {
 			return nil, ctx.Err()
 		}
 		pause = min(pause*2, mostPause)
 	}
+}
+
+// Waiting says what this broker waits for before it is ready; empty: for nothing that takes time.
+func (c *Cluster) Waiting() string {
+	s, open := c.MetadataStatus()
+	leader, _, led := c.Controller()
+	switch {
+	case !open:
+		if text := c.waits.Load(); text != nil {
+			return *text
+		}
+		return ""
+	case c.registered.Load() > 0:
+		return "the metadata that others have agreed on meanwhile"
+	case led:
+		return fmt.Sprintf("broker %d, which leads the metadata, to register this one", leader)
+	}
+	var voters []string
+	for _, id := range s.Voters {
+		if broker, _, err := raftgroup.ParseServerID(id); err == nil {
+			voters = append(voters, fmt.Sprint(broker))
+		}
+	}
+	if len(voters) == 0 {
+		return "the brokers that vote for the metadata to be heard from"
+	}
+	return fmt.Sprintf("the metadata to have a leader: of its voters, broker %s, a majority has to be up", strings.Join(voters, ", "))
 }
 
 // sleep waits for a time, or until woken; false: the context has ended.

@@ -179,6 +179,8 @@ type Cluster struct {
 	// formed wakes the join loop when another broker has formed a cluster with us.
 	formed signal
 
+	// waits is what findCluster waits for, in words.
+	waits atomic.Pointer[string]
 	// group is set once it is open; then opened is closed.
 	group  atomic.Pointer[group]
 	opened chan struct{}

@@ -73,7 +73,19 @@ func TestFounderIsLate(t *testing.T) {
 			}
 			r.notReady(30*time.Second, others...)
 			r.logged("waiting for all seeds to answer; not yet: " + addressOf(late))
-			r.formed(3, append(others, r.start(late))...)
+			if what := others[0].cluster.Waiting(); !strings.Contains(what, addressOf(late)) {
+				t.Errorf("it waits for %q", what)
+			}
+			all := append(others, r.start(late))
+			r.formed(3, all...)
+			for _, n := range all {
+				n.stop()
+			}
+			first := r.start(1)
+			r.notReady(30*time.Second, first)
+			if what := first.cluster.Waiting(); !strings.Contains(what, "of its voters, broker 1, 2, 3, a majority has to be up") {
+				t.Errorf("it waits for %q", what)
+			}
 		})
 	}
 }

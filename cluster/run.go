@@ -142,7 +142,7 @@ func (c *Cluster) registerAndCatchUp(ctx context.Context) error {
 		}
 		if err.Error() != said {
 			said = err.Error()
-			c.logger.Info("not registered yet", "cluster", c.ClusterID(), "err", err)
+			c.logger.Info("not registered yet: waiting for "+c.Waiting(), "cluster", c.ClusterID(), "err", err)
 		}
 		if !sleep(ctx, nil, pause) {
 			return ctx.Err()

@@ -29,16 +29,7 @@ func flagError(cmd *cobra.Command, err error) error {
 	var bad *pflag.InvalidValueError
 	var unknown *pflag.NotExistError
 	if errors.As(err, &unknown) {
-		var names []string
-		cmd.Flags().VisitAll(func(f *pflag.Flag) {
-			if !f.Hidden {
-				names = append(names, f.Name)
-			}
-		})
-		if near := nearest.Of(unknown.GetSpecifiedName(), names); near != "" {
-			return fmt.Errorf("%w: did you mean --%s?", err, near)
-		}
-		return err
+		return nearest.Flag(unknown, cmd.Flags())
 	}
 	if !errors.As(err, &bad) {
 		return err

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/oncelog/oncelog/internal/heapfloor"
+	"github.com/oncelog/oncelog/internal/nearest"
 )
 
 // Exit codes, stable.
@@ -89,6 +90,10 @@ its own, and holds every record exactly once, whatever dies while it is sent.`,
 		SilenceUsage:  true,
 	})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		var unknown *pflag.NotExistError
+		if errors.As(err, &unknown) {
+			err = nearest.Flag(unknown, cmd.Flags())
+		}
 		return &usageError{fmt.Errorf("%w (see %q)", err, cmd.CommandPath()+" --help")}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true

@@ -69,7 +69,9 @@ func TestWrongUsage(t *testing.T) {
 	}{
 		{"sevre", `brokerd: unknown command "sevre" for "brokerd": did you mean "serve"?`},
 		{"serve now", `brokerd: unexpected argument "now" (see "brokerd serve --help")`},
-		{"serve --conf x", `brokerd: unknown flag: --conf (see "brokerd serve --help")`},
+		{"serve --conf x", `brokerd: unknown flag: --conf: did you mean --config? (see "brokerd serve --help")`},
+		{"serve --nope x", `brokerd: unknown flag: --nope (see "brokerd serve --help")`},
+		{"recover", `brokerd: broker_id: is required: a number from 0 to 2147483647 that no other broker of the cluster has` + "\n" + `brokerd: data_dir: is required: the directory where this broker keeps its data`},
 		{"version -o xml", `brokerd: flag --output: "xml" is unknown: use one of ["text" "json"]`},
 		{"config print -o xml", `brokerd: flag --output: "xml" is unknown: use one of ["yaml" "json"]`},
 		{"dev --brokers 10", `brokerd: flag --brokers: 10 is not between 1 and 9`},
@@ -99,6 +101,10 @@ func TestRecoverOfNothing(t *testing.T) {
 	dir := t.TempDir()
 	got := brokerd(t, nil, "recover", "--set", "broker_id=1", "--set", "data_dir="+dir, "--set", "seeds=127.0.0.1:9093")
 	if want := "data_dir " + dir + " holds no broker of a cluster"; got.code != exitFailed || !strings.Contains(got.stderr, want) {
+		t.Fatalf("got %+v", got)
+	}
+	got = brokerd(t, nil, "recover", "--set", "broker_id=1", "--set", "data_dir="+dir+"/none", "--set", "seeds=127.0.0.1:9093")
+	if want := "data_dir " + dir + "/none does not exist"; got.code != exitFailed || !strings.Contains(got.stderr, want) {
 		t.Fatalf("got %+v", got)
 	}
 }

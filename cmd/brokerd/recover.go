@@ -42,6 +42,9 @@ Afterwards start the broker, add new ones with new ids, then, for each lost one:
 			if err != nil {
 				return err
 			}
+			if err := loaded.validate(); err != nil {
+				return err
+			}
 			groups, err := broker.Recover(loaded.config, broker.Options{}, !accept)
 			if err != nil {
 				return err
@@ -66,7 +69,7 @@ func printRecovered(w io.Writer, id int32, groups []broker.RecoveredGroup, done 
 		}
 		voters := make([]string, len(g.Voters))
 		for i, v := range g.Voters {
-			voters[i] = string(v)
+			voters[i], _, _ = strings.Cut(string(v), "/") // by their brokers
 		}
 		state := strings.Join(voters, ", ")
 		switch {
