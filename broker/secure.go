@@ -40,6 +40,14 @@ func (b *Broker) loadCertificates() error {
 	return nil
 }
 
+// CheckCertificates reads the files of certificates that a configuration names, as New does.
+func CheckCertificates(cfg Config) error {
+	b := &Broker{cfg: cfg}
+	b.options.setDefaults()
+	b.logger = b.options.Logger
+	return b.loadCertificates()
+}
+
 func (b *Broker) loadListener(l namedListener) error {
 	t := l.tls
 	if !t.Enabled() {

@@ -181,6 +181,9 @@ func nextStep(err error) string {
 	case client.ReasonMessageTooLarge:
 		return "brokerctl topic alter TOPIC --set max.message.bytes=N raises the topic's limit, up to limits.max_message_bytes of the brokers"
 	case client.ReasonOffsetOutOfRange:
+		if changes(err) {
+			return "brokerctl topic describe TOPIC shows the range"
+		}
 		return "--from beginning or --from end always work; brokerctl topic describe TOPIC shows the range"
 	case client.ReasonDeliveryTimeout, client.ReasonBufferExhausted:
 		return "brokerctl cluster status shows whether partitions have leaders"

@@ -10,6 +10,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+
+	"github.com/oncelog/oncelog/broker"
 )
 
 func (p *program) configCommand() *cobra.Command {
@@ -26,6 +28,7 @@ func (p *program) configCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "check",
 		Short:   "Say whether serve would accept the configuration",
+		Long:    "check reads the configuration, and the certificates that it names, as serve does.",
 		Example: "  brokerd config check --config brokerd.yaml",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -35,6 +38,9 @@ func (p *program) configCheckCommand() *cobra.Command {
 			}
 			if err := loaded.validate(); err != nil {
 				return err
+			}
+			if err := broker.CheckCertificates(loaded.config); err != nil {
+				return &usageError{fmt.Errorf("the values are valid, but serve would not start: %w", err)}
 			}
 			_, err = fmt.Fprintln(p.stdout, "The configuration is valid.")
 			return err
