@@ -150,7 +150,11 @@ func TestInspect(t *testing.T) {
 		if err != nil || len(groups) != 2 || len(failed) != 2 || failed[1].Broker != 9 || !strings.Contains(failed[1].Err.Error(), "that of broker 3") {
 			t.Errorf("%+v, %+v, %v", groups, failed, err)
 		}
-		c.ghosts = nil
+		c.ghosts, c.deny = nil, &clientv1.Error{Reason: "CLUSTER_AUTHORIZATION_FAILED", Message: "alice may not describe the cluster"}
+		if groups, failed, err = cl.RaftGroups(bg, ""); err == nil || !strings.Contains(err.Error(), "alice may not") {
+			t.Errorf("%+v, %+v, %v: who is denied is told that brokers are silent", groups, failed, err)
+		}
+		c.deny = nil
 		sums, failed, err := cl.Checksums(bg, tp(0), record.NoOffset)
 		if err != nil || len(sums) != 2 || sums[0].UpTo != 2 || sums[0].CRC32C != 7 || len(failed) != 1 {
 			t.Errorf("%+v, %+v, %v", sums, failed, err)

@@ -105,6 +105,11 @@ func (b *fakeBroker) DescribeProducers(ctx context.Context, req *clientv1.Descri
 
 func (b *fakeBroker) ListRaftGroups(ctx context.Context, req *clientv1.ListRaftGroupsRequest) (*clientv1.ListRaftGroupsResponse, error) {
 	b.host.wait()
+	b.c.mu.Lock()
+	defer b.c.mu.Unlock()
+	if b.c.deny != nil {
+		return nil, clientv1.ToStatus(b.c.deny, codes.PermissionDenied, 0).Err()
+	}
 	return &clientv1.ListRaftGroupsResponse{Groups: []*clientv1.RaftGroup{{GroupId: 1, Name: "metadata", Role: "follower", Term: uint64(b.id)}}}, nil
 }
 

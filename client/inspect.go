@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -358,6 +360,11 @@ func (c *Client) eachBroker(ctx context.Context, call func(context.Context, Brok
 	}
 	wg.Wait()
 	slices.SortFunc(failed, func(a, b BrokerError) int { return int(a.Broker - b.Broker) })
+	for _, f := range failed { // who may not ask one broker may ask none: that says nothing of how they are
+		if e := (*Error)(nil); errors.As(f.Err, &e) && strings.HasSuffix(e.Reason, "_AUTHORIZATION_FAILED") {
+			return nil, f.Err
+		}
+	}
 	return failed, nil
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -68,6 +69,9 @@ If a listener is broken the exit code is 5; warnings alone give 0.`,
 				m, err := c.Metadata(cmd.Context())
 				if err != nil {
 					return err
+				}
+				if !slices.ContainsFunc(m.Brokers, func(b client.Broker) bool { return len(b.Listeners) > 0 }) {
+					return errors.New("the brokers tell no addresses of listeners, which takes a right: brokerctl acl create --principal User:NAME --operation describe --cluster")
 				}
 				d := p.examine(cmd.Context(), m)
 				if err := p.printDoctor(d); err != nil {

@@ -175,8 +175,8 @@ func TestDoctorOnLoopback(t *testing.T) {
 // The command's exit code is that of a failed check, and its JSON says what its table says.
 func TestDoctorCommand(t *testing.T) {
 	f := startFake(t)
-	if out, errs, code := f.run(t, "", "doctor"); code != exitOK || !strings.Contains(out, "clients here can use every listener") {
-		t.Errorf("exit code %d:\n%s%s", code, out, errs)
+	if out, errs, code := f.run(t, "", "doctor"); code != exitFailed || out != "" || !strings.Contains(errs, "takes a right") {
+		t.Errorf("who may not see addresses: exit code %d:\n%s%s", code, out, errs)
 	}
 	f.mu.Lock()
 	f.listeners = map[int32][]client.Listener{2: {{Name: "kafka.default", Address: "b7.example:9092", Protocol: "kafka"}}}

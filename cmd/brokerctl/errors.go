@@ -153,6 +153,9 @@ func nextStep(err error) string {
 		if strings.Contains(e.Message, "handshake") || strings.Contains(e.Message, "tls: ") {
 			return "does the listener speak TLS (grpc.NAME.tls of the brokers), with a certificate that --tls-ca vouches for? Without --tls flags nothing is encrypted"
 		}
+		if strings.Contains(e.Message, "server preface") || strings.Contains(e.Message, "no broker has answered") {
+			return "something is there that does not speak gRPC as this client does. A broker that is starting does not answer yet: brokerd healthcheck says what it waits for. Else: is it the gRPC port (9095), and does it speak TLS (then --tls-ca)?"
+		}
 		return "is a broker there? --bootstrap wants gRPC addresses (port 9095); brokerd healthcheck asks the broker itself"
 	case client.ReasonUnknownTopicOrPartition:
 		var meant *meantError
@@ -160,6 +163,8 @@ func nextStep(err error) string {
 			return fmt.Sprintf("did you mean %s? brokerctl topic list shows what there is", meant.topic)
 		}
 		return "brokerctl topic list shows what there is; brokerctl topic create NAME makes a topic"
+	case "UNAUTHENTICATED":
+		return "--user and --password-file say who you are (or BROKERCTL_USER, BROKERCTL_PASSWORD)"
 	case "GROUP_ID_NOT_FOUND":
 		return "brokerctl group list shows the groups there are"
 	case "NON_EMPTY_GROUP", "GROUP_SUBSCRIBED_TO_TOPIC", "UNKNOWN_MEMBER_ID":

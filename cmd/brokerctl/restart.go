@@ -70,10 +70,18 @@ func (p *program) canRestart(ctx context.Context, c *client.Client, broker int32
 	}
 	out := restartJSON{Broker: broker}
 	out.Groups, out.Blockers = restartBlockers(broker, groups)
+	// What is not known may stop.
+	led := make(map[uint64]bool)
+	for _, g := range groups {
+		led[g.GroupID] = led[g.GroupID] || g.Role == "leader"
+	}
+	if !led[metadataGroup] {
+		out.Blockers = append(out.Blockers, restartBlocker{"metadata", "it has no leader that answers"})
+	}
 	for _, t := range m.Topics {
 		for _, part := range t.Partitions {
-			if part.Leader < 0 && slices.Contains(part.Replicas, broker) {
-				out.Blockers = append(out.Blockers, restartBlocker{fmt.Sprintf("%s/%d", t.Name, part.Partition), "it has no leader"})
+			if (part.Leader < 0 || !led[part.GroupID]) && slices.Contains(part.Replicas, broker) {
+				out.Blockers = append(out.Blockers, restartBlocker{fmt.Sprintf("%s/%d", t.Name, part.Partition), "it has no leader that answers"})
 			}
 		}
 	}
