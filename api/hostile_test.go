@@ -1,10 +1,12 @@
 package api
 
 import (
+	"fmt"
 	"runtime"
 	"testing"
 	"testing/synctest"
 
+	"golang.org/x/net/http2"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/protobuf/proto"
 
@@ -82,18 +84,56 @@ func TestStreamsHoldWhatTheirHandlersHave(t *testing.T) {
 	})
 }
 
+// A client that takes no answers is refused more once a few are made: of one connection no more than maxUnsent bytes wait, and one answer. Who takes
+// them is served.
+func TestAnswersThatNobodyTakesAreNotMade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(c *Config) { c.Reflection = true })
+		req := &clientv1.GetMetadataRequest{}
+		for i := range 500 {
+			req.Topics = append(req.Topics, fmt.Sprint("nowhere", i))
+		}
+		message, err := proto.Marshal(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := clientv1.NewAdminServiceClient(r.conn).GetMetadata(r.ctx(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := newHostile(t, r)
+		h.done(h.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}))
+		before := inUse()
+		const calls = 800
+		for i := range uint32(calls) {
+			h.begin(2*i+1, clientv1.AdminService_GetMetadata_FullMethodName)
+			h.done(h.framer.WriteData(2*i+1, true, append([]byte{0, 0, 0, byte(len(message) >> 8), byte(len(message))}, message...)))
+		}
+		if n, most := inUse()-before, int64(maxUnsent+calls<<14); n > most {
+			t.Errorf("%d bytes are in use after %d calls whose answers of %d bytes are not read, want at most %d", n, calls, proto.Size(answer), most)
+		}
+		h.close()
+		for range 100 {
+			if _, err := clientv1.NewAdminServiceClient(r.conn).GetMetadata(r.ctx(), req); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func inUse() int64 {
+	synctest.Wait()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
 // A call that is turned away leaves nothing behind, however long its client would have waited: what gRPC keeps until then goes with the connection, and
 // one connection is turned away so many times only.
 func TestCallsTurnedAwayLeaveNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := demandingRig(t, nil)
-		inUse := func() int64 {
-			synctest.Wait()
-			runtime.GC()
-			var m runtime.MemStats
-			runtime.ReadMemStats(&m)
-			return int64(m.HeapAlloc)
-		}
 		connect := func(calls int) *hostileClient {
 			h := newHostile(t, r)
 			for i := range calls {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 )
@@ -89,14 +90,55 @@ func (s *Server) aroundUnary(ctx context.Context, req any, info *grpc.UnaryServe
 		s.metrics.requests.WithLabelValues(info.FullMethod, status.Code(err).String()).Inc()
 		s.metrics.seconds.WithLabelValues(info.FullMethod).Observe(time.Since(start).Seconds())
 	}()
+	on, _ := ctx.Value(heldKey{}).(*held)
+	if on != nil && on.full() {
+		return nil, s.unread(clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN)
+	}
 	answer, err = handler(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	if fetched, ok := answer.(*clientv1.FetchResponse); ok && count != nil {
+	if count == nil {
+		return s.sendable(on, answer)
+	}
+	if fetched, ok := answer.(*clientv1.FetchResponse); ok && batchBytes(fetched) >= minCounted {
 		return clientv1.Counted{FetchResponse: fetched, Counter: count}, nil
 	}
-	return answer, nil
+	answer, err = s.sendable(on, answer)
+	if err == nil {
+		count.Encoded()
+	}
+	return answer, err
+}
+
+// sendable is an answer as it is sent, or why it is not.
+func (s *Server) sendable(on *held, answer any) (any, error) {
+	m, ok := answer.(proto.Message)
+	if on == nil || !ok {
+		return answer, nil
+	}
+	answer, ok, err := on.answer(m)
+	if err == nil && !ok {
+		err = s.unread(clientv1.Outcome_OUTCOME_MAY_HAVE_HAPPENED)
+	}
+	return answer, err
+}
+
+// unread refuses a call of a client that does not take what it is answered.
+func (s *Server) unread(outcome clientv1.Outcome) error {
+	e := refused(reasonBusy, "", "", "answers of more than %d bytes on this connection have not been read by the client", maxUnsent)
+	e.Outcome = outcome
+	return (&service{Server: s}).failed(e)
+}
+
+// batchBytes are those of an answer that are counted while they are sent.
+func batchBytes(r *clientv1.FetchResponse) (n int) {
+	for _, p := range r.Partitions {
+		for _, b := range p.Batches {
+			n += len(b)
+		}
+	}
+	return n
 }
 
 // aroundStream does the same for streams. All but Produce, which ends in its own way, end with the
@@ -111,7 +153,7 @@ func (s *Server) aroundStream(srv any, stream grpc.ServerStream, info *grpc.Stre
 	if info.FullMethod != clientv1.LogService_Produce_FullMethodName {
 		ctx, cancel := s.untilStop(stream.Context())
 		defer cancel()
-		stream = streamWithContext{stream, ctx}
+		stream = streamWithContext{stream, ctx, s}
 	}
 	return handler(srv, stream)
 }
@@ -119,6 +161,17 @@ func (s *Server) aroundStream(srv any, stream grpc.ServerStream, info *grpc.Stre
 type streamWithContext struct {
 	grpc.ServerStream
 	ctx context.Context
+	of  *Server
+}
+
+// SendMsg sends an answer, counted as that of a call without a stream.
+func (s streamWithContext) SendMsg(m any) error {
+	on, _ := s.ctx.Value(heldKey{}).(*held)
+	out, err := s.of.sendable(on, m)
+	if err != nil {
+		return err
+	}
+	return s.ServerStream.SendMsg(out)
 }
 
 // Context is that of the call, ended by the end of the server too.

@@ -5,7 +5,9 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/stats"
+	"google.golang.org/protobuf/proto"
 
+	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 )
 
@@ -53,6 +55,8 @@ type held struct {
 	mu    sync.Mutex
 	bytes int64
 	ended bool
+	// unsent are bytes of answers without batches.
+	unsent int64
 }
 
 // hold counts a buffer that is handed to the transport, of which a part is counted already. Never is a byte counted twice, or not at all.
@@ -88,6 +92,48 @@ func (h *held) end() {
 	h.ended = true
 	h.fetching.Add(-h.bytes)
 	h.bytes = 0
+}
+
+const (
+	// maxUnsent bytes of answers without batches may wait on a connection, and one answer more.
+	maxUnsent = 8 << 20
+	// minCounted is the size from which such an answer is counted; of smaller ones a connection has no more than calls.
+	minCounted = 4 << 10
+)
+
+// full says that too many answers wait for the client to take them.
+func (h *held) full() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.unsent > maxUnsent
+}
+
+// answer encodes an answer, and counts it until the transport has let go of it; not ok: too many wait.
+func (h *held) answer(m proto.Message) (out any, ok bool, err error) {
+	if proto.Size(m) < minCounted {
+		return m, true, nil
+	}
+	b, err := proto.Marshal(m)
+	if err != nil {
+		return nil, false, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.unsent > maxUnsent {
+		return nil, false, nil
+	}
+	h.unsent += int64(len(b))
+	return clientv1.Encoded{Bytes: b, Pool: unsent{h}}, true, nil
+}
+
+// unsent counts answers out.
+type unsent struct{ *held }
+
+// Put is mem.BufferPool's.
+func (u unsent) Put(b *[]byte) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.unsent -= int64(len(*b))
 }
 
 type countKey struct{}

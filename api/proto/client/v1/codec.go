@@ -38,6 +38,13 @@ type Counted struct {
 	Counter SendCounter
 }
 
+// Encoded is a message that has been encoded. A server may send it in place of the message. Pool is told when the transport has let go of Bytes, where
+// they are minDirect or more, and must not recycle the memory.
+type Encoded struct {
+	Bytes []byte
+	Pool  mem.BufferPool
+}
+
 // SendCounter is told of the batches of one message, or of many. Hold is called when a buffer is
 // handed to the transport, Put (from mem.BufferPool) when the transport has let go of the same
 // buffer; the transport is known to forget buffers that are queued when their connection breaks.
@@ -75,6 +82,8 @@ func (Codec) Marshal(v any) (mem.BufferSlice, error) {
 		if out, ok := marshalFetched(m, nil); ok {
 			return out, nil
 		}
+	case Encoded:
+		return mem.BufferSlice{mem.NewBuffer(&m.Bytes, m.Pool)}, nil
 	case Counted:
 		defer m.Counter.Encoded()
 		if out, ok := marshalFetched(m.FetchResponse, m.Counter); ok {
