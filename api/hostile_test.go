@@ -1,16 +1,21 @@
 package api
 
 import (
+	"encoding/binary"
 	"fmt"
 	"runtime"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
 	"golang.org/x/net/http2"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/partition"
 )
 
 // What a client can send a little of, to make the broker hold much.
@@ -119,6 +124,44 @@ func TestAnswersThatNobodyTakesAreNotMade(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What a request to produce held beside its batch is not kept with it while it waits for its commit: a name that is given twice, a field that nobody knows.
+func TestProduceKeepsNamesAndBatch(t *testing.T) {
+	const padding, requests = 2 << 20, 20
+	for _, field := range []protowire.Number{2, 100} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, nil)
+			var undecided []func(partition.ProduceResult, error)
+			r.log.onProduce = func(_ partition.ProduceRequest, done func(partition.ProduceResult, error)) {
+				undecided = append(undecided, done)
+			}
+			small, err := proto.Marshal(request(1, "t", "v"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			message := append(protowire.AppendString(protowire.AppendTag(nil, field, protowire.BytesType), strings.Repeat("x", padding)), small...)
+			h := newHostile(t, r)
+			h.begin(1, clientv1.LogService_Produce_FullMethodName)
+			before := inUse()
+			for range requests {
+				whole := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message))), message...)
+				for piece := range slices.Chunk(whole, maxFrameLen) {
+					h.done(h.framer.WriteData(1, false, piece))
+				}
+				synctest.Wait()
+			}
+			if n := r.metric(r.server.metrics.inFlight); n != requests {
+				t.Errorf("%v requests are under way", n)
+			}
+			if n := inUse() - before; n > 4*padding {
+				t.Errorf("%d bytes are in use with %d requests of which each has a batch of %d bytes, and field %d", n, requests, len(batchOf("v")), field)
+			}
+			for _, done := range undecided {
+				done(partition.ProduceResult{}, nil)
+			}
+		})
+	}
 }
 
 func inUse() int64 {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -156,7 +157,8 @@ func (p *produceStream) handle(req *clientv1.ProduceRequest, start time.Time) {
 			refusal = refused(reasonBusy, "", "", "too many batches wait for their commit on this broker; the limits are %s", p.producing.Bounds("limits.produce_bytes"))
 		}
 	}
-	req.Batch, req.Records = nil, nil // the log's now; the answer needs only the names
+	// The batch is the log's now, and the answer needs only this: names can be as long as a request.
+	req = &clientv1.ProduceRequest{RequestId: req.RequestId, Topic: strings.Clone(echo(req.Topic)), Partition: req.Partition, Acks: req.Acks}
 	if refusal != nil {
 		none := partition.ProduceResult{BaseOffset: record.NoOffset, LogStart: record.NoOffset, LogAppendTime: -1}
 		if !denied(refusal) {
@@ -276,7 +278,7 @@ func (p *produceStream) answer(a produceAnswer) error {
 
 // response is what goes over the wire.
 func (a produceAnswer) response() *clientv1.ProduceResponse {
-	r := &clientv1.ProduceResponse{RequestId: a.req.RequestId, Topic: echo(a.req.Topic), Partition: a.req.Partition,
+	r := &clientv1.ProduceResponse{RequestId: a.req.RequestId, Topic: a.req.Topic, Partition: a.req.Partition,
 		BaseOffset: -1, LogStartOffset: int64(a.result.LogStart), LogAppendTimeMs: -1, Error: a.err}
 	if a.err == nil {
 		r.BaseOffset, r.LogAppendTimeMs, r.Duplicate = int64(a.result.BaseOffset), a.result.LogAppendTime, a.result.Duplicate

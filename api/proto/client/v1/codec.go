@@ -1,6 +1,7 @@
 package clientv1
 
 import (
+	"bytes"
 	"unicode/utf8"
 
 	"google.golang.org/grpc/encoding"
@@ -64,6 +65,9 @@ var fallback = encoding.GetCodecV2(protocodec.Name)
 // counts references, so a SendCounter hears of every buffer.
 const minDirect = 4 << 10
 
+// maxBeside is what a request holds beside its batch, if it is one that can be served.
+const maxBeside = 2 << 10
+
 // Name gives "proto".
 func (Codec) Name() string { return protocodec.Name }
 
@@ -100,6 +104,9 @@ func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	case *ProduceRequest:
 		own := data.Materialize()
 		if parseProduce(own, m) {
+			if len(own)-len(m.Batch) > maxBeside {
+				m.Batch = bytes.Clone(m.Batch) // it may be kept for long, and what is beside it with it
+			}
 			return nil
 		}
 		return proto.Unmarshal(own, m)
