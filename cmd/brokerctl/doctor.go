@@ -313,9 +313,13 @@ func (p *program) printDoctor(d doctorJSON) error {
 		if f.Level == levelOK {
 			continue
 		}
-		details += fmt.Sprintf("\n  ! broker %d, %s, %s: %s\n    breaks: %s\n", f.Broker, f.Listener, f.Address, f.Problem, f.Breaks)
+		mark := "-"
+		if f.Level == levelBroken {
+			mark = "!"
+		}
+		details += "\n" + bullet("  "+mark+" ", fmt.Sprintf("broker %d, %s, %s: %s", f.Broker, f.Listener, f.Address, f.Problem)) + bullet("    breaks: ", f.Breaks)
 		if f.Try != "" {
-			details += "    try: " + f.Try + "\n"
+			details += bullet("    try: ", f.Try)
 		}
 	}
 	if err := t.write(p.stdout); err != nil {

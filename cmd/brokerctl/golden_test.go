@@ -61,7 +61,7 @@ func (f *fakeCluster) golden(t *testing.T, d *datadriven.TestData) string {
 // volatile is what differs from run to run.
 var volatile = regexp.MustCompile(`"timestamp_ms": ?17\d{11}|"timestamp_ms":1[78]\d{11}|"created":"[^"]*"`)
 
-// checkWidth: tables are to fit a terminal of 100 columns. Problems are sentences.
+// checkWidth: what is printed is to fit a terminal of 100 columns, but for damage in logs.
 func checkWidth(t *testing.T, pos, stdout string) {
 	for line := range strings.SplitSeq(stdout, "\n") {
 		if utf8.RuneCountInString(line) > 100 && !strings.HasPrefix(line, "  ! ") && !strings.HasPrefix(line, "  - ") {

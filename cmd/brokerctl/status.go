@@ -157,8 +157,12 @@ func (p *program) printStatus(s statusJSON) error {
 	}
 	head := fmt.Sprintf("cluster %s: %s\n%s, %s, controller %s, feature level %d\n\n", s.ClusterID, verdict,
 		plural(int64(s.Topics), "topic"), plural(int64(s.Partitions), "partition"), dash(s.Controller), s.FeatureLevel)
-	for _, problem := range s.Problems {
-		head += "  ! " + problem + "\n"
+	const most = 10
+	for _, problem := range s.Problems[:min(len(s.Problems), most)] {
+		head += bullet("  ! ", problem)
+	}
+	if n := len(s.Problems) - most; n > 0 {
+		head += bullet("  ! ", fmt.Sprintf("and %d more, which brokerctl cluster health tells together", n))
 	}
 	if len(s.Problems) > 0 {
 		head += "\n"
@@ -273,7 +277,7 @@ func (p *program) printGroups(groups []client.RaftGroup) error {
 		}
 		t.row(g.Name, g.Broker, role, g.Term, g.AppliedIndex, g.CommitIndex, dash(g.HighWatermark), bytes, g.Producers)
 		if g.Problem != "" {
-			problems = append(problems, fmt.Sprintf("  ! %s on broker %d: %s\n", g.Name, g.Broker, g.Problem))
+			problems = append(problems, bullet("  ! ", fmt.Sprintf("%s on broker %d: %s", g.Name, g.Broker, g.Problem)))
 		}
 	}
 	if err := p.show(out, t); err != nil || p.json() || len(problems) == 0 {
