@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/oncelog/oncelog/broker"
 	"github.com/oncelog/oncelog/internal/buildinfo"
 )
 
@@ -106,6 +107,26 @@ func TestRecoverOfNothing(t *testing.T) {
 	got = brokerd(t, nil, "recover", "--set", "broker_id=1", "--set", "data_dir="+dir+"/none", "--set", "seeds=127.0.0.1:9093")
 	if want := "data_dir " + dir + "/none does not exist"; got.code != exitFailed || !strings.Contains(got.stderr, want) {
 		t.Fatalf("got %+v", got)
+	}
+}
+
+// recover says how far each group is in a table that fits a terminal, and whether another broker is the better one.
+func TestRecoveredTable(t *testing.T) {
+	groups := []broker.RecoveredGroup{{Name: "cluster/metadata"}, {Name: "partitions/1000034-7890", Topic: "1d087c1fab9b2439b21602ff8387e750", Partition: 15}}
+	for i := range groups {
+		groups[i].Voters = append(groups[i].Voters, "1/5133612459491501128", "2/831747710480720101", "3/7789985811092897030")
+		groups[i].Last, groups[i].Changed = 332, true
+	}
+	for id, warned := range map[int32]bool{3: false, 4: true} {
+		var out bytes.Buffer
+		if err := printRecovered(&out, id, groups, false); err == nil || strings.Contains(out.String(), "has no vote for the metadata") != warned {
+			t.Errorf("broker %d: %v\n%s", id, err, out.String())
+		}
+		for line := range strings.Lines(out.String()) {
+			if len(line) > 116 || strings.Contains(line, "5133612459491501128") {
+				t.Errorf("line of %d columns: %s", len(line), line)
+			}
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -58,6 +59,15 @@ Afterwards start the broker, add new ones with new ids, then, for each lost one:
 	return cmd
 }
 
+// votersOf are the brokers that vote in a group.
+func votersOf(g broker.RecoveredGroup) []string {
+	ids := make([]string, len(g.Voters))
+	for i, v := range g.Voters {
+		ids[i], _, _ = strings.Cut(string(v), "/")
+	}
+	return ids
+}
+
 func printRecovered(w io.Writer, id int32, groups []broker.RecoveredGroup, done bool) error {
 	var b strings.Builder
 	changed, failed := 0, 0
@@ -67,11 +77,7 @@ func printRecovered(w io.Writer, id int32, groups []broker.RecoveredGroup, done 
 		if g.Topic != "" {
 			topic = fmt.Sprintf("%s/%d", g.Topic, g.Partition)
 		}
-		voters := make([]string, len(g.Voters))
-		for i, v := range g.Voters {
-			voters[i], _, _ = strings.Cut(string(v), "/") // by their brokers
-		}
-		state := strings.Join(voters, ", ")
+		state := strings.Join(votersOf(g), ", ")
 		switch {
 		case g.Err != nil:
 			failed++
@@ -82,6 +88,10 @@ func printRecovered(w io.Writer, id int32, groups []broker.RecoveredGroup, done 
 			changed++
 		}
 		fmt.Fprintf(&b, "%-28s  %-36s  %12d  %s\n", g.Name, topic, g.Last, state)
+	}
+	if len(groups) > 0 && !done && !slices.Contains(votersOf(groups[0]), fmt.Sprint(id)) {
+		fmt.Fprintf(&b, "\n! broker %d has no vote for the metadata: it may lack what was agreed last, and hold replicas that were given to\n"+
+			"  others long ago. If a broker with a vote survives (see VOTERS), recover that one.\n", id)
 	}
 	switch {
 	case done:
