@@ -174,21 +174,30 @@ func (l *Log) sortOut(names []string) (map[uint32][]*segment, error) {
 	return found, nil
 }
 
-// newest sorts segments and removes those that compaction has replaced.
+// newest sorts segments and removes those that compaction has replaced, once the names of what replaces them are durable: whoever gave
+// them may have been killed before they were.
 func (l *Log) newest(g []*segment) ([]*segment, error) {
 	sort.Slice(g, func(i, j int) bool { return before(g[i], g[j]) })
-	kept := g[:0:0]
+	kept, replaced := g[:0:0], g[:0:0]
 	for _, s := range g {
 		if n := len(kept); n > 0 && s.first <= kept[n-1].through {
 			if s.revision >= kept[n-1].revision {
 				return nil, corrupt(s.name, 0, s.first, differ(fmt.Sprintf("a segment that begins after entry %d", kept[n-1].through), fmt.Sprintf("entry %d", s.first)))
 			}
-			if err := l.removeSegment(s); err != nil {
-				return nil, err
-			}
+			replaced = append(replaced, s)
 			continue
 		}
 		kept = append(kept, s)
+	}
+	if len(replaced) > 0 {
+		if err := l.o.FS.SyncDir(l.o.Dir); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range replaced {
+		if err := l.removeSegment(s); err != nil {
+			return nil, err
+		}
 	}
 	return kept, nil
 }
