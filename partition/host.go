@@ -301,6 +301,7 @@ func (h *Host) openReplica(spec ReplicaSpec) (*Replica, error) {
 		SnapshotBytes: h.config.SnapshotBytes,
 		CatchUp:       r.catchUp,
 		OnLeadership:  r.onLeadership,
+		OnDamage:      r.onDamage,
 	})
 	if err != nil {
 		return nil, errors.Join(err, r.log.Close())

@@ -69,13 +69,29 @@ func (r *Replica) scrub() bool {
 // acknowledged, and may not vote for a leader that lacks that too. The others have it; before,
 // leadership goes to one of them. The only replica goes on with what it has, and says so.
 func (r *Replica) noticed(err error) {
+	r.condemn(err, func() bool { return len(r.group.Status().Voters) <= 1 })
+}
+
+// onDamage is told of damage that Raft has met (raftgroup). It has stopped this replica by now, if it could not do without.
+func (r *Replica) onDamage(err error, only bool) {
+	r.host.background(func() {
+		select {
+		case <-r.opened:
+			r.condemn(err, func() bool { return only })
+		case <-r.host.stopping:
+		}
+	})
+}
+
+// condemn ends this replica if an error is damage and there are others.
+func (r *Replica) condemn(err error, only func() bool) {
 	var damage *recordlog.CorruptionError
 	if !errors.As(err, &damage) || !r.damaged.CompareAndSwap(nil, &err) {
 		return
 	}
 	r.host.metrics.damaged.Inc()
 	r.logger.Error("the log is damaged", "segment", damage.Segment, "position", damage.Position, "index", uint64(damage.Index), "err", err)
-	if len(r.group.Status().Voters) <= 1 {
+	if only() {
 		return
 	}
 	r.host.background(func() { r.leave(err) })

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/oncelog/oncelog/partition/recordlog"
 )
 
 // logStore is what a group keeps its log in: boltLog, controlLog or, where it is its owner's, recordStore.
@@ -93,6 +95,7 @@ func (s *guardedLog) GetLog(index uint64, l *raft.Log) error {
 		return raft.ErrLogNotFound // A gauge of Raft's, whose goroutine nobody waits for.
 	default:
 	}
+	e.damaged(err)
 	e.fault(fmt.Errorf("read log entry %d: %w", index, err))
 	if e.opening.Load() {
 		return err
@@ -207,7 +210,18 @@ func (s *guardedLog) whole(l *raft.Log, room func() []byte) (*raft.Log, error) {
 	if !isLazy(l) {
 		return l, nil
 	}
-	return s.inner.body(l, room)
+	whole, err := s.inner.body(l, room)
+	if err != nil {
+		s.engine.damaged(err)
+	}
+	return whole, err
+}
+
+// damaged tells the log's owner of damage. While Raft is being opened, that fails for it.
+func (e *engine) damaged(err error) {
+	if told := e.group.config.OnDamage; told != nil && !e.opening.Load() && errors.As(err, new(*recordlog.CorruptionError)) {
+		told(err, len(e.group.voters(e)) <= 1)
+	}
 }
 
 // lazyData stands for the data of an entry that GetLog left on the disk with its envelope, so that what
