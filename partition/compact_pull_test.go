@@ -154,13 +154,14 @@ func TestPullOfACompactedLog(t *testing.T) {
 		list := written(rng, n)
 		n = len(list)
 		peer, x := newTable(t, seed), newTable(t, seed+1000)
-		held := rng.IntN(n)
+		held, snapshot := rng.IntN(n), record.Index(0)
 		x.write(list, 0, held)
 		peer.write(list, 0, n)
 		_, truth := peer.read(list)
 		first := record.Offset(1 + rng.IntN(n-1))
 		if own := record.Offset(held / 3); rng.IntN(2) == 0 && own > 0 && first >= own {
 			x.pass(boundIn(list, own), 0)
+			snapshot = record.Index(held) // below which alone a pass goes
 		}
 		x.state.applied = record.Index(held - rng.IntN(held/4+1))
 		peer.pass(boundIn(list, first), 0)
@@ -181,7 +182,7 @@ func TestPullOfACompactedLog(t *testing.T) {
 				if chunks++; chunks == 3 && rng.IntN(2) == 0 {
 					second()
 				}
-				crashed := x.open(x.fs.CrashClone(rng), 0)
+				crashed := x.open(x.fs.CrashClone(rng), snapshot)
 				if last := crashed.LastIndex(); last < record.Index(held) {
 					t.Fatalf("seed %d: entries up to %d were held, %d are left after a crash", seed, held, last)
 				}
