@@ -506,31 +506,6 @@ type GroupStatus struct {
 	Problem string
 }
 
-// Lost lists the replicas that have lost what they acknowledged, or may have: other replicas have it, and
-// these can only be replaced. A replica that cannot be opened for another reason is not among them.
-func (h *Host) Lost() []ReplicaSpec {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	var list []ReplicaSpec
-	for _, p := range h.problems {
-		if lost(p.err) {
-			list = append(list, p.spec)
-		}
-	}
-	for _, r := range h.byGroup {
-		if r.left.Load() {
-			list = append(list, r.spec)
-		}
-	}
-	return list
-}
-
-// lost tells whether a replica that was not opened for a reason has lost something.
-func lost(err error) bool {
-	return errors.Is(err, ErrReplicaMissing) || errors.Is(err, ErrReplicaDamaged) || errors.Is(err, raftgroup.ErrStateLost) ||
-		errors.Is(err, recordlog.ErrBehindSnapshot) || errors.As(err, new(*recordlog.CorruptionError))
-}
-
 // producers counts what all replicas remember.
 func (h *Host) producers() float64 {
 	n := 0

@@ -2,7 +2,11 @@ package partition
 
 import (
 	"cmp"
+	"errors"
 	"slices"
+
+	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/partition/recordlog"
 )
 
 // Troubles lists the replicas here that are out of service, with Spec and Problem only, and counts those that know no leader. It is what
@@ -40,4 +44,29 @@ func (r *Replica) problem() string {
 		return (*damage).Error()
 	}
 	return ""
+}
+
+// Lost lists the replicas that have lost what they acknowledged, or may have: other replicas have it, and
+// these can only be replaced. A replica that cannot be opened for another reason is not among them.
+func (h *Host) Lost() []ReplicaSpec {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	var list []ReplicaSpec
+	for _, p := range h.problems {
+		if lost(p.err) {
+			list = append(list, p.spec)
+		}
+	}
+	for _, r := range h.byGroup {
+		if r.left.Load() {
+			list = append(list, r.spec)
+		}
+	}
+	return list
+}
+
+// lost tells whether a replica that was not opened for a reason has lost something.
+func lost(err error) bool {
+	return errors.Is(err, ErrReplicaMissing) || errors.Is(err, ErrReplicaDamaged) || errors.Is(err, raftgroup.ErrStateLost) ||
+		errors.Is(err, recordlog.ErrBehindSnapshot) || errors.As(err, new(*recordlog.CorruptionError))
 }
