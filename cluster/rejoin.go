@@ -68,10 +68,14 @@ func mayRejoin(img *metadata.Image, old *metadata.Broker, silent, needed time.Du
 				old.ID, address, old.Incarnation, silent.Round(time.Millisecond), needed)}
 	}
 	var only []string
+	advice := "delete these topics, or give this broker another id"
 	for _, t := range img.AllTopics() {
 		for i := range t.Partitions {
 			if p := &t.Partitions[i]; !t.Deleting && p.Phase == metadata.Active && !p.SurvivesWithout(old.ID) && p.Holds(old.ID) {
 				only = append(only, fmt.Sprintf("%s/%d", t.Name, i))
+				if metadata.Internal(t.Name) {
+					advice = "give this broker another id: topics of the brokers cannot be deleted"
+				}
 			}
 		}
 	}
@@ -84,8 +88,8 @@ func mayRejoin(img *metadata.Image, old *metadata.Broker, silent, needed time.Du
 		names += fmt.Sprintf(" and %d more", len(only)-shown)
 	}
 	return &metadata.Error{Code: metadata.ResourceInUse, Field: "broker_id",
-		Message: fmt.Sprintf("the directory that broker %d had is needed: without it there is no majority of %s. Is its disk not mounted? If it is gone for good, delete these topics, or give this broker another id",
-			old.ID, names)}
+		Message: fmt.Sprintf("the directory that broker %d had is needed: without it there is no majority of %s. Is its disk not mounted? If it is gone for good, %s",
+			old.ID, names, advice)}
 }
 
 // mayBeFree tells whether the id that this new directory asks for may be free soon: the broker that had it has just gone, or a

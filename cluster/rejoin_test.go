@@ -12,6 +12,7 @@ import (
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
 	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/internal/raftgroup"
+	"github.com/oncelog/oncelog/record"
 )
 
 // voters are those of the metadata group, as the controller has them.
@@ -124,6 +125,8 @@ func TestMayRejoin(t *testing.T) {
 	id := append(make([]byte, 15), 1)
 	apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_CreateTopic{CreateTopic: &statev1.CreateTopic{
 		TopicId: id, Name: "single", Partitions: []*statev1.Placement{{BrokerIds: []int32{3}}}}}})
+	apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_CreateTopic{CreateTopic: &statev1.CreateTopic{
+		TopicId: append(make([]byte, 15), 3), Name: record.GroupsTopic, Partitions: []*statev1.Placement{{BrokerIds: []int32{1}}}}}})
 	for _, topic := range s.Image().AllTopics() {
 		for _, p := range topic.Partitions {
 			for _, rep := range p.Replicas {
@@ -146,8 +149,11 @@ func TestMayRejoin(t *testing.T) {
 	if err := ask(2, needed); err != nil {
 		t.Errorf("one whose groups have a majority without it: %v", err)
 	}
-	if err := ask(3, needed); err == nil || err.Code != metadata.ResourceInUse || !strings.Contains(err.Message, "single/0") || strings.Contains(err.Message, "whole/0") {
+	if err := ask(3, needed); err == nil || err.Code != metadata.ResourceInUse || !strings.Contains(err.Message, "single/0") || strings.Contains(err.Message, "whole/0") || !strings.Contains(err.Message, "delete these topics") {
 		t.Errorf("one with the only replica of a partition: %v", err)
+	}
+	if err := ask(1, needed); err == nil || err.Code != metadata.ResourceInUse || strings.Contains(err.Message, "delete these topics") {
+		t.Errorf("one with the only replica of what cannot be deleted: %v", err)
 	}
 	apply(t, s, &statev1.MetadataCommand{Command: &statev1.MetadataCommand_DeleteTopic{DeleteTopic: &statev1.DeleteTopic{TopicId: id}}})
 	if err := ask(3, needed); err != nil {
