@@ -33,7 +33,7 @@ test: ## all tests with the race detector
 	$(GO) test -race -timeout 12m -p 3 -exec 'env GOMAXPROCS=1' ./test/... ./internal/raftgroup ./...
 
 .PHONY: check
-check: check-format check-mod check-vet check-static check-proto check-generated check-shell check-vuln ## format, modules, vet, staticcheck, protos, generated code, scripts, vulnerabilities
+check: check-format check-mod check-vet check-static check-proto check-generated check-shell check-vuln check-bench ## format, modules, vet, staticcheck, protos, generated code, scripts, vulnerabilities, benchmarks
 	@echo 'check: all good'
 
 .PHONY: bench
@@ -139,6 +139,10 @@ check-shell:
 .PHONY: check-vuln
 check-vuln: .bin/govulncheck
 	scripts/check-vuln.sh
+
+.PHONY: check-bench
+check-bench: ## each benchmark once: that it runs, not how fast
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
 
 .PHONY: clean
 clean: ## remove what was built
