@@ -403,7 +403,7 @@ func (l *lane) move(s *sink, epoch int32) {
 			s.hear()
 		}
 		l.epoch = epoch
-		l.led.retryAt = time.Time{}
+		l.led.elsewhere()
 	}
 	done := l.settled(now)
 	l.mu.Unlock()

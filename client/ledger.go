@@ -274,6 +274,9 @@ func (l *ledger) end(a *attempt, definite bool) {
 	}
 }
 
+// elsewhere begins anew with another broker: what the one before refused says nothing of it.
+func (l *ledger) elsewhere() { l.failures, l.retryAt = 0, time.Time{} }
+
 func (l *ledger) settleIfQuiet(now time.Time) {
 	if l.live == 0 {
 		l.settle(now)

@@ -23,7 +23,7 @@ func (h *Host) Produce(req ProduceRequest, done func(ProduceResult, error)) {
 	}
 	term, refusal := r.ready()
 	if refusal != nil {
-		done(noResult, refusal)
+		r.group.AfterHandover(func() { done(noResult, r.notLeader()) })
 		return
 	}
 	if req.Timeout <= 0 {

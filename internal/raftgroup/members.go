@@ -111,6 +111,10 @@ func (g *Group) transfer(ctx context.Context, to ServerID) error {
 		}
 	}
 	return g.await(ctx, func(e *engine) error {
+		g.proposals.pause()
+		defer g.proposals.resume()
+		next := e.nextLeader()
+		defer next.forget()
 		var f raft.Future
 		if to == "" {
 			f = e.raft.LeadershipTransfer()
@@ -121,8 +125,43 @@ func (g *Group) transfer(ctx context.Context, to ServerID) error {
 		if err := f.Error(); err != nil {
 			return g.sortTransferError(err, handed)
 		}
+		next.wait()
 		return nil
 	})
+}
+
+// nextLeaderWait is how long after it has stepped down a replica waits to hear who leads: callers that are told so go there at once.
+const nextLeaderWait = 100 * time.Millisecond
+
+// nextLeader notices when another replica leads.
+type nextLeader struct {
+	of       *engine
+	heard    chan raft.Observation
+	observer *raft.Observer
+}
+
+func (e *engine) nextLeader() nextLeader {
+	n := nextLeader{of: e, heard: make(chan raft.Observation, 1)}
+	self := raft.ServerID(e.group.config.Self)
+	n.observer = raft.NewObserver(n.heard, false, func(o *raft.Observation) bool {
+		l, ok := o.Data.(raft.LeaderObservation)
+		return ok && l.LeaderID != "" && l.LeaderID != self
+	})
+	e.raft.RegisterObserver(n.observer)
+	return n
+}
+
+func (n nextLeader) forget() { n.of.raft.DeregisterObserver(n.observer) }
+
+// wait returns when it is known who leads, or after nextLeaderWait.
+func (n nextLeader) wait() {
+	timer := time.NewTimer(nextLeaderWait)
+	defer timer.Stop()
+	select {
+	case <-n.heard:
+	case <-timer.C:
+	case <-n.of.done:
+	}
 }
 
 // notBroughtUp is Raft's text when it could not send the voter what it lacks, its pipeline having just ended for instance: it

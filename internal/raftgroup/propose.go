@@ -70,6 +70,8 @@ type proposals struct {
 	outBytes    int64
 	groups      int // handed over, at least in part, and not resolved
 	rest        int // of the queue, what belongs to the group that is being handed over
+	transfers   int // under way: Raft refuses commands meanwhile
+	afterwards  []func()
 	closed      bool
 	refusals    []refusalCall
 	refusing    bool
@@ -116,8 +118,28 @@ func (g *Group) ProposeAsync(c Command, done func(result any, err error)) {
 	p := &proposal{command: c, kind: KindCommand, done: done, size: int64(len(c.Meta) + len(c.Data) + envelopeSize)}
 	if err := q.admit(p); err != nil {
 		g.metrics().outcome(err)
-		q.refuse(done, err)
+		g.AfterHandover(func() {
+			var notLeader *NotLeaderError
+			if errors.As(err, &notLeader) {
+				err = g.notLeader() // it may be known by now who leads
+			}
+			q.refuse(done, err)
+		})
 	}
+}
+
+// AfterHandover calls f once leadership is no longer being handed over: at once, or from another goroutine. Who refuses something because this
+// replica does not lead can say then who does.
+func (g *Group) AfterHandover(f func()) {
+	q := g.proposals
+	q.mu.Lock()
+	if q.transfers > 0 {
+		q.afterwards = append(q.afterwards, f)
+		q.mu.Unlock()
+		return
+	}
+	q.mu.Unlock()
+	f()
 }
 
 // admit queues a proposal or says why not.
@@ -245,9 +267,33 @@ func (q *proposals) next() *proposal {
 	}
 }
 
+// pause keeps commands in the queue while leadership is handed over. When resume is called they go on, or their callers are told who leads:
+// a refusal by Raft could say only that something is under way, and they would ask again and again.
+func (q *proposals) pause() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.transfers++
+}
+
+func (q *proposals) resume() {
+	q.mu.Lock()
+	q.transfers--
+	if q.goesLocked() {
+		signal(q.wake)
+	}
+	var over []func()
+	if q.transfers == 0 {
+		over, q.afterwards = q.afterwards, nil
+	}
+	q.mu.Unlock()
+	for _, f := range over {
+		f()
+	}
+}
+
 // goesLocked says whether there is a command, room for it, and nothing that it waits for. Whoever makes it true wakes the proposer.
 func (q *proposals) goesLocked() bool {
-	return len(q.queue) > 0 && q.outstanding < maxOutstanding &&
+	return len(q.queue) > 0 && q.transfers == 0 && q.outstanding < maxOutstanding &&
 		(q.outBytes == 0 || q.outBytes+q.queue[0].size <= q.group.host.config.MaxOutstandingBytes) && !q.gathersLocked()
 }
 
