@@ -131,6 +131,8 @@ type Server struct {
 	asking    *frontdoor.Budget
 	receivers receivers
 	closings  *frontdoor.Closings
+	// decoding is held while a large request is decoded that is no batch.
+	decoding sync.Mutex
 
 	// stopping ends when Stop is called: no new requests are taken, and waits end.
 	stopping context.Context

@@ -6,10 +6,12 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
 	"golang.org/x/net/http2"
+	"google.golang.org/grpc/mem"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -161,6 +163,54 @@ func TestProduceKeepsNamesAndBatch(t *testing.T) {
 				done(partition.ProduceResult{}, nil)
 			}
 		})
+	}
+}
+
+// Requests that decode to many times their size are refused before, or are decoded one at a time; what is within reason is decoded, however much it is.
+func TestLargeRequestsAreDecodedAlone(t *testing.T) {
+	var alone sync.Mutex
+	codec := clientv1.Codec{Alone: &alone}
+	produce := func(record string, n int) []byte {
+		return protowire.AppendString(protowire.AppendTag(nil, 8, protowire.BytesType), strings.Repeat(record, n))
+	}
+	header := "\x1a\x00"
+	for _, c := range []struct {
+		name    string
+		message []byte
+		into    proto.Message
+		refused bool
+		alone   bool
+	}{
+		{"a small request", make([]byte, 0), new(clientv1.FetchRequest), false, false},
+		{"a fetch of many partitions", []byte(strings.Repeat("\x0a\x00", 100_000)), new(clientv1.FetchRequest), false, true},
+		{"a fetch of too many", []byte(strings.Repeat("\x0a\x00", 2_000_000)), new(clientv1.FetchRequest), true, false},
+		{"a batch", protowire.AppendBytes(protowire.AppendTag(nil, 7, protowire.BytesType), make([]byte, 4<<20)), new(clientv1.ProduceRequest), false, false},
+		{"records", produce("\x0a\x06\x0a\x01k\x12\x01v", 100_000), new(clientv1.ProduceRequest), false, true},
+		{"records of nothing", produce("\x0a\x00", 4_000_000), new(clientv1.ProduceRequest), true, true},
+		{"records of nothing behind a number", append([]byte{0xa5, 6, 1, 2, 3, 4}, produce("\x0a\x00", 4_000_000)...), new(clientv1.ProduceRequest), true, true},
+		{"headers of nothing", produce("\x0a\x64"+strings.Repeat(header, 50), 60_000), new(clientv1.ProduceRequest), true, true},
+	} {
+		decoded := make(chan error, 1)
+		alone.Lock()
+		go func() { decoded <- codec.Unmarshal(mem.BufferSlice{mem.SliceBuffer(c.message)}, c.into) }()
+		if !c.alone {
+			if err := <-decoded; (err != nil) != c.refused {
+				t.Errorf("%s: %v", c.name, err)
+			}
+			alone.Unlock()
+			continue
+		}
+		runtime.Gosched()
+		select {
+		case err := <-decoded:
+			t.Errorf("%s is decoded while another is: %v", c.name, err)
+			alone.Unlock()
+		default:
+			alone.Unlock()
+			if err := <-decoded; (err != nil) != c.refused {
+				t.Errorf("%s: %v", c.name, err)
+			}
+		}
 	}
 }
 

@@ -34,7 +34,7 @@ const (
 // options are those of every listener's gRPC server.
 func (s *Server) options(listener string) []grpc.ServerOption {
 	o := []grpc.ServerOption{
-		grpc.ForceServerCodecV2(clientv1.Codec{}),
+		grpc.ForceServerCodecV2(clientv1.Codec{Alone: &s.decoding}),
 		grpc.StaticStreamWindowSize(streamWindowBytes),
 		grpc.StaticConnWindowSize(connectionWindowBytes),
 		grpc.ReadBufferSize(readBufferBytes),

@@ -2,6 +2,8 @@ package clientv1
 
 import (
 	"bytes"
+	"fmt"
+	"sync"
 	"unicode/utf8"
 
 	"google.golang.org/grpc/encoding"
@@ -28,7 +30,11 @@ import (
 //
 // Install it with grpc.ForceServerCodecV2 on servers and grpc.ForceCodecV2 on clients. The zero
 // value works; a Codec may be used by many goroutines at once.
-type Codec struct{}
+type Codec struct {
+	// Alone, where not nil, has what clients send bounded: it is held while a message is decoded that takes many times its size, and messages are
+	// refused that are larger than any request, or have next to nothing in each of many records.
+	Alone sync.Locker
+}
 
 var _ encoding.CodecV2 = Codec{}
 
@@ -98,8 +104,66 @@ func (Codec) Marshal(v any) (mem.BufferSlice, error) {
 	return fallback.Marshal(v)
 }
 
+const (
+	// maxPlain is the largest request but those to produce. Ten thousand partitions with the longest names take less.
+	maxPlain = 3 << 20
+	// largePlain is what is decoded alone: a message within another takes two bytes there, and more than a hundred when it is decoded.
+	largePlain = 64 << 10
+	// minRecord is what records of more than largePlain take on average, with their headers as records of their own.
+	minRecord = 8
+)
+
+// alone waits until a message of so many bytes may be decoded; done must be called when it has been.
+func (c Codec) alone(n int) (done func()) {
+	if c.Alone == nil || n <= largePlain {
+		return func() {}
+	}
+	c.Alone.Lock()
+	return c.Alone.Unlock
+}
+
+// records counts records and their headers in an encoded request to produce.
+func records(b []byte) (n int) {
+	texts(b, func(num protowire.Number, list []byte) {
+		if num != 8 {
+			return
+		}
+		texts(list, func(num protowire.Number, record []byte) {
+			n++
+			if num == 1 {
+				texts(record, func(num protowire.Number, _ []byte) {
+					if num == 3 {
+						n++
+					}
+				})
+			}
+		})
+	})
+	return n
+}
+
+// texts hands on the fields of a message that are of BytesType, up to what is no field.
+func texts(b []byte, text func(protowire.Number, []byte)) {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return
+		}
+		b = b[n:]
+		size := protowire.ConsumeFieldValue(num, typ, b)
+		if size < 0 {
+			return
+		}
+		if typ == protowire.BytesType {
+			v, _ := protowire.ConsumeBytes(b)
+			text(num, v)
+		}
+		b = b[size:]
+	}
+}
+
 // Unmarshal replaces what v holds by the message in data.
-func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
+func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	switch m := v.(type) {
 	case *ProduceRequest:
 		own := data.Materialize()
@@ -108,6 +172,10 @@ func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
 				m.Batch = bytes.Clone(m.Batch) // it may be kept for long, and what is beside it with it
 			}
 			return nil
+		}
+		defer c.alone(len(own))()
+		if n := records(own); c.Alone != nil && n > largePlain && n > len(own)/minRecord {
+			return fmt.Errorf("%d records and headers in %d bytes", n, len(own))
 		}
 		return proto.Unmarshal(own, m)
 	case *ProduceResponse:
@@ -123,6 +191,10 @@ func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
 		}
 		return proto.Unmarshal(own, m)
 	}
+	if n := data.Len(); c.Alone != nil && n > maxPlain {
+		return fmt.Errorf("a request of %d bytes; at most %d are allowed, unless it is to produce", n, maxPlain)
+	}
+	defer c.alone(data.Len())()
 	return fallback.Unmarshal(data, v)
 }
 
