@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -40,6 +41,7 @@ var (
 
 	keyCurrentTerm  = []byte("CurrentTerm")
 	keyLastVoteTerm = []byte("LastVoteTerm")
+	keyLastVoteCand = []byte("LastVoteCand")
 )
 
 // stableFiles are a host's stable stores.
@@ -278,26 +280,43 @@ type stableStore struct {
 	file   *stableFile
 	prefix []byte
 
+	// voteTerm is the term of a vote whose candidate Raft stores next; nil: none.
+	voteTerm []byte
+
 	// mu guards values, what is durable. Not held while writing: Raft writes from one goroutine.
 	mu     sync.Mutex
 	values map[string][]byte
 }
 
-// Set stores a value durably.
+// Set stores a value durably, and with the candidate of a vote its term.
 func (s *stableStore) Set(key, val []byte) error {
+	changes := map[string][]byte{string(key): bytes.Clone(val)}
+	if bytes.Equal(key, keyLastVoteCand) && s.voteTerm != nil {
+		changes[string(keyLastVoteTerm)] = s.voteTerm
+	}
 	s.mu.Lock()
-	old, ok := s.values[string(key)]
+	for k, v := range changes {
+		if old, ok := s.values[k]; ok && bytes.Equal(old, v) {
+			delete(changes, k)
+		}
+	}
 	s.mu.Unlock()
-	if ok && bytes.Equal(old, val) {
+	if len(changes) == 0 {
 		return nil
 	}
-	name := append(bytes.Clone(s.prefix), key...)
-	value := bytes.Clone(val)
-	if err := s.file.write(func(b *bbolt.Bucket) error { return b.Put(name, value) }); err != nil {
+	err := s.file.write(func(b *bbolt.Bucket) error {
+		for k, v := range changes {
+			if err := b.Put(append(bytes.Clone(s.prefix), k...), v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		return fmt.Errorf("write stable store: %w", err)
 	}
 	s.mu.Lock()
-	s.values[string(key)] = value
+	maps.Copy(s.values, changes)
 	s.mu.Unlock()
 	return nil
 }
@@ -313,8 +332,13 @@ func (s *stableStore) Get(key []byte) ([]byte, error) {
 	return bytes.Clone(v), nil
 }
 
-// SetUint64 stores a number durably.
+// SetUint64 stores a number durably. The term of a vote waits for its candidate, which Raft stores right after it, and before anybody hears of
+// the vote: so a vote is one commit, and never half a one.
 func (s *stableStore) SetUint64(key []byte, val uint64) error {
+	if bytes.Equal(key, keyLastVoteTerm) {
+		s.voteTerm = binary.BigEndian.AppendUint64(nil, val)
+		return nil
+	}
 	return s.Set(key, binary.BigEndian.AppendUint64(nil, val))
 }
 
