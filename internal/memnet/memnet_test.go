@@ -190,3 +190,20 @@ func TestManyWait(t *testing.T) {
 		})
 	}
 }
+
+// Who has closed a connection reads nothing more from it, though the other end has not heard of that and writes.
+func TestReadsEndWithAnOwnClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := New()
+		client, server := pair(t, n)
+		n.Cut("a", "b")
+		n.Cut("b", "a")
+		_ = server.Close()
+		if _, err := client.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := server.Read(make([]byte, 8)); !errors.Is(err, net.ErrClosed) {
+			t.Fatalf("read from a connection that this end has closed: %v", err)
+		}
+	})
+}

@@ -85,6 +85,8 @@ func (p *pipe) tryRead(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
+	case p.readErr == net.ErrClosed:
+		return 0, p.readErr // by who reads; the other end may not have heard of it, and still write
 	case len(p.segments) == 0 && p.readErr != nil && (open || p.readErr != io.EOF):
 		return 0, p.readErr
 	case len(p.segments) > 0 && open:
