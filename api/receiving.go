@@ -22,9 +22,12 @@ import (
 // who reads the connection can stop that. So a connection of a client is read through a receiver, which sees the heads of HTTP/2's frames,
 // and waits for room before it passes on what clients send in calls.
 
-// maxReceiveWait is how long a connection waits for room until the one that holds most is closed. It is shorter than what the keepalive
-// gives a connection that is not read.
-const maxReceiveWait = 20 * time.Second
+// maxReceiveWait is how long a connection waits for room until the one that holds most is closed, which goes on every closePause until there is
+// room. It is shorter than what the keepalive gives a connection that is not read.
+const (
+	maxReceiveWait = 20 * time.Second
+	closePause     = time.Second
+)
 
 // maxTurnedAway calls of a connection are turned away, then it is closed.
 const maxTurnedAway = 1000
@@ -155,13 +158,13 @@ func (r *receiver) hold() bool {
 	if !r.within(more) {
 		return false
 	}
-	waits := r.waits
-	for !r.claim.Add(r.open, more, maxReceiveWait, waits) {
+	waits, patience := r.waits, maxReceiveWait
+	for !r.claim.Add(r.open, more, patience, waits) {
 		if r.open.Err() != nil {
 			return false
 		}
 		r.of.server.receivers.closeLargest()
-		waits = func() {}
+		waits, patience = func() {}, closePause
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -324,7 +327,7 @@ func (l *receivers) closeLargest() {
 	l.mu.Lock()
 	var largest *receiver
 	var most int64
-	if time.Since(l.closed) > time.Second {
+	if time.Since(l.closed) >= closePause {
 		for r := range l.list {
 			if n := r.claim.Held(); n > most {
 				largest, most = r, n
