@@ -30,7 +30,7 @@ build: ## static binaries in bin/
 .PHONY: test
 # One thread of Go in each: docs/architecture.md, "Where tests are". Those that take long begin first.
 test: ## all tests with the race detector
-	$(GO) test -race -timeout 12m -p 3 -exec 'env GOMAXPROCS=1' ./test/... ./internal/raftgroup ./...
+	$(GO) test -race -timeout 18m -p 3 -exec 'env GOMAXPROCS=1' ./test/... ./internal/raftgroup ./...
 
 .PHONY: check
 check: check-format check-mod check-vet check-static check-proto check-generated check-shell check-vuln check-bench ## format, modules, vet, staticcheck, protos, generated code, scripts, vulnerabilities, benchmarks
