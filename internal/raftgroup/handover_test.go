@@ -17,7 +17,7 @@ func TestCommandsWaitForAHandover(t *testing.T) {
 		r.propose(t, "before")
 		for _, a := range c.nodes {
 			for _, b := range c.nodes {
-				c.net.setDelay(a.name, b.name, 20*time.Millisecond)
+				c.net.setDelay(a.name, b.name, 5*time.Millisecond)
 			}
 		}
 		to := c.others(n)[1]
