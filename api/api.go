@@ -56,7 +56,8 @@ type Config struct {
 	MaxMessageBytes int
 	// Shared is what all clients together may hold, by whatever door they come; nil: nobody shares, and all its limits are
 	// the defaults. Above Producing requests are refused with BROKER_BUSY: did not happen, retry. Above Fetching a
-	// fetch waits, and gives nothing if it has waited max_wait_ms. Above Receiving connections are not read. Above Asking a fetch is refused with BROKER_BUSY.
+	// fetch waits, and gives nothing if it has waited max_wait_ms. Above Receiving connections are not read. Above Asking a fetch is
+	// refused with BROKER_BUSY.
 	Shared *frontdoor.Shared
 	// StreamRequests and StreamBytes bound what one Produce stream has under way; at the bound the
 	// broker stops reading it. One larger request passes alone. Defaults 1,000 and 16 MiB.

@@ -58,7 +58,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		produceStreams:  gauge("produce_streams", "Produce streams that are open."),
 		inFlight:        gauge("produce_in_flight", "Produce requests taken and not yet answered."),
 		stalls:          counter("produce_stalls_total", "Times that a Produce stream was not read for being at its bound of requests or bytes under way."),
-		receivingBytes:  gauge("reading_bytes", "Bytes of requests that are being received, or in calls other than streams not answered."),
+		receivingBytes:  gauge("reading_bytes", "Bytes of requests that are being received, or, but for those to produce, not answered."),
 		receivesHeld:    counter("reads_held_total", "Times that a connection was not read for want of room for requests."),
 		producingBytes:  gauge("producing_bytes", "Bytes of batches of all streams that wait for their commit."),
 		fetchingBytes:   gauge("fetching_bytes", "Bytes of fetch answers that are being read or on their way to clients."),
