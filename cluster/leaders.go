@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -45,6 +46,8 @@ type leaders struct {
 	peers map[int32]*peerTable
 	// best is the claim with the highest term, for each group that has any.
 	best map[metadata.GroupID]Leadership
+	// led are the groups that have had a ready leader since this broker started, or were waited for in vain.
+	led map[metadata.GroupID]struct{}
 }
 
 type ownClaim struct {
@@ -67,6 +70,7 @@ func newLeaders(self int32, deadAfter time.Duration) *leaders {
 		gone:  make(map[metadata.GroupID]uint64),
 		peers: make(map[int32]*peerTable),
 		best:  make(map[metadata.GroupID]Leadership),
+		led:   make(map[metadata.GroupID]struct{}),
 	}
 }
 
@@ -231,8 +235,51 @@ func (l *leaders) choose(g metadata.GroupID) {
 	}
 	if found {
 		l.best[g] = best
+		if best.Ready {
+			l.enterLed(g)
+		}
 	} else {
 		delete(l.best, g)
+	}
+}
+
+// enterLed remembers a group. Of those forgotten, as all are now and then, new leaders are waited for once more, which does no harm.
+func (l *leaders) enterLed(g metadata.GroupID) {
+	if len(l.led) >= maxClaims {
+		clear(l.led)
+	}
+	l.led[g] = struct{}{}
+}
+
+// neverLed gives those of the groups that have not had a ready leader yet.
+func (l *leaders) neverLed(groups []metadata.GroupID) (list []metadata.GroupID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, g := range groups {
+		if _, ok := l.led[g]; !ok {
+			list = append(list, g)
+		}
+	}
+	return list
+}
+
+// awaitFirst waits until each of the groups has had a ready leader. When the context ends first, they count as if they had.
+func (l *leaders) awaitFirst(ctx context.Context, groups []metadata.GroupID) {
+	for {
+		changed := l.changed.wait()
+		if groups = l.neverLed(groups); len(groups) == 0 {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			for _, g := range groups {
+				l.enterLed(g)
+			}
+			return
+		}
 	}
 }
 
@@ -312,6 +359,13 @@ func (c *Cluster) Leader(g metadata.GroupID) (Leadership, bool) {
 // LeadersChanged gives a channel that is closed at the next change of what Leader or Alive say. Ask
 // for it before asking them.
 func (c *Cluster) LeadersChanged() <-chan struct{} { return c.leaders.changed.wait() }
+
+// AwaitFirstLeaders waits for the first ready leader of groups that this broker has not heard of any for: of topics that are new, or
+// because the broker is. Such a group is waited for until the context of one caller ends, and never again: one without a leader for
+// another reason is not waited for at all.
+func (c *Cluster) AwaitFirstLeaders(ctx context.Context, groups []metadata.GroupID) {
+	c.leaders.awaitFirst(ctx, groups)
+}
 
 // SetLeading tells the peers that this broker leads a group in a term, and whether it is ready.
 func (c *Cluster) SetLeading(g metadata.GroupID, term record.Term, ready bool) {

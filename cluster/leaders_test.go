@@ -1,9 +1,11 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	peerv1 "github.com/oncelog/oncelog/api/proto/peer/v1"
@@ -248,4 +250,54 @@ func TestLeadershipsAreTold(t *testing.T) {
 			return !ok
 		})
 	})
+}
+
+// First leaders are waited for, those that are not ready and other groups' do not count; a group that has had one, or was waited for in
+// vain, is not waited for.
+func TestFirstLeadersAreWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLeaders(1, time.Hour)
+		waits := func(most time.Duration, groups ...metadata.GroupID) time.Duration {
+			ctx, cancel := context.WithTimeout(t.Context(), most)
+			defer cancel()
+			start := time.Now()
+			l.awaitFirst(ctx, groups)
+			return time.Since(start)
+		}
+		go func() {
+			time.Sleep(time.Second)
+			l.receive(2, claims(22, 1, 0, leading(7, 5), leading(9, 5)), time.Now())
+			time.Sleep(time.Second)
+			l.receive(2, claims(22, 2, 1, &peerv1.Leading{GroupId: 8, Term: 5}), time.Now())
+			time.Sleep(time.Second)
+			l.receive(2, claims(22, 3, 2, leading(8, 5)), time.Now())
+		}()
+		if d := waits(time.Minute, 7, 8); d != 3*time.Second {
+			t.Errorf("waited %v; the last of two groups has a ready leader after 3s", d)
+		}
+		l.receive(2, claims(22, 4, 0), time.Now())
+		if _, ok := l.find(7); ok {
+			t.Fatal("group 7 has a leader still")
+		}
+		if d := waits(time.Minute, 7, 8, 9); d != 0 {
+			t.Errorf("waited %v for groups that have had a leader", d)
+		}
+		if d := waits(5*time.Second, 8, 10); d != 5*time.Second {
+			t.Errorf("waited %v in vain; the context gives 5s", d)
+		}
+		if d := waits(5*time.Second, 10); d != 0 {
+			t.Errorf("waited %v for a group that was waited for in vain", d)
+		}
+	})
+}
+
+// What is remembered of groups has a bound.
+func TestGroupsThatWereLedAreBounded(t *testing.T) {
+	l := newLeaders(1, time.Hour)
+	for g := range metadata.GroupID(maxClaims + 10) {
+		l.enterLed(g)
+	}
+	if n := len(l.led); n > maxClaims || n == 0 {
+		t.Errorf("%d groups", n)
+	}
 }

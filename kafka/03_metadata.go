@@ -1,6 +1,9 @@
 package kafka
 
 import (
+	"context"
+	"time"
+
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/oncelog/oncelog/cluster/metadata"
@@ -8,6 +11,9 @@ import (
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/record"
 )
+
+// firstLeaderWait bounds how long an answer waits for first leaders of partitions.
+const firstLeaderWait = time.Second
 
 // metadata tells which brokers, topics, partitions and leaders there are, as far as this broker has heard. It asks nobody, so it
 // answers without a quorum too. Topics are not created by asking for them.
@@ -25,11 +31,13 @@ func (c *conn) metadata(r *request, req *kmsg.MetadataRequest, resp *kmsg.Metada
 		resp.AuthorizedOperations = c.clusterOperations(r)
 	}
 	defer c.topicOperations(req, resp)
+	ctx, cancel := context.WithTimeout(c.waiting, firstLeaderWait)
+	defer cancel()
 	if req.Topics == nil || req.Version == 0 && len(req.Topics) == 0 {
 		seen := c.topicsSeen(r, acl.Describe)
 		for _, t := range img.Topics() {
 			if seen.Allow(t.Name) {
-				resp.Topics = append(resp.Topics, c.describeTopic(t))
+				resp.Topics = append(resp.Topics, c.describeTopic(ctx, t))
 			}
 		}
 		return
@@ -41,7 +49,7 @@ func (c *conn) metadata(r *request, req *kmsg.MetadataRequest, resp *kmsg.Metada
 	answered := make(once[askedKey])
 	for _, q := range req.Topics {
 		if answered.first(askedKey{topic: textOf(q.Topic), topicID: q.TopicID}) {
-			resp.Topics = append(resp.Topics, c.namedTopic(r, img, q, &may))
+			resp.Topics = append(resp.Topics, c.namedTopic(ctx, r, img, q, &may))
 		}
 	}
 }
@@ -70,14 +78,14 @@ func (c *conn) controller() int32 {
 }
 
 // namedTopic is a topic that was asked for, or why there is none.
-func (c *conn) namedTopic(r *request, img *metadata.Image, q kmsg.MetadataRequestTopic, may *frontdoor.Permits) kmsg.MetadataResponseTopic {
+func (c *conn) namedTopic(ctx context.Context, r *request, img *metadata.Image, q kmsg.MetadataRequestTopic, may *frontdoor.Permits) kmsg.MetadataResponseTopic {
 	none := kmsg.NewMetadataResponseTopic()
 	none.Topic, none.TopicID, none.AuthorizedOperations = q.Topic, q.TopicID, noOperations
 	if q.Topic == nil || q.TopicID != [16]byte{} {
 		t, ok := topicByID(img, q.TopicID)
 		switch {
 		case ok && may.Allow(t.Name):
-			return c.describeTopic(t)
+			return c.describeTopic(ctx, t)
 		case ok: // ids are no secret, names are
 			none.Topic, none.ErrorCode = nil, c.denied(r, acl.Topic)
 			return none
@@ -101,11 +109,19 @@ func (c *conn) namedTopic(r *request, img *metadata.Image, q kmsg.MetadataReques
 		none.ErrorCode = c.refuse(r, frontdoor.ReasonUnknownTopic)
 		return none
 	}
-	return c.describeTopic(t)
+	return c.describeTopic(ctx, t)
 }
 
 // describeTopic shows a topic with the leaders heard of. A leader whose broker clients of this listener cannot reach is none to them.
-func (c *conn) describeTopic(t *metadata.Topic) kmsg.MetadataResponseTopic {
+// First leaders are waited for. In Kafka a topic has leaders from the moment it is there, and clients count on that: kafka-go takes a
+// partition without a leader for one that cannot be written to, for seconds. Here an election may have been heard of by the broker that
+// has created the topic, and not yet by the one that is asked.
+func (c *conn) describeTopic(ctx context.Context, t *metadata.Topic) kmsg.MetadataResponseTopic {
+	groups := make([]metadata.GroupID, len(t.Partitions))
+	for i := range t.Partitions {
+		groups[i] = t.Partitions[i].Group
+	}
+	c.c.Cluster.AwaitFirstLeaders(ctx, groups)
 	d := kmsg.NewMetadataResponseTopic()
 	d.Topic, d.TopicID, d.IsInternal, d.AuthorizedOperations = &t.Name, t.ID, record.InternalTopic(t.Name), noOperations
 	d.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(t.Partitions))

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"context"
 	"slices"
 	"strings"
 
@@ -16,6 +17,8 @@ const maxPartitionsDescribed = 2000
 
 // describeTopicPartitions is metadata by pages: topics by name, and from the cursor on.
 func (c *conn) describeTopicPartitions(r *request, req *kmsg.DescribeTopicPartitionsRequest, resp *kmsg.DescribeTopicPartitionsResponse) {
+	ctx, cancel := context.WithTimeout(c.waiting, firstLeaderWait)
+	defer cancel()
 	img := c.c.Cluster.Image()
 	room := maxPartitionsDescribed
 	if limit := int(req.ResponsePartitionLimit); limit > 0 {
@@ -48,7 +51,7 @@ func (c *conn) describeTopicPartitions(r *request, req *kmsg.DescribeTopicPartit
 			resp.NextCursor = &kmsg.DescribeTopicPartitionsResponseNextCursor{Topic: name}
 			return
 		}
-		one, next := c.describePage(r, img, name, from, room, &may)
+		one, next := c.describePage(ctx, r, img, name, from, room, &may)
 		resp.Topics = append(resp.Topics, one)
 		if next >= 0 {
 			resp.NextCursor = &kmsg.DescribeTopicPartitionsResponseNextCursor{Topic: name, Partition: next}
@@ -60,7 +63,7 @@ func (c *conn) describeTopicPartitions(r *request, req *kmsg.DescribeTopicPartit
 }
 
 // describePage shows up to room partitions of a topic; next is the first that is left out, -1: none.
-func (c *conn) describePage(r *request, img *metadata.Image, name string, from int32, room int, may *frontdoor.Permits) (one kmsg.DescribeTopicPartitionsResponseTopic, next int32) {
+func (c *conn) describePage(ctx context.Context, r *request, img *metadata.Image, name string, from int32, room int, may *frontdoor.Permits) (one kmsg.DescribeTopicPartitionsResponseTopic, next int32) {
 	one = kmsg.NewDescribeTopicPartitionsResponseTopic()
 	one.Topic, one.AuthorizedOperations = &name, noOperations
 	if !may.Allow(name) {
@@ -73,7 +76,7 @@ func (c *conn) describePage(r *request, img *metadata.Image, name string, from i
 		one.ErrorCode = c.refuse(r, frontdoor.ReasonUnknownTopic)
 		return one, -1
 	}
-	whole := c.describeTopic(t)
+	whole := c.describeTopic(ctx, t)
 	one.TopicID, one.IsInternal = whole.TopicID, whole.IsInternal
 	for _, p := range whole.Partitions {
 		if p.Partition < from {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
@@ -484,5 +486,35 @@ func TestIdleConnectionsCostLittle(t *testing.T) {
 	}
 	for _, c := range ends {
 		_ = c.Close()
+	}
+}
+
+// A topic that is described has leaders from its first moment on, as in Kafka: a broker that has not heard of them waits, a bounded
+// time for all topics together.
+func TestMetadataWaitsForFirstLeaders(t *testing.T) {
+	r := newRig(t, nil)
+	r.cluster.image = imageOf(t, "t", 2)
+	p, _ := r.cluster.image.Topic("t")
+	first, second := p.Partitions[0].Group, p.Partitions[1].Group
+	r.cluster.first = func(ctx context.Context, groups []metadata.GroupID) {
+		if !slices.Equal(groups, []metadata.GroupID{first, second}) {
+			t.Errorf("waits for groups %v", groups)
+		}
+		if until, ok := ctx.Deadline(); !ok || time.Until(until) > firstLeaderWait {
+			t.Error("nothing bounds the wait")
+		}
+		r.cluster.leaders = map[metadata.GroupID]int32{first: 1, second: 1}
+	}
+	name := kmsg.NewMetadataRequestTopic()
+	name.Topic = kmsg.StringPtr("t")
+	for _, topics := range [][]kmsg.MetadataRequestTopic{nil, {name}} {
+		r.cluster.leaders = nil
+		req := kmsg.NewPtrMetadataRequest()
+		req.Version, req.Topics = 12, topics
+		for _, got := range r.dial().ask(req).(*kmsg.MetadataResponse).Topics[0].Partitions {
+			if got.Leader != 1 || got.ErrorCode != 0 {
+				t.Errorf("partition %d: leader %d, error %d", got.Partition, got.Leader, got.ErrorCode)
+			}
+		}
 	}
 }

@@ -74,6 +74,8 @@ type Cluster interface {
 	HandOver(ctx context.Context, tp record.TopicPartition, from, to int32) error
 	// TopicReady waits until every partition of the topic has a leader that is ready.
 	TopicReady(ctx context.Context, name string) error
+	// AwaitFirstLeaders waits for the first ready leader of groups that this broker has not heard of any for.
+	AwaitFirstLeaders(context.Context, []metadata.GroupID)
 	// AlterAccess changes users and rules, all or nothing; Image holds the change afterwards.
 	AlterAccess(context.Context, cluster.AccessChange) error
 	// NextProducerID gives an id that was never given before (I1).

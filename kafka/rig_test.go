@@ -294,9 +294,11 @@ func (fakeReplicas) DeleteRecords(context.Context, record.TopicPartition, record
 
 type fakeCluster struct {
 	// image, leaders and hand are what a test sets; nothing is there else.
-	image    *metadata.Image
-	leaders  map[metadata.GroupID]int32
-	dead     map[int32]bool
+	image   *metadata.Image
+	leaders map[metadata.GroupID]int32
+	dead    map[int32]bool
+	// first is called for the wait for first leaders.
+	first    func(context.Context, []metadata.GroupID)
 	hand     func(tp record.TopicPartition, from, to int32) error
 	reassign func(topic string, list []Reassignment, factor int32) error
 	cancel   func(topic string, partitions []int32) error
@@ -319,6 +321,11 @@ func (f *fakeCluster) Image() *metadata.Image {
 func (f *fakeCluster) Leader(g metadata.GroupID) (partition.Leader, bool) {
 	id, ok := f.leaders[g]
 	return partition.Leader{Broker: id, Epoch: 1}, ok
+}
+func (f *fakeCluster) AwaitFirstLeaders(ctx context.Context, groups []metadata.GroupID) {
+	if f.first != nil {
+		f.first(ctx, groups)
+	}
 }
 func (f *fakeCluster) Alive(id int32) bool { return !f.dead[id] }
 func (*fakeCluster) Controller() int32     { return 1 }
