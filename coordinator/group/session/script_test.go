@@ -22,6 +22,7 @@ import (
 //	gone TICKET
 //	applied [KEY]   the oldest proposal, or that about KEY, is applied, and the conversation hears what came of it
 //	lost [KEY]      it fails
+//	late [KEY]      it fails as far as is known, and is applied afterwards
 //	targets MEMBER=N,... ...    what was to be computed
 //	fail            it could not be computed
 //	topics          there are other topics
@@ -68,7 +69,7 @@ func (p *player) run(cmd string, words []string) {
 		p.conv.Say(p.now, p.ticketOf(words[0]), p.said(words[1:]))
 	case "gone":
 		p.conv.Gone(p.ticketOf(words[0]))
-	case "applied", "lost":
+	case "applied", "lost", "late":
 		p.decide(cmd, words)
 	case "targets":
 		p.conv.Computed(p.now, p.targetsOf(words))
@@ -176,8 +177,10 @@ func (p *player) decide(cmd string, words []string) {
 	}
 	q := p.proposals[i]
 	p.proposals = slices.Delete(p.proposals, i, i+1)
-	if cmd == "lost" {
+	if cmd != "applied" {
 		p.conv.Proposed(p.now, q.Key, group.Result{}, errors.New("lost"))
+	}
+	if cmd == "lost" {
 		return
 	}
 	data, err := group.EncodeCommand(q.Command)
@@ -192,7 +195,9 @@ func (p *player) decide(cmd string, words []string) {
 	if r.Code != group.OK {
 		fmt.Fprintf(&p.out, "refused: %v\n", r.Code)
 	}
-	p.conv.Proposed(p.now, q.Key, r, nil)
+	if cmd == "applied" {
+		p.conv.Proposed(p.now, q.Key, r, nil)
+	}
 }
 
 func (p *player) targetsOf(words []string) *statev1.AssignPartitions {

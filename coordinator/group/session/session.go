@@ -228,17 +228,26 @@ func (c *Conversation) Tick(now int64) {
 	}
 }
 
-// fenceLate removes members that have been silent for too long, or did not give back in time (G17).
+// fenceLate removes members that have been silent for too long, or did not give back in time (G17). Some may be members no more, of whom
+// nobody has heard: by a proposal that came to be applied after it had been given up.
 func (c *Conversation) fenceLate(now int64) {
 	cmd := &statev1.FenceMembers{}
-	for _, id := range c.order {
+	gone := false
+	for _, id := range slices.Clone(c.order) {
 		m := c.members[id]
 		if m.flight || m.expires > now && m.revokeBy > now {
 			continue
 		}
 		if known := c.shard.Member(id); known != nil {
 			cmd.Members = append(cmd.Members, &statev1.FencedMember{MemberId: id, Version: known.Version})
+			continue
 		}
+		c.end(m, End{Code: group.UnknownMemberID, Confirm: true})
+		c.drop(m)
+		gone = true
+	}
+	if gone {
+		c.lookAgain(now)
 	}
 	if len(cmd.Members) > 0 {
 		c.fencing = true

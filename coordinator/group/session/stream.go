@@ -135,6 +135,7 @@ func (c *Conversation) heard(now int64, m *member, r group.Result, err error) {
 	case r.Member == nil || r.Member.Epoch == group.LeaveStaticEpoch:
 		c.left(now, m, r.Member)
 	default:
+		m.instance = r.Member.InstanceID // another one, perhaps, if it joined again
 		c.replaced(r.Member)
 		c.settle(now, m)
 	}
