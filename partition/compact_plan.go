@@ -79,7 +79,16 @@ func (r *Replica) dirt(now time.Time) (dirt, compacted, error) {
 	r.mu.RLock()
 	c, start, stable := r.state.compacted, r.state.start, r.state.lastStable()
 	r.mu.RUnlock()
-	d, err := findDirt(r.log.Segments(), start, stable, &c, r.config.Load().cleaning(), now.UnixMilli(), r.firstAppend)
+	want, segments := r.config.Load().cleaning(), r.log.Segments()
+	for i := range segments {
+		if s := &segments[i]; want.minLag > 0 && untimed(*s) {
+			var err error
+			if s.MaxTimestamp, err = r.lastAppend(*s); err != nil {
+				return dirt{}, c, err
+			}
+		}
+	}
+	d, err := findDirt(segments, start, stable, &c, want, now.UnixMilli(), r.firstAppend)
 	return d, c, err
 }
 

@@ -58,7 +58,7 @@ func expiredAt(s recordlog.SegmentInfo, keepMS, now int64, newest func(recordlog
 		return false, nil
 	}
 	latest := s.MaxTimestamp
-	if latest < 0 {
+	if untimed(s) {
 		var err error
 		if latest, err = newest(s); err != nil {
 			return false, err
@@ -66,6 +66,10 @@ func expiredAt(s recordlog.SegmentInfo, keepMS, now int64, newest func(recordlog
 	}
 	return now-latest > keepMS, nil
 }
+
+// untimed says whether a segment's records carry no time. The log rounds that up to 0, which is no time either: taken for one, it would make
+// them the oldest records there can be.
+func untimed(s recordlog.SegmentInfo) bool { return s.MaxTimestamp <= 0 }
 
 // retain raises the log start as the topic's configuration asks. A failure is left to the next
 // round: nothing depends on when it happens.

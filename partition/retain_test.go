@@ -47,6 +47,7 @@ func TestRetainFrom(t *testing.T) {
 		"the future does not hold for size":   {[]recordlog.SegmentInfo{segment(0, 5000, 50), active(segment(10, 1, 50))}, 0, retention{100, 50}, 20},
 		"segments without records are passed": {[]recordlog.SegmentInfo{segment(0, 1, 50), noRecords, active(segment(10, 2, 50))}, 0, retention{100, -1}, 20},
 		"no timestamps: time of the append":   {[]recordlog.SegmentInfo{segment(0, -1, 50), active(segment(10, -1, 50))}, 0, retention{100, -1}, 10},
+		"what the log makes of no timestamps": {[]recordlog.SegmentInfo{segment(0, 0, 50), active(segment(10, 0, 50))}, 0, retention{100, -1}, 10},
 		"an empty log":                        {nil, 0, retention{0, 0}, 0},
 	} {
 		appended := func(s recordlog.SegmentInfo) (int64, error) { // the first segment long ago, others just now
@@ -179,6 +180,37 @@ func TestRetentionFreesSpace(t *testing.T) {
 		t.Errorf("read %q", got)
 	}
 	r.mustProduce(batch(7, 0, 200, 10), 200)
+}
+
+// Records without timestamps are as old as their append (L28), not as old as 1970: a round of retention must not let all of them go.
+func TestRetentionKeepsRecordsWithoutTimestamps(t *testing.T) {
+	r := newRig(t)
+	smallSegments(r)
+	r.start()
+	for i := range 10 {
+		b := record.NewBuilder(record.CodecNone)
+		if err := b.Append(record.NoTimestamp, nil, make([]byte, 400), nil); err != nil {
+			t.Fatal(err)
+		}
+		r.mustProduce(b.Finish(7, 0, record.Sequence(i), false), record.Offset(i))
+	}
+	p := r.host.replica(testTP)
+	for after, want := range map[time.Duration]bool{0: false, 2 * time.Hour: true} { // min.compaction.lag.ms counts from there, too
+		c := *p.config.Load()
+		c.MinCompactionLagMS = time.Hour.Milliseconds()
+		p.config.Store(&c)
+		if d, _, err := p.dirt(time.Now().Add(after)); err != nil || d.due != want {
+			t.Errorf("after %v to be compacted: %+v, %v, want due: %t", after, d, err, want)
+		}
+	}
+	p.retain(t.Context(), time.Now())
+	if start := p.bounds.Load().start; start != 0 {
+		t.Fatalf("log start %d right after the records came, want 0", start)
+	}
+	p.retain(t.Context(), time.Now().Add(8*24*time.Hour))
+	if start := p.bounds.Load().start; start != 10 {
+		t.Fatalf("log start %d a day after retention.ms has passed, want 10", start)
+	}
 }
 
 func (r *rig) awaitStart(ok func(record.Offset) bool) record.Offset {
