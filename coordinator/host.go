@@ -175,7 +175,7 @@ func (h *Host) adopt(key shardKey, s *shard) error {
 	h.metrics.quarantined.Set(float64(len(h.problems)))
 	h.metrics.shards.Set(float64(len(h.shards)))
 	h.mu.Unlock()
-	close(s.opened)
+	s.isOpen()
 	return nil
 }
 
@@ -198,6 +198,7 @@ func (h *Host) openShard(spec Spec, svc service) (*shard, error) {
 		Bootstrap:     spec.Voters,
 		SnapshotBytes: h.config.SnapshotBytes,
 		OnLeadership:  s.onLeadership,
+		OnDamage:      s.onDamage,
 	})
 	if err != nil {
 		svc.closed(s)
@@ -265,6 +266,11 @@ func (h *Host) Lost() []Spec {
 	for _, p := range h.problems {
 		if errors.Is(p.err, raftgroup.ErrReplicaMissing) || errors.Is(p.err, raftgroup.ErrStateLost) {
 			list = append(list, p.spec)
+		}
+	}
+	for _, s := range h.shards {
+		if s.lost.Load() {
+			list = append(list, s.spec)
 		}
 	}
 	return list

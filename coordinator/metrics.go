@@ -11,15 +11,17 @@ import (
 type hostMetrics struct {
 	shards      prometheus.Gauge
 	quarantined prometheus.Gauge
+	damaged     prometheus.Counter
 }
 
 func newHostMetrics(reg prometheus.Registerer) *hostMetrics {
 	m := &hostMetrics{
 		shards:      prometheus.NewGauge(prometheus.GaugeOpts{Name: "brokerd_coordinator_shards", Help: "Coordinator shards with a replica on this broker."}),
 		quarantined: prometheus.NewGauge(prometheus.GaugeOpts{Name: "brokerd_coordinator_shards_quarantined", Help: "Coordinator shards whose replica could not be opened."}),
+		damaged:     prometheus.NewCounter(prometheus.CounterOpts{Name: "brokerd_coordinator_shards_damaged_total", Help: "Replicas of coordinator shards in whose log damage was found while they ran."}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.shards, m.quarantined)
+		reg.MustRegister(m.shards, m.quarantined, m.damaged)
 	}
 	return m
 }

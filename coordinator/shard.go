@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/oncelog/oncelog/internal/raftgroup"
 	"github.com/oncelog/oncelog/record"
@@ -21,6 +22,39 @@ type shard struct {
 	opened chan struct{}
 	// owned are the goroutines that lead, one for each term.
 	owned sync.WaitGroup
+	// damaged is set once damage was found in its log since it was opened. lost: it is not the only replica, and is to be replaced.
+	damaged, lost atomic.Bool
+}
+
+// errDamaged ends a replica in whose log damage was found.
+var errDamaged = errors.New("the log of this replica of a coordinator is damaged: it is to be replaced by a new replica")
+
+// onDamage is told of damage that was met in the log (raftgroup). It ends this replica: others have what it has lost, and another takes its
+// place. The only one is left as it is: nobody has more. Nothing need be noted on the disk: damage above the newest snapshot is found by
+// whoever opens the replica again, and what the snapshot covers is not lost.
+func (s *shard) onDamage(err error, only bool) {
+	if !s.damaged.CompareAndSwap(false, true) {
+		return
+	}
+	s.host.metrics.damaged.Inc()
+	s.logger.Error("the log is damaged", "err", err)
+	if only {
+		return
+	}
+	s.lost.Store(true)
+	select {
+	case <-s.opened:
+		s.group.Fail(err)
+	default: // isOpen comes after, and sees it.
+	}
+}
+
+// isOpen is called once the group is set and the host has the shard.
+func (s *shard) isOpen() {
+	close(s.opened)
+	if s.lost.Load() {
+		s.group.Fail(errDamaged)
+	}
 }
 
 // onLeadership is told of every change, in order (raftgroup).

@@ -247,7 +247,7 @@ type GroupConfig struct {
 	// delays later events only. It must not call Close.
 	OnLeadership func(LeadershipEvent)
 
-	// OnDamage is told of damage that Raft or the transport has met in Log; only: this replica is the only voter. It must not block, and may
+	// OnDamage is told of damage that Raft or the transport has met in the log; only: this replica is the only voter. It must not block, and may
 	// be called before Open returns. Raft itself cannot go on without an entry that it reads, and halts; what the transport reads for a
 	// follower is left to the owner.
 	OnDamage func(damage error, only bool)

@@ -102,8 +102,8 @@ func (e *engine) open() (r *raft.Raft, err error) {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("raft: %v", p)
 		}
-		if err == nil && e.fault0() != nil {
-			err = e.fault0()
+		if cause := e.fault0(); cause != nil {
+			err = cause // what Raft says of it has only its text
 		}
 		if err != nil && e.unrestored != nil {
 			err = fmt.Errorf("%w: %w", err, e.unrestored)

@@ -228,6 +228,7 @@ func (g *Group) reopen(e *engine) *engine {
 		g.halted.Store(true)
 		g.metrics().halts.Inc()
 		g.logger.Error("replica is stopped by a fault", "err", err)
+		g.tellDamage(e, err)
 		return nil
 	}
 	next.start()

@@ -219,8 +219,15 @@ func (s *guardedLog) whole(l *raft.Log, room func() []byte) (*raft.Log, error) {
 
 // damaged tells the log's owner of damage. While Raft is being opened, that fails for it.
 func (e *engine) damaged(err error) {
-	if told := e.group.config.OnDamage; told != nil && !e.opening.Load() && errors.As(err, new(*recordlog.CorruptionError)) {
-		told(err, len(e.group.voters(e)) <= 1)
+	if !e.opening.Load() {
+		e.group.tellDamage(e, err)
+	}
+}
+
+// tellDamage tells the log's owner of an error, if it is damage. The members are as an engine knows them, or knew them at its end.
+func (g *Group) tellDamage(e *engine, err error) {
+	if told := g.config.OnDamage; told != nil && errors.As(err, new(*recordlog.CorruptionError)) {
+		told(err, len(g.voters(e)) <= 1)
 	}
 }
 
