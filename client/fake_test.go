@@ -57,6 +57,7 @@ type fakeCluster struct {
 	// coordinates is the broker that coordinates all groups, found how often FindCoordinator was asked.
 	coordinates int32
 	found       int
+	txn         *fakeTransactions
 }
 
 type fakeTopic struct {
@@ -362,7 +363,11 @@ func (b *fakeBroker) InitProducerId(ctx context.Context, _ *clientv1.InitProduce
 		return nil, clientv1.ToStatus(b.c.deny, codes.Unavailable, 0).Err()
 	}
 	b.c.pids++
-	return &clientv1.InitProducerIdResponse{ProducerId: b.c.pids}, nil
+	resp := &clientv1.InitProducerIdResponse{ProducerId: b.c.pids}
+	if b.c.txn != nil {
+		resp.ProducerEpoch = b.c.txn.epoch
+	}
+	return resp, nil
 }
 
 func (b *fakeBroker) GetMetadata(ctx context.Context, req *clientv1.GetMetadataRequest) (*clientv1.GetMetadataResponse, error) {

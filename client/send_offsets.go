@@ -2,13 +2,15 @@ package client
 
 import (
 	"context"
+	"maps"
 
 	"google.golang.org/grpc"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
 )
 
-// sendOffsets commits offsets in the open transaction. Sending them again does no harm.
+// sendOffsets commits offsets in the open transaction. Sending them again does no harm; sending others does where an attempt before was not answered:
+// of two offsets of a partition the one that is taken last counts, and they have no sequence that would tell which is the newer one.
 func (t *transactions) sendOffsets(ctx context.Context, by GroupMember, offsets Offsets) *Error {
 	if n := len(by.GroupID); n < 1 || n > 1024 {
 		return invalid("GroupMember.GroupID", "has %d bytes, want 1 to 1024", n)
@@ -22,6 +24,10 @@ func (t *transactions) sendOffsets(ctx context.Context, by GroupMember, offsets 
 		return refused
 	}
 	if err := t.mishap.Load().get(); err != nil || len(offsets) == 0 {
+		return err
+	}
+	if err := t.mayBeReplaced(by.GroupID, offsets); err != nil {
+		t.mishap.Load().note(err)
 		return err
 	}
 	ctx, cancel := t.bounded(ctx)
@@ -38,6 +44,9 @@ func (t *transactions) sendOffsets(ctx context.Context, by GroupMember, offsets 
 		refusals = r.GetRefused()
 		return err
 	})
+	if lost {
+		t.noteUnanswered(by.GroupID, offsets)
+	}
 	if err == nil {
 		err = firstRefused(refusals)
 	}
@@ -55,6 +64,29 @@ func (t *transactions) sendOffsets(ctx context.Context, by GroupMember, offsets 
 		return &e
 	}
 	return err
+}
+
+// mayBeReplaced refuses offsets that an attempt before, with others, may yet replace.
+func (t *transactions) mayBeReplaced(group string, offsets Offsets) *Error {
+	for tp, o := range offsets {
+		if late, ok := t.unanswered[group][tp]; ok && late != o {
+			err := refusal(ReasonTransactionAbortable, "the transaction has to be aborted: offset %d was sent before without an answer, and may yet be taken in place of %d", late, o).at(tp)
+			err.Abortable = true
+			return err
+		}
+	}
+	return nil
+}
+
+// noteUnanswered notes that an attempt to send offsets may still be taken, although a later one was answered. Held: calls.
+func (t *transactions) noteUnanswered(group string, offsets Offsets) {
+	if t.unanswered == nil {
+		t.unanswered = make(map[string]Offsets)
+	}
+	if t.unanswered[group] == nil {
+		t.unanswered[group] = make(Offsets, len(offsets))
+	}
+	maps.Copy(t.unanswered[group], offsets)
 }
 
 // maxGroupsKnown bounds the groups whose coordinators a producer remembers. Most have one.

@@ -122,7 +122,8 @@ func (p *TransactionalProducer) SendSync(ctx context.Context, r Record) (res Res
 // aborted. by is the member that has read them (GroupConsumer.Member), as it was when Poll returned their records; if it has lost the partitions
 // meanwhile the error is Abortable, and others are doing its work. As it is after another Poll it may be believed although it gave partitions
 // back there (G20): commit in OnRevoked what was read of them. Any other error than an Abortable one may be followed by the same call. It is the last thing before
-// Commit, mostly.
+// Commit, mostly: where it is called several times, and a coordinator did not answer, other offsets of the same partitions are refused with an Abortable
+// error, since those before may be taken late and replace them.
 func (p *TransactionalProducer) SendOffsets(ctx context.Context, by GroupMember, offsets Offsets) error {
 	return asError(p.txn.sendOffsets(ctx, by, offsets))
 }
@@ -190,6 +191,8 @@ type transactions struct {
 	lost bool
 	// groups are the coordinators of groups whose offsets were sent. Guarded by calls.
 	groups map[string]*coordinator
+	// unanswered are the offsets of attempts in the open transaction that may still be taken, by group. Guarded by calls.
+	unanswered map[string]Offsets
 
 	// mu guards what follows. Senders hold it for reading, so that a transaction does not end while a record is being
 	// taken.
@@ -357,6 +360,7 @@ func (t *transactions) begin() *Error {
 		return t.wrongPhase("Begin")
 	}
 	t.phase = phaseOpen
+	t.unanswered = nil // the brokers refuse those of an ended transaction by its epoch
 	t.touched.Store(false)
 	t.mishap.Store(newMishap())
 	// No lane is being made meanwhile, that would be left out.
