@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,12 +49,13 @@ type Subscription struct {
 	Pattern  *string
 	Assignor *string
 	Rack     *string
-	// RebalanceTimeout is how long it may take to give partitions back, 1 ms to 1 hour.
+	// RebalanceTimeout is how long it may take to give partitions back, 1 ms to 2^31-1 ms.
 	RebalanceTimeout time.Duration
 }
 
-// maxRebalanceTimeout bounds what a member may ask for.
-const maxRebalanceTimeout = time.Hour
+// maxRebalanceTimeout bounds what a member may ask for: nothing that Kafka's protocol can say is too long, since clients ask for their
+// max.poll.interval.ms.
+const maxRebalanceTimeout = math.MaxInt32 * time.Millisecond
 
 func (s *Subscription) changes() bool {
 	return s.Topics != nil || s.Pattern != nil || s.Assignor != nil || s.Rack != nil || s.RebalanceTimeout != 0
@@ -349,7 +351,7 @@ func checkSubscription(s *Subscription) *Error {
 		}
 	}
 	if t := s.RebalanceTimeout; t != 0 && (t < time.Millisecond || t > maxRebalanceTimeout) {
-		return badField(CodeInvalidRequest, "rebalance_timeout_ms", "1 to 3600000", "the rebalance timeout is %v", t)
+		return badField(CodeInvalidRequest, "rebalance_timeout_ms", "1 to 2147483647", "the rebalance timeout is %v", t)
 	}
 	return nil
 }
@@ -396,7 +398,7 @@ func subscriptionOf(s *Subscription, now *group.Member) (*statev1.ConsumerSubscr
 	case len(p.Topics) == 0 && p.Pattern == "":
 		return nil, badField(CodeInvalidRequest, "topics", "", "neither topics nor a pattern are subscribed to")
 	case p.RebalanceTimeoutMs == 0:
-		return nil, badField(CodeInvalidRequest, "rebalance_timeout_ms", "1 to 3600000", "a member that joins has no rebalance timeout")
+		return nil, badField(CodeInvalidRequest, "rebalance_timeout_ms", "1 to 2147483647", "a member that joins has no rebalance timeout")
 	}
 	return p, nil
 }

@@ -3,6 +3,8 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -422,6 +424,26 @@ func TestLeaderWithAWrongClockWatchesFirst(t *testing.T) {
 		r.wantCommitted(b, "g", 1)
 		time.Sleep(30 * time.Minute)
 		r.wantCommitted(b, "g", -1)
+	})
+}
+
+// Members may take as long as they like to give partitions back: clients ask for their max.poll.interval.ms, which is days where records take
+// hours.
+func TestMembersMayTakeDays(t *testing.T) {
+	runGroups(t, 1, nil, func(t *testing.T, r *rig) {
+		b := r.leaderOf(KindGroups)
+		for i, timeout := range []time.Duration{25 * time.Hour, math.MaxInt32 * time.Millisecond} {
+			a, err := b.groups.Heartbeat(context.Background(), MemberRequest{Group: fmt.Sprint("g", i), MemberID: "m",
+				Subscription: Subscription{Topics: []string{"orders"}, RebalanceTimeout: timeout}})
+			if err != nil || len(a.Topics) != 1 {
+				t.Errorf("%v: assigned %+v, %v", timeout, a, err)
+			}
+		}
+		_, err := b.groups.Heartbeat(context.Background(), MemberRequest{Group: "g", MemberID: "m",
+			Subscription: Subscription{Topics: []string{"orders"}, RebalanceTimeout: (math.MaxInt32 + 1) * time.Millisecond}})
+		if e := wantCode(t, err, CodeInvalidRequest); e.Field != "rebalance_timeout_ms" {
+			t.Errorf("%+v", e)
+		}
 	})
 }
 

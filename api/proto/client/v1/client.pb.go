@@ -3044,8 +3044,7 @@ type Subscription struct {
 	Pattern string `protobuf:"bytes,2,opt,name=pattern,proto3" json:"pattern,omitempty"`
 	// uniform (the default) or range.
 	Assignor string `protobuf:"bytes,3,opt,name=assignor,proto3" json:"assignor,omitempty"`
-	// How long the member may take to give partitions back before it is taken for dead. 0: 300,000. At
-	// most 3,600,000.
+	// How long the member may take to give partitions back before it is taken for dead. 0: 300,000.
 	RebalanceTimeoutMs int32  `protobuf:"varint,4,opt,name=rebalance_timeout_ms,json=rebalanceTimeoutMs,proto3" json:"rebalance_timeout_ms,omitempty"`
 	Rack               string `protobuf:"bytes,5,opt,name=rack,proto3" json:"rack,omitempty"`
 	unknownFields      protoimpl.UnknownFields
