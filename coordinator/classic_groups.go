@@ -248,6 +248,15 @@ func (s *groupShard) classicLive(id string) (live bool) {
 	return live
 }
 
+// classicGathers says that members of the classic protocol are on the way to a generation: the applied state does not have all of them, or not as
+// they are now.
+func (s *groupShard) classicGathers(id string) (gathers bool) {
+	if l := s.leader.Load(); l != nil {
+		l.withClassic(id, func(_ int64, t *classicTalk) { gathers = t.conv.Live() && !t.conv.Settled() })
+	}
+	return gathers
+}
+
 // describeClassic is the group as its leader knows it: with those who join, before the applied state has them.
 func (s *groupShard) describeClassic(id string, d *group.Description) (found bool) {
 	if l := s.leader.Load(); l != nil {

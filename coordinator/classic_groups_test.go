@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -18,8 +19,10 @@ type classicMember struct {
 	b            *testBroker
 	group        string
 	id, instance string
-	joined       JoinAnswer
-	assigned     string
+	// metadata is what it says of itself; empty: something that cannot be read.
+	metadata string
+	joined   JoinAnswer
+	assigned string
 }
 
 // join joins in the background; what comes of it is waited for by the function that it gives.
@@ -28,7 +31,7 @@ func (m *classicMember) join() func() error {
 	go func() {
 		a, err := m.b.groups.JoinGroup(context.Background(), JoinRequest{
 			Group: m.group, MemberID: m.id, InstanceID: m.instance, Client: group.Client{ID: "app"}, ProtocolType: "consumer",
-			Protocols: []classic.Protocol{{Name: "range", Metadata: []byte("m")}}, SessionTimeout: 10 * time.Second, RebalanceTimeout: time.Minute, MaySkip: true,
+			Protocols: []classic.Protocol{{Name: "range", Metadata: []byte(cmp.Or(m.metadata, "m"))}}, SessionTimeout: 10 * time.Second, RebalanceTimeout: time.Minute, MaySkip: true,
 		})
 		m.joined = a
 		if err == nil {
@@ -282,5 +285,56 @@ func TestOffsetsDoNotExpireWhileMembersGather(t *testing.T) {
 		if err := done(); err != nil {
 			t.Fatal(err)
 		}
+	})
+}
+
+// A stable group of consumers lets go of offsets that nobody needs any more, as one without members does; those of what it reads stay (G29).
+func TestOffsetsOfStableGroupsExpire(t *testing.T) {
+	change := func(c *GroupsConfig) { c.OffsetsRetention, c.OffsetsRetentionCheck = 10*time.Minute, time.Minute }
+	runGroups(t, 1, change, func(t *testing.T, r *rig) {
+		b := r.leaderOf(KindGroups)
+		r.setTopics(Topic{"orders", group.TopicID{1}, 6}, Topic{"invoices", group.TopicID{2}, 6})
+		m := &classicMember{r: r, b: b, group: "g", metadata: "\x00\x00\x00\x00\x00\x01\x00\x08invoices"}
+		r.rebalance(m)
+		r.mustCommit(b, "g", m.committer(), 1) // of orders
+		r.mustCommit(b, "other", nobodyInGroup, 1)
+		for range 25 * time.Minute / (5 * time.Second) {
+			time.Sleep(5 * time.Second)
+			if err := m.beat(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.wantCommitted(b, "other", -1)
+		r.wantCommitted(b, "g", -1)
+	})
+}
+
+// Ids that clients are given and have not joined with are held in memory, and count in it like members.
+func TestIDsWithoutMembersAreBounded(t *testing.T) {
+	runGroups(t, 1, func(c *GroupsConfig) { c.Limits.MaxBytes = 64 << 10 }, func(t *testing.T, r *rig) {
+		b := r.leaderOf(KindGroups)
+		ask := func(id int) error {
+			_, err := b.groups.JoinGroup(context.Background(), JoinRequest{
+				Group: fmt.Sprint("g", id%10), Client: group.Client{ID: strings.Repeat("c", 255)}, ProtocolType: "consumer", Protocols: []classic.Protocol{{Name: "range"}},
+				SessionTimeout: 30 * time.Minute, RebalanceTimeout: time.Minute, MustKnowID: true,
+			})
+			return err
+		}
+		given := 0
+		for ; given < 1000; given++ {
+			err := ask(given)
+			if errorOf(err).Code == CodeMemberIDRequired {
+				continue
+			}
+			if e := wantCode(t, err, CodePolicyViolation); e.Limit != "limits.max_group_bytes" {
+				t.Fatalf("%+v", e)
+			}
+			break
+		}
+		if given < 100 || given == 1000 {
+			t.Errorf("%d ids were given out", given)
+		}
+		time.Sleep(31 * time.Minute)
+		wantCode(t, ask(0), CodeMemberIDRequired)
 	})
 }

@@ -122,7 +122,7 @@ func (l *groupLeader) expireOffsets(below uint64) {
 		l.s.machine.read(func(m *group.State) { due = m.Expirable(c, c.NowMs, mostExpired) })
 		expired := 0
 		for _, id := range due {
-			if l.s.classicLive(id) { // the first members are here, and wait for others: the log will hear of them with the generation
+			if l.s.classicGathers(id) { // what its members read is known only when they have gathered
 				continue
 			}
 			expired++

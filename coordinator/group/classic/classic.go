@@ -224,6 +224,9 @@ func (c *Conversation) Idle() bool {
 // Live says that the group has members, or will have: it must not be deleted, nor change its protocol.
 func (c *Conversation) Live() bool { return len(c.members) > 0 || c.flight != nil }
 
+// Settled says that the members are those of the applied generation, with their assignments.
+func (c *Conversation) Settled() bool { return c.phase == group.PhaseStable && c.flight == nil }
+
 // Waiting counts the requests that wait for an answer.
 func (c *Conversation) Waiting() int {
 	n := len(c.queue)
@@ -235,9 +238,15 @@ func (c *Conversation) Waiting() int {
 	return n
 }
 
-// Bytes is what the members hold in memory, and those requests that wait for a proposal.
+// pendingBytes is what an id counts that was given to a client, beside its length.
+const pendingBytes = 64
+
+// Bytes is what the members hold in memory, those who are to be members, and those requests that wait for a proposal.
 func (c *Conversation) Bytes() int64 {
 	n := int(c.queuedBytes)
+	for id := range c.pending {
+		n += pendingBytes + len(id)
+	}
 	for _, m := range c.members {
 		_, sum := sizes(&m.ClassicMember, m.protocols)
 		n += sum + len(m.Assignment)
