@@ -94,6 +94,9 @@ func (s *Server) aroundUnary(ctx context.Context, req any, info *grpc.UnaryServe
 	if on != nil && on.full() {
 		return nil, s.unread(clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN)
 	}
+	if refusal := leftOut(req); refusal != nil {
+		return nil, (&service{Server: s}).failed(refusal)
+	}
 	answer, err = handler(ctx, req)
 	if err != nil {
 		return nil, err
@@ -109,6 +112,16 @@ func (s *Server) aroundUnary(ctx context.Context, req any, info *grpc.UnaryServe
 		count.Encoded()
 	}
 	return answer, err
+}
+
+// leftOut refuses a message that was not decoded, or not all of it; nil: it was.
+func leftOut(m any) *clientv1.Error {
+	if m, ok := m.(proto.Message); ok {
+		if field, limit, why := clientv1.LeftOut(m); why != "" {
+			return refused(reasonInvalidRequest, field, limit, "%s", why)
+		}
+	}
+	return nil
 }
 
 // sendable is an answer as it is sent, or why it is not.
@@ -162,6 +175,17 @@ type streamWithContext struct {
 	grpc.ServerStream
 	ctx context.Context
 	of  *Server
+}
+
+// RecvMsg takes a message that was decoded. One that was not ends the call: what came before it on the stream has been dealt with.
+func (s streamWithContext) RecvMsg(m any) error {
+	if err := s.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	if refusal := leftOut(m); refusal != nil {
+		return (&service{Server: s.of}).failed(refusal)
+	}
+	return nil
 }
 
 // SendMsg sends an answer, counted as that of a call without a stream.

@@ -145,7 +145,11 @@ func (p *produceStream) take(req *clientv1.ProduceRequest) bool {
 // handle validates and proposes a request that was taken.
 func (p *produceStream) handle(req *clientv1.ProduceRequest, start time.Time) {
 	held := int64(len(req.Batch))
-	proposal, refusal := p.admitted(&p.rights, req)
+	var proposal partition.ProduceRequest
+	refusal := leftOut(req)
+	if refusal == nil {
+		proposal, refusal = p.admitted(&p.rights, req)
+	}
 	if refusal == nil {
 		// Records in proto form have a size only now, as a batch.
 		more := int64(len(proposal.Batch)) - held

@@ -2,7 +2,6 @@ package clientv1
 
 import (
 	"bytes"
-	"fmt"
 	"sync"
 	"unicode/utf8"
 
@@ -32,7 +31,7 @@ import (
 // value works; a Codec may be used by many goroutines at once.
 type Codec struct {
 	// Alone, where not nil, has what clients send bounded: it is held while a message is decoded that takes many times its size, and messages are
-	// refused that are larger than any request, or have next to nothing in each of many records.
+	// left out (LeftOut) that are larger than any request, or have next to nothing in each of many records, or are no messages.
 	Alone sync.Locker
 }
 
@@ -162,6 +161,21 @@ func texts(b []byte, text func(protowire.Number, []byte)) {
 	}
 }
 
+// beside are the fields of a message but one of BytesType.
+func beside(b []byte, not protowire.Number) (rest []byte) {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeField(b)
+		if n < 0 {
+			return append(rest, b...) // whoever decodes it says what is wrong
+		}
+		if num != not || typ != protowire.BytesType {
+			rest = append(rest, b[:n]...)
+		}
+		b = b[n:]
+	}
+	return rest
+}
+
 // Unmarshal replaces what v holds by the message in data.
 func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	switch m := v.(type) {
@@ -175,7 +189,12 @@ func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 		}
 		defer c.alone(len(own))()
 		if n := records(own); c.Alone != nil && n > largePlain && n > len(own)/minRecord {
-			return fmt.Errorf("%d records and headers in %d bytes", n, len(own))
+			// Whom the answer is for is told beside the records.
+			if err := proto.Unmarshal(beside(own, 8), m); err != nil {
+				return err
+			}
+			leaveOut(m, manyRecords)
+			return nil
 		}
 		return proto.Unmarshal(own, m)
 	case *ProduceResponse:
@@ -191,11 +210,21 @@ func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 		}
 		return proto.Unmarshal(own, m)
 	}
-	if n := data.Len(); c.Alone != nil && n > maxPlain {
-		return fmt.Errorf("a request of %d bytes; at most %d are allowed, unless it is to produce", n, maxPlain)
+	m, isMessage := v.(proto.Message)
+	bounded := c.Alone != nil && isMessage
+	if bounded && data.Len() > maxPlain {
+		proto.Reset(m)
+		leaveOut(m, tooLarge)
+		return nil
 	}
 	defer c.alone(data.Len())()
-	return fallback.Unmarshal(data, v)
+	err := fallback.Unmarshal(data, v)
+	if err != nil && bounded {
+		proto.Reset(m)
+		leaveOut(m, noMessage)
+		return nil
+	}
+	return err
 }
 
 // marshalProduce encodes a request with an encoded batch; ok is false when the generated code has
