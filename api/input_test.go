@@ -61,6 +61,7 @@ func badFields() []badRequest {
 		{"negative partition", &clientv1.ProduceRequest{Topic: "t", Partition: -3, Batch: batchOf("x")}, "INVALID_REQUEST", []string{"partition", "-3"}},
 		{"acks 4", &clientv1.ProduceRequest{Topic: "t", Acks: 4, Batch: batchOf("x")}, "INVALID_REQUIRED_ACKS", []string{"acks", "4"}},
 		{"acks -1", &clientv1.ProduceRequest{Topic: "t", Acks: -1, Batch: batchOf("x")}, "INVALID_REQUIRED_ACKS", []string{"acks", "-1"}},
+		{"bad topic id", &clientv1.ProduceRequest{Topic: "t", TopicId: "77", Batch: batchOf("x")}, "INVALID_REQUEST", []string{"topic_id", "77"}},
 		{"negative timeout", &clientv1.ProduceRequest{Topic: "t", TimeoutMs: -1, Batch: batchOf("x")}, "INVALID_REQUEST", []string{"timeout_ms", "-1"}},
 		{"timeout too long", &clientv1.ProduceRequest{Topic: "t", TimeoutMs: math.MaxInt32, Batch: batchOf("x")}, "INVALID_REQUEST", []string{"timeout_ms", "600000"}},
 		{"plain batch in a transaction", &clientv1.ProduceRequest{Topic: "t", TransactionalId: "tx", Batch: batchOf("x")}, "INVALID_REQUEST", []string{"transactional bit"}},

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	clientv1 "github.com/oncelog/oncelog/api/proto/client/v1"
+	"github.com/oncelog/oncelog/cluster/metadata"
 	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/internal/frontdoor"
 	"github.com/oncelog/oncelog/partition"
@@ -21,6 +22,10 @@ func (s *service) admitted(by *rights, req *clientv1.ProduceRequest) (partition.
 		return none, refusal
 	}
 	if refusal := checkProduce(req); refusal != nil {
+		return none, refusal
+	}
+	topic, refusal := topicIDOf(req.TopicId)
+	if refusal != nil {
 		return none, refusal
 	}
 	if refusal := by.refuse(acl.Write, acl.Topic, tp.Topic); refusal != nil {
@@ -48,11 +53,23 @@ func (s *service) admitted(by *rights, req *clientv1.ProduceRequest) (partition.
 	if refusal := checkTransactional(req.TransactionalId, valid); refusal != nil {
 		return none, refusal
 	}
-	p := partition.ProduceRequest{TopicPartition: tp, Batch: valid, Timeout: time.Duration(req.TimeoutMs) * time.Millisecond}
+	p := partition.ProduceRequest{TopicPartition: tp, TopicID: topic, Batch: valid, Timeout: time.Duration(req.TimeoutMs) * time.Millisecond}
 	if req.TransactionalId != "" {
 		p.TransactionalID, p.Version = req.TransactionalId, transactionVersion
 	}
 	return p, nil
+}
+
+// topicIDOf reads the id of the topic that is meant; empty: whichever has the name.
+func topicIDOf(id string) (partition.TopicID, *clientv1.Error) {
+	if id == "" {
+		return partition.TopicID{}, nil
+	}
+	parsed, err := metadata.ParseTopicID(id)
+	if err != nil {
+		return partition.TopicID{}, refused(reasonInvalidRequest, "topic_id", "", "topic_id is %q, which is none", clip(id))
+	}
+	return partition.TopicID(parsed), nil
 }
 
 // checkTransactional demands that request and batch agree on whether there is a transaction.

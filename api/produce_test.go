@@ -55,6 +55,28 @@ func value(t *testing.T, b record.Batch) string {
 	return string(records.Record().Value)
 }
 
+// The topic that is meant is told to the log.
+func TestProduceNamesTheTopic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		held := &heldProposals{}
+		r.log.onProduce = held.produce
+		s := r.produce()
+		req := request(1, "t", "v")
+		req.TopicId = strings.Repeat("07", 16)
+		s.send(req)
+		s.send(request(2, "t", "w"))
+		synctest.Wait()
+		got := r.log.produced()
+		if len(got) != 2 || got[0].TopicID[15] != 7 || got[1].TopicID != (partition.TopicID{}) {
+			t.Errorf("proposed %+v", got)
+		}
+		for _, done := range held.take() {
+			done(partition.ProduceResult{}, nil)
+		}
+	})
+}
+
 // The order of requests on a stream is the order of proposals; answers come as they are ready.
 func TestProduceKeepsOrderWithManyInFlight(t *testing.T) {
 	const n = 600

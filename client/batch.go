@@ -74,6 +74,7 @@ type ack struct {
 type attempt struct {
 	b          *batch
 	lane       *lane
+	topic      string // id of the topic that is meant
 	generation uint64 // of the ledger's identity
 	id         uint64 // on its stream
 	stream     *stream

@@ -54,6 +54,7 @@ const (
 	ReasonUnknownLeaderEpoch      = "UNKNOWN_LEADER_EPOCH"
 	ReasonUnknownTopicOrPartition = "UNKNOWN_TOPIC_OR_PARTITION"
 	ReasonInconsistentTopicID     = "INCONSISTENT_TOPIC_ID"
+	ReasonUnknownTopicID          = "UNKNOWN_TOPIC_ID"
 	ReasonTopicAlreadyExists      = "TOPIC_ALREADY_EXISTS"
 	ReasonOffsetOutOfRange        = "OFFSET_OUT_OF_RANGE"
 	ReasonOffsetNotAvailable      = "OFFSET_NOT_AVAILABLE"
@@ -292,7 +293,7 @@ func plain(message string) string {
 func (e *Error) staleMetadata() bool {
 	switch e.Reason {
 	case ReasonNotLeader, ReasonLeaderNotAvailable, ReasonFencedLeaderEpoch, ReasonUnknownLeaderEpoch,
-		ReasonUnknownTopicOrPartition, ReasonNetwork, ReasonRequestTimedOut, ReasonOffsetNotAvailable,
+		ReasonUnknownTopicOrPartition, ReasonUnknownTopicID, ReasonNetwork, ReasonRequestTimedOut, ReasonOffsetNotAvailable,
 		"KAFKA_STORAGE_ERROR":
 		return true
 	}

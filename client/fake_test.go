@@ -313,6 +313,10 @@ func (b *fakeBroker) decide(req *clientv1.ProduceRequest) (*clientv1.ProduceResp
 		resp.Error = &clientv1.Error{Reason: ReasonUnknownTopicOrPartition, Outcome: clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN, Retriable: true}
 		return resp, fault{}
 	}
+	if id := b.c.topics[req.Topic].id; req.TopicId != "" && req.TopicId != id {
+		resp.Error = &clientv1.Error{Reason: ReasonUnknownTopicID, Outcome: clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN, Retriable: true}
+		return resp, fault{}
+	}
 	if p.leader != b.id {
 		resp.Error = b.notLeader(p)
 		return resp, fault{}

@@ -36,6 +36,7 @@ type lane struct {
 	stream *stream // the attempts on their way are on this one
 	queued bool    // home has the lane in its queue
 	epoch  int32   // of the leader that home was chosen for
+	topic  string  // id of the topic that it writes to; empty: not known yet
 
 	outbox     []resolution // resolved, callbacks not yet called
 	delivering bool         // a goroutine is calling them
@@ -247,7 +248,7 @@ func (l *lane) next(s *sink, st *stream) *attempt {
 		l.mu.Unlock()
 		return nil
 	}
-	a.lane, a.stream, l.stream = l, st, st
+	a.lane, a.topic, a.stream, l.stream = l, l.topic, st, st
 	id, seq := l.led.sequence(a.b)
 	a.b.stamp(l.led.generation, id, seq)
 	var done []resolution
@@ -405,6 +406,25 @@ func (l *lane) move(s *sink, epoch int32) {
 		l.epoch = epoch
 		l.led.elsewhere()
 	}
+	done := l.settled(now)
+	l.mu.Unlock()
+	l.p.finish(done)
+}
+
+// belong makes the topic with this id the one that the lane writes to.
+func (l *lane) belong(topic string) {
+	now := time.Now()
+	l.mu.Lock()
+	if l.topic == topic {
+		l.mu.Unlock()
+		return
+	}
+	if l.topic != "" {
+		l.epoch = -1 // of the topic before
+		l.led.replaced(&Error{Reason: ReasonUnknownTopicID, Outcome: Unknown, TopicPartition: l.tp,
+			Message: "the topic was deleted, and another one of its name created; the record may have been in the one that is gone"}, now)
+	}
+	l.topic = topic
 	done := l.settled(now)
 	l.mu.Unlock()
 	l.p.finish(done)

@@ -73,7 +73,8 @@ type ledger struct {
 	waiting []*batch // closed, without a number; those that lost theirs come first
 
 	gap       gap
-	fenced    bool // the identity was refused as too old
+	former    *Error // the batches were sent to a topic that is gone: what is said of those that it may have got
+	fenced    bool   // the identity was refused as too old
 	surprises int
 	live      int  // attempts whose end is awaited
 	draining  bool // something failed: nothing is sent until live is 0
@@ -107,7 +108,7 @@ func (l *ledger) give(id identity) {
 func (l *ledger) begin(id identity) {
 	l.generation++
 	l.give(id)
-	l.gap, l.fenced, l.surprises, l.draining, l.failures = noGap, false, 0, false, 0
+	l.gap, l.former, l.fenced, l.surprises, l.draining, l.failures = noGap, nil, false, 0, false, 0
 	l.retryAt = time.Time{}
 }
 
@@ -277,6 +278,14 @@ func (l *ledger) end(a *attempt, definite bool) {
 // elsewhere begins anew with another broker: what the one before refused says nothing of it.
 func (l *ledger) elsewhere() { l.failures, l.retryAt = 0, time.Time{} }
 
+// replaced begins anew with another topic of the same name. That one's brokers have no state of ours and take any first sequence (P13); and what
+// the one before may have got was written there, or nowhere.
+func (l *ledger) replaced(err *Error, now time.Time) {
+	l.former, l.draining = err, true
+	l.elsewhere()
+	l.settleIfQuiet(now)
+}
+
 func (l *ledger) settleIfQuiet(now time.Time) {
 	if l.live == 0 {
 		l.settle(now)
@@ -289,6 +298,9 @@ func (l *ledger) settle(now time.Time) {
 	failed := l.draining
 	l.draining = false
 	for len(l.sent) > 0 && l.settleOldest() {
+	}
+	if l.former != nil {
+		l.leave()
 	}
 	renewed := l.gap == deadGap || l.gap == openGap && len(l.sent) == 0
 	switch {
@@ -304,6 +316,17 @@ func (l *ledger) settle(now time.Time) {
 			l.retryAt = now.Add(l.backoff(l.failures))
 		}
 	}
+}
+
+// leave gives up what a topic that is gone may have got. All else gets numbers of a new identity.
+func (l *ledger) leave() {
+	for len(l.sent) > 0 && !l.clean(l.sent[0]) {
+		l.giveUp(l.former)
+	}
+	if len(l.sent) > 0 {
+		l.gap = deadGap
+	}
+	l.former, l.confirmed = nil, false
 }
 
 // settleOldest resolves the oldest batch if it can be, and says whether to go on with the next.

@@ -306,6 +306,7 @@ func (p *Producer) settle() {
 			p.resize(name, len(tv.parts))
 		}
 		for _, l := range *t.lanes.Load() {
+			l.belong(tv.id)
 			broker, addr, epoch, ok := v.leaderOf(l.tp)
 			if !ok {
 				l.move(nil, -1)

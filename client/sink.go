@@ -196,7 +196,7 @@ func (st *stream) send(a *attempt) {
 func (st *stream) request(a *attempt) *clientv1.ProduceRequest {
 	req := &clientv1.ProduceRequest{
 		RequestId: a.id, Topic: a.lane.tp.Topic, Partition: a.lane.tp.Partition, Acks: a.lane.acks,
-		TimeoutMs: int32(st.s.p.brokerTimeout.Milliseconds()), Batch: a.b.wire,
+		TimeoutMs: int32(st.s.p.brokerTimeout.Milliseconds()), Batch: a.b.wire, TopicId: a.topic,
 	}
 	if t := st.s.p.txn; t != nil {
 		req.TransactionalId = t.id

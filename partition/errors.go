@@ -15,6 +15,7 @@ type Code string
 // What partitions answer. The listeners translate them by their tables.
 const (
 	CodeUnknownTopicOrPartition Code = "UNKNOWN_TOPIC_OR_PARTITION"
+	CodeUnknownTopicID          Code = "UNKNOWN_TOPIC_ID"
 	CodeNotLeader               Code = "NOT_LEADER_OR_FOLLOWER"
 	CodeOutOfOrderSequence      Code = "OUT_OF_ORDER_SEQUENCE_NUMBER"
 	CodeInvalidProducerEpoch    Code = "INVALID_PRODUCER_EPOCH"

@@ -82,6 +82,8 @@ func DefaultConfig() Config {
 // ProduceRequest asks for one batch to be appended.
 type ProduceRequest struct {
 	record.TopicPartition
+	// TopicID is the topic that is meant; zero: whichever has the name.
+	TopicID TopicID
 	// Batch has been validated by the listener with the partition's Limits. The partition keeps
 	// it: the caller must not touch it again.
 	Batch record.Batch

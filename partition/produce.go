@@ -21,6 +21,11 @@ func (h *Host) Produce(req ProduceRequest, done func(ProduceResult, error)) {
 		done(noResult, h.unknown(req.TopicPartition))
 		return
 	}
+	if req.TopicID != (TopicID{}) && req.TopicID != r.spec.TopicID {
+		// Whoever has numbered a batch for another topic is not known here, and any number of theirs would be taken (P13).
+		done(noResult, refused(CodeUnknownTopicID, "topic %s is not the one that was meant: that was deleted, or is not known here yet", req.Topic))
+		return
+	}
 	term, refusal := r.ready()
 	if refusal != nil {
 		r.group.AfterHandover(func() { done(noResult, r.notLeader()) })

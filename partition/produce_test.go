@@ -35,6 +35,26 @@ func TestDuplicateIsAnsweredWithTheFirstOffset(t *testing.T) {
 	}
 }
 
+// TestBatchesForAnotherTopicAreRefused: a topic that was created again takes nothing that was numbered for the one before, of which it has no state (P13).
+func TestBatchesForAnotherTopicAreRefused(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	ask := func(id TopicID) error {
+		ch := make(chan error, 1)
+		r.host.Produce(ProduceRequest{TopicPartition: testTP, TopicID: id, Batch: batch(5, 0, 7, 1)}, func(_ ProduceResult, err error) { ch <- err })
+		return <-ch
+	}
+	if err := ask(TopicID{2}); codeOf(err) != CodeUnknownTopicID || OutcomeOf(err) != raftgroup.DidNotHappen {
+		t.Fatalf("for another topic: %v", err)
+	}
+	if err := ask(TopicID{1}); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(r.values(0)); got != 1 {
+		t.Fatalf("%d records stored", got)
+	}
+}
+
 // TestRefusalsComeFromApply holds P7, P9, P10 and P12: refused batches get no offset and say that
 // they did not happen.
 func TestRefusalsComeFromApply(t *testing.T) {

@@ -737,7 +737,9 @@ type ProduceRequest struct {
 	// One encoded Kafka record batch v2, base offset 0.
 	Batch []byte `protobuf:"bytes,7,opt,name=batch,proto3" json:"batch,omitempty"`
 	// Records in proto form; the broker encodes them as one uncompressed batch.
-	Records       *Records `protobuf:"bytes,8,opt,name=records,proto3" json:"records,omitempty"`
+	Records *Records `protobuf:"bytes,8,opt,name=records,proto3" json:"records,omitempty"`
+	// The topic that is meant, as GetMetadata names it; empty: whichever has the name. Another one of its name refuses with UNKNOWN_TOPIC_ID.
+	TopicId       string `protobuf:"bytes,9,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -826,6 +828,13 @@ func (x *ProduceRequest) GetRecords() *Records {
 		return x.Records
 	}
 	return nil
+}
+
+func (x *ProduceRequest) GetTopicId() string {
+	if x != nil {
+		return x.TopicId
+	}
+	return ""
 }
 
 type Records struct {
@@ -8230,7 +8239,7 @@ var File_client_v1_client_proto protoreflect.FileDescriptor
 
 const file_client_v1_client_proto_rawDesc = "" +
 	"\n" +
-	"\x16client/v1/client.proto\x12\x11oncelog.client.v1\"\xa6\x02\n" +
+	"\x16client/v1/client.proto\x12\x11oncelog.client.v1\"\xc1\x02\n" +
 	"\x0eProduceRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\x04R\trequestId\x12\x14\n" +
@@ -8241,7 +8250,8 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"timeout_ms\x18\x05 \x01(\x05R\ttimeoutMs\x12)\n" +
 	"\x10transactional_id\x18\x06 \x01(\tR\x0ftransactionalId\x12\x14\n" +
 	"\x05batch\x18\a \x01(\fR\x05batch\x124\n" +
-	"\arecords\x18\b \x01(\v2\x1a.oncelog.client.v1.RecordsR\arecords\"\xef\x01\n" +
+	"\arecords\x18\b \x01(\v2\x1a.oncelog.client.v1.RecordsR\arecords\x12\x19\n" +
+	"\btopic_id\x18\t \x01(\tR\atopicId\"\xef\x01\n" +
 	"\aRecords\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.oncelog.client.v1.RecordR\arecords\x12$\n" +
 	"\vproducer_id\x18\x02 \x01(\x03H\x00R\n" +

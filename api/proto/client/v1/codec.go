@@ -231,11 +231,11 @@ func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 // to do it.
 func marshalProduce(m *ProduceRequest) (out mem.BufferSlice, ok bool) {
 	if m == nil || len(m.Batch) == 0 || m.Records != nil || len(m.unknownFields) != 0 ||
-		!utf8.ValidString(m.Topic) || !utf8.ValidString(m.TransactionalId) {
+		!utf8.ValidString(m.Topic) || !utf8.ValidString(m.TransactionalId) || !utf8.ValidString(m.TopicId) {
 		return nil, false
 	}
-	// Six small fields of at most 1+10 bytes, and the tag and length of the batch.
-	room := 80 + len(m.Topic) + len(m.TransactionalId)
+	// Seven small fields of at most 1+10 bytes, and the tag and length of the batch.
+	room := 91 + len(m.Topic) + len(m.TransactionalId) + len(m.TopicId)
 	if len(m.Batch) < minDirect {
 		room += len(m.Batch)
 	}
@@ -249,9 +249,15 @@ func marshalProduce(m *ProduceRequest) (out mem.BufferSlice, ok bool) {
 	b = protowire.AppendTag(b, 7, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(len(m.Batch)))
 	if len(m.Batch) < minDirect {
-		return mem.BufferSlice{mem.SliceBuffer(append(b, m.Batch...))}, true
+		b = append(b, m.Batch...)
+		return mem.BufferSlice{mem.SliceBuffer(appendString(b, 9, m.TopicId))}, true
 	}
-	return mem.BufferSlice{mem.SliceBuffer(b), mem.SliceBuffer(m.Batch)}, true
+	head := len(b)
+	b = appendString(b, 9, m.TopicId)
+	if len(b) == head {
+		return mem.BufferSlice{mem.SliceBuffer(b), mem.SliceBuffer(m.Batch)}, true
+	}
+	return mem.BufferSlice{mem.SliceBuffer(b[:head:head]), mem.SliceBuffer(m.Batch), mem.SliceBuffer(b[head:])}, true
 }
 
 // marshalProduced encodes an answer without an error; ok is false when the generated code has to do it.

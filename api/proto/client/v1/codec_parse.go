@@ -67,6 +67,8 @@ func parseProduce(b []byte, m *ProduceRequest) bool {
 			m.TransactionalId = string(v)
 		case num == 7:
 			m.Batch = v
+		case num == 9 && utf8.Valid(v):
+			m.TopicId = string(v)
 		default:
 			return false
 		}

@@ -219,7 +219,7 @@ func TestCodecKnowsEveryField(t *testing.T) {
 	for _, c := range []struct {
 		m      proto.Message
 		fields int
-	}{{&ProduceRequest{}, 8}, {&ProduceResponse{}, 8}, {&FetchResponse{}, 1}, {&FetchedPartition{}, 10}} {
+	}{{&ProduceRequest{}, 9}, {&ProduceResponse{}, 8}, {&FetchResponse{}, 1}, {&FetchedPartition{}, 10}} {
 		if n := c.m.ProtoReflect().Descriptor().Fields().Len(); n != c.fields {
 			t.Errorf("%T has %d fields, the codec knows %d: teach it the new ones", c.m, n, c.fields)
 		}
@@ -231,6 +231,7 @@ func TestCodecRefusesWhatGeneratedCodeRefuses(t *testing.T) {
 	for _, m := range []proto.Message{
 		&ProduceRequest{Topic: "\xff", Batch: big},
 		&ProduceRequest{TransactionalId: "\xff", Batch: big},
+		&ProduceRequest{TopicId: "\xff", Batch: big},
 		&ProduceResponse{Topic: "\xff"},
 		&FetchResponse{Partitions: []*FetchedPartition{{Topic: "\xff", Batches: [][]byte{big}}}},
 		&FetchResponse{Partitions: []*FetchedPartition{{Error: &Error{Message: "\xff"}, Batches: [][]byte{big}}}},
