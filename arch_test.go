@@ -62,7 +62,7 @@ var mayImport = map[string][]string{
 	// The log, and what makes machines replicated. raftgroup adapts recordlog to
 	// Raft's store (docs/decisions/0002).
 	"partition/recordlog": {"record", "internal/vfs"},
-	"internal/raftgroup":  {"record", "partition/recordlog", "internal/mux", "internal/vfs", "internal/watermark", "internal/lifecycle"},
+	"internal/raftgroup":  {"record", "partition/recordlog", "internal/mux", "internal/firstbytes", "internal/vfs", "internal/watermark", "internal/lifecycle"},
 
 	// Domains never import each other.
 	"partition":    {"record", "api/proto/state", "partition/producer", "partition/compaction", "partition/recordlog", "internal"},

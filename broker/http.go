@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/oncelog/oncelog/internal/buildinfo"
+	"github.com/oncelog/oncelog/internal/firstbytes"
 )
 
 // httpServer serves /metrics, /livez, /readyz and /version, and /debug/pprof/ where that is configured.
@@ -38,7 +39,7 @@ const maxHTTPConnections = 256
 // else is not well, one sentence each; profiles says whether those of the runtime are served.
 func startHTTP(l net.Listener, reg *prometheus.Registry, health readiness, profiles bool, logger *slog.Logger) *httpServer {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn)}))
+	mux.Handle("GET /metrics", metricsHandler(reg, logger))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "alive") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if reasons := health.reasons(); len(reasons) > 0 {
@@ -75,6 +76,23 @@ func startHTTP(l net.Listener, reg *prometheus.Registry, health readiness, profi
 	}
 	go func() { h.done <- h.server.Serve(netutil.LimitListener(l, maxHTTPConnections)) }()
 	return h
+}
+
+func metricsHandler(reg *prometheus.Registry, logger *slog.Logger) http.Handler {
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorLog: &scrapeLog{logger: logger}})
+}
+
+// scrapeLog is told of scrapes of /metrics that failed. Whoever hangs up in the middle of one can do so as often as he likes.
+type scrapeLog struct {
+	logger *slog.Logger
+	told   firstbytes.Throttle
+}
+
+// Println logs (promhttp.Logger).
+func (l *scrapeLog) Println(v ...any) {
+	if n, ok := l.told.Allow(time.Now()); ok {
+		l.logger.Warn("metrics not served", "err", strings.TrimSpace(fmt.Sprintln(v...)), "unreported", n)
+	}
 }
 
 // serveProfiles serves what `go tool pprof` asks for. A profile over a time takes at most as long as

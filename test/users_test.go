@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -199,4 +201,35 @@ func (l *lockedLog) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// A broker is not ready before it knows the first user: whoever waits until it is can come in, and needs to wait for nothing else.
+func TestNotReadyWithoutTheFirstUser(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "password") // who reads it waits for who writes
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var wanted atomic.Bool
+	s := beginWith(t, brokertest.Options{Configure: func(c *broker.Config) {
+		if wanted.Load() {
+			c.Security.BootstrapUser, c.Security.BootstrapPasswordFile = "admin", pipe
+		}
+	}}, nil)
+	s.c.Stop(3)
+	wanted.Store(true)
+	s.c.StartAgain(3)
+	tell := sync.OnceValue(func() error { return os.WriteFile(pipe, []byte(adminPassword+"\n"), 0o600) })
+	t.Cleanup(func() { _ = tell() }) // a broker that is told nothing does not stop
+	const reason = "the user of security.bootstrap_user is not known yet"
+	s.until("the reason in /readyz", func() bool { return strings.Contains(s.readyz(3), reason) })
+	if s.c.Ready(3) {
+		t.Error("the broker said it was ready before it knew the first user")
+	}
+	s.must("tell the password", tell())
+	s.c.WaitReady(3)
+	users, err := s.cl.Users(s.ctx)
+	s.must("list users", err)
+	if len(users) == 0 || users[0].User != "admin" {
+		t.Errorf("the broker is ready, and the users are %v", users)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
@@ -261,6 +262,34 @@ func TestLargestRequest(t *testing.T) {
 		}
 		if _, err := r.client.Form(r.context(time.Minute), to2, req); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// Brokers of another cluster may call as often as they like: the log says it once in a second.
+func TestRefusedPeersDoNotFillTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		var log strings.Builder
+		r.server.c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		r.one.ClusterID = strings.Repeat("other", 100)
+		call := func() {
+			if _, err := r.client.Forward(t.Context(), to2, &peerv1.ForwardRequest{}); err == nil {
+				t.Fatal("a broker of another cluster is admitted")
+			}
+		}
+		began := time.Now()
+		for range 50 {
+			call()
+		}
+		if passed := time.Since(began); passed > 0 {
+			t.Fatalf("the test shows nothing: it took %s", passed)
+		}
+		time.Sleep(time.Second)
+		call()
+		r.close()
+		if n := strings.Count(log.String(), "refused a peer"); n != 2 || !strings.Contains(log.String(), "unreported=49") || log.Len() > 1000 {
+			t.Errorf("%d lines about 51 calls:\n%s", n, log.String())
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	peerv1 "github.com/oncelog/oncelog/api/proto/peer/v1"
+	"github.com/oncelog/oncelog/internal/firstbytes"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -73,6 +74,8 @@ type ServerConfig struct {
 type Server struct {
 	c    ServerConfig
 	grpc *grpc.Server
+	// told is of callers of other clusters, who may call as often as they like.
+	told firstbytes.Throttle
 }
 
 // NewServer makes a server; Serve starts it.
@@ -127,11 +130,12 @@ func (s *Server) admit(ctx context.Context, from callers) (Identity, error) {
 	same := caller.ClusterID == self.ClusterID || from == fromAnyone ||
 		from == fromClusterless && (caller.ClusterID == "" || self.ClusterID == "")
 	if !same {
-		level := slog.LevelWarn
-		if caller.ClusterID == "" || self.ClusterID == "" {
-			level = slog.LevelDebug // one of them is about to join
+		if caller.ClusterID != "" && self.ClusterID != "" { // else one of them is about to join
+			if n, ok := s.told.Allow(time.Now()); ok {
+				s.c.Logger.Warn("refused a peer of another cluster", "peer", caller.Broker, "peer_cluster", fmt.Sprintf("%.100s", caller.ClusterID),
+					"cluster", self.ClusterID, "unreported", n)
+			}
 		}
-		s.c.Logger.Log(ctx, level, "refused a peer of another cluster", "peer", caller.Broker, "peer_cluster", caller.ClusterID, "cluster", self.ClusterID)
 		return Identity{}, refusal(codes.FailedPrecondition, InconsistentCluster, "broker %d belongs to cluster %q, not to %q", self.Broker, self.ClusterID, caller.ClusterID)
 	}
 	if to != AnyBroker && to != self.Broker {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/oncelog/oncelog/internal/firstbytes"
 	"github.com/oncelog/oncelog/partition/recordlog"
 	"github.com/oncelog/oncelog/record"
 )
@@ -22,6 +23,8 @@ type Host struct {
 	sending Allowance
 
 	replay hostReplay
+	// refusals are of connections from who is no broker of ours, or does not speak as one.
+	refusals firstbytes.Throttle
 	// controlLogs are the metrics of the record logs of control groups.
 	controlLogs *recordlog.Metrics
 

@@ -61,7 +61,9 @@ func (h *Host) serve(conn net.Conn) {
 		if errors.Is(err, io.EOF) || h.ctx.Err() != nil {
 			return
 		}
-		h.logger.Warn("refused a raft connection", "remote", conn.RemoteAddr().String(), "err", err)
+		if n, ok := h.refusals.Allow(time.Now()); ok {
+			h.logger.Warn("refused a raft connection", "remote", conn.RemoteAddr().String(), "err", err, "unreported", n)
+		}
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
@@ -77,7 +79,9 @@ func (h *Host) serve(conn net.Conn) {
 	err = s.receive()
 	var bad *badFrameError
 	if errors.As(err, &bad) {
-		h.logger.Error("broker sent what cannot be understood; connection closed", "peer", from, "class", w.class.String(), "err", err)
+		if n, ok := h.refusals.Allow(time.Now()); ok {
+			h.logger.Error("broker sent what cannot be understood; connection closed", "peer", from, "class", w.class.String(), "err", err, "unreported", n)
+		}
 	}
 	w.fail(err)
 	for _, st := range s.streams {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"runtime"
 	"strings"
@@ -525,4 +526,33 @@ func TestClosedGroupGivesBackItsBytes(t *testing.T) {
 		}
 		c.net.isolate(false, n.name, other.name)
 	})
+}
+
+// Whoever can reach the port may be refused as often as he likes: the log says it once in a second.
+func TestRefusedConnectionsDoNotFillTheLog(t *testing.T) {
+	for _, x := range []struct{ what, says string }{{"hello", "refused a raft connection"}, {"frame", "cannot be understood"}} {
+		synctest.Test(t, func(t *testing.T) {
+			var log strings.Builder
+			c := newCluster(t, 1, func(c *cluster) {
+				c.config = func(conf *Config) { conf.Logger = slog.New(slog.NewTextHandler(&log, nil)) }
+			})
+			n := c.nodes[0]
+			for range 50 {
+				h := goodHello(n, classControl)
+				if x.what == "hello" {
+					h.to++
+				}
+				conn, f := dialRaw(t, c, n, h)
+				if f.code == codeOK {
+					_, _ = conn.Write(appendFrame(nil, &frame{kind: 99}))
+					_, _ = io.ReadAll(conn)
+				}
+				_ = conn.Close()
+			}
+			synctest.Wait()
+			if got := strings.Count(log.String(), x.says); got != 1 {
+				t.Errorf("%s: %d lines about 50 connections:\n%.1000s", x.what, got, log.String())
+			}
+		})
+	}
 }
