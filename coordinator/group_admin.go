@@ -70,6 +70,13 @@ func (g *Groups) Describe(ctx context.Context, id string) (group.Description, er
 	var found bool
 	s.machine.read(func(m *group.State) { d, found = m.Describe(id) })
 	found = s.describeClassic(id, &d) || found
+	for i, m := range d.Members {
+		if m.Pattern == noTopic {
+			shown := *m
+			shown.Pattern = ""
+			d.Members[i] = &shown
+		}
+	}
 	if err := s.confirm(ctx, term); err != nil {
 		return d, err
 	}

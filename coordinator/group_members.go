@@ -45,6 +45,8 @@ type MemberRequest struct {
 type Subscription struct {
 	// Topics, at most group.MaxSubscribed; empty, but not nil: none.
 	Topics []string
+	// MayBeEmpty: a subscription to nothing is one, too. The member is in the group, and reads nothing for now. Otherwise it is taken for a mistake.
+	MayBeEmpty bool
 	// Pattern of topics' names, RE2; they are matched as a whole.
 	Pattern  *string
 	Assignor *string
@@ -375,11 +377,17 @@ func heartbeatOf(r *MemberRequest, now *group.Member) (*statev1.ConsumerHeartbea
 	return hb, nil
 }
 
+// noTopic is a pattern that matches nothing. It stands in the state for a subscription to nothing, which no command can have.
+const noTopic = `[^\x00-\x{10FFFF}]`
+
 // subscriptionOf is a member's subscription with what has changed of it.
 func subscriptionOf(s *Subscription, now *group.Member) (*statev1.ConsumerSubscription, *Error) {
 	p := &statev1.ConsumerSubscription{}
 	if now != nil {
 		p.Topics, p.Pattern, p.Assignor, p.Rack, p.RebalanceTimeoutMs = now.Topics, now.Pattern, now.Assignor, now.Rack, now.RebalanceTimeoutMS
+	}
+	if p.Pattern == noTopic {
+		p.Pattern = ""
 	}
 	if s.Topics != nil {
 		p.Topics = slices.Clone(s.Topics)
@@ -393,6 +401,9 @@ func subscriptionOf(s *Subscription, now *group.Member) (*statev1.ConsumerSubscr
 	}
 	if s.RebalanceTimeout != 0 {
 		p.RebalanceTimeoutMs = int32(s.RebalanceTimeout.Milliseconds())
+	}
+	if len(p.Topics) == 0 && p.Pattern == "" && s.MayBeEmpty {
+		p.Pattern = noTopic
 	}
 	switch {
 	case len(p.Topics) == 0 && p.Pattern == "":

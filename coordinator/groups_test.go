@@ -447,6 +447,51 @@ func TestMembersMayTakeDays(t *testing.T) {
 	})
 }
 
+// A member whose client finds no topic that it wants is in the group all the same, as in Kafka, and reads once there is one.
+func TestMembersMayReadNothing(t *testing.T) {
+	runGroups(t, 1, nil, func(t *testing.T, r *rig) {
+		b, ctx := r.leaderOf(KindGroups), context.Background()
+		nothing, none := Subscription{Topics: []string{}, MayBeEmpty: true, RebalanceTimeout: time.Minute}, ""
+		nothing.Pattern = &none
+		m := MemberRequest{Group: "g", MemberID: "m", Subscription: nothing}
+		beat := func(sub Subscription) (n int) {
+			t.Helper()
+			m.Subscription = sub
+			for range 3 { // what it has is told, and what is free then
+				a, err := b.groups.Heartbeat(ctx, m)
+				if err != nil || a.Epoch < 1 {
+					t.Fatalf("%+v, %v", a, err)
+				}
+				m.Epoch, m.Owned, n = a.Epoch, a.owned(), len(a.owned())
+				m.Subscription = Subscription{}
+				time.Sleep(time.Second)
+			}
+			return n
+		}
+		if n := beat(nothing); n != 0 {
+			t.Fatalf("a member that wants nothing has %d partitions", n)
+		}
+		if n := beat(Subscription{Topics: []string{"orders"}, MayBeEmpty: true}); n != 6 {
+			t.Errorf("a member that wants all has %d partitions", n)
+		}
+		described := func() {
+			t.Helper()
+			d, err := b.groups.Describe(ctx, "g")
+			if err != nil || len(d.Members) != 1 || d.Members[0].Pattern != "" {
+				t.Errorf("%+v, %v", d.Members, err)
+			}
+		}
+		described()
+		if n := beat(Subscription{Topics: []string{}, MayBeEmpty: true}); n != 0 {
+			t.Errorf("a member that wants nothing any more has %d partitions", n)
+		}
+		described()
+		nothing.MayBeEmpty = false
+		_, err := b.groups.Heartbeat(ctx, MemberRequest{Group: "g", MemberID: "n", Subscription: nothing})
+		wantCode(t, err, CodeInvalidRequest)
+	})
+}
+
 // The bounds are those of the configuration, and are told with their names.
 func TestGroupLimits(t *testing.T) {
 	runGroups(t, 1, func(c *GroupsConfig) { c.Limits = group.Limits{MaxGroups: 1, MaxMembers: 1} }, func(t *testing.T, r *rig) {

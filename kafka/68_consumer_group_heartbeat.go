@@ -42,8 +42,9 @@ func (c *conn) consumerGroupHeartbeat(r *request, req *kmsg.ConsumerGroupHeartbe
 	defer cancel()
 	ask := coordinator.MemberRequest{
 		Group: req.Group, MemberID: req.MemberID, InstanceID: textOf(req.InstanceID), Epoch: req.MemberEpoch,
-		Subscription: coordinator.Subscription{Topics: req.SubscribedTopicNames, Pattern: req.SubscribedTopicRegex, Assignor: req.ServerAssignor, Rack: req.RackID},
-		Client:       c.groupClient(r),
+		Subscription: coordinator.Subscription{Topics: req.SubscribedTopicNames, Pattern: req.SubscribedTopicRegex, MayBeEmpty: true,
+			Assignor: req.ServerAssignor, Rack: req.RackID},
+		Client: c.groupClient(r),
 	}
 	if c.c.Guard.Enforces() {
 		caller, guard := c.caller, c.c.Guard
@@ -91,6 +92,8 @@ func wrongHeartbeat(req *kmsg.ConsumerGroupHeartbeatRequest) string {
 		return "rack_id is empty"
 	case req.MemberEpoch == group.JoinEpoch && (req.Topics == nil || len(req.Topics) > 0):
 		return "topic_partitions of a member that joins must be an empty list"
+	case req.MemberEpoch == group.JoinEpoch && req.SubscribedTopicNames == nil && req.SubscribedTopicRegex == nil: // an empty list would do
+		return "a member that joins has neither subscribed_topic_names nor a subscribed_topic_regex"
 	}
 	return ""
 }

@@ -19,6 +19,7 @@ type scriptedGroups struct {
 	sync  func(coordinator.SyncRequest) (coordinator.SyncAnswer, error)
 	beat  func(id string, by group.Committer) error
 	leave func(id string, members []classic.Leaving) ([]error, error)
+	say   func(coordinator.MemberRequest) (coordinator.HeartbeatAnswer, error)
 }
 
 func (g *scriptedGroups) JoinGroup(ctx context.Context, r coordinator.JoinRequest) (coordinator.JoinAnswer, error) {
@@ -32,6 +33,10 @@ func (g *scriptedGroups) ClassicHeartbeat(_ context.Context, id string, by group
 }
 func (g *scriptedGroups) LeaveGroup(_ context.Context, id string, members []classic.Leaving) ([]error, error) {
 	return g.leave(id, members)
+}
+
+func (g *scriptedGroups) Heartbeat(_ context.Context, r coordinator.MemberRequest) (coordinator.HeartbeatAnswer, error) {
+	return g.say(r)
 }
 
 func groupError(code coordinator.Code) *coordinator.Error {
@@ -200,6 +205,27 @@ func TestLeaveGroup(t *testing.T) {
 		if resp.ErrorCode != 0 || len(resp.Members) != 2 || resp.Members[0].ErrorCode != 0 || resp.Members[1].ErrorCode != 25 || *resp.Members[1].InstanceID != "i" ||
 			asked[1] != (classic.Leaving{InstanceID: "i"}) {
 			t.Errorf("version %d: %+v, asked for %+v", version, resp, asked)
+		}
+	}
+}
+
+// A Java consumer that subscribes to a java.util.regex.Pattern sends the names that match, which may be none.
+func TestMembersJoinWithoutTopics(t *testing.T) {
+	var asked coordinator.MemberRequest
+	g := &scriptedGroups{say: func(r coordinator.MemberRequest) (coordinator.HeartbeatAnswer, error) {
+		asked = r
+		return coordinator.HeartbeatAnswer{MemberID: r.MemberID, Assigned: coordinator.Assigned{Epoch: 1}}, nil
+	}}
+	w := newRig(t, func(c *Config) { c.Groups = g }).dial()
+	for version := int16(0); version <= 1; version++ {
+		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+		req.Version, req.Group, req.MemberID, req.RebalanceTimeoutMillis = version, "g", "m", 1000
+		req.SubscribedTopicNames, req.Topics = []string{}, []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+		if resp := w.ask(req).(*kmsg.ConsumerGroupHeartbeatResponse); resp.ErrorCode != 0 || resp.Assignment == nil {
+			t.Errorf("version %d: %+v", version, resp)
+		}
+		if s := asked.Subscription; s.Topics == nil || len(s.Topics) > 0 || !s.MayBeEmpty {
+			t.Errorf("version %d asks for %+v", version, s)
 		}
 	}
 }

@@ -19,6 +19,7 @@ func TestHeartbeatsThatNoClientSends(t *testing.T) {
 		"no member, version 0, on": func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.Version, r.MemberID, r.MemberEpoch = 0, "", 3 },
 		"empty instance":           func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.InstanceID = new(string) },
 		"empty rack":               func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.RackID = new(string) },
+		"joins without topics":     func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.SubscribedTopicNames = nil },
 		"joins without a list":     func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.Topics = nil },
 		"joins and owns a partition": func(r *kmsg.ConsumerGroupHeartbeatRequest) {
 			r.Topics = make([]kmsg.ConsumerGroupHeartbeatRequestTopic, 1)
