@@ -183,6 +183,9 @@ func (h *health) collect() []string {
 	if !p.reconciler.isSettled() {
 		reasons = append(reasons, "replicas are still being opened")
 	}
+	if !p.firstUserDone.Load() {
+		reasons = append(reasons, "the user of security.bootstrap_user is not known yet")
+	}
 	problems, silent := p.partitions.Troubles()
 	for _, g := range problems {
 		reasons = append(reasons, fmt.Sprintf("replica of %s is out of service: %s", g.Spec.TopicPartition, g.Problem))

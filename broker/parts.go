@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -69,6 +70,8 @@ type parts struct {
 	owned  sync.WaitGroup
 	ctx    context.Context
 	cancel context.CancelFunc
+	// firstUserDone: the user that the configuration names exists, or another one does, or it cannot be made.
+	firstUserDone atomic.Bool
 	// failed takes the first failure of a part that the broker cannot do without.
 	failed chan error
 }
@@ -314,7 +317,10 @@ func (p *parts) serve(ctx, abort context.Context, ready chan<- struct{}) error {
 			led: p.led, transfer: p.handOverHere, logger: p.logger}
 		p.background(func() error { balance.run(p.ctx); return nil })
 	}
-	p.background(func() error { return p.firstUser(p.ctx) })
+	p.background(func() error {
+		defer p.firstUserDone.Store(true)
+		return p.firstUser(p.ctx)
+	})
 	for name, l := range p.grpcListeners {
 		p.background(func() error {
 			if err := p.api.Serve(name, p.secured(p.cfg.grpcListener(name), l)); !errors.Is(err, api.ErrStopped) {
