@@ -120,10 +120,14 @@ func fetchPartition(q *clientv1.FetchPartition) (partition.FetchPartition, *clie
 	if refusal == nil {
 		refusal = checkRange("max_bytes", int64(q.GetMaxBytes()), 0, 1<<31-1)
 	}
+	var topic partition.TopicID
+	if refusal == nil {
+		topic, refusal = topicIDOf(q.GetTopicId())
+	}
 	if refusal != nil {
 		return partition.FetchPartition{}, refusal
 	}
-	f := partition.FetchPartition{TopicPartition: tp, Offset: record.Offset(q.GetOffset()),
+	f := partition.FetchPartition{TopicPartition: tp, TopicID: topic, Offset: record.Offset(q.GetOffset()),
 		MaxBytes: int(orDefault(q.GetMaxBytes(), defaultFetchPartitionBytes)), LeaderEpoch: -1}
 	if q.LeaderEpoch != nil {
 		f.LeaderEpoch = max(*q.LeaderEpoch, -1)

@@ -52,7 +52,7 @@ func TestFetchAsksAndAnswers(t *testing.T) {
 	}
 	answer, err := r.client.Fetch(r.ctx(), &clientv1.FetchRequest{
 		Partitions: []*clientv1.FetchPartition{{Topic: "t", Partition: 1, Offset: 20, LeaderEpoch: proto.Int32(6)}, {Topic: "t", Partition: -1},
-			{Topic: "orders", Offset: 99, MaxBytes: 77}},
+			{Topic: "orders", Offset: 99, MaxBytes: 77, TopicId: strings.Repeat("07", 16)}},
 		IsolationLevel: clientv1.IsolationLevel_ISOLATION_LEVEL_READ_COMMITTED, MaxBytes: 1 << 30, MinBytes: 5})
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ func TestFetchAsksAndAnswers(t *testing.T) {
 	if q := asked.Partitions[0]; q.String() != "t/1" || q.Offset != 20 || q.MaxBytes != 1<<20 || q.LeaderEpoch != 6 {
 		t.Errorf("asked first for %+v", q)
 	}
-	if q := asked.Partitions[1]; q.String() != "orders/0" || q.Offset != 99 || q.MaxBytes != 77 || q.LeaderEpoch != -1 {
+	if q := asked.Partitions[1]; q.String() != "orders/0" || q.Offset != 99 || q.MaxBytes != 77 || q.LeaderEpoch != -1 || q.TopicID[0] != 7 {
 		t.Errorf("asked second for %+v", q)
 	}
 	p := answer.Partitions

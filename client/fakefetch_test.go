@@ -62,6 +62,10 @@ func (b *fakeBroker) read(fp *clientv1.FetchPartition, committed bool, room int)
 		out.Error = &clientv1.Error{Reason: ReasonUnknownTopicOrPartition, Outcome: clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN}
 		return out, 0, nil
 	}
+	if fp.TopicId != "" && fp.TopicId != b.c.topics[fp.Topic].id {
+		out.Error = &clientv1.Error{Reason: ReasonUnknownTopicID, Outcome: clientv1.Outcome_OUTCOME_DID_NOT_HAPPEN, Retriable: true}
+		return out, 0, nil
+	}
 	if p.leader != b.id {
 		out.Error = b.notLeader(p)
 		return out, 0, nil

@@ -41,6 +41,7 @@ type flight struct {
 type flightPart struct {
 	p      *part
 	seeks  uint64
+	topic  string
 	from   record.Offset
 	target Position
 	epoch  int32
@@ -183,7 +184,7 @@ func (k *Consumer) join(groups map[*fetchBroker]*[2]*flight, b *fetchBroker, p *
 		}
 		return // Poll, or an answer, will make room
 	}
-	f.parts = append(f.parts, flightPart{p: p, seeks: p.seeks, from: p.next, target: p.target, epoch: epoch})
+	f.parts = append(f.parts, flightPart{p: p, seeks: p.seeks, topic: p.topic, from: p.next, target: p.target, epoch: epoch})
 	f.left++
 	p.flight = f
 }
@@ -344,7 +345,7 @@ func (k *Consumer) request(f *flight) *clientv1.FetchRequest {
 		fp := &f.parts[i]
 		req.Partitions = append(req.Partitions, &clientv1.FetchPartition{
 			Topic: fp.p.tp.Topic, Partition: fp.p.tp.Partition, Offset: int64(fp.from),
-			MaxBytes: int32(k.cfg.MaxPartitionBytes), LeaderEpoch: &fp.epoch,
+			MaxBytes: int32(k.cfg.MaxPartitionBytes), LeaderEpoch: &fp.epoch, TopicId: fp.topic,
 		})
 	}
 	return req

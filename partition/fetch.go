@@ -50,7 +50,7 @@ func (h *Host) Fetch(ctx context.Context, req FetchRequest) []FetchedPartition {
 	defer stop()
 	replicas := make([]*Replica, len(req.Partitions))
 	for i, q := range req.Partitions {
-		replicas[i] = h.replica(q.TopicPartition)
+		replicas[i], _ = h.meant(q.TopicPartition, q.TopicID)
 	}
 	w := &fetchWaiter{moved: make(chan struct{}, 1)}
 	var timeout <-chan time.Time
@@ -94,7 +94,11 @@ func (h *Host) fetchOnce(ctx, end context.Context, req FetchRequest, replicas []
 	total := 0
 	for i, q := range req.Partitions {
 		if replicas[i] == nil {
-			answers[i] = FetchedPartition{TopicPartition: q.TopicPartition, Err: h.unknown(q.TopicPartition),
+			_, refusal := h.meant(q.TopicPartition, q.TopicID)
+			if refusal == nil { // it has come meanwhile
+				refusal = h.unknown(q.TopicPartition)
+			}
+			answers[i] = FetchedPartition{TopicPartition: q.TopicPartition, Err: refusal,
 				HighWatermark: -1, LastStable: -1, LogStart: -1}
 		} else {
 			budget := max(left-total, 0)

@@ -434,6 +434,18 @@ func (h *Host) leading(tp record.TopicPartition) (*Replica, *Error) {
 	return r, nil
 }
 
+// meant finds the replica of a partition, if it is of the topic with this id; zero: of whichever has the name.
+func (h *Host) meant(tp record.TopicPartition, id TopicID) (*Replica, *Error) {
+	r := h.replica(tp)
+	switch {
+	case r == nil:
+		return nil, h.unknown(tp)
+	case id != (TopicID{}) && id != r.spec.TopicID:
+		return nil, refused(CodeUnknownTopicID, "topic %s is not the one that was meant: that was deleted, or is not known here yet", tp.Topic)
+	}
+	return r, nil
+}
+
 // unknown is the answer for a partition without a replica here. Whether the partition exists at
 // all only the metadata knows: the listener, which has it, turns this into UNKNOWN_TOPIC_OR_PARTITION.
 func (h *Host) unknown(tp record.TopicPartition) *Error {

@@ -16,14 +16,10 @@ import (
 // sequence or an epoch: apply decides, and what is looked up before only shortens the way of
 // duplicates (R3).
 func (h *Host) Produce(req ProduceRequest, done func(ProduceResult, error)) {
-	r := h.replica(req.TopicPartition)
-	if r == nil {
-		done(noResult, h.unknown(req.TopicPartition))
-		return
-	}
-	if req.TopicID != (TopicID{}) && req.TopicID != r.spec.TopicID {
-		// Whoever has numbered a batch for another topic is not known here, and any number of theirs would be taken (P13).
-		done(noResult, refused(CodeUnknownTopicID, "topic %s is not the one that was meant: that was deleted, or is not known here yet", req.Topic))
+	// Of a topic with another id: whoever has numbered a batch for that is not known here, and any number would be taken (P13).
+	r, refusal := h.meant(req.TopicPartition, req.TopicID)
+	if refusal != nil {
+		done(noResult, refusal)
 		return
 	}
 	term, refusal := r.ready()

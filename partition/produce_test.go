@@ -53,6 +53,13 @@ func TestBatchesForAnotherTopicAreRefused(t *testing.T) {
 	if got := len(r.values(0)); got != 1 {
 		t.Fatalf("%d records stored", got)
 	}
+	// Nor is an offset in the one before one in this.
+	for id, want := range map[TopicID]Code{{2}: CodeUnknownTopicID, {1}: "", {}: ""} {
+		f := r.host.Fetch(t.Context(), FetchRequest{MaxBytes: 1 << 20, Partitions: []FetchPartition{{TopicPartition: testTP, TopicID: id, MaxBytes: 1 << 20, LeaderEpoch: -1}}})[0]
+		if want == "" && (f.Err != nil || f.Bytes == 0) || want != "" && (f.Err == nil || f.Err.Code != want || f.Bytes > 0) {
+			t.Errorf("fetched %+v from topic %v", f, id)
+		}
+	}
 }
 
 // TestRefusalsComeFromApply holds P7, P9, P10 and P12: refused batches get no offset and say that

@@ -12,6 +12,8 @@ import (
 // FetchPartition asks for records of one partition from an offset on.
 type FetchPartition struct {
 	record.TopicPartition
+	// TopicID is the topic that is meant; zero: whichever has the name.
+	TopicID  TopicID
 	Offset   record.Offset
 	MaxBytes int
 	// LeaderEpoch is the epoch of the leader the client believes in, -1 not to check (L24).

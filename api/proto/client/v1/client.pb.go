@@ -1397,7 +1397,9 @@ type FetchPartition struct {
 	// 0: 1,048,576.
 	MaxBytes int32 `protobuf:"varint,4,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
 	// Epoch of the leader the client believes in; -1 or absent: do not check (L24).
-	LeaderEpoch   *int32 `protobuf:"varint,5,opt,name=leader_epoch,json=leaderEpoch,proto3,oneof" json:"leader_epoch,omitempty"`
+	LeaderEpoch *int32 `protobuf:"varint,5,opt,name=leader_epoch,json=leaderEpoch,proto3,oneof" json:"leader_epoch,omitempty"`
+	// The topic that is meant, as in ProduceRequest.
+	TopicId       string `protobuf:"bytes,6,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1465,6 +1467,13 @@ func (x *FetchPartition) GetLeaderEpoch() int32 {
 		return *x.LeaderEpoch
 	}
 	return 0
+}
+
+func (x *FetchPartition) GetTopicId() string {
+	if x != nil {
+		return x.TopicId
+	}
+	return ""
 }
 
 type FetchResponse struct {
@@ -8307,13 +8316,14 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\tmin_bytes\x18\x03 \x01(\x05R\bminBytes\x12\x1b\n" +
 	"\tmax_bytes\x18\x04 \x01(\x05R\bmaxBytes\x12J\n" +
 	"\x0fisolation_level\x18\x05 \x01(\x0e2!.oncelog.client.v1.IsolationLevelR\x0eisolationLevel\x12\x16\n" +
-	"\x06decode\x18\x06 \x01(\bR\x06decode\"\xb2\x01\n" +
+	"\x06decode\x18\x06 \x01(\bR\x06decode\"\xcd\x01\n" +
 	"\x0eFetchPartition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x1b\n" +
 	"\tmax_bytes\x18\x04 \x01(\x05R\bmaxBytes\x12&\n" +
-	"\fleader_epoch\x18\x05 \x01(\x05H\x00R\vleaderEpoch\x88\x01\x01B\x0f\n" +
+	"\fleader_epoch\x18\x05 \x01(\x05H\x00R\vleaderEpoch\x88\x01\x01\x12\x19\n" +
+	"\btopic_id\x18\x06 \x01(\tR\atopicIdB\x0f\n" +
 	"\r_leader_epoch\"T\n" +
 	"\rFetchResponse\x12C\n" +
 	"\n" +
