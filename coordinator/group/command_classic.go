@@ -11,11 +11,23 @@ const (
 	// MaxOpaque is how long one member's metadata, and its assignment, may be.
 	MaxOpaque = 1 << 20
 	// MaxGenerationBytes is what all members of a generation may write together, their metadata and ids or their assignments, so
-	// that it fits into a command.
+	// that it fits into a command. It bounds commands, not the state: members that replace others may add to it.
 	MaxGenerationBytes = 3 << 20
 )
 
 func checkBegin(c *statev1.BeginGeneration) error {
+	bytes := 0
+	for _, m := range c.GetMembers() {
+		bytes += GenerationBytes(classicMemberOf(m))
+	}
+	if bytes > MaxGenerationBytes {
+		return invalid("%d bytes of members, at most %d are allowed", bytes, MaxGenerationBytes)
+	}
+	return checkGeneration(c)
+}
+
+// checkGeneration is for generations in commands and in snapshots.
+func checkGeneration(c *statev1.BeginGeneration) error {
 	if c.GetPrevious() < 0 {
 		return invalid("generation %d", c.GetPrevious())
 	}
@@ -25,7 +37,7 @@ func checkBegin(c *statev1.BeginGeneration) error {
 	if c.GetProtocolType() == "" || (c.GetProtocol() == "") != (len(c.GetMembers()) == 0) {
 		return invalid("a generation of %d members that speak %q of type %q", len(c.GetMembers()), c.GetProtocol(), c.GetProtocolType())
 	}
-	leads, instances, bytes := len(c.GetMembers()) == 0 && c.GetLeader() == "", make(map[string]bool), 0
+	leads, instances := len(c.GetMembers()) == 0 && c.GetLeader() == "", make(map[string]bool)
 	for i, m := range c.GetMembers() {
 		if err := checkClassicMember(m); err != nil {
 			return err
@@ -38,10 +50,6 @@ func checkBegin(c *statev1.BeginGeneration) error {
 		}
 		instances[m.GetInstanceId()] = true
 		leads = leads || m.GetMemberId() == c.GetLeader()
-		bytes += GenerationBytes(classicMemberOf(m))
-	}
-	if bytes > MaxGenerationBytes {
-		return invalid("%d bytes of members, at most %d are allowed", bytes, MaxGenerationBytes)
 	}
 	if !leads {
 		return invalid("the leader is no member")
@@ -66,20 +74,27 @@ func checkClassicMember(m *statev1.ClassicMember) error {
 
 func checkAssignGeneration(c *statev1.AssignGeneration) error {
 	bytes := 0
-	for i, a := range c.GetAssignments() {
+	for _, a := range c.GetAssignments() {
+		bytes += AssignmentBytes(a.GetMemberId(), a.GetAssignment())
+	}
+	if bytes > MaxGenerationBytes {
+		return invalid("%d bytes of assignments, at most %d are allowed", bytes, MaxGenerationBytes)
+	}
+	return checkAssignments(c.GetAssignments())
+}
+
+// checkAssignments is for assignments in commands and in snapshots.
+func checkAssignments(list []*statev1.ClassicAssignment) error {
+	for i, a := range list {
 		if err := checkMember(a.GetMemberId()); err != nil {
 			return err
 		}
-		if i > 0 && c.GetAssignments()[i-1].GetMemberId() >= a.GetMemberId() {
+		if i > 0 && list[i-1].GetMemberId() >= a.GetMemberId() {
 			return invalid("members are not sorted")
 		}
 		if len(a.GetAssignment()) > MaxOpaque {
 			return invalid("an assignment of %d bytes, at most %d are allowed", len(a.GetAssignment()), MaxOpaque)
 		}
-		bytes += AssignmentBytes(a.GetMemberId(), a.GetAssignment())
-	}
-	if bytes > MaxGenerationBytes {
-		return invalid("%d bytes of assignments, at most %d are allowed", bytes, MaxGenerationBytes)
 	}
 	return nil
 }

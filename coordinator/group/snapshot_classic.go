@@ -22,7 +22,7 @@ func (s *State) restoreClassic(g *group, in *statev1.ClassicGroupState) error {
 	}
 	// What is there must be what could be written.
 	begin := &statev1.BeginGeneration{ProtocolType: in.GetProtocolType(), Protocol: in.GetProtocol(), Leader: in.GetLeader()}
-	assign := &statev1.AssignGeneration{}
+	var assignments []*statev1.ClassicAssignment
 	c := newClassic()
 	c.protocolType, c.protocol, c.leader, c.assigned, c.beganMS = in.GetProtocolType(), in.GetProtocol(), in.GetLeader(), in.GetAssigned(), in.GetBeganMs()
 	if c.left = in.GetLeft(); c.left && !c.assigned {
@@ -36,15 +36,15 @@ func (s *State) restoreClassic(g *group, in *statev1.ClassicGroupState) error {
 			return damaged("group %.100q: an assignment before there is one", g.id)
 		}
 		begin.Members = append(begin.Members, m.GetMember())
-		assign.Assignments = append(assign.Assignments, &statev1.ClassicAssignment{MemberId: m.GetMember().GetMemberId(), Assignment: m.GetAssignment()})
+		assignments = append(assignments, &statev1.ClassicAssignment{MemberId: m.GetMember().GetMemberId(), Assignment: m.GetAssignment()})
 		member := classicMemberOf(m.GetMember())
 		member.Assignment = m.GetAssignment()
 		c.add(member)
 	}
-	if err := checkBegin(begin); err != nil {
+	if err := checkGeneration(begin); err != nil {
 		return damaged("group %.100q: %v", g.id, err)
 	}
-	if err := checkAssignGeneration(assign); err != nil {
+	if err := checkAssignments(assignments); err != nil {
 		return damaged("group %.100q: %v", g.id, err)
 	}
 	if c.assigned && len(c.members) == 0 {

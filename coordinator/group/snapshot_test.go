@@ -259,3 +259,45 @@ func FuzzApply(f *testing.F) {
 		}
 	})
 }
+
+// What is as large as it may be can be restored, and so can what has grown since, by members with longer ids.
+func TestLargestGenerationIsRestored(t *testing.T) {
+	s, index := New(), uint64(0)
+	apply := func(c *statev1.GroupCommand) {
+		t.Helper()
+		c.GroupId = "g"
+		data, err := EncodeCommand(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		index++
+		if r, err := s.Apply(index, 1, data); err != nil || r.Code != OK {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		snapshot, err := s.AppendSnapshot(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Restore(snapshot); err != nil {
+			t.Fatalf("after %T: %v", c.Command, err)
+		}
+	}
+	begin := &statev1.BeginGeneration{ProtocolType: "connect", Protocol: "p", Leader: "a"}
+	assign := &statev1.AssignGeneration{Generation: 1}
+	left, room := MaxGenerationBytes, MaxGenerationBytes
+	for _, id := range []string{"a", "b", "c", "d"} {
+		m := &statev1.ClassicMember{MemberId: id, InstanceId: "i" + id, SessionTimeoutMs: 1, RebalanceTimeoutMs: 1}
+		begin.Members = append(begin.Members, m)
+		n := GenerationBytes(classicMemberOf(m))
+		m.Metadata = make([]byte, min(MaxOpaque-2*n, room-n))
+		room -= n + len(m.Metadata)
+		if n := min(MaxOpaque, left-AssignmentBytes(id, nil)); n > 0 {
+			assign.Assignments = append(assign.Assignments, &statev1.ClassicAssignment{MemberId: id, Assignment: make([]byte, n)})
+			left -= AssignmentBytes(id, make([]byte, n))
+		}
+	}
+	apply(&statev1.GroupCommand{Command: &statev1.GroupCommand_BeginGeneration{BeginGeneration: begin}})
+	apply(&statev1.GroupCommand{Command: &statev1.GroupCommand_AssignGeneration{AssignGeneration: assign}}) // d is not given anything
+	longer := &statev1.ClassicMember{MemberId: strings.Repeat("e", MaxIDLength), InstanceId: "ia", SessionTimeoutMs: 1, RebalanceTimeoutMs: 1, Metadata: begin.Members[0].Metadata}
+	apply(&statev1.GroupCommand{Command: &statev1.GroupCommand_ReplaceMember{ReplaceMember: &statev1.ReplaceClassicMember{Generation: 1, OldId: "a", Member: longer}}})
+}
