@@ -86,6 +86,7 @@ func (s *State) prune(id string, at stamp, gone func(record.TopicPartition, *Off
 		g.pending[pid] = o
 		if s.removeAll(o, found); o.empty() {
 			delete(g.pending, pid)
+			s.forgetGroup(pid, id)
 		}
 	}
 	return n

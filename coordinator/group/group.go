@@ -50,9 +50,10 @@ func (s *State) edit(id string) *group {
 func (s *State) drop(id string) {
 	g := s.groups[id]
 	n, bytes := g.offsets.size()
-	for _, o := range g.pending {
+	for pid, o := range g.pending {
 		more, moreBytes := o.size()
 		n, bytes = n+more, bytes+moreBytes
+		s.forgetGroup(pid, id)
 	}
 	s.offsets -= n
 	s.bytes -= bytes + g.bytes() + g.consumer.bytes() + g.classic.bytes()

@@ -25,8 +25,8 @@ type producer struct {
 	touched uint64
 	// updatedMS is the largest leader's time of its commands (P25).
 	updatedMS int64
-	// groups had offsets in the open transaction when they were committed; sorted. Some of these offsets, or the group, may be gone.
-	// The slice is shared and never written to.
+	// groups have offsets in the open transaction; sorted. There are never more of them than pending offsets, which are counted. The slice is
+	// shared and never written to.
 	groups []string
 }
 
@@ -64,6 +64,15 @@ func (p producer) write(epoch record.Epoch, group string, at stamp) producer {
 	}
 	p.touch(at)
 	return p
+}
+
+// forgetGroup takes note that a group has no offsets in the producer's transaction any more.
+func (s *State) forgetGroup(pid record.ProducerID, group string) {
+	p := s.producers[pid]
+	if i, ok := slices.BinarySearch(p.groups, group); ok {
+		p.groups = slices.Delete(slices.Clone(p.groups), i, i+1)
+		s.producers[pid] = p
+	}
 }
 
 func (p *producer) raise(epoch record.Epoch) {
@@ -142,7 +151,7 @@ func (p producer) end(c *statev1.EndTransactionOfOffsets, at stamp) producer {
 // its place: the log decides, not the end of the transaction (G24).
 func (s *State) settle(id string, pid record.ProducerID, commit bool) {
 	if s.groups[id] == nil || s.groups[id].pending[pid] == nil {
-		return // deleted since
+		return // there is nothing to settle
 	}
 	g := s.edit(id)
 	ended := g.pending[pid]

@@ -445,16 +445,24 @@ func snapshot(t testing.TB, s *State) []byte {
 func (s *State) mustCount(t testing.TB) {
 	t.Helper()
 	n, bytes := 0, int64(0)
+	written := make(map[record.ProducerID][]string)
 	for _, g := range s.groups {
 		k, b := g.offsets.size()
 		n, bytes = n+k, bytes+b+g.bytes()+g.consumer.bytes()+g.classic.bytes()
 		g.consumers().mustHold(t, g)
 		g.classics().mustHold(t, g)
-		for _, o := range g.pending {
+		for pid, o := range g.pending {
+			written[pid] = append(written[pid], g.id)
 			k, b := o.size()
 			if n, bytes = n+k, bytes+b; k == 0 {
 				t.Fatalf("group %q: pending offsets without any", g.id)
 			}
+		}
+	}
+	for pid, p := range s.producers { // who remembers more is bounded by nothing
+		slices.Sort(written[pid])
+		if !slices.Equal(p.groups, written[pid]) {
+			t.Fatalf("producer %d remembers groups %q, and has pending offsets in %q", pid, p.groups, written[pid])
 		}
 	}
 	if n != s.offsets || bytes != s.bytes {
