@@ -19,17 +19,11 @@ func RecoverReplica(fsys vfs.FS, dir string, terms *raftgroup.Terms) (raftgroup.
 	if err := checkUndamaged(fsys, dir, id.Self); err != nil {
 		return id, raftgroup.Recovery{}, err
 	}
-	snapshots, err := raftgroup.SnapshotsOnDisk(fsys, dir)
+	newest, _, err := raftgroup.NewestOnDisk(fsys, dir)
 	if err != nil {
 		return id, raftgroup.Recovery{}, err
 	}
-	o := recordlog.Options{FS: fsys, Dir: LogDir(dir), MustExist: true, Classify: Classify, WholeWindow: true}
-	for _, s := range snapshots {
-		if s.Err == nil {
-			o.SnapshotIndex = s.Index
-			break
-		}
-	}
+	o := recordlog.Options{FS: fsys, Dir: LogDir(dir), MustExist: true, Classify: Classify, WholeWindow: true, SnapshotIndex: newest.Index}
 	l, err := recordlog.Open(o)
 	if err != nil {
 		return id, raftgroup.Recovery{}, err

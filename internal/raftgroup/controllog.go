@@ -166,7 +166,7 @@ func convertBoltLog(h *Host, dir, fresh string, newest record.Index) (err error)
 		first, last = uint64(newest)+1, uint64(newest) // all of it is covered, or there is nothing
 	}
 	if record.Index(first) > newest+1 {
-		return fmt.Errorf("%s begins at entry %d, and the newest good snapshot ends at %d: entries are missing", boltLogPath(dir), first, newest)
+		return fmt.Errorf("%w: %s begins at entry %d, and the newest good snapshot ends at %d: entries are missing", ErrStateLost, boltLogPath(dir), first, newest)
 	}
 	to, err := recordlog.Open(controlOptions(h.config.FS, fresh))
 	if err != nil {

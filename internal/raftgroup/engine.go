@@ -110,8 +110,7 @@ func (e *engine) open() (r *raft.Raft, err error) {
 		}
 	}()
 	g := e.group
-	first, err := g.logs.FirstIndex()
-	if err != nil {
+	if err := checkCovered(g.logs, g.snapshots.newest(), g.snapshots.lost); err != nil {
 		return nil, err
 	}
 	last, err := g.logs.LastIndex()
@@ -119,9 +118,6 @@ func (e *engine) open() (r *raft.Raft, err error) {
 		return nil, err
 	}
 	snapshot := uint64(g.snapshots.newest())
-	if first > snapshot+1 {
-		return nil, fmt.Errorf("log begins at index %d, and the newest good snapshot ends at %d: entries are missing", first, snapshot)
-	}
 	if last > 0 && last < snapshot {
 		// We died after a snapshot was installed and before the log it replaces was emptied.
 		if err := g.logs.trim(last); err != nil {
@@ -344,15 +340,22 @@ func (g *Group) checkLogExists() error {
 	return err
 }
 
-// checkCovered refuses a replica whose log ends below a snapshot that is damaged: what lies between them was acknowledged, and the snapshot
-// before knows nothing of it.
-func (g *Group) checkCovered() error {
-	last, err := g.logs.LastIndex()
+// checkCovered refuses a replica of which entries are missing between its newest good snapshot and its log, or whose log ends below a snapshot that
+// is damaged: what lies between them was acknowledged, and the snapshot before knows nothing of it. lost is the index of the damaged one.
+func checkCovered(logs raft.LogStore, newest, lost record.Index) error {
+	first, err := logs.FirstIndex()
 	if err != nil {
 		return err
 	}
-	if end := max(record.Index(last), g.snapshots.newest()); g.snapshots.lost > end {
-		return fmt.Errorf("%w: its snapshot of entry %d is damaged, and what else it has ends at entry %d", ErrStateLost, g.snapshots.lost, end)
+	last, err := logs.LastIndex()
+	if err != nil {
+		return err
+	}
+	if record.Index(first) > newest+1 {
+		return fmt.Errorf("%w: its log begins at entry %d, and its newest good snapshot ends at %d: entries are missing", ErrStateLost, first, newest)
+	}
+	if end := max(record.Index(last), newest); lost > end {
+		return fmt.Errorf("%w: its snapshot of entry %d is damaged, and what else it has ends at entry %d", ErrStateLost, lost, end)
 	}
 	return nil
 }

@@ -108,7 +108,7 @@ func openGroup(h *Host, c GroupConfig) (*Group, error) {
 	if g.logs, err = g.openLog(); err != nil {
 		return nil, err
 	}
-	if err = errors.Join(g.checkStableExists(), g.checkCovered()); err != nil {
+	if err = errors.Join(g.checkStableExists(), checkCovered(g.logs, g.snapshots.newest(), g.snapshots.lost)); err != nil {
 		return nil, errors.Join(err, g.logs.close())
 	}
 	if c.wrapLog != nil {

@@ -113,6 +113,22 @@ func SnapshotsOnDisk(fsys vfs.FS, dir string) ([]SnapshotOnDisk, error) {
 	return list, nil
 }
 
+// NewestOnDisk gives the newest snapshot of a replica's directory that is good; of index 0, if there is none. lost is the index of the newest one that is
+// damaged, by its name. That a newer one cannot be read now is no proof of damage, and an error, as on a start.
+func NewestOnDisk(fsys vfs.FS, dir string) (newest SnapshotOnDisk, lost record.Index, err error) {
+	list, err := SnapshotsOnDisk(fsys, dir)
+	for _, s := range list {
+		if s.Err == nil {
+			return s, lost, nil
+		}
+		if errors.As(s.Err, new(*fs.PathError)) {
+			return SnapshotOnDisk{}, 0, fmt.Errorf("the snapshot %s cannot be read, which does not say that it is damaged: see that it can, and try again: %w", s.Name, s.Err)
+		}
+		lost = max(lost, snapshotNamed(s.Name))
+	}
+	return SnapshotOnDisk{}, lost, err
+}
+
 // StateOnDisk reads the state in a snapshot file that SnapshotsOnDisk found good.
 func StateOnDisk(fsys vfs.FS, dir, name string) ([]byte, error) {
 	f, err := fsys.Open(filepath.Join(dir, snapshotDir, name))

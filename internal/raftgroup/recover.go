@@ -78,17 +78,12 @@ func (r *Replica) open() (logs raft.LogStore, closeLog func() error, err error) 
 }
 
 func (r *Replica) openControl() (logs raft.LogStore, closeLog func() error, err error) {
-	snapshots, err := SnapshotsOnDisk(r.FS, r.Dir)
+	newest, _, err := NewestOnDisk(r.FS, r.Dir)
 	if err != nil {
 		return nil, nil, err
 	}
 	o := controlOptions(r.FS, ControlLogDir(r.Dir))
-	for _, s := range snapshots {
-		if s.Err == nil {
-			o.SnapshotIndex = s.Index
-			break
-		}
-	}
+	o.SnapshotIndex = newest.Index
 	l, err := recordlog.Open(o)
 	if err != nil {
 		return nil, nil, err
@@ -97,18 +92,17 @@ func (r *Replica) openControl() (logs raft.LogStore, closeLog func() error, err 
 }
 
 func (r *Replica) recoverIn(logs raft.LogStore, out *Recovery, terms *Terms) error {
-	snapshots, err := SnapshotsOnDisk(r.FS, r.Dir)
+	newest, lost, err := NewestOnDisk(r.FS, r.Dir)
 	if err != nil {
 		return err
 	}
-	for _, s := range snapshots {
-		if s.Err == nil {
-			out.Voters, out.Learners, out.Last, out.Term = s.Voters, s.Learner, s.Index, s.Term
-			break
-		}
-	}
+	out.Voters, out.Learners, out.Last, out.Term = newest.Voters, newest.Learner, newest.Index, newest.Term
 	if err := lookAtLog(logs, out); err != nil {
 		return err
+	}
+	// What would not start afterwards is not recovered.
+	if err := checkCovered(logs, newest.Index, lost); err != nil {
+		return fmt.Errorf("group %d: %w", r.ID, err)
 	}
 	if out.Last == 0 {
 		return fmt.Errorf("group %d: %s holds nothing at all", r.ID, filepath.Base(r.Dir))

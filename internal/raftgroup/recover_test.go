@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -177,5 +178,67 @@ func TestNoRecoveryWithoutRaisedTerm(t *testing.T) {
 	}
 	if err := open.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A replica whose newest snapshot cannot be read now is left as it is, and so is one that would not start afterwards, because that snapshot is damaged
+// and its log does not make up for it.
+func TestNoRecoveryWithoutNewestSnapshot(t *testing.T) {
+	unread := func(kind vfs.OpKind, name string) func(*testing.T, *vfs.Mem, string) {
+		return func(_ *testing.T, fsys *vfs.Mem, _ string) { fsys.FailNth(kind, name, 0, errDisk) }
+	}
+	damaged := func(t *testing.T, fsys *vfs.Mem, dir string) {
+		flip(t, fsys, filepath.Join(dir, snapshotDir, fmt.Sprintf(snapshotName, 20, 1)+snapshotSuffix))
+	}
+	for _, x := range []struct {
+		name        string
+		trouble     func(*testing.T, *vfs.Mem, string)
+		first, last uint64 // of the log
+		want        error
+	}{
+		{"well", func(*testing.T, *vfs.Mem, string) {}, 21, 22, nil},
+		{"the newest is not opened", unread(vfs.OpOpen, "20-"), 11, 22, errDisk},
+		{"the newest is not read", unread(vfs.OpRead, "20-"), 11, 22, errDisk},
+		{"the one before is not read", unread(vfs.OpRead, "10-"), 11, 22, nil},
+		{"the newest is damaged", damaged, 11, 22, nil},
+		{"it is damaged, and the log begins behind it", damaged, 21, 22, ErrStateLost},
+		{"it is damaged, and the log ends below it", damaged, 11, 15, ErrStateLost},
+	} {
+		fsys, dir := vfs.NewMem(1), t.TempDir()
+		if err := makeDir(fsys, dir); err != nil {
+			t.Fatal(err)
+		}
+		s, err := openSnapshots(fsys, dir, testLogger(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head := snapshotHead{term: 1, configuration: raft.Configuration{Servers: []raft.Server{{ID: "1/1", Address: "1/1"}, {ID: "2/2", Address: "2/2"}}}}
+		for head.index = 10; head.index <= 20; head.index += 10 {
+			k, err := s.create(head)
+			if err == nil {
+				err = k.finish(nil)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		logs, err := openBoltLog(dir, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := x.first; i <= x.last; i++ {
+			if err := logs.StoreLog(&raft.Log{Index: i, Term: 1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := logs.close(); err != nil {
+			t.Fatal(err)
+		}
+		x.trouble(t, fsys, dir)
+		r := Replica{FS: fsys, Dir: dir, ID: 7, Self: "1/1", NoSync: true}
+		out, err := r.Recover(nil)
+		if !errors.Is(err, x.want) || out.Changed != (x.want == nil) {
+			t.Errorf("%s: %+v, %v; want %v", x.name, out, err, x.want)
+		}
 	}
 }

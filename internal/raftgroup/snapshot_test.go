@@ -301,7 +301,7 @@ func TestMissingSnapshotIsFound(t *testing.T) {
 		}
 		c.start(c.nodes[0])
 		_, err := c.open(c.nodes[0], 7, MakeServerID(1, 1), members(1))
-		if err == nil || !strings.Contains(err.Error(), "entries are missing") {
+		if !errors.Is(err, ErrStateLost) || !strings.Contains(err.Error(), "entries are missing") {
 			t.Errorf("opened with %v", err)
 		}
 	})

@@ -86,16 +86,22 @@ func openSnapshots(fsys vfs.FS, dir string, logger *slog.Logger, bad func()) (*s
 			if bad != nil {
 				bad()
 			}
-			var index, term uint64
-			if _, err := fmt.Sscanf(name, snapshotName, &index, &term); err == nil {
-				s.lost = max(s.lost, record.Index(index))
-			}
+			s.lost = max(s.lost, snapshotNamed(name))
 			continue
 		}
 		s.list = append(s.list, snapshotFile{name: name, head: head})
 	}
 	s.sort()
 	return s, nil
+}
+
+// snapshotNamed is the index in the name of a snapshot's file; 0: it has none.
+func snapshotNamed(name string) record.Index {
+	var index, term uint64
+	if _, err := fmt.Sscanf(name, snapshotName, &index, &term); err != nil {
+		return 0
+	}
+	return record.Index(index)
 }
 
 // settle makes durable what was found: the log is about to be trimmed and put in place by it, and who wrote a snapshot may have been
