@@ -11,6 +11,7 @@ import (
 	"github.com/oncelog/oncelog/cluster/metadata/acl"
 	"github.com/oncelog/oncelog/coordinator"
 	"github.com/oncelog/oncelog/coordinator/group"
+	"github.com/oncelog/oncelog/partition"
 	"github.com/oncelog/oncelog/record"
 )
 
@@ -111,11 +112,16 @@ func offsetsOf(list []*clientv1.OffsetToCommit) ([]coordinator.OffsetToCommit, *
 	}
 	offsets := make([]coordinator.OffsetToCommit, len(list))
 	for i, o := range list {
-		if refusal := checkRange("offset", o.Offset, 0, math.MaxInt64); refusal != nil {
+		refusal := checkRange("offset", o.Offset, 0, math.MaxInt64)
+		var topic partition.TopicID
+		if refusal == nil {
+			topic, refusal = topicIDOf(o.TopicId)
+		}
+		if refusal != nil {
 			return nil, refusal
 		}
 		offsets[i] = coordinator.OffsetToCommit{
-			TopicPartition: record.TopicPartition{Topic: o.Topic, Partition: o.Partition}, Offset: record.Offset(o.Offset), LeaderEpoch: -1, Metadata: o.Metadata,
+			TopicPartition: record.TopicPartition{Topic: o.Topic, Partition: o.Partition}, TopicID: group.TopicID(topic), Offset: record.Offset(o.Offset), LeaderEpoch: -1, Metadata: o.Metadata,
 		}
 		if o.LeaderEpoch != nil {
 			offsets[i].LeaderEpoch = *o.LeaderEpoch

@@ -89,7 +89,7 @@ func (m *committer) run(ctx context.Context) {
 func commitOffsets(ctx context.Context, c *Client, k *coordinator, by GroupMember, offsets Offsets) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
 	defer cancel()
-	req := &clientv1.CommitOffsetsRequest{GroupId: by.GroupID, Committer: committerOf(by), Offsets: offsetsToProto(offsets)}
+	req := &clientv1.CommitOffsetsRequest{GroupId: by.GroupID, Committer: committerOf(by), Offsets: offsetsToProto(by, offsets)}
 	var refused []*clientv1.RefusedOffset
 	lost, err := k.do(ctx, func(ctx context.Context, cc *grpc.ClientConn) error {
 		r, err := clientv1.NewGroupServiceClient(cc).CommitOffsets(ctx, req)
@@ -112,12 +112,12 @@ func committerOf(m GroupMember) *clientv1.Committer {
 	return &clientv1.Committer{MemberId: m.MemberID, InstanceId: m.InstanceID, MemberEpoch: m.Epoch}
 }
 
-func offsetsToProto(offsets Offsets) []*clientv1.OffsetToCommit {
+func offsetsToProto(by GroupMember, offsets Offsets) []*clientv1.OffsetToCommit {
 	list := slices.Collect(maps.Keys(offsets))
 	sortPartitions(list)
 	out := make([]*clientv1.OffsetToCommit, len(list))
 	for i, tp := range list {
-		out[i] = &clientv1.OffsetToCommit{Topic: tp.Topic, Partition: tp.Partition, Offset: int64(offsets[tp])}
+		out[i] = &clientv1.OffsetToCommit{Topic: tp.Topic, Partition: tp.Partition, Offset: int64(offsets[tp]), TopicId: by.topicID(tp.Topic)}
 	}
 	return out
 }

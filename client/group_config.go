@@ -100,4 +100,15 @@ type GroupMember struct {
 	GroupID, MemberID, InstanceID string
 	// Epoch is the member's; below 0: nobody in particular, and no member is checked.
 	Epoch int32
+
+	// topics are the ids of the topics that it reads, by name: an offset in one that was deleted is none in the next one of its name. Never changed.
+	topics *map[string]string
+}
+
+// topicID is the id of a topic that the member reads; empty: it is not known.
+func (m GroupMember) topicID(name string) string {
+	if m.topics == nil {
+		return ""
+	}
+	return (*m.topics)[name]
 }

@@ -156,6 +156,7 @@ func (g *GroupConsumer) rebalance(ctx context.Context) error {
 		g.m.done(order{lost: true})
 	case o.pending:
 		g.giveBack(ctx, partitionsOf(o.topics))
+		g.m.reads(o.topics) // not before what is given back has been committed
 		g.take(partitionsOf(o.topics))
 		g.m.done(o)
 	}

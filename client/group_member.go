@@ -36,6 +36,8 @@ type membership struct {
 	pending bool
 	// lost: the member is none any more, which Poll has to take note of before it joins again.
 	lost bool
+	// topics are the ids of the topics that Poll reads. Replaced, not changed.
+	topics *map[string]string
 	// owned is what it reads, acked the version that this answers, on ackedStream. doing is what Poll is about to read as well.
 	owned       []*clientv1.AssignedTopic
 	doing       []*clientv1.AssignedTopic
@@ -342,7 +344,18 @@ func (m *membership) leave() {
 func (m *membership) member() GroupMember {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return GroupMember{GroupID: m.cfg.GroupID, MemberID: m.id, InstanceID: m.cfg.InstanceID, Epoch: m.epoch}
+	return GroupMember{GroupID: m.cfg.GroupID, MemberID: m.id, InstanceID: m.cfg.InstanceID, Epoch: m.epoch, topics: m.topics}
+}
+
+// reads notes which topics Poll reads from now on.
+func (m *membership) reads(list []*clientv1.AssignedTopic) {
+	ids := make(map[string]string, len(list))
+	for _, t := range list {
+		ids[t.GetTopic()] = t.GetTopicId()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.topics = &ids
 }
 
 // partitionsOf lists what an order is about.

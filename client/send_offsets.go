@@ -36,7 +36,7 @@ func (t *transactions) sendOffsets(ctx context.Context, by GroupMember, offsets 
 	has := t.identity()
 	req := &clientv1.CommitOffsetsInTransactionRequest{
 		TransactionalId: t.id, ProducerId: int64(has.pid), ProducerEpoch: int32(has.epoch),
-		GroupId: by.GroupID, Committer: committerOf(by), Offsets: offsetsToProto(offsets),
+		GroupId: by.GroupID, Committer: committerOf(by), Offsets: offsetsToProto(by, offsets),
 	}
 	var refusals []*clientv1.RefusedOffset
 	lost, err := t.groupCoordinator(by.GroupID).do(ctx, func(ctx context.Context, cc *grpc.ClientConn) error {
@@ -56,7 +56,7 @@ func (t *transactions) sendOffsets(ctx context.Context, by GroupMember, offsets 
 	if lost {
 		err.Outcome = Unknown
 	}
-	if !err.Retriable && err.Reason != ReasonCanceled {
+	if !err.Retriable && err.Reason != ReasonCanceled || err.Reason == ReasonUnknownTopicID {
 		e := *err
 		e.Abortable = true
 		e.Message = "the transaction has to be aborted: " + e.Message

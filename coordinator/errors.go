@@ -54,6 +54,7 @@ const (
 	CodeUnsupportedAssignor      Code = "UNSUPPORTED_ASSIGNOR"
 	CodeInvalidRegularExpression Code = "INVALID_REGULAR_EXPRESSION"
 	CodeUnknownTopicOrPartition  Code = "UNKNOWN_TOPIC_OR_PARTITION"
+	CodeUnknownTopicID           Code = "UNKNOWN_TOPIC_ID"
 	CodeOffsetMetadataTooLarge   Code = "OFFSET_METADATA_TOO_LARGE"
 	CodeUnstableOffsetCommit     Code = "UNSTABLE_OFFSET_COMMIT"
 	CodeInvalidProducerEpoch     Code = "INVALID_PRODUCER_EPOCH"

@@ -17,6 +17,8 @@ import (
 // OffsetToCommit is one offset of a commit.
 type OffsetToCommit struct {
 	record.TopicPartition
+	// TopicID is the topic that is meant; zero: whichever has the name.
+	TopicID group.TopicID
 	// Offset is the next one to be read. Any number is taken (G21).
 	Offset record.Offset
 	// LeaderEpoch is that of the last record before it, -1 if it is not known.
@@ -74,7 +76,7 @@ func (g *Groups) CommitOffsets(ctx context.Context, r CommitRequest) ([]RefusedO
 }
 
 // commitTo checks a commit, and finds the shard that it is for. Where the group holds an offset of another topic by the same name, one of the two
-// is gone: which, is not guessed from metadata that may be old, or the offset of the living one would be overwritten for the dead.
+// is gone, and so where the one that is meant is not known here: which, is not guessed from metadata that may be old, or the offset of the living one would be overwritten for the dead.
 func (g *Groups) commitTo(ctx context.Context, id string, by group.Committer, list []OffsetToCommit) (*groupShard, record.Term, []*statev1.TopicOffsets, []RefusedOffset, *Error) {
 	topics, refusals, err := g.offsetsToProto(id, by, list)
 	if err != nil {
@@ -91,8 +93,8 @@ func (g *Groups) commitTo(ctx context.Context, id string, by group.Committer, li
 			wanted[i].Partitions = append(wanted[i].Partitions, p.Partition)
 		}
 	}
-	doubtful := false
-	s.machine.read(func(m *group.State) { doubtful = m.OfAnotherTopic(id, wanted) })
+	doubtful := slices.ContainsFunc(refusals, func(r RefusedOffset) bool { return r.Code == CodeUnknownTopicID })
+	s.machine.read(func(m *group.State) { doubtful = doubtful || m.OfAnotherTopic(id, wanted) })
 	if doubtful {
 		if err := g.confirmTopics(ctx, id); err != nil {
 			return nil, 0, nil, nil, err
@@ -167,6 +169,9 @@ func (g *Groups) checkOffset(o *OffsetToCommit) (Topic, *RefusedOffset) {
 	switch units := group.MetadataUnits(o.Metadata); {
 	case !ok || o.Partition < 0 || o.Partition >= topic.Partitions:
 		return topic, &RefusedOffset{TopicPartition: o.TopicPartition, Code: CodeUnknownTopicOrPartition, Message: "there is no partition " + o.TopicPartition.String(), Field: "topic, partition"}
+	case o.TopicID != (group.TopicID{}) && o.TopicID != topic.ID:
+		return topic, &RefusedOffset{TopicPartition: o.TopicPartition, Code: CodeUnknownTopicID, Field: "topic_id",
+			Message: "topic " + o.Topic + " is not the one that was meant: that was deleted, and its offsets are none of this one"}
 	case units > group.MaxMetadataUnits || !utf8.ValidString(o.Metadata):
 		limit := strconv.Itoa(group.MaxMetadataUnits) + " units of UTF-16"
 		return topic, &RefusedOffset{TopicPartition: o.TopicPartition, Code: CodeOffsetMetadataTooLarge, Field: "metadata", Limit: limit,

@@ -93,6 +93,21 @@ func TestDeletion(t *testing.T) {
 	})
 }
 
+// An offset in a topic that was deleted is none in the next one of its name, and is not taken for one.
+func TestOffsetsOfAnotherTopicAreRefused(t *testing.T) {
+	runGroups(t, 1, nil, func(t *testing.T, r *rig) {
+		b, ctx := r.leaderOf(KindGroups), context.Background()
+		r.setTopics(Topic{"orders", group.TopicID{2}, 6})
+		for id, want := range map[group.TopicID]Code{{1}: CodeUnknownTopicID, {2}: "", {}: ""} {
+			refused, err := b.groups.CommitOffsets(ctx, CommitRequest{Group: "g", By: nobodyInGroup, Offsets: []OffsetToCommit{
+				{TopicPartition: record.TopicPartition{Topic: "orders"}, TopicID: id, Offset: 5, LeaderEpoch: -1}}})
+			if err != nil || (want == "") != (len(refused) == 0) || len(refused) > 0 && refused[0].Code != want {
+				t.Errorf("of topic %v: refused %+v, %v", id, refused, err)
+			}
+		}
+	})
+}
+
 // G16: members come and go, nobody gets what another has, and all of it is there after the leader has died.
 func TestMembersShareAndSurviveTheirCoordinator(t *testing.T) {
 	runGroups(t, 3, nil, func(t *testing.T, r *rig) {

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"time"
@@ -200,4 +201,47 @@ func TestPatternAndPause(t *testing.T) {
 	got = append(got, one.readN(2)...)
 	slices.Sort(got)
 	s.wantValues("all", got, want)
+}
+
+// A topic that is deleted and created again is another one: its records are read from their beginning, whatever was read of the one before, and nobody
+// commits for it what was.
+func TestGroupReadsATopicThatWasCreatedAgain(t *testing.T) {
+	t.Parallel()
+	s := beginPatientGroups(t)
+	one := s.worker("one", nil)
+	s.share(map[*worker]int{one: 3})
+	s.fill(0, 6)
+	one.readN(6)
+	before, old := one.g.Member(), one.g.Positions()
+	s.must("delete", s.cl.DeleteTopic(s.ctx, topic))
+	_, err := s.cl.CreateTopic(s.ctx, client.TopicSpec{Name: topic, Partitions: 3, ReplicationFactor: 3, WaitReady: 20 * time.Second})
+	s.must("create again", err)
+	want := s.fill(10, 9)
+	if err := one.g.Commit(s.ctx); err == nil {
+		t.Error("offsets of the old topic are committed for the new one")
+	}
+	p := s.transactional("tx")
+	s.must("begin", p.Begin())
+	if err := p.SendOffsets(s.ctx, before, old); err == nil {
+		t.Error("offsets of the old topic are sent for the new one")
+	}
+	s.must("abort", p.Abort(s.ctx))
+	var values []string
+	s.until("the new topic is read", func() bool {
+		ctx, cancel := context.WithTimeout(s.ctx, 100*time.Millisecond)
+		defer cancel()
+		got, _ := one.g.Poll(ctx)
+		for i := range got {
+			if got[i].Err == nil { // else the old topic is missed, until its partitions are given back
+				values = append(values, s.values(got[i:i+1])...)
+			}
+		}
+		return len(values) >= 9
+	})
+	slices.Sort(values)
+	s.wantValues("of the new topic", values, want)
+	s.must("commit", one.g.Commit(s.ctx))
+	if got := one.committed(); !slices.Equal(got, []record.Offset{3, 3, 3}) {
+		t.Errorf("committed %v", got)
+	}
 }

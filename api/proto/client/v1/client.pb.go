@@ -3388,7 +3388,9 @@ type OffsetToCommit struct {
 	// Of the last record before it; absent: not known.
 	LeaderEpoch *int32 `protobuf:"varint,4,opt,name=leader_epoch,json=leaderEpoch,proto3,oneof" json:"leader_epoch,omitempty"`
 	// Up to 4,096 characters, for whoever commits.
-	Metadata      string `protobuf:"bytes,5,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Metadata string `protobuf:"bytes,5,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// The topic that is meant, as in ProduceRequest: an offset in another one is refused.
+	TopicId       string `protobuf:"bytes,6,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3454,6 +3456,13 @@ func (x *OffsetToCommit) GetLeaderEpoch() int32 {
 func (x *OffsetToCommit) GetMetadata() string {
 	if x != nil {
 		return x.Metadata
+	}
+	return ""
+}
+
+func (x *OffsetToCommit) GetTopicId() string {
+	if x != nil {
+		return x.TopicId
 	}
 	return ""
 }
@@ -8488,13 +8497,14 @@ const file_client_v1_client_proto_rawDesc = "" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\tR\n" +
 	"instanceId\x12!\n" +
-	"\fmember_epoch\x18\x03 \x01(\x05R\vmemberEpoch\"\xb1\x01\n" +
+	"\fmember_epoch\x18\x03 \x01(\x05R\vmemberEpoch\"\xcc\x01\n" +
 	"\x0eOffsetToCommit\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12&\n" +
 	"\fleader_epoch\x18\x04 \x01(\x05H\x00R\vleaderEpoch\x88\x01\x01\x12\x1a\n" +
-	"\bmetadata\x18\x05 \x01(\tR\bmetadataB\x0f\n" +
+	"\bmetadata\x18\x05 \x01(\tR\bmetadata\x12\x19\n" +
+	"\btopic_id\x18\x06 \x01(\tR\atopicIdB\x0f\n" +
 	"\r_leader_epoch\"\xaa\x01\n" +
 	"\x14CommitOffsetsRequest\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12:\n" +
