@@ -148,7 +148,9 @@ func (s *recordStore) snapshotAt(index uint64) error {
 func (s *recordStore) close() error { return nil }
 
 // nothingWritten tells the failures of a log that leave it as it was: the replica need not halt.
-func nothingWritten(err error) bool { return errors.Is(err, recordlog.ErrNoSpace) }
+func nothingWritten(err error) bool {
+	return errors.Is(err, recordlog.ErrNoSpace) || errors.Is(err, recordlog.ErrNoFiles)
+}
 
 // unwritable tells an entry that the log does not take, of which nothing was written either. A
 // leader can do without it; a follower that cannot take what its leader has is lost.

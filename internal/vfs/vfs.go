@@ -83,6 +83,11 @@ var (
 // IsFull says whether an error is a full disk, or a quota's.
 func IsFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
+// OutOfFiles says whether an error is that too many files are open, in the process or on the machine. Whoever gets it has opened nothing, and so changed nothing.
+func OutOfFiles(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
 // Space says how many bytes a file system still takes below a directory, and how many it has in all; not ok: it
 // does not tell.
 func Space(fsys FS, dir string) (free, total int64, ok bool) {

@@ -22,6 +22,8 @@ var (
 	ErrCutOff = errors.New("entry was cut off before it was on disk")
 	// ErrNoSpace: the disk is full. Nothing was written, the log goes on.
 	ErrNoSpace = errors.New("no space left for the record log")
+	// ErrNoFiles: too many files are open for another one. Nothing was written, the log goes on.
+	ErrNoFiles = errors.New("no file can be opened for the record log")
 	// ErrFailed: a write or sync failed earlier, so that nobody knows what is on disk. The log takes
 	// no more writes until it is opened again. What was being written may have happened.
 	ErrFailed = errors.New("record log has failed")

@@ -293,3 +293,33 @@ func TestOpenAfterFailedSync(t *testing.T) {
 		must(t, l.Close())
 	}
 }
+
+// Too many open files refuse what needs another one, before anything is written: the log goes on when there is one again. What is queued is written where
+// there is a file for it.
+func TestTooManyOpenFiles(t *testing.T) {
+	for _, cause := range []error{syscall.EMFILE, syscall.ENFILE} {
+		fsys := newMem(t, 1)
+		l := filled(t, fsys, 5)
+		l.SetSegmentBytes(1) // the next entry begins a segment
+		entry := func(i record.Index) []Entry { return []Entry{dataEntry(t, i, 1, batchOf(t, 200, int64(i)))} }
+		for range 3 {
+			fsys.FailNth(vfs.OpCreate, segmentSuffix, 1, cause)
+			if err := l.Append(entry(6)); !errors.Is(err, ErrNoFiles) || !errors.Is(err, cause) || errors.Is(err, ErrFailed) {
+				t.Fatalf("append: %v", err)
+			}
+		}
+		if l.Full() {
+			t.Error("the disk is said to be full")
+		}
+		must(t, l.Append(entry(6)))
+		fsys.FailNth(vfs.OpCreate, segmentSuffix, 1, cause)
+		must(t, l.Queue(entry(7)))
+		must(t, <-listen(l, 7))
+		must(t, l.Close())
+		l = open(t, fsys)
+		if _, last := l.Window(); last != 7 || l.Failed() != nil {
+			t.Errorf("the log ends at %d, %v", last, l.Failed())
+		}
+		must(t, l.Close())
+	}
+}

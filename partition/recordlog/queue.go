@@ -157,8 +157,8 @@ func (l *Log) flush() error {
 	}
 	defer l.giveBack()
 	err := l.write(&l.live, entries, fromQueue)
-	if errors.Is(err, ErrNoSpace) {
-		// It was reserved. A file system that does not keep its word is as good as broken.
+	if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrNoFiles) {
+		// It was reserved. A file system that does not keep its word is as good as broken, and a segment without bounds is none.
 		err = l.fail(err)
 	}
 	return err

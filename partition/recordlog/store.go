@@ -33,7 +33,7 @@ func (l *Log) Window() (first, last record.Index) {
 // log holds at or above the first of them and outside the window is cut off first: a tail that
 // Raft has given up. Data and Ext are kept by reference in the cache and must not change.
 //
-// Errors: ErrGap, ErrInvalidEntry, ErrNoSpace: nothing was written. ErrFailed: may have happened.
+// Errors: ErrGap, ErrInvalidEntry, ErrNoSpace, ErrNoFiles: nothing was written. ErrFailed: may have happened.
 func (l *Log) Append(entries []Entry) error {
 	if err := l.usable(); err != nil {
 		return err
@@ -181,6 +181,9 @@ func (l *Log) write(c *chain, entries []Entry, from source) error {
 	}
 	s := c.active()
 	h, err := l.files.acquire(s)
+	if err != nil && from != fromQueue && vfs.OutOfFiles(err) {
+		return fmt.Errorf("%w: %w", ErrNoFiles, err)
+	}
 	if err != nil {
 		return l.fail(err)
 	}
@@ -219,16 +222,16 @@ func (l *Log) write(c *chain, entries []Entry, from source) error {
 	return l.writeAhead(h, s, bytes)
 }
 
-// rollIfFull begins a new segment if the last one is full. A full disk does not keep queued entries
+// rollIfFull begins a new segment if the last one is full. Neither a full disk nor too many open files keep queued entries
 // from being written: they have their place in the segment as it is.
 func (l *Log) rollIfFull(c *chain, first record.Index, bytes, records int64, from source) error {
 	s := c.active()
-	if s != nil && (s.empty() || s.size < l.segmentBytes.Load() &&
-		s.size+bytes <= math.MaxUint32 && s.records+records <= math.MaxInt32) {
+	fits := s != nil && s.size+bytes <= math.MaxUint32 && s.records+records <= math.MaxInt32
+	if s != nil && (s.empty() || s.size < l.segmentBytes.Load() && fits) {
 		return nil
 	}
 	err := l.roll(c, first)
-	if from == fromQueue && errors.Is(err, ErrNoSpace) {
+	if from == fromQueue && (errors.Is(err, ErrNoSpace) || fits && errors.Is(err, ErrNoFiles)) {
 		return nil
 	}
 	return err
@@ -441,6 +444,9 @@ func (l *Log) roll(c *chain, first record.Index) error {
 			if vfs.IsFull(err) {
 				l.refusedForSpace()
 				return fmt.Errorf("%w: %w", ErrNoSpace, err)
+			}
+			if vfs.OutOfFiles(err) {
+				return fmt.Errorf("%w: %w", ErrNoFiles, err)
 			}
 			return l.fail(err)
 		}
