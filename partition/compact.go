@@ -51,9 +51,9 @@ func (r *Replica) agreedCompaction() compacted {
 	return r.state.compacted
 }
 
-// hasCompacted says whether the log is as was agreed.
+// hasCompacted says whether the log is as was agreed. Where all that was to be compacted has been deleted, it is, although no pass has left a mark.
 func (r *Replica) hasCompacted(c *compacted) bool {
-	if c.below == 0 {
+	if c.below <= r.log.StartOffset() {
 		return true
 	}
 	m, err := r.lookCleaned()

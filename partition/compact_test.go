@@ -296,3 +296,118 @@ func TestNoCompactionBelowTheLevel(t *testing.T) {
 		t.Fatalf("agreed on %+v", c)
 	}
 }
+
+// compactsByHand is compacts for a test that carries passes out itself.
+func (r *rig) compactsByHand() {
+	r.compacts()
+	r.spec.Config.Deletes = true
+	r.configure = func(h *HostConfig) { h.CompactionInterval, h.CompactionBytes = time.Hour, 1<<30 }
+}
+
+// What was agreed to be compacted is deleted before it is. The log is as was agreed then, and what comes is compacted. A pass had no end, and
+// held up those of all other logs of the broker.
+func TestCompactionOfWhatWasDeleted(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.compactsByHand()
+	r.start()
+	p := r.host.replica(testTP)
+	seq := record.Sequence(0)
+	write := func() {
+		for range 30 {
+			r.mustProduce(keyed(7, 0, seq, false, "key", fmt.Sprint("v", seq)), record.Offset(seq))
+			seq++
+		}
+	}
+	write()
+	p.proposeCompaction(t.Context(), time.Now())
+	agreed := p.agreedCompaction()
+	if agreed.below == 0 || p.hasCompacted(&agreed) {
+		t.Fatalf("agreed on %+v, and it is done: %t", agreed, p.hasCompacted(&agreed))
+	}
+	drop := func() {
+		t.Helper()
+		if _, err := r.deleteRecords(DeleteBefore); err != nil {
+			t.Fatal(err)
+		}
+		write()
+		for range 3 { // two snapshots above what goes
+			if err := p.freeSpace(t.Context(), time.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	drop()
+	done := make(chan error, 1)
+	go func() { done <- p.compact(t.Context()) }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the pass has no end")
+	}
+	for _, when := range []string{"of what came", "of what came after all that was compacted was deleted, too"} {
+		before := p.agreedCompaction()
+		p.proposeCompaction(t.Context(), time.Now())
+		if next := p.agreedCompaction(); next.below <= before.below {
+			t.Fatalf("%s: agreed on %+v, and before on %+v", when, next, before)
+		}
+		r.await("compaction "+when, func() bool {
+			c := p.agreedCompaction()
+			return p.compact(t.Context()) == nil && p.hasCompacted(&c)
+		})
+		drop()
+	}
+}
+
+// The log begins inside of a batch of an aborted transaction. Its records go with the pass that has its marker forgotten; they came to light.
+func TestCompactionOfAnAbortedBatchAtTheLogStart(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.compactsByHand()
+	r.coordinator = &fakeCoordinator{told: make(chan struct{}, 100)}
+	r.start()
+	p := r.host.replica(testTP)
+	if o := await(t, r.sendTxn(keyed(9, 0, 0, true, "a", "aborted", "b", "aborted", "c", "aborted", "d", "aborted"), 2, 0)); o.err != nil {
+		t.Fatal(o.err)
+	}
+	r.mustWriteMarker(Marker{ProducerID: 9, Epoch: 1, CoordinatorEpoch: 1, Version: 2})
+	seq := record.Sequence(0)
+	write := func() {
+		for range 30 {
+			r.mustProduce(keyed(7, 0, seq, false, "key", fmt.Sprint("v", seq)), record.Offset(5+seq))
+			seq++
+		}
+	}
+	write()
+	if _, err := r.deleteRecords(2); err != nil {
+		t.Fatal(err)
+	}
+	look := func(when string) {
+		t.Helper()
+		f := r.host.Fetch(context.Background(), FetchRequest{MaxBytes: 1 << 20, Committed: true, Partitions: []FetchPartition{
+			{TopicPartition: testTP, Offset: 2, MaxBytes: 1, LeaderEpoch: -1}}})[0]
+		if f.Err != nil || f.Bytes == 0 {
+			t.Fatalf("%s: %d bytes, %v", when, f.Bytes, f.Err)
+		}
+		b := record.Batch(f.Batches[0])
+		if a := b.Attributes(); len(f.Aborted) == 0 && a.Transactional() && !a.Control() && b.Count() > 0 {
+			t.Fatalf("%s: %d records of an aborted transaction are shown as committed, from offset %d", when, b.Count(), b.BaseOffset())
+		}
+	}
+	look("before")
+	for pass := range 2 { // the second one has tombstones and markers below the first one's bound go
+		p.proposeCompaction(t.Context(), time.Now())
+		r.await("compaction", func() bool {
+			c := p.agreedCompaction()
+			return p.compact(t.Context()) == nil && p.hasCompacted(&c)
+		})
+		look(fmt.Sprintf("after pass %d", pass+1))
+		write()
+	}
+	if n := applied(r, func(s *state) int { return s.producers.AbortedLen() }); n != 0 {
+		t.Fatalf("%d aborted transactions are remembered: the second pass had no horizon", n)
+	}
+}

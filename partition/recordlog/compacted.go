@@ -156,7 +156,8 @@ func (l *Log) cleanedIn(s *segment) (Mark, record.Index, error) {
 
 // Cleaned says how far the log is compacted: everything below Mark.Below is as a pass left it that reached that
 // far, with that Horizon. raw is the first offset of what no pass has taken in; where a pass
-// is under way, or ended too soon, raw lies below what it was to reach.
+// is under way, or ended too soon, raw lies below what it was to reach. It may lie below the log start: where an entry begins
+// that holds it, and that no pass has taken in.
 func (l *Log) Cleaned() (m Mark, raw record.Offset, err error) {
 	l.mu.RLock()
 	if !l.restored {
@@ -164,7 +165,13 @@ func (l *Log) Cleaned() (m Mark, raw record.Offset, err error) {
 		return Mark{}, 0, ErrNotRestored
 	}
 	m, raw = l.cleaned, l.start.offset
+	if !l.start.floating {
+		raw = l.start.base
+	}
 	through, assigned, end := l.cleanedThrough, l.assigned, l.end
+	if through < l.live.begin {
+		through = 0 // what was compacted has been dropped
+	}
 	l.mu.RUnlock()
 	switch {
 	case through == 0:
