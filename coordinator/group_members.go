@@ -341,7 +341,7 @@ func checkSubscription(s *Subscription) *Error {
 		}
 	}
 	if s.Pattern != nil && *s.Pattern != "" {
-		if _, err := compilePattern(*s.Pattern); err != nil {
+		if err := checkPattern(*s.Pattern); err != nil {
 			e := badField(CodeInvalidRegularExpression, "pattern", "RE2", "the pattern is not one of RE2")
 			e.Cause = err
 			return e

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"maps"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
@@ -125,6 +126,15 @@ func matching(pattern string, all []Topic) []Topic {
 		}
 	}
 	return found
+}
+
+// checkPattern refuses what is no pattern, and what is one only between compilePattern's parentheses: it would match other names than it seems to.
+func checkPattern(pattern string) error {
+	if _, err := syntax.Parse(pattern, syntax.Perl); err != nil {
+		return err
+	}
+	_, err := compilePattern(pattern)
+	return err
 }
 
 func compilePattern(pattern string) (*regexp.Regexp, error) {

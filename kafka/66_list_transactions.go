@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"regexp"
+	"regexp/syntax"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -27,11 +28,12 @@ func (c *conn) listTransactions(r *request, req *kmsg.ListTransactionsRequest, r
 	defer cancel()
 	var pattern *regexp.Regexp
 	if p := textOf(req.TransactionalIDPattern); p != "" {
-		var err error
 		if len(p) <= maxPatternLength { // compiled, a long one takes hundreds of megabytes
-			pattern, err = regexp.Compile("^(?:" + p + ")$")
+			if _, err := syntax.Parse(p, syntax.Perl); err == nil { // what is a pattern only between parentheses is none
+				pattern, _ = regexp.Compile("^(?:" + p + ")$")
+			}
 		}
-		if pattern == nil || err != nil {
+		if pattern == nil {
 			resp.ErrorCode = c.refuse(r, "INVALID_REGULAR_EXPRESSION")
 			return
 		}

@@ -41,3 +41,27 @@ func TestListTransactionsByDuration(t *testing.T) {
 		}
 	}
 }
+
+// A pattern matches whole ids (KIP-1152). What is a pattern only between the parentheses that are put around it is none.
+func TestListTransactionsByPattern(t *testing.T) {
+	r := newRig(t, nil)
+	r.txns.listed = []*txn.Transaction{{ID: "a"}, {ID: "ab"}, {ID: "bb"}}
+	for _, c := range []struct {
+		pattern string
+		want    []string
+		code    int16
+	}{
+		{"a|bb", []string{"a", "bb"}, 0}, {"[", nil, 128}, {"a)|(bb", nil, 128},
+	} {
+		req := kmsg.NewPtrListTransactionsRequest()
+		req.Version, req.TransactionalIDPattern = 2, &c.pattern
+		resp := r.dial().ask(req).(*kmsg.ListTransactionsResponse)
+		var got []string
+		for _, one := range resp.TransactionStates {
+			got = append(got, one.TransactionalID)
+		}
+		if resp.ErrorCode != c.code || !slices.Equal(got, c.want) {
+			t.Errorf("%q: %q and code %d, want %q and %d", c.pattern, got, resp.ErrorCode, c.want, c.code)
+		}
+	}
+}
