@@ -617,3 +617,42 @@ func TestAssignBehindWhatIsCompacted(t *testing.T) {
 		t.Fatalf("the layout is of entry %d, beyond %d which has records", after, last)
 	}
 }
+
+// TestLayoutOfAVirtualBase: the log start lies in what compaction made of entries, the first of which were refused, and forgotten by an
+// earlier start. That makes of where they begin a number below 0, which the layout has to be read with again.
+func TestLayoutOfAVirtualBase(t *testing.T) {
+	t.Parallel()
+	fsys := newMem(t, 1)
+	l := open(t, fsys, compactingOptions(0))
+	next := record.Offset(0)
+	for i := record.Index(1); i <= 40; i++ {
+		must(t, l.Append([]Entry{dataEntry(t, i, 1, batchOf(t, 100, int64(i)))}))
+		fate := Fate{Base: next, Records: 1, Refused: i <= 3}
+		must(t, l.Assign(i, []Fate{fate}))
+		if !fate.Refused {
+			next++
+		}
+	}
+	must(t, l.SetSnapshotIndex(40))
+	must(t, l.TrimWindow(40))
+	must(t, l.AdvanceStart(1))
+	m := Mark{Below: 5}
+	_, err := l.Compact(Compaction{Generation: 1, Below: m.Below, Mark: m, Throttle: noThrottle, Clean: func(b record.Batch) record.Batch { return b }})
+	must(t, err)
+	must(t, l.AdvanceStart(2))
+	y, err := DecodeLayout(l.Layout().AppendTo(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, l.Close())
+	l, err = tryOpen(fsys, compactingOptions(40))
+	must(t, err)
+	defer l.Close()
+	must(t, l.Restore(y, 40))
+	for o := record.Offset(2); o < next; o++ {
+		c, err := l.Read(o, next, 1)
+		if err != nil || len(c.Batches) != 1 || record.Batch(c.Batches[0]).BaseOffset() != o {
+			t.Fatalf("read from %d: %+v, %v", o, c, err)
+		}
+	}
+}

@@ -15,7 +15,8 @@ type Layout struct {
 	Index     record.Index
 	EndOffset record.Offset
 	// StartOffset is the log start. StartIndex is the entry that holds it and StartBase that entry's
-	// first offset; if nothing is held, Index+1 and EndOffset.
+	// first offset; if nothing is held, Index+1 and EndOffset. Where compaction has made one of that entry and others, they are those of
+	// the first one; StartBase is then too low by what was refused below an earlier start, and may be below 0 (forgetRefusals).
 	StartOffset record.Offset
 	StartIndex  record.Index
 	StartBase   record.Offset
@@ -95,7 +96,7 @@ func DecodeLayout(b []byte) (Layout, error) {
 
 // check holds the layout's own order.
 func (y *Layout) check() error {
-	if y.StartBase < 0 || y.StartOffset < y.StartBase || y.EndOffset < y.StartOffset ||
+	if y.StartOffset < 0 || y.StartOffset < y.StartBase || y.EndOffset < y.StartOffset ||
 		y.StartIndex == 0 || y.StartIndex > y.Index+1 || y.Index == math.MaxUint64 ||
 		(y.StartIndex == y.Index+1 && y.StartBase != y.EndOffset) || (y.StartIndex <= y.Index && y.StartOffset == y.EndOffset) {
 		return fmt.Errorf("%w: start %d in entry %d from %d, end %d after entry %d", ErrBadLayout,
