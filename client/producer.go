@@ -388,6 +388,8 @@ func (p *Producer) Close(ctx context.Context) error {
 	err := p.Flush(ctx)
 	cause := refusal(ReasonClosed, "producer was closed before the record was acknowledged")
 	p.eachLane(func(l *lane) { l.shut(cause) })
+	// A sink whose broker takes nothing sits in Send until its stream ends.
+	defer context.AfterFunc(ctx, p.cancel)()
 	p.mu.Lock()
 	sinks := p.sinks
 	p.mu.Unlock()

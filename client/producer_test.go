@@ -445,3 +445,31 @@ func TestGivenUpWhileOthersHoldIt(t *testing.T) {
 		}
 	}
 }
+
+// Close ends when its context does, whatever the broker takes: one that hangs and whose windows are full blocks who sends.
+func TestCloseDoesNotWaitForAFullWindow(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newFakeCluster(t, 1)
+		c.topic("t", 1)
+		p := producer(t, c.connect(t), ProducerConfig{Linger: NoLinger})
+		p.SendSync(bg, rec("a"))
+		c.brokers[1].host.pause()
+		r := newResults()
+		for i := range 4 {
+			r.send(t, p, fmt.Sprint(i)+strings.Repeat("x", 500_000))
+			synctest.Wait() // the window fills
+		}
+		ctx, cancel := context.WithTimeout(bg, time.Second)
+		defer cancel()
+		begin := time.Now()
+		if err := p.Close(ctx); err == nil {
+			t.Error("closed without an error")
+		}
+		if d := time.Since(begin); d > 2*time.Second {
+			t.Errorf("took %v", d)
+		}
+		if n := len(r.got); n != 4 {
+			t.Errorf("%d results", n)
+		}
+	})
+}
