@@ -341,8 +341,8 @@ func checkSubscription(s *Subscription) *Error {
 		}
 	}
 	if s.Pattern != nil && *s.Pattern != "" {
-		if err := checkPattern(*s.Pattern); err != nil {
-			e := badField(CodeInvalidRegularExpression, "pattern", "RE2", "the pattern is not one of RE2")
+		if _, err := CompilePattern(*s.Pattern); err != nil {
+			e := badField(CodeInvalidRegularExpression, "pattern", "RE2", "the pattern is not one of RE2, or takes too long")
 			e.Cause = err
 			return e
 		}

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"maps"
-	"regexp"
-	"regexp/syntax"
 	"slices"
 
 	statev1 "github.com/oncelog/oncelog/api/proto/state/v1"
@@ -115,7 +113,7 @@ func (p *question) member(m *group.Member, wanted []Topic) assign.Member {
 
 // matching are the topics whose whole name a pattern matches. Internal ones are for nobody who did not name them.
 func matching(pattern string, all []Topic) []Topic {
-	re, err := compilePattern(pattern)
+	re, err := wholeName(pattern)
 	if err != nil {
 		return nil // it was checked when it came
 	}
@@ -126,19 +124,6 @@ func matching(pattern string, all []Topic) []Topic {
 		}
 	}
 	return found
-}
-
-// checkPattern refuses what is no pattern, and what is one only between compilePattern's parentheses: it would match other names than it seems to.
-func checkPattern(pattern string) error {
-	if _, err := syntax.Parse(pattern, syntax.Perl); err != nil {
-		return err
-	}
-	_, err := compilePattern(pattern)
-	return err
-}
-
-func compilePattern(pattern string) (*regexp.Regexp, error) {
-	return regexp.Compile(`\A(?:` + pattern + `)\z`)
 }
 
 // solve asks the assignor that most members would like.

@@ -3,7 +3,6 @@ package kafka
 import (
 	"context"
 	"regexp"
-	"regexp/syntax"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -15,12 +14,8 @@ import (
 	"github.com/oncelog/oncelog/record"
 )
 
-const (
-	// maxTransactionsListed of one request; of those that the client may see and asked for, by name, more are left out.
-	maxTransactionsListed = 10_000
-	// maxPatternLength bounds a client's regular expression.
-	maxPatternLength = 1000
-)
+// maxTransactionsListed of one request; of those that the client may see and asked for, by name, more are left out.
+const maxTransactionsListed = 10_000
 
 // listTransactions lists what this broker coordinates (T35). States that do not exist are named in the answer.
 func (c *conn) listTransactions(r *request, req *kmsg.ListTransactionsRequest, resp *kmsg.ListTransactionsResponse) {
@@ -28,12 +23,8 @@ func (c *conn) listTransactions(r *request, req *kmsg.ListTransactionsRequest, r
 	defer cancel()
 	var pattern *regexp.Regexp
 	if p := textOf(req.TransactionalIDPattern); p != "" {
-		if len(p) <= maxPatternLength { // compiled, a long one takes hundreds of megabytes
-			if _, err := syntax.Parse(p, syntax.Perl); err == nil { // what is a pattern only between parentheses is none
-				pattern, _ = regexp.Compile("^(?:" + p + ")$")
-			}
-		}
-		if pattern == nil {
+		var err error
+		if pattern, err = coordinator.CompilePattern(p); err != nil {
 			resp.ErrorCode = c.refuse(r, "INVALID_REGULAR_EXPRESSION")
 			return
 		}
