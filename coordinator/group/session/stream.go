@@ -49,9 +49,12 @@ func (c *Conversation) Say(now int64, t Ticket, s Said) {
 func (c *Conversation) Gone(t Ticket) {
 	if m := c.members[c.streams[t]]; m != nil {
 		m.ticket = NoTicket
-		if s := m.said; s != nil && (s.Leave || s.Away) {
+		switch s := m.said; {
+		case s != nil && s.open.GetMemberEpoch() < 0: // who leaves need not hear that it has
+			m.said = &Said{open: s.open}
+		case s != nil && (s.Leave || s.Away):
 			m.said = &Said{Leave: s.Leave, Away: s.Away}
-		} else {
+		default:
 			m.said = nil // it was about a stream that is no more
 		}
 		if !m.flight && c.shard.Member(m.id) == nil {
