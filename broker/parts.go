@@ -309,6 +309,7 @@ func (p *parts) serve(ctx, abort context.Context, ready chan<- struct{}) error {
 	case <-abort.Done():
 		return nil
 	}
+	p.firstUserDone.Store(p.cfg.Security.BootstrapUser == "")
 	p.background(func() error { p.reconcile(p.ctx); return nil })
 	p.background(func() error { p.move(p.ctx); return nil })
 	p.background(func() error { p.health.watch(p.ctx); return nil })
@@ -318,6 +319,7 @@ func (p *parts) serve(ctx, abort context.Context, ready chan<- struct{}) error {
 		p.background(func() error { balance.run(p.ctx); return nil })
 	}
 	p.background(func() error {
+		defer p.health.poke()
 		defer p.firstUserDone.Store(true)
 		return p.firstUser(p.ctx)
 	})

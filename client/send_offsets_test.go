@@ -6,7 +6,6 @@ import (
 	"maps"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -150,7 +149,6 @@ func TestLateOffsetsAllowOthers(t *testing.T) {
 			}
 		}
 		release()
-		time.Sleep(time.Second)
 		if got := c.txn.committed; got[tp(0)] != 3 || got[tp(1)] != 6 || got[tp(2)] != 9 {
 			t.Errorf("committed %v", got)
 		}

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -263,7 +264,7 @@ func (l *leaders) neverLed(groups []metadata.GroupID) (list []metadata.GroupID) 
 	return list
 }
 
-// awaitFirst waits until each of the groups has had a ready leader. When the context ends first, they count as if they had.
+// awaitFirst waits until each of the groups has had a ready leader. When the time of the context is over first, they count as if they had.
 func (l *leaders) awaitFirst(ctx context.Context, groups []metadata.GroupID) {
 	for {
 		changed := l.changed.wait()
@@ -273,6 +274,9 @@ func (l *leaders) awaitFirst(ctx context.Context, groups []metadata.GroupID) {
 		select {
 		case <-changed:
 		case <-ctx.Done():
+			if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return // who asked has gone, and has not waited for long
+			}
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			for _, g := range groups {
@@ -361,7 +365,7 @@ func (c *Cluster) Leader(g metadata.GroupID) (Leadership, bool) {
 func (c *Cluster) LeadersChanged() <-chan struct{} { return c.leaders.changed.wait() }
 
 // AwaitFirstLeaders waits for the first ready leader of groups that this broker has not heard of any for: of topics that are new, or
-// because the broker is. Such a group is waited for until the context of one caller ends, and never again: one without a leader for
+// because the broker is. Such a group is waited for until the deadline of one caller, and never again: one without a leader for
 // another reason is not waited for at all.
 func (c *Cluster) AwaitFirstLeaders(ctx context.Context, groups []metadata.GroupID) {
 	c.leaders.awaitFirst(ctx, groups)

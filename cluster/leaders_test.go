@@ -282,6 +282,9 @@ func TestFirstLeadersAreWaitedFor(t *testing.T) {
 		if d := waits(time.Minute, 7, 8, 9); d != 0 {
 			t.Errorf("waited %v for groups that have had a leader", d)
 		}
+		gone, leave := context.WithCancel(t.Context())
+		leave()
+		l.awaitFirst(gone, []metadata.GroupID{10}) // who does not wait takes the wait from nobody
 		if d := waits(5*time.Second, 8, 10); d != 5*time.Second {
 			t.Errorf("waited %v in vain; the context gives 5s", d)
 		}

@@ -76,7 +76,8 @@ func (g *Groups) CommitOffsets(ctx context.Context, r CommitRequest) ([]RefusedO
 }
 
 // commitTo checks a commit, and finds the shard that it is for. Where the group holds an offset of another topic by the same name, one of the two
-// is gone, and so where the one that is meant is not known here: which, is not guessed from metadata that may be old, or the offset of the living one would be overwritten for the dead.
+// is gone; so it is where the topic that is meant is not known here. Which of them is gone is not guessed from metadata that may be old: the offset
+// of the living one would be overwritten for the dead.
 func (g *Groups) commitTo(ctx context.Context, id string, by group.Committer, list []OffsetToCommit) (*groupShard, record.Term, []*statev1.TopicOffsets, []RefusedOffset, *Error) {
 	topics, refusals, err := g.offsetsToProto(id, by, list)
 	if err != nil {

@@ -29,7 +29,7 @@ func CompilePattern(pattern string) (*regexp.Regexp, error) {
 }
 
 // patternSteps is about how many instructions a pattern is compiled to. The parser bounds repetitions within each other to 1,000, so it is a
-// million times the length at most.
+// thousand times the length at most.
 func patternSteps(re *syntax.Regexp) int {
 	n := 1 + len(re.Rune)
 	if re.Op == syntax.OpCharClass {
@@ -39,7 +39,7 @@ func patternSteps(re *syntax.Regexp) int {
 		n += patternSteps(sub)
 	}
 	if re.Op == syntax.OpRepeat {
-		n *= max(re.Min+1, re.Max)
+		n *= max(re.Min, re.Max, 1)
 	}
 	return n
 }

@@ -18,6 +18,7 @@ func TestPatterns(t *testing.T) {
 		{"a|b", []string{"a", "b", "", "ab", "xa", "bx"}},
 		{"(orders|payments)[._-][a-z0-9]+-v[0-9]{1,3}", []string{"orders.x-v1", "payments_eu2-v200", "", "orders.x-v"}},
 		{".{0,249}", []string{"a", strings.Repeat("x", 249), "", strings.Repeat("x", 250)}},
+		{strings.Repeat("(?:", 100) + "x" + strings.Repeat("){1,}", 100), []string{"xx", "", "y"}},
 		{"[a-z]{1,200}", []string{"abc", "", "A"}},
 		{`(?i)EVENTS\.\pL+`, []string{"events.é", "", "events.1"}},
 		{strings.Repeat("a", group.MaxPatternLength), []string{strings.Repeat("a", group.MaxPatternLength), "", "a"}},
@@ -41,7 +42,9 @@ func TestPatterns(t *testing.T) {
 			}
 		}
 	}
-	for _, pattern := range []string{"(", "a)|(b", strings.Repeat(".{0,1000}", 100), "((.{0,10}){0,10}){0,10}x{1000}y{1000}", ".{1000,}.{1000,}", strings.Repeat("a", group.MaxPatternLength+1)} {
+	const deep = 100 // {1,} repeats nothing, however deep
+	nested := strings.Repeat("(?:", deep) + ".{0,1000}" + strings.Repeat("){1,}", deep)
+	for _, pattern := range []string{"(", nested + ".{0,1000}", "a)|(b", strings.Repeat(".{0,1000}", 100), "((.{0,10}){0,10}){0,10}x{1000}y{1000}", ".{1000,}.{1000,}", strings.Repeat("a", group.MaxPatternLength+1)} {
 		if _, err := CompilePattern(pattern); err == nil {
 			t.Errorf("%.50s was taken", pattern)
 		}
